@@ -96,12 +96,16 @@ def loggers_of(log: Any) -> Loggers:
     if isinstance(log, Loggers):
         return log
     several = log if isinstance(log, list | tuple) else () if log is None else (log,)
-    return Loggers(sinks_of(log), tuple(found for one in several if (found := _alert_function_of(one)) is not None))
+    sinks = sinks_of(log)
+    functions = (_alert_function_of(sink, one) for sink, one in zip(sinks, several, strict=True))
+    return Loggers(sinks, tuple(function for function in functions if function is not None))
 
 
-def _alert_function_of(logger: Any) -> AlertFunction | None:
-    """Return what hands an alert to a logger with a method `alert(title=..., text=...)`, which a W&B run has."""
-    method = getattr(logger, "alert", None)
-    if inspect.isclass(logger) or not callable(method):
+def _alert_function_of(sink: Sink, logger: Any) -> AlertFunction | None:
+    """Return what hands an alert to a sink that takes some, else to a logger with a method `alert(title=..., text=...)`
+    such as that of a W&B run."""
+    takes = type(sink).alert is not Sink.alert
+    method = sink.alert if takes else getattr(logger, "alert", None)
+    if not callable(method) or inspect.isclass(logger):
         return None
     return lambda alert: method(title=f"carbon_plugin: {alert.kind.replace('_', ' ')}", text=alert.message)

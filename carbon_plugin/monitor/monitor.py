@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.acting.pausing import agree_on_pause, pause_of, sentence_of, sleep_for
+from carbon_plugin.monitor.acting.pausing import NO_PAUSE, PausePlan, failure_of, pause_of, sentence_of, sleep_for
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
@@ -205,7 +205,9 @@ class CarbonMonitor:
         Returns:
             The seconds of the pause, 0 without one. Nothing is raised: where something is not known, there is no pause.
         """
-        return self._guard.run("pause", lambda: self._paused(above_g_per_kwh, forecast, most_h), 0.0)
+        plan = self._guard.run("pause", lambda: self._planned_pause(above_g_per_kwh, forecast, most_h), None)
+        # Rank 0 tells the others in any case, which else would wait for it.
+        return self._guard.run("agreement on a pause", lambda: self._paused(plan, above_g_per_kwh), 0.0)
 
     def metrics(self) -> dict[str, float]:
         """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
@@ -270,23 +272,27 @@ class CarbonMonitor:
         training.enter()
         measurement.start(training.enter_again)
 
-    def _paused(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> float:
-        measurement, run_dir = self._measurement, self.run_dir
-        if not self.active or measurement is None or run_dir is None:
+    def _planned_pause(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> PausePlan | None:
+        """Return the pause that saves carbon, as rank 0 knows it. The other ranks know of none."""
+        measurement = self._measurement
+        if not self.active or measurement is None or measurement.place.rank != 0 or measurement.work.rest is None:
+            return None
+        rest, most_s = measurement.work.rest, most_h * SECONDS_PER_HOUR
+        return pause_of(str(forecast), rest, now_unix_s=time.time(), above_g_per_kwh=above_g_per_kwh, most_s=most_s)
+
+    def _paused(self, plan: PausePlan | None, above_g_per_kwh: float) -> float:
+        work = self._measurement.work if self._measurement is not None else None
+        agreement = work.pause if work is not None else None
+        if not self.active or work is None or agreement is None:
             return 0.0
-        decides, plan, now_s = measurement.place.rank == 0, None, time.time()
-        if decides and measurement.work.rest is not None:
-            most_s = most_h * SECONDS_PER_HOUR
-            plan = pause_of(
-                str(forecast), measurement.work.rest, now_unix_s=now_s, above_g_per_kwh=above_g_per_kwh, most_s=most_s
-            )
-        until_s = agree_on_pause(run_dir, self.step, plan, decides=decides)
+        until_s, now_s = agreement.agree(self.step, plan), time.time()
+        if plan is not None:
+            agreed = until_s != NO_PAUSE
+            sentence = sentence_of(plan, above_g_per_kwh) if agreed else failure_of(agreement.missing)
+            work.note("paused" if agreed else "pause_failed", sentence)
+            logger.warning("carbon_plugin: %s", sentence)
         if until_s <= now_s:
             return 0.0
-        if plan is not None:
-            sentence = sentence_of(plan, above_g_per_kwh)
-            measurement.work.note("paused", sentence)
-            logger.info("carbon_plugin: %s", sentence)
         with self.phase("idle"):
             sleep_for(until_s - now_s)
         return until_s - now_s

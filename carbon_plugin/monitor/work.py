@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.acting.host_ranks import TrainingThread
-from carbon_plugin.monitor.acting.pausing import RestOfRun
+from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
 from carbon_plugin.monitor.acting.stopping import StopAgreement
 from carbon_plugin.monitor.acting.work import ActingWork
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
@@ -102,6 +102,11 @@ class MonitorWork:
     def stop(self) -> StopAgreement | None:
         """Return the agreement of the ranks on a step to stop at, or None where nothing may stop the run."""
         return self._acting.stop if self._acting is not None else None
+
+    @property
+    def pause(self) -> PauseAgreement | None:
+        """Return the agreement of the ranks on pauses, or None before this work has begun."""
+        return self._acting.pause if self._acting is not None else None
 
     @property
     def rest(self) -> RestOfRun | None:

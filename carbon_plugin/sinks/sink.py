@@ -29,6 +29,9 @@ class Sink:
         `NotTakenError`."""
         raise NotImplementedError
 
+    def alert(self, title: str, text: str) -> None:
+        """Hand an alert to a service that has something of the kind. It is called on another thread than `write`."""
+
     def close(self, report: Path | None) -> None:
         """Write what still waits and release everything, after the last row. `report` is the report of the run as an
         HTML file, or None where there is none."""

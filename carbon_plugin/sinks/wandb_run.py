@@ -32,6 +32,7 @@ class WandbSink(Sink):
         self._opened_at = 0
         self._kept: deque[dict[str, Scalar]] = deque(maxlen=_MOST_KEPT)
         self._told: RunDescription | None = None
+        self._alerts: deque[tuple[str, str]] = deque(maxlen=_MOST_KEPT)
 
     def prepare(self) -> None:
         """Take the run that is active now."""
@@ -55,6 +56,12 @@ class WandbSink(Sink):
             self._kept.append(cells)
             self._run.log(cells, commit=False)
 
+    def alert(self, title: str, text: str) -> None:
+        """Send a W&B alert, which W&B forwards by mail or Slack. It waits for the run, which begins with its first
+        row."""
+        self._alerts.append((title, text))
+        self._send_alerts()
+
     def close(self, report: Path | None) -> None:
         """Log the report, and end the run if it is ours."""
         import wandb
@@ -75,6 +82,11 @@ class WandbSink(Sink):
         self._run = self._told = None
         self._kept.clear()
 
+    def _send_alerts(self) -> None:
+        while self._run is not None and self._alerts:
+            title, text = self._alerts.popleft()
+            self._run.alert(title=title, text=text)
+
     def _open(self, run: RunDescription) -> None:
         import wandb
 
@@ -85,6 +97,7 @@ class WandbSink(Sink):
         self._opened_at = self._run.step
         self._run.define_metric(STEP_KEY)
         self._run.define_metric(f"{PREFIX}*", step_metric=STEP_KEY)
+        self._send_alerts()
 
 
 def _config(run: RunDescription) -> dict[str, Scalar]:

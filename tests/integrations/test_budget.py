@@ -60,6 +60,40 @@ def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
         assert float((tmp_path / "share").read_text()) > 1
 
 
+def events_of(run_dir: Path) -> list[Event]:
+    (file,) = read_run(run_dir).files
+    return [record for record in file.records if isinstance(record, Event)]
+
+
+def test_ranks_without_a_common_directory_stop_through_the_store_of_their_job(torchrun, tmp_path):
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
+    torchrun(JOB, "plain", tmp_path / "run-{rank}", processes=2, imported_once=(), env=environ)
+
+    first, second = (int((tmp_path / f"ended-{rank}").read_text()) for rank in range(2))
+    assert 0 < first == second < 5000
+    assert [(tmp_path / f"same-{rank}").read_text() for rank in range(2)] == ["True", "True"]
+    events = {event.kind: event for event in events_of(tmp_path / "run-0")}
+    assert "rank 1 had not answered" in events["budget_stop_failed"].message  # in the directory that it cannot see
+    assert events["budget_stop"].data["at_step"] == first
+    for rank in range(2):
+        (file,) = read_run(tmp_path / f"run-{rank}").files
+        (close,) = (record for record in file.records if isinstance(record, Close))
+        assert close.reason.startswith(f"stopped after step {first:,}: the budget is exceeded: energy")
+
+
+def test_nobody_stops_for_a_rank_that_never_answers_and_the_record_says_so(torchrun, tmp_path):
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
+    own = {"JOB_STEPS": "300", "JOB_UNMEASURED": "1"}
+    done = torchrun(JOB, "plain", tmp_path / "run-{rank}", processes=2, imported_once=(), env=environ | own)
+
+    assert [(tmp_path / f"ended-{rank}").read_text() for rank in range(2)] == ["300", "300"]
+    assert [(tmp_path / f"same-{rank}").read_text() for rank in range(2)] == ["True", "True"]
+    kinds = [event.kind for event in events_of(tmp_path / "run-0")]
+    assert "budget_stop_failed" in kinds
+    assert "budget_stop" not in kinds
+    assert "the ranks could not agree on a step to stop at, because rank 1 had not answered" in done.stderr
+
+
 @pytest.mark.exhaustive
 def test_program_of_the_page_on_budgets_runs(tmp_path):
     """It has no GPU to exceed its budget with, so that it goes to its end."""

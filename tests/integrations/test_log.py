@@ -28,6 +28,8 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.show.wording import energy
 from carbon_plugin.sinks import delivery
+from carbon_plugin.spec.budget import CarbonBudget
+from tests.sinks.wandb_file import records_of
 
 Row = tuple[int, dict[str, float]]
 WINDOWS = 3
@@ -118,13 +120,13 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def train(run_dir: Path, log: Any, windows: int = WINDOWS) -> None:
+def train(run_dir: Path, log: Any, windows: int = WINDOWS, budget: CarbonBudget | None = None) -> None:
     """Train until so many windows are in the ledger and were seen."""
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = MonitorOptions(min_window_s=0.1)
     with watch(
-        model, optimizer, run_dir=run_dir, site="FRA", window_s=0.2, quiet=True, log=log, options=options
+        model, optimizer, run_dir=run_dir, site="FRA", window_s=0.2, quiet=True, log=log, options=options, budget=budget
     ) as carbon:
         seen: list[float] = []
         while len(seen) < windows:
@@ -278,6 +280,29 @@ def test_real_wandb_run_writes_the_rows(tmp_path, offline_wandb):
 
     content = file.read_bytes()
     assert all(repr(metrics["carbon/energy_kwh"]).encode() in content for _, metrics in rows.rows)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("given", ["a run", "a name"])
+def test_an_alert_is_one_of_the_wandb_run_whether_it_is_handed_over_or_named(tmp_path, offline_wandb, given):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    budget = CarbonBudget(energy_kwh=1e-12)  # exceeded at once
+    if given == "a run":
+        with offline_wandb.init(project="tests") as run:
+            train(tmp_path / "run", run, windows=2, budget=budget)
+    else:
+        train(tmp_path / "run", "wandb", windows=2, budget=budget)
+    offline_wandb.teardown()  # its process writes the file to the end
+    (file,) = tmp_path.rglob("offline-run-*/*.wandb")
+    records = [Record.FromString(data) for data in records_of(file.read_bytes())]
+    (alert,) = (record.alert for record in records if record.WhichOneof("record_type") == "alert")
+    (ledger,) = read_run(tmp_path / "run").files
+    (event,) = (one for one in ledger.records if isinstance(one, Event) and one.kind == "budget_exceeded")
+
+    assert alert.title == "carbon_plugin: budget exceeded"
+    assert alert.text == event.message
+    assert event.message.startswith("the budget is exceeded at step ")
 
 
 @pytest.mark.exhaustive

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from carbon_plugin.sinks import report_file
 from carbon_plugin.sinks.choose import sinks_of
 from carbon_plugin.sinks.delivery import Delivery
 from carbon_plugin.sinks.row import Row
+from tests.sinks.wandb_file import records_of
 
 
 @pytest.fixture
@@ -63,22 +63,6 @@ def test_tensorboard_holds_every_figure_by_step_and_what_describes_the_run(deliv
     assert b"| layout.tp | 8 |" in text.tensor_proto.string_val[0]
 
 
-def records_of(content: bytes) -> Iterator[bytes]:
-    """Records of a file of W&B, which is a log of LevelDB: after a header of seven bytes, blocks of 32 KiB with
-    fragments of (crc, length, kind)."""
-    at, whole = 7, b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
-        whole += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last fragment of one
-            yield whole
-            whole = b""
-
-
 @pytest.fixture
 def wandb_rows(
     tmp_path, offline_wandb
@@ -88,6 +72,7 @@ def wandb_rows(
     def read() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[str]]:
         from wandb.proto.wandb_internal_pb2 import Record
 
+        offline_wandb.teardown()  # its process writes the file to the end
         (file,) = tmp_path.rglob("offline-run-*/*.wandb")
         history, summary, config, artifacts = [], {}, {}, []
         for data in records_of(file.read_bytes()):

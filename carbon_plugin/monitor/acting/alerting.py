@@ -24,6 +24,8 @@ OVER_EVENT = "alert_over"
 CYCLES = 3
 """So many cycles of training and pausing make the ordinary share of pauses, and so many in a row an alert."""
 GROWN = 1.5
+LEAST_GROWTH = 0.01
+"""Pauses that grow by less than this share of the time are no alert: checkpoints that take a millisecond, for one."""
 BEYOND = 1.25
 """A measured value counts as off the prediction when it is beyond its 80 % range by this factor."""
 
@@ -110,7 +112,8 @@ class Alerting:
             return []
         ordinary = median(one.share for one in cycles[:CYCLES])
         recent = cycles[CYCLES:]
-        if min(one.share for one in recent) <= GROWN * ordinary:
+        least = min(one.share for one in recent)
+        if least <= GROWN * ordinary or least - ordinary < LEAST_GROWTH:
             return []
         self._grown.add(cycle.phase)
         present = median(one.share for one in recent)

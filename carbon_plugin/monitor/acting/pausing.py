@@ -1,20 +1,22 @@
 """Pause a training after a checkpoint while the grid is dirty, where that saves carbon after the cost of idling.
 
-Rank 0 decides by the what-if of the rest of the run, and writes the end of the pause into a file that is written only
-once. The other ranks read it. All ranks wait by themselves, so that none waits in a collective that would time out.
+Rank 0 proposes a pause by the what-if of the rest of the run, on a board that all ranks can reach (`boards`), and
+decides for it once all ranks have acknowledged. So either all ranks pause until the same moment or none does. All ranks
+wait by themselves, so that none waits in a collective that would time out.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.ledger.once import publish_once
+from carbon_plugin.monitor.acting.boards import DECISION_S, GO_ON, STOP, Board
 from carbon_plugin.plan.whatif.pausing import PauseSchedule, schedule
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
@@ -22,10 +24,10 @@ from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
-logger = logging.getLogger(__name__)
-FOLDER = "pause"
 ANSWER_S = 60.0
-"""Ranks other than 0 wait so long for the decision, s. Without one they go on, as rank 0 does."""
+"""A rank waits so long for the others at a checkpoint, s."""
+MOST_IN_VAIN = 3
+"""A rank that has waited for rank 0 so many times in a row without a word from it only looks, and waits no more."""
 LOOK_S = 0.2
 MOST_SLEEP_S = 60.0
 NO_PAUSE = 0.0
@@ -40,6 +42,13 @@ class RestOfRun(Struct, frozen=True, kw_only=True):
     idle_w: float
     pue: float
     embodied_kg_per_s: float
+
+
+class _Pause(Struct, frozen=True, kw_only=True):
+    """What rank 0 publishes at a checkpoint: the step, and until when all ranks are to pause, or `NO_PAUSE`."""
+
+    step: int
+    until_unix_s: float
 
 
 class PausePlan(Struct, frozen=True, kw_only=True):
@@ -83,26 +92,88 @@ def worth_pausing(
     return PausePlan(until_unix_s=until_unix_s, saved_kg=saved_kg)
 
 
-def agree_on_pause(
-    run_dir: Path, step: int, plan: PausePlan | None, *, decides: bool, answer_s: float = ANSWER_S
-) -> float:
-    """Return until when all ranks pause after the step, Unix s, or `NO_PAUSE`. The rank that `decides` writes its plan.
+class PauseAgreement:
+    """One rank's part in the agreement on pauses. Only the training thread uses it, while it waits at a checkpoint.
 
-    A folder that cannot be used, and a decision that does not come in time, are no pause.
+    `boards` are the places where the ranks may agree, the same on all ranks.
     """
-    path = run_dir / FOLDER / f"step-{step}"
-    try:
-        if decides:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            publish_once(path, f"{plan.until_unix_s if plan is not None else NO_PAUSE!r}\n".encode())
-        end_s = time.monotonic() + answer_s
-        while not path.exists():
-            if time.monotonic() > end_s:
-                return NO_PAUSE
-            time.sleep(LOOK_S)
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return NO_PAUSE
+
+    def __init__(self, boards: Sequence[Board], *, rank: int, world_size: int) -> None:
+        self.missing: tuple[int, ...] = ()
+        """The ranks that had not acknowledged the last pause that rank 0 proposed."""
+        self._boards = boards
+        self._rank, self._world_size = rank, world_size
+        self._in_vain = 0
+
+    def agree(self, step: int, plan: PausePlan | None, *, answer_s: float = ANSWER_S) -> float:
+        """Return until when all ranks pause after the step, Unix s, or `NO_PAUSE`. `plan` is that of rank 0.
+
+        Each rank waits at most `answer_s` seconds for the others. Boards that cannot be reached, a rank that does not
+        answer and a decision that does not come in time are no pause.
+        """
+        if self._world_size == 1:
+            return NO_PAUSE if plan is None else plan.until_unix_s
+        self.missing = ()
+        try:
+            return self._propose(step, plan, answer_s) if self._rank == 0 else self._follow(step, answer_s)
+        except (OSError, msgspec.MsgspecError):
+            return NO_PAUSE
+
+    def close(self) -> None:
+        """End the use of the boards."""
+        for board in self._boards:
+            board.close(removes=self._rank == 0)
+
+    def _propose(self, step: int, plan: PausePlan | None, answer_s: float) -> float:
+        # A try that comes to nothing costs all ranks the wait, so that the store that they surely share comes first.
+        board = next(board for board in reversed(self._boards) if board.is_there)
+        until_unix_s = NO_PAUSE if plan is None else plan.until_unix_s
+        number = board.publish(msgspec.json.encode(_Pause(step=step, until_unix_s=until_unix_s)))
+        if plan is None:
+            return NO_PAUSE
+        board.acknowledge(number, self._rank)
+
+        def all_answered() -> bool:
+            self.missing = board.missing(number, range(self._world_size))
+            return not self.missing
+
+        wanted = STOP if _wait_for(all_answered, answer_s) else GO_ON
+        return until_unix_s if board.decide(number, wanted, DECISION_S) == STOP else NO_PAUSE
+
+    def _follow(self, step: int, answer_s: float) -> float:
+        found: list[tuple[Board, int, _Pause]] = []
+
+        def proposed() -> bool:
+            for board in self._boards:
+                with contextlib.suppress(OSError):  # a directory that only rank 0 has
+                    posted = board.newest()
+                    pause = None if posted is None else msgspec.json.decode(posted.content, type=_Pause)
+                    if posted is not None and pause is not None and pause.step == step:
+                        found.append((board, posted.number, pause))
+                        return True
+            return False
+
+        if not _wait_for(proposed, answer_s if self._in_vain < MOST_IN_VAIN else 0.0):
+            self._in_vain += 1
+            return NO_PAUSE
+        self._in_vain = 0
+        ((board, number, pause),) = found
+        if pause.until_unix_s == NO_PAUSE:
+            return NO_PAUSE
+        board.acknowledge(number, self._rank)
+        # Rank 0 may wait for its answers as long as this rank has waited for rank 0.
+        _wait_for(lambda: board.decision(number) is not None, 2 * answer_s)
+        return pause.until_unix_s if board.decide(number, GO_ON, DECISION_S) == STOP else NO_PAUSE
+
+
+def _wait_for(happened: Callable[[], bool], within_s: float) -> bool:
+    """Ask again and again for at most this many seconds, and return whether it has happened."""
+    end_s = time.monotonic() + within_s
+    while not happened():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(LOOK_S)
+    return True
 
 
 def sleep_for(within_s: float) -> None:
@@ -118,6 +189,12 @@ def sentence_of(plan: PausePlan, above_g_per_kwh: float) -> str:
         f"paused until {iso_utc(plan.until_unix_s)}, because the grid is above {above_g_per_kwh:g} g/kWh: the rest of "
         f"the run emits {plan.saved_kg:.3g} kgCO2e less so, after what idling costs"
     )
+
+
+def failure_of(missing: tuple[int, ...]) -> str:
+    """Return a sentence on a pause that was not made. `missing` are ranks that had not answered."""
+    who = f"rank {', '.join(map(str, missing))} had not answered" if missing else "the ranks could not agree on it"
+    return f"no pause, although one would save, because {who}; call pause_where_it_saves on all ranks after a step"
 
 
 def _emitted_kg(plan: PauseSchedule, rest: RestOfRun) -> float:

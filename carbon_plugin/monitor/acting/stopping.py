@@ -1,49 +1,37 @@
 """Let all ranks of a run stop after the same step, without a collective and without messages on the step path.
 
-Rank 0 proposes a step some way ahead, in a file of the run directory. The thread of each rank reads it beside the
-training. A rank that has not done the step yet writes its acknowledgement. When all ranks have written theirs, rank 0
-decides "stop" in a file that is written only once. The training thread of a rank compares its step with the proposed
-one, which is an integer in memory.
+Rank 0 proposes a step some way ahead, on a board that all ranks can reach (`boards`). The thread of each rank reads it
+beside the training. A rank that has not done the step yet writes its acknowledgement. When all ranks have written
+theirs, rank 0 decides "stop", which is written only once. The training thread of a rank compares its step with the
+proposed one, which is an integer in memory.
 
-The rule for a rank that is late: a rank that reaches the proposed step without knowing the decision writes "go on" into
-that same file. Whoever writes first wins, and everybody obeys what is in the file. So either all ranks stop after that
-step or none does, however slow a file system or a rank is, and no rank waits for another one. After "go on" rank 0
-proposes a step that is further ahead. This is the one case in which a training thread touches a file, once a proposal.
+The rule for a rank that is late: a rank that reaches the proposed step without knowing the decision writes "go on" in
+that same place. Whoever writes first wins, and everybody obeys what is there. So either all ranks stop after that step
+or none does, however slow the board or a rank is, and no rank waits for another one. After "go on" rank 0 proposes a
+step that is further ahead, on the next board if some ranks had not answered. This is the one case in which a training
+thread touches a board, once a proposal.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.ledger.once import publish_once
+from carbon_plugin.monitor.acting.boards import ANSWER_S, DECISION_S, END, GO_ON, STOP, Board, Posted
 from carbon_plugin.monitor.clock import TrainingClock
 
-FOLDER = "stop"
-"""The folder of the run directory in which ranks agree."""
 NEVER = sys.maxsize
 LOOK_S = 0.25
 """While a proposal is open, a rank looks this often, s."""
 FEWEST_AHEAD = 3
 """A proposed step is at least this many steps ahead: a host may run ahead of its GPU by some steps."""
 SLACK_S = 2.0
-MOST_HALF_READ_S = 1.0
-_STOP, _GO_ON = b"stop\n", b"go on\n"
-
-
-class Proposal(Struct, frozen=True, kw_only=True):
-    """A step after which the run is to stop, and why. Numbers rise over all attempts of a run."""
-
-    number: int
-    at_step: int
-    reason: str
+MOST_NAMED = 8
+"""A sentence names at most this many ranks."""
 
 
 def steps_ahead(step_time_s: float, look_every_s: float, tries: int) -> int:
@@ -55,26 +43,51 @@ def steps_ahead(step_time_s: float, look_every_s: float, tries: int) -> int:
     return max(FEWEST_AHEAD, int(horizon_s / max(step_time_s, 1e-6)) + 1)
 
 
+class Proposal(Struct, frozen=True, kw_only=True):
+    """A step after which the run is to stop, and why.
+
+    `turn` counts the proposals of this launch over all boards, so that an older one never takes the place of a newer
+    one. `base_step` is the step at which the counting of rank 0 began: the same number would be another step on a rank
+    that began to count elsewhere.
+    """
+
+    turn: int
+    at_step: int
+    base_step: int
+    reason: str
+
+
+class _Open(NamedTuple):
+    """A proposal that waits for its decision, its number, and the board that it is on."""
+
+    proposal: Proposal
+    number: int
+    board: Board
+
+
 class StopAgreement:
     """One rank's part in the agreement. `at_step` is the step that the training thread compares with its own.
 
-    `reached` belongs to the training thread, and `look`, `propose` and `gather` to the monitor thread. Proposals that
-    were there before this process began are of earlier attempts and count for nothing.
+    `reached` belongs to the training thread, and `look`, `propose` and `gather` to the monitor thread. `boards` are the
+    places where the ranks may agree, the same on all ranks, the first choice first.
     """
 
-    def __init__(self, run_dir: Path, clock: TrainingClock, *, rank: int, world_size: int) -> None:
+    def __init__(self, boards: Sequence[Board], clock: TrainingClock, *, rank: int, world_size: int) -> None:
         self.at_step = NEVER
-        self._folder = run_dir / FOLDER
+        self._boards = boards
         self._clock = clock
         self._rank, self._world_size = rank, world_size
-        self._open: Proposal | None = None
+        self._open: _Open | None = None
         self._decided: Proposal | None = None
         self._acknowledged = False
+        self._turn = 0
+        self._moved = 0
         self.missing: tuple[int, ...] = ()
         """The ranks that had not acknowledged the last proposal of this process."""
+        self.refusal: str | None = None
+        """Why the last proposal of this process came to nothing, where a rank has said so."""
         self.tries = 0
         """How many proposals of this process came to nothing."""
-        self._done = max(self._numbers(self._names()), default=0)
 
     @property
     def decided(self) -> Proposal | None:
@@ -96,120 +109,124 @@ class StopAgreement:
         a proposal."""
         if step < self.at_step:
             return False
-        proposal = self._open
-        if proposal is not None:
-            # A rank that has acknowledged and cannot reach the folder stops, because the others decided so long before.
-            self._settle(proposal, self._agreed(proposal, _GO_ON, unreachable=self._acknowledged))
+        opened = self._open
+        if opened is not None:
+            self._decide(opened, GO_ON, unreachable=self._acknowledged, within_s=DECISION_S)
         return self._decided is not None
 
     def look(self) -> None:
-        """Read what has been proposed and decided. Raises `OSError` for a folder that cannot be read."""
+        """Read what has been proposed and decided. Raises `OSError` for a board that cannot be read."""
         if self._decided is not None:
             return
-        names = self._names()
-        number = max(self._numbers(names), default=0)
-        if number > self._done and (self._open is None or number > self._open.number):
-            self._join(number)
-        proposal = self._open
-        if proposal is not None and f"{proposal.number}.decision" in names:
-            self._settle(proposal, self._read_decision(proposal))
+        failure: OSError | None = None
+        if self._open is None:
+            for board in self._boards:
+                try:
+                    found = board.newest()
+                    if found is not None:
+                        self._see(_proposal_of(found), found.number, board)
+                except OSError as error:
+                    failure = error
+        opened = self._open
+        if opened is not None:
+            self._settle(opened, opened.board.decision(opened.number))
+        if failure is not None:
+            raise failure
 
     def propose(self, reason: str, ahead: int) -> Proposal:
         """Publish a step that is `ahead` steps from now. Only rank 0 calls this. Raises `OSError`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = max(self._numbers(self._names()), default=0) + 1
-        proposal = Proposal(number=number, at_step=self.step + ahead, reason=reason)
-        publish_once(self._folder / f"{number}.json", msgspec.json.encode(proposal))
+        there = [board for board in self._boards if board.is_there]
+        if not there:
+            raise OSError("there is no place where the ranks can agree")
+        board = there[self._moved % len(there)]
+        base, turn = self._clock.base_step, self._turn + 1
+        proposal = Proposal(turn=turn, at_step=self.step + ahead, base_step=base, reason=reason)
+        number = board.publish(msgspec.json.encode(proposal))
         self.missing = tuple(rank for rank in range(self._world_size) if rank != self._rank)
-        self._join(number)
+        self.refusal = None
+        self._see(proposal, number, board)
         return proposal
 
     def gather(self) -> None:
         """Decide "stop" once all ranks have acknowledged the open proposal. Only rank 0 calls this. Raises
         `OSError`."""
-        proposal = self._open
-        if proposal is None:
+        opened = self._open
+        if opened is None:
             return
-        parts = [name.split(".") for name in self._names() if name.startswith(f"{proposal.number}.ack.")]
-        bases = {int(part[2]): part[3] for part in parts}
-        self.missing = tuple(rank for rank in range(self._world_size) if rank not in bases)
-        if len(set(bases.values())) > 1:  # the same step number would be another step on some of them
-            self._settle(proposal, self._agreed(proposal, _GO_ON, unreachable=None))
-        elif not self.missing:
-            self._settle(proposal, self._agreed(proposal, _STOP, unreachable=None))
-
-    def _join(self, number: int) -> None:
-        """Take a proposal, and acknowledge it unless this rank has done its step already."""
-        try:
-            proposal = msgspec.json.decode((self._folder / f"{number}.json").read_bytes(), type=Proposal)
-        except msgspec.MsgspecError:  # half of it is there, on a file system without hard links
-            return
-        # The training thread sees the step before the count is read. So it cannot pass the step unseen after the
-        # acknowledgement.
-        self._acknowledged = False
-        self._open = proposal
-        self.at_step = proposal.at_step
-        if self.step >= proposal.at_step:
-            # Without this rank's acknowledgement nobody can have decided to stop.
-            self._settle(proposal, self._agreed(proposal, _GO_ON, unreachable=False))
-        else:
-            self._acknowledged = True
-            (self._folder / f"{number}.ack.{self._rank}.{self._clock.base_step}").touch()
-
-    def _settle(self, proposal: Proposal, stops: bool | None) -> None:
-        if stops is None or self._open is not proposal:
-            return
-        self._done = proposal.number
-        if stops:
-            self._decided, self._open = proposal, None
-        else:
-            self.at_step, self._open = NEVER, None
-            self.tries += 1
-
-    def _agreed(self, proposal: Proposal, wanted: bytes, *, unreachable: bool | None) -> bool | None:
-        """Write a decision unless there is one, and return what is decided: whether all stop, or `unreachable` where
-        the folder cannot be reached."""
-        try:
-            publish_once(self._folder / f"{proposal.number}.decision", wanted)
-            return self._read_decision(proposal)
-        except OSError:
-            return unreachable
-
-    def _read_decision(self, proposal: Proposal) -> bool | None:
-        end_s = time.monotonic() + MOST_HALF_READ_S
-        path = self._folder / f"{proposal.number}.decision"
-        while time.monotonic() < end_s:
-            content = path.read_bytes()
-            if content in (_STOP, _GO_ON):
-                return content == _STOP
-            time.sleep(0.01)
-        return None
+        self.missing = opened.board.missing(opened.number, range(self._world_size))
+        if not self.missing:
+            self._decide(opened, STOP, unreachable=None)
 
     def withdraw(self) -> bool:
         """Take the acknowledgement back, because this rank cannot look any more, and return whether that is too late:
         whether all have agreed to stop."""
-        proposal = self._open
-        if proposal is not None:
-            self._settle(proposal, self._agreed(proposal, _GO_ON, unreachable=self._acknowledged))
+        opened = self._open
+        if opened is not None:
+            self._decide(opened, GO_ON, unreachable=self._acknowledged)
         return self._decided is not None
 
-    def forget(self) -> None:
-        """Remove the acknowledgements of this launch. Rank 0 calls this at the end."""
-        with contextlib.suppress(OSError):
-            for name in self._names():
-                if ".ack." in name:
-                    (self._folder / name).unlink(missing_ok=True)
+    def close(self) -> None:
+        """End the use of the boards."""
+        for board in self._boards:
+            board.close(removes=self._rank == 0)
 
-    def _names(self) -> set[str]:
+    def _see(self, proposal: Proposal, number: int, board: Board) -> None:
+        """Take a proposal unless it is an old one, and acknowledge it unless this rank cannot stop there."""
+        if proposal.turn <= self._turn:
+            return
+        self._turn = proposal.turn
+        opened = _Open(proposal, number, board)
+        # The training thread sees the step before the count is read. So it cannot pass the step unseen after the
+        # acknowledgement.
+        self._acknowledged = False
+        self._open = opened
+        self.at_step = proposal.at_step
+        refusal = None
+        if self.step >= proposal.at_step:
+            refusal = f"rank {self._rank} had done step {proposal.at_step:,} when it read of it"
+        elif self._clock.base_step != proposal.base_step:  # the same number would be another step
+            refusal = f"rank {self._rank} began to count at step {self._clock.base_step:,}, and rank 0 at step "
+            refusal += f"{proposal.base_step:,}"
+        if refusal is not None:
+            # Without this rank's acknowledgement nobody can have decided to stop.
+            self._decide(opened, GO_ON.removesuffix(END) + f": {refusal}\n".encode(), unreachable=False)
+        else:
+            self._acknowledged = True
+            board.acknowledge(number, self._rank)
+
+    def _decide(
+        self, opened: _Open, wanted: bytes, *, unreachable: bool | None, within_s: float = ANSWER_S
+    ) -> None:  # fmt: skip
+        """Write a decision unless there is one, and obey the one that is there.
+
+        Where the board cannot be reached, `unreachable` says whether this rank stops. A rank that has acknowledged
+        does, because the others decided so long before. None leaves it open.
+        """
         try:
-            return set(os.listdir(self._folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return set()
+            self._settle(opened, opened.board.decide(opened.number, wanted, within_s))
+        except OSError:
+            if unreachable is not None:
+                self._settle(opened, STOP if unreachable else GO_ON)
 
-    @staticmethod
-    def _numbers(names: set[str]) -> list[int]:
-        found = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-        return [int(number) for number in found if number.isdecimal()]
+    def _settle(self, opened: _Open, decision: bytes | None) -> None:
+        if decision is None or self._open is not opened:
+            return
+        if decision == STOP:
+            self._decided, self._open = opened.proposal, None
+            return
+        self.at_step, self._open = NEVER, None
+        self.tries += 1
+        self.refusal = decision.decode(errors="replace").strip().partition(": ")[2] or None
+        if self.missing and self.refusal is None:
+            self._moved += 1
+
+
+def _proposal_of(posted: Posted) -> Proposal:
+    """Return what is posted. Raises `OSError` for what another version has written."""
+    try:
+        return msgspec.json.decode(posted.content, type=Proposal)
+    except msgspec.MsgspecError as error:
+        raise OSError(f"a proposal to stop cannot be read: {error}") from error
 
 
 class StopRequest(Struct, frozen=True, kw_only=True):
@@ -283,7 +300,10 @@ class Stopper:
             self._seen = now
 
     def _failure(self) -> str:
-        missing = self._agreement.missing
-        who = f"rank {', '.join(map(str, missing[:8]))} had not answered" if missing else "the ranks count other steps"
+        missing, refusal = self._agreement.missing, self._agreement.refusal
+        few, more = missing[:MOST_NAMED], " and others" if len(missing) > MOST_NAMED else ""
+        who = refusal or "a rank was at the step before all answers were counted"
+        if missing and refusal is None:
+            who = f"rank {', '.join(map(str, few))}{more} had not answered"
         again = "a later step is proposed" if self._agreement.tries < self.MOST_TRIES else "no further step is proposed"
         return f"the ranks could not agree on a step to stop at, because {who}; training goes on, and {again}"

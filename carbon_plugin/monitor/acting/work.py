@@ -6,17 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from typing import Any
 
 from msgspec import Struct
 
+from carbon_plugin.detect.job_store import job_store
 from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.acting.alerting import ALERT_EVENT, Alerting, News
+from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
 from carbon_plugin.monitor.acting.budget import EXCEEDED_EVENT, BudgetVerdict, BudgetWatch
 from carbon_plugin.monitor.acting.causes import Suspect
 from carbon_plugin.monitor.acting.courier import Courier, Wait
 from carbon_plugin.monitor.acting.host_ranks import SUFFIX, HostRanks, TrainingThread
-from carbon_plugin.monitor.acting.pausing import RestOfRun
+from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
 from carbon_plugin.monitor.acting.samples import Samples
 from carbon_plugin.monitor.acting.stopping import LOOK_S, StopAgreement, Stopper, StopRequest
 from carbon_plugin.monitor.acting.suspects import suspect_of
@@ -31,6 +34,8 @@ from carbon_plugin.spec.alerts import Alert
 from carbon_plugin.spec.budget import BudgetState
 
 logger = logging.getLogger(__name__)
+_TRAININGS = count()
+"""All ranks begin the trainings of a script in the same order. Their keys must not meet in one store."""
 Tell = Callable[[str, str, dict[str, Any]], None]
 """A function that records an event: its kind, a sentence and data."""
 
@@ -64,6 +69,8 @@ class ActingWork:
             run = {"run_id": run_id, "name": settings.name}
             hook = Webhook(address, job.environ, run) if address is not None else None
             self._targets = Targets(hook, (*called, *settings.loggers.alert_functions))
+        number = next(_TRAININGS)
+        self.pause = PauseAgreement(_boards_of(job, f"pause/{number}"), rank=ranks.rank, world_size=ranks.world_size)
         self.rest: RestOfRun | None = None
         """What the rest of the run takes, by the last projection of rank 0, or None where it is not known."""
         self._budget: BudgetWatch | None = None
@@ -74,7 +81,8 @@ class ActingWork:
         budget = settings.budget
         if budget is not None:
             if budget.may_stop:
-                self.stop = StopAgreement(job.run_dir, job.clock, rank=ranks.rank, world_size=ranks.world_size)
+                boards = _boards_of(job, f"stop/{number}")
+                self.stop = StopAgreement(boards, job.clock, rank=ranks.rank, world_size=ranks.world_size)
             if ranks.rank == 0:
                 self._budget = BudgetWatch(budget, settings.price_usd_per_device_hour)
                 if self.stop is not None:
@@ -124,8 +132,9 @@ class ActingWork:
     def close(self) -> None:
         """Wait a little for alerts that are on their way."""
         self._courier.close()
-        if self.stop is not None and self._job.ranks.rank == 0:
-            self.stop.forget()
+        self.pause.close()
+        if self.stop is not None:
+            self.stop.close()
 
     def reason(self, reason: str) -> str:
         """Return the reason of a closing record: that of the agreed stop, if the training ended there."""
@@ -196,7 +205,7 @@ class ActingWork:
                     self._stopper.ask(f"the function of the budget asked for it: {phrase}")
                 self._stopper.tick()
         except OSError as error:  # a later look may succeed, so that the part stays on
-            logger.debug("ranks cannot agree through %s", self._job.run_dir, exc_info=error)
+            logger.debug("ranks cannot agree on a step to stop at", exc_info=error)
         while self._requests:
             request = self._requests.pop(0)
             data = {} if request.at_step is None else {"at_step": request.at_step}
@@ -216,6 +225,17 @@ class ActingWork:
         if recording is not None:
             return recording.recorder.note
         return lambda kind, message, data: self._job.note(kind, message)
+
+
+def _boards_of(job: WatchedJob, what: str) -> list[Board]:
+    """Return where the ranks of this job may agree: in the run directory, or in the store of a job of torch.
+
+    `what` is the same on all ranks, and begins with the name of a folder of the run directory.
+    """
+    world_size, folder = job.ranks.world_size, FolderBoard(job.run_dir / what.partition("/")[0])
+    if world_size == 1:
+        return [folder]
+    return [folder, StoreBoard(partial(job_store, world_size), f"{what}/{job.settings.name}")]
 
 
 def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:

@@ -1,13 +1,15 @@
 """Trains under a budget that is exceeded at once, until the adapter ends the loop: `budget.py LOOP RUN_DIR`.
 
 Each rank writes the step after which it ended. Every step holds a collective, so that a rank that was left alone would
-hang.
+hang. Where `{rank}` is in the name of the run directory, each rank has its own, and a temporary directory of its own,
+as on nodes that share no file system.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,18 @@ from torch import nn
 from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
 from carbon_plugin.spec.budget import CarbonBudget
 
-STEP_S, MOST_STEPS = 0.02, 5000
+RANK = os.environ["RANK"]
+STEP_S, MOST_STEPS = 0.02, int(os.environ.get("JOB_STEPS", "5000"))
 FOLDER = Path(sys.argv[2]).parent
+RUN_DIR = sys.argv[2].format(rank=RANK)
+if "{rank}" in sys.argv[2]:
+    os.environ["TMPDIR"] = tempfile.tempdir = f"{FOLDER}/tmp-{RANK}"
+    Path(tempfile.tempdir).mkdir()
+if os.environ.get("JOB_UNMEASURED") == RANK:
+    os.environ["CARBON_PLUGIN_DISABLED"] = "1"
 ARGUMENTS: dict[str, Any] = {
     "site": "FRA",
-    "run_dir": sys.argv[2],
+    "run_dir": RUN_DIR,
     "window_s": 0.3,
     "total_steps": MOST_STEPS,
     "budget": CarbonBudget(energy_kwh=1e-9, on_exceed="stop"),
@@ -32,7 +41,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def ended(step: int) -> None:
-    Path(FOLDER, f"ended-{os.environ['RANK']}").write_text(str(step))
+    Path(FOLDER, f"ended-{RANK}").write_text(str(step))
 
 
 def plain() -> None:
@@ -54,9 +63,22 @@ def plain() -> None:
                 break
         metrics = carbon.metrics()
     ended(step)
+    Path(FOLDER, f"same-{RANK}").write_text(str(torch.equal(model.module.weight, unmeasured(step))))
     if dist.get_rank() == 0:
         Path(FOLDER, "share").write_text(str(metrics.get("carbon/budget_share")))
     dist.barrier()
+
+
+def unmeasured(steps: int) -> torch.Tensor:
+    """The weight after these steps of the same loop without this package."""
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        model(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.module.weight
 
 
 def hf() -> None:

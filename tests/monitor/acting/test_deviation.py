@@ -85,7 +85,10 @@ def test_fewer_spans_than_count_are_no_alert(steps):
     assert not said(sample(step, 2.0 if 50 <= step < 50 + steps else 1.0) for step in range(100))
 
 
-@pytest.mark.parametrize(("pauses_s", "alerts"), [([5.0] * 20, 0), ([5, 9] * 10, 0), ([5.0] * 6 + [12.0] * 6, 1)])
+@pytest.mark.parametrize(
+    ("pauses_s", "alerts"),
+    [([5.0] * 20, 0), ([5, 9] * 10, 0), ([5.0] * 6 + [12.0] * 6, 1), ([0.01] * 6 + [0.5] * 6, 0)],
+)
 def test_evaluation_is_an_alert_only_where_it_has_grown_for_good(pauses_s, alerts):
     alerting = Alerting(RULES, node=0, world_size=1)
     cycles = [Cycle(phase="evaluation", step=step, training_s=100.0, pause_s=s) for step, s in enumerate(pauses_s)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,7 +14,15 @@ from msgspec.structs import replace
 from carbon_plugin.footprint.series.trace import Trace, make_trace
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
-from carbon_plugin.monitor.acting.pausing import NO_PAUSE, PausePlan, RestOfRun, agree_on_pause, worth_pausing
+from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
+from carbon_plugin.monitor.acting.pausing import (
+    NO_PAUSE,
+    PauseAgreement,
+    PausePlan,
+    RestOfRun,
+    failure_of,
+    worth_pausing,
+)
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.work import MonitorWork
 
@@ -49,26 +58,63 @@ def test_there_is_no_pause_where_it_does_not_save(trace, rest, most_s):
     assert worth_pausing(trace, rest, now_unix_s=0.0, above_g_per_kwh=300, most_s=most_s) is None
 
 
-@pytest.mark.parametrize("plan", [PausePlan(until_unix_s=1234.5, saved_kg=1.0), None])
-def test_all_ranks_have_the_decision_of_rank_0_whoever_comes_first(tmp_path, plan):
-    found: dict[int, float] = {}
+@pytest.fixture(params=["folder", "store"])
+def agreements(request, tmp_path) -> Callable[[int], list[PauseAgreement]]:
+    """Those of so many ranks that agree in one folder, or in a real store of torch and see no common folder."""
+    store = pytest.importorskip("torch.distributed").HashStore() if request.param == "store" else None
 
-    def rank(number: int) -> None:
-        found[number] = agree_on_pause(tmp_path, 7, plan if number == 0 else None, decides=number == 0)
+    def boards(rank: int) -> list[Board]:
+        if store is None:
+            return [FolderBoard(tmp_path / "pause")]
+        return [FolderBoard(tmp_path / str(rank) / "pause"), StoreBoard(lambda: store, "pause/0")]
 
-    others = [threading.Thread(target=rank, args=(number,)) for number in (1, 2)]
-    for thread in others:
-        thread.start()
-    rank(0)
-    for thread in others:
-        thread.join()
+    def made(count: int) -> list[PauseAgreement]:
+        return [PauseAgreement(boards(rank), rank=rank, world_size=count) for rank in range(count)]
 
-    assert set(found.values()) == {NO_PAUSE if plan is None else 1234.5}
-    assert len(found) == 3
+    return made
 
 
-def test_without_a_decision_nobody_pauses(tmp_path):
-    assert agree_on_pause(tmp_path, 7, None, decides=False, answer_s=0.0) == NO_PAUSE
+def agreed(
+    ranks: Sequence[PauseAgreement], plan: PausePlan | None, step: int = 7, answer_s: float = 60.0
+) -> list[float]:
+    """What each of these ranks finds, of which the first one decides, and comes last."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        others = [pool.submit(rank.agree, step, None, answer_s=answer_s) for rank in ranks[1:]]
+        first = ranks[0].agree(step, plan, answer_s=answer_s)
+        return [first, *(other.result() for other in others)]
+
+
+def test_all_ranks_have_the_decision_of_rank_0_at_each_checkpoint(agreements):
+    ranks = agreements(3)
+
+    assert agreed(ranks, None, step=7) == [NO_PAUSE] * 3
+    assert agreed(ranks, PausePlan(until_unix_s=1234.5, saved_kg=1.0), step=14) == [1234.5] * 3
+    assert agreed(ranks, PausePlan(until_unix_s=5678.5, saved_kg=1.0), step=21) == [5678.5] * 3
+    assert agreed(ranks, None, step=28) == [NO_PAUSE] * 3
+
+
+def test_nobody_pauses_where_a_rank_does_not_answer(agreements):
+    ranks = agreements(3)
+
+    assert agreed(ranks[:2], PausePlan(until_unix_s=1234.5, saved_kg=1.0), answer_s=0.5) == [NO_PAUSE] * 2
+    assert ranks[0].missing == (2,)
+    assert "because rank 2 had not answered" in failure_of(ranks[0].missing)
+
+
+def test_a_rank_that_answers_too_late_does_not_pause_alone(agreements):
+    ranks = agreements(2)
+
+    assert ranks[0].agree(7, PausePlan(until_unix_s=1234.5, saved_kg=1.0), answer_s=0.0) == NO_PAUSE
+    assert ranks[1].agree(7, None) == NO_PAUSE
+
+
+def test_what_an_earlier_attempt_agreed_on_is_no_pause(tmp_path):
+    def launch() -> list[PauseAgreement]:
+        return [PauseAgreement([FolderBoard(tmp_path / "pause")], rank=rank, world_size=2) for rank in range(2)]
+
+    assert agreed(launch(), PausePlan(until_unix_s=1234.5, saved_kg=1.0)) == [1234.5] * 2
+    assert agreed(launch(), None) == [NO_PAUSE] * 2
+    assert agreed(launch()[1:], None, answer_s=0.0) == [NO_PAUSE]
 
 
 def test_the_training_waits_until_the_grid_is_clean_and_the_record_says_why(tmp_path, monkeypatch):
@@ -77,6 +123,8 @@ def test_the_training_waits_until_the_grid_is_clean_and_the_record_says_why(tmp_
     monitor = CarbonMonitor(run_dir=tmp_path / "run", quiet=True)
     monitor.start()
     monitor.step_end()
+    while monitor._work is None or monitor._work.pause is None:  # its thread has begun
+        time.sleep(0.01)
     first = int(time.time())
     rows = [f"{datetime.fromtimestamp(first + s, UTC).isoformat()},{500 if s < 3 else 100}" for s in range(20)]
     (tmp_path / "grid.csv").write_text("\n".join(["datetime,g_per_kwh", *rows]) + "\n")

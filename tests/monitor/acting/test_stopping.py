@@ -1,12 +1,16 @@
-"""Ranks agree on a step to stop at through files, and none is left alone, whoever is late."""
+"""Ranks agree on a step to stop at, through files or a store, and none is left alone, whoever is late."""
 
 from __future__ import annotations
 
+import threading
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from carbon_plugin.monitor.acting import boards
+from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
 from carbon_plugin.monitor.acting.stopping import FEWEST_AHEAD, NEVER, StopAgreement, Stopper, StopRequest, steps_ahead
 from carbon_plugin.monitor.clock import TrainingClock
 
@@ -14,11 +18,11 @@ from carbon_plugin.monitor.clock import TrainingClock
 class Rank:
     """One rank with its clock: `train` does steps, as its training thread, and says at which one it stopped."""
 
-    def __init__(self, run_dir: Path, rank: int, of: int, base: int = 0) -> None:
+    def __init__(self, place: Path | Any, rank: int, of: int, base: int = 0) -> None:
         self.now_s = 0.0
         self.clock = TrainingClock(lambda: None, 5.0, now=lambda: self.now_s)
         self.clock.base_step = base
-        self.agreement = StopAgreement(run_dir, self.clock, rank=rank, world_size=of)
+        self.agreement = StopAgreement(boards_of(place), self.clock, rank=rank, world_size=of)
 
     def train(self, steps: int) -> int | None:
         for _ in range(steps):
@@ -29,12 +33,24 @@ class Rank:
         return None
 
 
-def ranks_of(run_dir: Path, count: int, **kwargs: int) -> list[Rank]:
-    return [Rank(run_dir, number, count, **kwargs) for number in range(count)]
+def boards_of(place: Path | Any) -> list[Board]:
+    return [FolderBoard(place / "stop")] if isinstance(place, Path) else [StoreBoard(lambda: place, "training/0")]
 
 
-def test_all_ranks_stop_after_the_same_step_ahead(tmp_path):
-    ranks = ranks_of(tmp_path, 3, base=100)
+def ranks_of(place: Path | Any, count: int, **kwargs: int) -> list[Rank]:
+    return [Rank(place, number, count, **kwargs) for number in range(count)]
+
+
+@pytest.fixture(params=["folder", "store"])
+def place(request, tmp_path) -> Path | Any:
+    """Where the ranks agree: a run directory, or a real store of torch."""
+    if request.param == "folder":
+        return tmp_path
+    return pytest.importorskip("torch.distributed").HashStore()
+
+
+def test_all_ranks_stop_after_the_same_step_ahead(place):
+    ranks = ranks_of(place, 3, base=100)
     assert [rank.train(4) for rank in ranks] == [None] * 3
 
     ranks[0].agreement.propose("too much", 6)
@@ -50,8 +66,8 @@ def test_all_ranks_stop_after_the_same_step_ahead(tmp_path):
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_rank_that_never_looked_keeps_all_others_going(tmp_path, order):
-    ranks = ranks_of(tmp_path, 3)
+def test_a_rank_that_never_looked_keeps_all_others_going(place, order):
+    ranks = ranks_of(place, 3)
     ranks[0].agreement.propose("too much", 5)
     ranks[1].agreement.look()  # and rank 2 does not
     ranks[0].agreement.gather()
@@ -62,8 +78,8 @@ def test_a_rank_that_never_looked_keeps_all_others_going(tmp_path, order):
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_decision_that_a_rank_has_not_seen_yet_binds_it_at_that_step(tmp_path, order):
-    ranks = ranks_of(tmp_path, 3)
+def test_a_decision_that_a_rank_has_not_seen_yet_binds_it_at_that_step(place, order):
+    ranks = ranks_of(place, 3)
     ranks[0].agreement.propose("too much", 5)
     for rank in ranks[1:]:
         rank.agreement.look()
@@ -72,8 +88,8 @@ def test_a_decision_that_a_rank_has_not_seen_yet_binds_it_at_that_step(tmp_path,
     assert [ranks[number].train(20) for number in order] == [5, 5, 5]
 
 
-def test_whoever_comes_first_decides_for_all_when_rank_0_is_late(tmp_path):
-    ranks = ranks_of(tmp_path, 2)
+def test_whoever_comes_first_decides_for_all_when_rank_0_is_late(place):
+    ranks = ranks_of(place, 2)
     ranks[0].agreement.propose("too much", 5)
     ranks[1].agreement.look()
 
@@ -84,8 +100,8 @@ def test_whoever_comes_first_decides_for_all_when_rank_0_is_late(tmp_path):
     assert ranks[0].agreement.tries == 1
 
 
-def test_a_rank_that_is_past_the_step_refuses_it(tmp_path):
-    ranks = ranks_of(tmp_path, 2)
+def test_a_rank_that_is_past_the_step_refuses_it(place):
+    ranks = ranks_of(place, 2)
     ranks[1].train(9)
     ranks[0].agreement.propose("too much", 5)
     ranks[1].agreement.look()
@@ -94,13 +110,14 @@ def test_a_rank_that_is_past_the_step_refuses_it(tmp_path):
     assert [rank.train(20) for rank in ranks] == [None, None]
 
 
-def test_ranks_that_count_other_steps_never_stop(tmp_path):
-    ranks = [Rank(tmp_path, 0, 2, base=0), Rank(tmp_path, 1, 2, base=3)]
+def test_ranks_that_count_other_steps_never_stop(place):
+    ranks = [Rank(place, 0, 2, base=0), Rank(place, 1, 2, base=3)]
     ranks[0].agreement.propose("too much", 9)
     ranks[1].agreement.look()
     ranks[0].agreement.gather()
 
     assert [rank.train(20) for rank in ranks] == [None, None]
+    assert ranks[0].agreement.refusal == "rank 1 began to count at step 3, and rank 0 at step 0"
 
 
 def test_what_an_earlier_attempt_agreed_on_counts_for_nothing(tmp_path):
@@ -115,7 +132,7 @@ def test_what_an_earlier_attempt_agreed_on_counts_for_nothing(tmp_path):
 
     proposal = after.agreement.propose("again", 4)
     after.agreement.gather()
-    assert (proposal.number, after.train(20)) == (2, 29)
+    assert (proposal.at_step, after.train(20)) == (29, 29)
 
 
 def test_a_folder_that_is_gone_stops_a_rank_that_has_agreed(tmp_path):
@@ -124,6 +141,78 @@ def test_a_folder_that_is_gone_stops_a_rank_that_has_agreed(tmp_path):
     (tmp_path / "stop").rename(tmp_path / "elsewhere")
 
     assert ranks[0].train(20) == 5
+
+
+def test_ranks_that_see_no_common_folder_agree_in_the_store_at_the_next_try(tmp_path):
+    store = pytest.importorskip("torch.distributed").HashStore()
+    ranks = ranks_of(tmp_path / "0", 2)
+    for number, rank in enumerate(ranks):
+        both = [FolderBoard(tmp_path / str(number) / "stop"), StoreBoard(lambda: store, "training/0")]
+        rank.agreement = StopAgreement(both, rank.clock, rank=number, world_size=2)
+
+    ranks[0].agreement.propose("too much", 5)
+    ranks[1].agreement.look()
+    ranks[0].agreement.gather()
+    assert [rank.train(5) for rank in ranks] == [None, None]
+
+    ranks[0].agreement.propose("too much", 5)
+    ranks[1].agreement.look()
+    ranks[0].agreement.gather()
+    assert [rank.train(20) for rank in ranks] == [10, 10]
+
+
+class Hanging:
+    """A store whose server does not answer until it is told to."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def check(self, keys: list[str]) -> bool:
+        self.answers.wait(60)
+        return False
+
+
+def test_nobody_waits_for_a_store_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(boards, "ANSWER_S", 0.05)
+    store = Hanging()
+    rank = Rank(store, 1, 2)
+
+    with pytest.raises(TimeoutError):
+        rank.agreement.look()
+    assert rank.train(20) is None
+    with pytest.raises(TimeoutError):  # the first question still hangs
+        rank.agreement.look()
+    store.answers.set()
+    rank.agreement.close()
+
+
+def test_a_store_that_fails_is_not_asked_again():
+    asked = []
+
+    class Failing:
+        def check(self, keys: list[str]) -> bool:
+            asked.append(keys)
+            raise RuntimeError("connection reset")
+
+    rank = Rank(Failing(), 1, 2)
+    with pytest.raises(OSError, match="the store of the job failed: connection reset"):
+        rank.agreement.look()
+    rank.agreement.look()
+
+    assert len(asked) == 1
+    assert rank.train(20) is None
+
+
+def test_ranks_that_are_missing_are_found_among_many():
+    store = pytest.importorskip("torch.distributed").HashStore()
+    board = StoreBoard(lambda: store, "training/0")
+    for rank in set(range(1000)) - {7, 512, 999}:
+        board.acknowledge(3, rank)
+
+    assert board.missing(3, range(1000)) == (7, 512, 999)
+    for rank in (7, 512, 999):
+        board.acknowledge(3, rank)
+    assert board.missing(3, range(1000)) == ()
 
 
 def test_rank_0_proposes_again_further_ahead_and_says_why(tmp_path):
