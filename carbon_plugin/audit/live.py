@@ -7,6 +7,7 @@ import os
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.audit.recent import RecentPower, RecentWindows
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.runs import state_of
 from carbon_plugin.audit.sentences import phrases
@@ -20,8 +21,7 @@ from carbon_plugin.spec.budget import BudgetLine
 from carbon_plugin.spec.units import JOULES_PER_KWH
 
 RECENT_S = 60.0
-"""The present power is the mean over this many seconds, or over the last interval of the series where that is
-longer."""
+"""The present power is the mean over this many seconds, or over the last window where that is longer."""
 EVENTS = 3
 GPUS = 8
 
@@ -45,10 +45,10 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
         predicted = summary.steps.predicted_step_time_s
         beside = f", predicted {wording.duration(predicted.value)}" if predicted else ""
         rows.append(("step time", f"{wording.duration(summary.steps.measured_step_time_s.value)}{beside}"))
-    rows += _power(summary)
+    newest, recent = _newest(run_dir)
+    rows += _power(recent)
     carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
     rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
-    newest = _newest_projection(run_dir)
     if state != "running" and newest is not None and newest.remaining_s:
         newest = None
         rows.append(("projection", "none, because the run has ended"))
@@ -76,22 +76,17 @@ def summary_line(run_dir: str | os.PathLike[str]) -> str:
     return ", ".join(parts)
 
 
-def _power(summary: AuditSummary) -> list[tuple[str, str]]:
-    """Return the mean power of the last bins, of all machines and of single GPUs."""
-    series = summary.series
-    count = max(1, round(RECENT_S / series.width_s))
-    bins = {rung: values for rung, values in series.rung_energy_j.items() if rung != "facility" and any(values)}
-    length = max(map(len, bins.values()), default=0)
-    start_s = max(0, length - count) * series.width_s
-    lasted_s = min(length * series.width_s, summary.period.wall_s) - start_s
-    if lasted_s <= 0:
+def _power(recent: RecentPower | None) -> list[tuple[str, str]]:
+    """Return the mean power of all machines and of single GPUs in the last windows."""
+    if recent is None or recent.lasted_s <= 0:
         return []
-    watts = sum(sum(values[-count:]) for values in bins.values()) / lasted_s
-    rows = [("power", f"{wording.power(watts)} of all machines, mean of the last {wording.duration(lasted_s)}")]
-    last = [next((one for one in reversed(values) if one is not None), None) for values in series.gpu_power_w.values()]
-    known = [wording.power(one) for one in last[:GPUS] if one is not None]
-    more = f" and {len(last) - GPUS} more" if len(last) > GPUS else ""
-    return rows + ([("GPUs", ", ".join(known) + more)] if known else [])
+    lasted = wording.duration(recent.lasted_s)
+    unread = sum(watts is None for watts in recent.gpus_w.values())
+    without = f", without {plural(unread, 'GPU')} that was not read" if unread else ""
+    rows = [("power", f"{wording.power(recent.machines_w)} of all machines{without}, mean of the last {lasted}")]
+    gpus = ["not read" if watts is None else wording.power(watts) for watts in recent.gpus_w.values()]
+    more = f" and {len(gpus) - GPUS} more" if len(gpus) > GPUS else ""
+    return rows + ([("GPUs", ", ".join(gpus[:GPUS]) + more)] if gpus else [])
 
 
 def _against_budget(summary: AuditSummary, newest: Projection | None) -> list[BudgetLine]:
@@ -112,14 +107,16 @@ def _against_budget(summary: AuditSummary, newest: Projection | None) -> list[Bu
     return lines
 
 
-def _newest_projection(run_dir: str | os.PathLike[str]) -> Projection | None:
-    """Return the newest projection of the whole run that the monitor recorded."""
+def _newest(run_dir: str | os.PathLike[str]) -> tuple[Projection | None, RecentPower | None]:
+    """Return the newest projection of the whole run that the monitor recorded, and the power of the last windows."""
     newest: Projection | None = None
+    recent = RecentWindows(RECENT_S)
     for path in ledger_files(run_dir):
         for record in LedgerStream(path):
+            recent.hear(path.name, record)
             if isinstance(record, Projection) and (newest is None or record.at_unix_s > newest.at_unix_s):
                 newest = record
-    return newest
+    return newest, recent.power()
 
 
 def _projected(newest: Projection | None) -> list[tuple[str, str]]:

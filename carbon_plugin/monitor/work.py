@@ -193,7 +193,9 @@ class MonitorWork:
             self._show({})
         heard = node.end()
         if run is not None:
-            settled = guard.run("closing line", lambda: run.settle(node.context, heard), None)
+            settled = guard.run(
+                "closing line", lambda: run.settle(node.context, heard, stopped=self._stopped), None
+            )  # fmt: skip
             if settled is not None:
                 self._show(without_outlook(settled.projected.metrics | self._of_budget))
                 guard.run("closing line", lambda: run.say_closing(settled), None)
@@ -236,14 +238,18 @@ class MonitorWork:
 
     def _projected(self, node: NodeWork, run: RunWork) -> dict[str, float]:
         """Project the run, compare it with its budget, and return the metrics. Ranks other than 0 have none."""
-        projected = run.project(node.context, _recorder(node.recording))
+        acting = self._acting
+        projected = run.project(node.context, _recorder(node.recording), stopped=self._stopped)
         if projected is None:
             return {}
-        acting = self._acting
         if acting is None:
             return projected.metrics
         self._of_budget = self._job.guard.run("budget", partial(acting.judge, projected, node), {})
         return projected.metrics | self._of_budget
+
+    @property
+    def _stopped(self) -> bool:
+        return self._acting is not None and self._acting.stopped
 
     def _opened_acting(self) -> ActingWork:
         assert self._place is not None  # made in `open`

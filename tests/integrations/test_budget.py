@@ -16,7 +16,7 @@ from carbon_plugin.audit.live import live_view
 from carbon_plugin.audit.sentences.narrative import opening
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
-from carbon_plugin.ledger.records import Close, Event
+from carbon_plugin.ledger.records import Close, Event, Projection
 from carbon_plugin.ledger.verification.verify import verify_run
 
 JOB = Path(__file__).parent / "jobs" / "budget.py"
@@ -49,6 +49,9 @@ def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
     (close,) = (record for record in file.records if isinstance(record, Close))
     assert close.reason.startswith(f"stopped after step {first:,}: the budget is exceeded: energy")
     assert manifest_of(file.records).budget == {"energy_kwh": 1e-9, "on_exceed": "stop", "on": "central"}
+    last = [record for record in file.records if isinstance(record, Projection)][-1]
+    assert last.remaining_s == 0
+    assert last.energy_j[1] == pytest.approx(last.spent_energy_j)
     assert verify_run(tmp_path / "run").ok
     summary = summarise(tmp_path / "run")
     assert [line.quantity for line in summary.budget] == ["energy_kwh"]

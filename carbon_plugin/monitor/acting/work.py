@@ -136,10 +136,16 @@ class ActingWork:
         if self.stop is not None:
             self.stop.close()
 
+    @property
+    def stopped(self) -> bool:
+        """Return whether the ranks have agreed to stop and this one has done the last step."""
+        decided = self.stop.decided if self.stop is not None else None
+        return decided is not None and self.stop is not None and self.stop.step >= decided.at_step
+
     def reason(self, reason: str) -> str:
         """Return the reason of a closing record: that of the agreed stop, if the training ended there."""
         decided = self.stop.decided if self.stop is not None else None
-        if decided is None or self.stop is None or self.stop.step < decided.at_step:
+        if decided is None or not self.stopped:
             return reason
         return f"stopped after step {decided.at_step:,}: {decided.reason}"
 

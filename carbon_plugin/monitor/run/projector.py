@@ -41,6 +41,7 @@ BEYOND_EVENT = "beyond_total_steps"
 SETTLE_S = 1.5
 """The end of a run waits at most this many seconds for the ends of its other ledgers, beside one look at them."""
 LOOK_S = 0.05
+NOTHING = Remaining(time_s=0.0, energies=(), reserved=(), spread=(1.0, 1.0))
 START_S = 10.0
 """A ledger without a window may be of this launch if it began at most this many seconds before this process."""
 
@@ -130,8 +131,9 @@ class Projector:
         # Ranks of a launch begin at about the same time, and their first window comes later.
         return end_s >= began_s - (0.0 if file.windows else START_S)
 
-    def project(self, context: Context, step: int) -> Projected:
-        """Read what is new and project the run. `step` is the last optimizer step of the run."""
+    def project(self, context: Context, step: int, *, stopped: bool = False) -> Projected:
+        """Read what is new and project the run. `step` is the last optimizer step of the run, after which nothing
+        remains if the run was `stopped`."""
         self._follower.poll()
         files = self._follower.files
         if self._collector is not None:
@@ -150,7 +152,7 @@ class Projector:
         )
         own = self._own or next(iter(self._follower.files.values()), FileTotals())
         total_steps = context.effective.total_steps
-        steps = None if total_steps is None else max(0, total_steps - step)
+        steps = 0 if stopped else None if total_steps is None else max(0, total_steps - step)
         remaining = _remaining(context, totals, own, steps)
         view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
         record = Projection(
@@ -214,6 +216,8 @@ def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int 
     """
     if steps is None:
         return None
+    if steps == 0:
+        return NOTHING
     goodput = _planned(context)
     if has_rates(totals):
         failing = goodput.failing_overhead if goodput is not None else 0.0

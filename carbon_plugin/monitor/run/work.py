@@ -64,13 +64,14 @@ class RunWork:
         """Return what other nodes have told of their suspects since the last call. Only rank 0 hears of them."""
         return self._projector.suspects() if self._projector is not None else []
 
-    def project(self, context: Context, recorder: NodeRecorder | None) -> Projected | None:
-        """Project the run, record the projection, and return it. Ranks other than 0 have none."""
+    def project(self, context: Context, recorder: NodeRecorder | None, *, stopped: bool) -> Projected | None:
+        """Project the run, record the projection, and return it. Ranks other than 0 have none. Of a run that was
+        `stopped` nothing remains."""
         if self._projector is None:
             return None
         clock = self._job.clock
         steps = clock.mark.steps
-        projected = self._projector.project(context, clock.base_step + steps)
+        projected = self._projector.project(context, clock.base_step + steps, stopped=stopped)
         self._warn_once(projected, steps)
         if recorder is not None:
             recorder.record(projected.record)
@@ -99,14 +100,14 @@ class RunWork:
             nodes, run_dir = self._job.ranks.nodes, self._job.run_dir
             say(opening(devices, run_dir, nodes=nodes, has_site=has_site, budget=phrase, written=written))
 
-    def settle(self, context: Context, heard: set[int]) -> Settled | None:
+    def settle(self, context: Context, heard: set[int], *, stopped: bool) -> Settled | None:
         """Project the run for the last time, when the other ledgers of its launch have ended or have had a short time
         to end. `heard` are the ranks of this host that were heard of. The result is None on ranks other than 0."""
         if self._projector is None:
             return None
         ranks, clock = self._job.ranks, self._job.clock
         being_written, ledgers, unheard = self._projector.settle(heard, ranks.node, ranks.local_world_size)
-        projected = self._projector.project(context, clock.base_step + clock.mark.steps)
+        projected = self._projector.project(context, clock.base_step + clock.mark.steps, stopped=stopped)
         spent = spent_carbon(projected.totals, context.factors)
         return Settled(projected, spent, being_written, ledgers, unheard)
 
