@@ -229,3 +229,15 @@ def test_run_directory_that_cannot_be_written_is_a_warning_at_either_end(job, tm
     )
     assert "Training and metering go on" in begins
     assert "are not in its ledger" in ends
+
+
+def test_a_rank_that_starts_after_its_leader_has_ended_leaves_no_second_ledger(job, tmp_path):
+    ranks = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for rank in range(2):
+        process = job("close", tmp_path / "run", 0.6, **ranks, RANK=rank, LOCAL_RANK=rank)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+
+    file = only_file(tmp_path / "run")
+    assert manifest_of(file.records).world_size == 2
+    assert verify_run(tmp_path / "run").ok

@@ -51,7 +51,8 @@ class NodeWork:
         self._stated_claims: list[Claim] = []
         self._looked_around_s = time.monotonic()
         self._missed: set[str] = set()
-        self._election = Election(_meeting(job, place.identity.run_id), open_scratch(), job.ranks.rank)
+        meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
+        self._election = Election(meeting, open_scratch(), ranks.rank, ranks.local_world_size)
         try:
             self._duty = Duty(job.settings, job.ranks, job.environ, self._election, baseline)
         except BaseException:

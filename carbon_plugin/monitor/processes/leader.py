@@ -29,6 +29,8 @@ MEETINGS = "meetings"
 KEPT_S = 86_400.0
 MOST_LAUNCHES = 64
 """The most launches of one shell or script in one run that run beside each other or were killed within a day."""
+LATEST_S = 300.0
+"""A rank comes at most this long after all others of its launch have left. Whoever comes later is of another launch."""
 _ALIVE, _CLAIM, _LEFT, _HOLD, _SEAT = ".alive", ".claim", ".left", "hold-", "rank-"
 
 _RETRY_S = 0.002
@@ -75,12 +77,14 @@ class Election:
     it.
 
     `meeting` names the launch: the run, the host, the node's number, and what tells launches apart. A launch has one
-    process of each `rank`. A second one belongs to another launch of the same shell or script, and goes to the next
-    folder. Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it asks
+    process of each `rank`, and `ranks` of them on this host. A second one of a rank belongs to another launch of the
+    same shell or script, and goes to the next folder; so does a process that comes long after all others have left.
+    Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it asks
     for.
     """
 
-    def __init__(self, meeting: str, scratch: Folder | None, rank: int) -> None:
+    def __init__(self, meeting: str, scratch: Folder | None, rank: int, ranks: int = 1) -> None:
+        self._ranks = ranks
         self._id = uuid.uuid4().hex
         self._name = ""
         self._top: Folder | None = None
@@ -186,7 +190,8 @@ class Election:
         return others
 
     def end(self) -> None:
-        """Give up everything for good, in an orderly way. The last process removes the meeting place.
+        """Give up everything for good, in an orderly way. The last process removes the meeting place, once all ranks of
+        this host have been there: a rank that starts late must find out what was metered before it.
 
         The claim of this process stays until then, because the leader may read it only after a quick rank has ended.
         """
@@ -199,7 +204,7 @@ class Election:
                     folder.publish(self._id + _LEFT, msgspec.json.encode(self._own))
                 for suffix in (_CLAIM, _ALIVE):
                     folder.remove(self._id + suffix)
-                if not any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names()):
+                if not _is_lived_in(folder) and _seats(folder) >= self._ranks:
                     top.remove(self._name)
         self.forget()
 
@@ -220,6 +225,9 @@ class Election:
         for number in range(MOST_LAUNCHES):
             name = blake2b(f"{meeting} {number}".encode(), digest_size=10).hexdigest()
             folder = top.sub(name)
+            if top.age_s(name, time.time()) > LATEST_S and _seats(folder) and not _is_lived_in(folder):
+                folder.close()
+                continue
             fd = folder.lock(self._id + _ALIVE) if folder.create(f"{_SEAT}{rank}") else None
             # The last process of a launch may remove the folder at this moment.
             if fd is not None and folder.same_as(name, top):
@@ -255,6 +263,16 @@ class Election:
                 os.pwrite(fd, content.ljust(128), 0)
 
 
+def _is_lived_in(folder: Folder) -> bool:
+    """Return whether a process of this meeting lives."""
+    return any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names())
+
+
+def _seats(folder: Folder) -> int:
+    """Return how many ranks have been at this meeting."""
+    return sum(name.startswith(_SEAT) for name in folder.names())
+
+
 def _lock_of(key: str) -> str:
     return _HOLD + blake2b(key.encode(), digest_size=10).hexdigest()
 
@@ -273,7 +291,7 @@ def _forget_old_meetings(top: Folder) -> None:
         with contextlib.suppress(OSError):  # another process is tidying up as well
             if top.age_s(name, now_s) > KEPT_S:
                 folder = top.sub(name)
-                lived_in = any(folder.locked(file) for file in folder.names() if file.endswith(_ALIVE))
+                lived_in = _is_lived_in(folder)
                 folder.close()
                 if not lived_in:
                     top.remove(name)

@@ -291,3 +291,31 @@ def test_lock_is_free_the_moment_that_its_holder_dies_although_children_live(tmp
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_rank_that_comes_after_the_others_have_ended_finds_what_they_metered(tmp_path):
+    first = Election("launch", open_scratch(tmp_path), 0, 2)
+    first.claim(Claim(rank=0, local_rank=0))
+    assert first.take([HOST, "GPU-0"], 1.0) == (HOST, "GPU-0")
+    first.end()
+
+    late = Election("launch", open_scratch(tmp_path), 1, 2)
+    late.claim(Claim(rank=1, local_rank=1, sees=["GPU-0", "GPU-1"]))
+
+    assert [claim.rank for claim in late.claims()] == [0, 1]
+    assert late.take([HOST, "GPU-0", "GPU-1"], 2.0) == ("GPU-1",)  # which nobody has metered
+    late.end()
+    assert not list((tmp_path / OURS / MEETINGS).iterdir())
+
+
+def test_who_comes_long_after_all_others_is_of_another_launch(tmp_path):
+    first = Election("launch", open_scratch(tmp_path), 0, 2)
+    first.take([HOST], 1.0)
+    first.end()
+    (meeting,) = (tmp_path / OURS / MEETINGS).iterdir()
+    os.utime(meeting, (time.time() - 400, time.time() - 400))
+
+    other = Election("launch", open_scratch(tmp_path), 1, 2)
+
+    assert other.take([HOST], 2.0) == (HOST,)
+    other.forget()
