@@ -111,6 +111,7 @@ def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpe
     if spec is not None:
         run = load_run_spec(spec, overrides=overrides, profile_dirs=options.directories)
     else:
+        _require(options)
         usual, assumed = _with_usual_batch(overrides, USUAL_SEQ_LEN)
         run = build_run_spec(usual, origin="command line", profile_dirs=options.directories)
         longest = getattr(run.model, "made_for_seq_len", None)
@@ -121,6 +122,24 @@ def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpe
     if held:
         run = structs.replace(run, layout_held=held)
     return _checked_by_class(run) if options.check_model else _counted_at_its_length(run)
+
+
+def _require(options: RunOptions) -> None:
+    """Raise `SpecError` with all options that are missing where no spec is given."""
+    needed = {
+        "--model": options.model,
+        "--accelerator": options.cluster.accelerator,
+        "--nodes": options.cluster.nodes,
+        "--steps or --tokens": options.training.steps or options.training.tokens,
+        "--zone": options.site.zone or options.site.intensity_g_per_kwh,
+    }
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        raise SpecError(
+            f"command line: no run spec is given, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
+            "missing; expected a spec such as run.yaml, or all of --model llama3-8b --accelerator h100-sxm --nodes 1 "
+            "--steps 1000 --zone FRA"
+        )
 
 
 def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:

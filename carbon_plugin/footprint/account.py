@@ -120,8 +120,9 @@ def _inputs(
 
 def _sampled(inputs: UncertainInputs, draws: int, seed: int) -> Outcome:
     """Return the outcome at the central values, in the first column, and at `draws` samples, in the others."""
-    if draws < 1 or seed < 0:
-        raise FootprintError(f"draws is {draws} and seed {seed}, expected at least 1 draw and a seed of 0 or more")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (draws, seed))
+    if not whole or draws < 1 or seed < 0:
+        raise FootprintError(f"draws is {draws!r} and seed {seed!r}, expected at least 1 draw and a seed of 0 or more")
     import numpy as np
 
     from carbon_plugin.footprint import propagation, uncertainty

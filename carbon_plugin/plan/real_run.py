@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
 from carbon_plugin.predict.rates.resolve import own_rows
@@ -91,7 +92,13 @@ def factor_of(overrun: Overrun, kind: RunClass) -> Figure:
 def planned_goodput(spec: RunSpec, prediction: StepPrediction, overrun: Planned = "own") -> Goodput:
     """Return the time of the run as it is planned: the modelled parts, and the overrun if there is one.
 
-    Runs that are compared with one another are planned with the same overrun. Raises as `run_goodput`."""
+    Runs that are compared with one another are planned with the same overrun. Raises `SpecError` for an overrun that is
+    none, and as `run_goodput`."""
+    if not (overrun is None or overrun == "own" or isinstance(overrun, Overrun)):
+        raise SpecError(
+            f'overrun is {overrun!r}, expected "own" (as published runs of its kind took), None (the best case), or an '
+            "Overrun such as one of plan.real_run.OVERRUNS"
+        )
     best = run_goodput(spec, prediction)
     planned = overrun_of(spec) if overrun == "own" else overrun
     if planned is None or spec.training.overhead_fraction is not None:

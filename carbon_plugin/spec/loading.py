@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
@@ -45,6 +46,8 @@ PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
 Directories = Sequence[str | Path]
 
+OF_A_FORECAST = {"plugin_version", "spec", "prediction", "footprint"}
+"""A document with these fields is a forecast and no run spec."""
 SECTIONS = ("cluster", "training", "site")
 """The sections that every run needs; a missing one is read as empty, so that the error names the missing field."""
 
@@ -115,6 +118,11 @@ def load_run_spec(
     path, overrides = Path(path), overrides or {}
     document = read_document(path)
     if isinstance(document.value, dict):
+        if document.value.keys() >= OF_A_FORECAST:
+            raise SpecError(
+                f"{path}: is a forecast that `plan -o` has written, expected a run spec: give the spec that it was "
+                f"planned from; a run is compared with it by planned={str(path)!r} of watch or a callback"
+            )
         document = overlay(_without_superseded(document, overrides), overrides, COMMAND_LINE)
     model_base = Path() if "model" in overrides else path.parent
     return _build(document, path.stem, path.parent, model_base, profile_dirs)

@@ -87,7 +87,8 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             f"layout: tp {layout.tp} * cp {layout.cp} * pp {layout.pp} * dp_replicate {layout.dp_replicate} * "
             f"dp_shard {layout.dp_shard} = {plural(layout.world_size, 'rank')}, but the cluster has "
             f"{plural(cluster.nodes, 'node')} * "
-            f"{plural(cluster.devices_per_node, 'device')} = {cluster.devices}"
+            f"{plural(cluster.devices_per_node, 'device')} = {cluster.devices}; give degrees whose product is "
+            f"{cluster.devices}, or `layout: auto` to search them"
         )
     if layout.virtual_stages > 1 and layout.pp == 1:
         raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")

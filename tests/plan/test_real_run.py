@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import Question, search_alternatives
 from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, save_forecast
 from carbon_plugin.plan.real_run import OVERRUNS, overrun_of, run_class
@@ -130,3 +131,9 @@ def test_a_forecast_of_a_version_without_best_case_is_read(tmp_path) -> None:
     assert old.run_time_s == forecast.run_time_s
     save_forecast(make_forecast(spec_of()), tmp_path / "new.json")
     assert load_forecast(tmp_path / "new.json").best_case is not None
+
+
+@pytest.mark.parametrize("overrun", ["x", 1.2, ("own",), OVERRUNS])
+def test_an_overrun_that_is_none_is_named(overrun):
+    with pytest.raises(SpecError, match=r'^overrun is .*, expected "own"'):
+        make_forecast(spec_of(), overrun=overrun)

@@ -14,6 +14,7 @@ from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
+    from carbon_plugin.meters.gpu.driver import GpuVendor
     from carbon_plugin.meters.meter_set import MeterSet
     from carbon_plugin.meters.protocol import Reading
     from carbon_plugin.spec.hardware.cluster import Accelerator, Node
@@ -121,9 +122,10 @@ def _profile_finding(name: str, profile: Accelerator | None) -> Finding:
 def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[str, str]) -> list[Finding]:
     from carbon_plugin.meters.gpu.vendors import gpu_vendors
 
-    problems = [finding for vendor in gpu_vendors() for finding in unavailable(meters, vendor.code, "GPUs")]
+    by_vendor = [(vendor, unavailable(meters, vendor.code, "GPUs")) for vendor in gpu_vendors()]
+    problems = [finding for _, found in by_vendor for finding in found]
     if not meters.gpus.answers:
-        return problems
+        return [*problems, *(_absent(vendor) for vendor, found in by_vendor if not found)]
     selection = meters.gpus.selection
     drivers = [f"{meter.vendor.maker} driver {meter.inventory.driver_version}" for meter in meters.gpus.meters]
     findings = [
@@ -151,6 +153,16 @@ def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[st
             )
         )
     return findings
+
+
+def _absent(vendor: GpuVendor) -> Finding:
+    """Return that this machine shows no GPU of a vendor, which is no problem of a run."""
+    return Finding(
+        area="GPUs",
+        state="missing",
+        text=f"{vendor.maker} GPUs: this machine shows none, and its library {vendor.library} is not there",
+        advice=f"normal without {vendor.maker} GPUs; else {vendor.advice['no_library']}",
+    )
 
 
 def _gpu(device: DeviceIdentity, reading: Reading, look_with: str) -> Finding:

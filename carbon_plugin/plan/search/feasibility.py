@@ -121,6 +121,12 @@ def no_layout(inputs: SearchInputs, space: Space) -> InfeasibleLayoutError:
     )
 
 
+def _divisors_near(devices: int, product: int) -> str:
+    """Return the divisors of the number of devices that are nearest to a product of degrees, as "2 or 4"."""
+    divisors = [number for number in range(1, devices + 1) if devices % number == 0]
+    return " or ".join(map(str, sorted(sorted(divisors, key=lambda number: abs(number - product))[:2])))
+
+
 def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
     """Return the error that names the rule which the held fields break.
 
@@ -133,7 +139,8 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
         said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())
         total = f" = {product}" if len(known) > 1 else ""
         return InfeasibleLayoutError(
-            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster"
+            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster, expected "
+            f"{_divisors_near(devices, product)}"
         )
     rest = next((axis for axis in ("dp_replicate", "dp_shard", "tp", "pp", "cp") if axis not in held), "cp")
     fields = {rest: devices // product, **({} if known.get("dp_shard", 1) == 1 else {"zero_stage": 1}), **held}

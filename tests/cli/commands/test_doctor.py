@@ -161,3 +161,13 @@ def test_a_broken_profile_of_the_user_is_a_finding_and_no_traceback(simulated_nv
     gpus = about(simulated_nvml("gpus=1", CARBON_PLUGIN_PROFILES="/nowhere/at/all"), "GPUs")
     assert "missing: hardware profiles cannot be read" in gpus
     assert "measured: NVIDIA H100" in gpus
+
+
+def test_without_gpus_each_vendor_is_named_with_what_would_be_needed(simulated_nvml: Environment) -> None:
+    environment = simulated_nvml("gpus=1")
+    environment.pop("LD_LIBRARY_PATH")
+    text = run(environment)
+
+    assert "missing   NVIDIA GPUs cannot be metered: " in text
+    assert "missing   AMD GPUs: this machine shows none" in text
+    assert "normal without AMD GPUs; else install ROCm's library amd-smi-lib" in text
