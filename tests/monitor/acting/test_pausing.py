@@ -123,7 +123,7 @@ def test_the_training_waits_until_the_grid_is_clean_and_the_record_says_why(tmp_
     monitor = CarbonMonitor(run_dir=tmp_path / "run", quiet=True)
     monitor.start()
     monitor.step_end()
-    while monitor._work is None or monitor._work.pause is None:  # its thread has begun
+    while monitor._measurement is None or monitor._measurement.work.pause is None:  # its thread has begun
         time.sleep(0.01)
     first = int(time.time())
     rows = [f"{datetime.fromtimestamp(first + s, UTC).isoformat()},{500 if s < 3 else 100}" for s in range(20)]

@@ -65,5 +65,4 @@ def test_the_energy_of_a_pause_is_that_of_the_phase_idle_and_the_audit_shows_it(
     assert paused_s > 1
     assert gpu_j == pytest.approx(2 * 600 * paused_s, rel=0.1)
     assert summary.by_phase["idle"].energy_j >= gpu_j
-    assert summary.by_phase["idle"].time_s == pytest.approx(paused_s, rel=0.1)
     assert any(event.kind == "paused" for event in summary.events)

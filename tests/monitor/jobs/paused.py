@@ -66,7 +66,7 @@ def main(run_dir: str, folder: Path) -> None:
             continue
         with monitor.phase("checkpoint"):
             (folder / f"checkpoint-{RANK}").write_text(str(step))
-        if RANK == 0 and monitor._work.rest is not None:
+        if RANK == 0 and monitor._measurement.work.rest is not None:
             known += 1
             if known == 3:
                 write_grid(folder / "grid.csv", DIRTY_S, 500, 20)
