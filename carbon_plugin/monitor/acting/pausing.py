@@ -1,6 +1,6 @@
 """Pause a training after a checkpoint while the grid is dirty, where that saves carbon after the cost of idling.
 
-Rank 0 proposes a pause by the what-if of the rest of the run, on a board that all ranks can reach (`boards`), and
+Rank 0 proposes a pause by the what-if of the rest of the run, on a board that all ranks can reach (`noticeboards`), and
 decides for it once all ranks have acknowledged. So either all ranks pause until the same moment or none does. All ranks
 wait by themselves, so that none waits in a collective that would time out.
 """
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.monitor.acting.boards import DECISION_S, GO_ON, STOP, Board
+from carbon_plugin.monitor.acting.noticeboards import DECISION_S, GO_ON, STOP, Noticeboard
 from carbon_plugin.plan.whatif.pausing import PauseSchedule, schedule
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
@@ -98,7 +98,7 @@ class PauseAgreement:
     `boards` are the places where the ranks may agree, the same on all ranks.
     """
 
-    def __init__(self, boards: Sequence[Board], *, rank: int, world_size: int) -> None:
+    def __init__(self, boards: Sequence[Noticeboard], *, rank: int, world_size: int) -> None:
         self.missing: tuple[int, ...] = ()
         """The ranks that had not acknowledged the last pause that rank 0 proposed."""
         self._boards = boards
@@ -141,7 +141,7 @@ class PauseAgreement:
         return until_unix_s if board.decide(number, wanted, DECISION_S) == STOP else NO_PAUSE
 
     def _follow(self, step: int, answer_s: float) -> float:
-        found: list[tuple[Board, int, _Pause]] = []
+        found: list[tuple[Noticeboard, int, _Pause]] = []
 
         def proposed() -> bool:
             for board in self._boards:

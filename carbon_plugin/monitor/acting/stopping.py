@@ -1,9 +1,9 @@
 """Let all ranks of a run stop after the same step, without a collective and without messages on the step path.
 
-Rank 0 proposes a step some way ahead, on a board that all ranks can reach (`boards`). The thread of each rank reads it
-beside the training. A rank that has not done the step yet writes its acknowledgement. When all ranks have written
-theirs, rank 0 decides "stop", which is written only once. The training thread of a rank compares its step with the
-proposed one, which is an integer in memory.
+Rank 0 proposes a step some way ahead, on a board that all ranks can reach (`noticeboards`). The thread of each rank
+reads it beside the training. A rank that has not done the step yet writes its acknowledgement. When all ranks have
+written theirs, rank 0 decides "stop", which is written only once. The training thread of a rank compares its step with
+the proposed one, which is an integer in memory.
 
 The rule for a rank that is late: a rank that reaches the proposed step without knowing the decision writes "go on" in
 that same place. Whoever writes first wins, and everybody obeys what is there. So either all ranks stop after that step
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.monitor.acting.boards import ANSWER_S, DECISION_S, END, GO_ON, STOP, Board, Posted
+from carbon_plugin.monitor.acting.noticeboards import ANSWER_S, DECISION_S, END, GO_ON, STOP, Noticeboard, Posted
 from carbon_plugin.monitor.clock import TrainingClock
 
 NEVER = sys.maxsize
@@ -62,7 +62,7 @@ class _Open(NamedTuple):
 
     proposal: Proposal
     number: int
-    board: Board
+    board: Noticeboard
 
 
 class StopAgreement:
@@ -72,7 +72,7 @@ class StopAgreement:
     places where the ranks may agree, the same on all ranks, the first choice first.
     """
 
-    def __init__(self, boards: Sequence[Board], clock: TrainingClock, *, rank: int, world_size: int) -> None:
+    def __init__(self, boards: Sequence[Noticeboard], clock: TrainingClock, *, rank: int, world_size: int) -> None:
         self.at_step = NEVER
         self._boards = boards
         self._clock = clock
@@ -170,7 +170,7 @@ class StopAgreement:
         for board in self._boards:
             board.close(removes=self._rank == 0)
 
-    def _see(self, proposal: Proposal, number: int, board: Board) -> None:
+    def _see(self, proposal: Proposal, number: int, board: Noticeboard) -> None:
         """Take a proposal unless it is an old one, and acknowledge it unless this rank cannot stop there."""
         if proposal.turn <= self._turn:
             return

@@ -14,11 +14,11 @@ from msgspec import Struct
 from carbon_plugin.detect.job_store import job_store
 from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.acting.alerting import ALERT_EVENT, Alerting, News
-from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
 from carbon_plugin.monitor.acting.budget import EXCEEDED_EVENT, BudgetVerdict, BudgetWatch
 from carbon_plugin.monitor.acting.causes import Suspect
 from carbon_plugin.monitor.acting.courier import Courier, Wait
 from carbon_plugin.monitor.acting.host_ranks import SUFFIX, HostRanks, TrainingThread
+from carbon_plugin.monitor.acting.noticeboards import FolderBoard, Noticeboard, StoreBoard
 from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
 from carbon_plugin.monitor.acting.samples import Samples
 from carbon_plugin.monitor.acting.stopping import LOOK_S, StopAgreement, Stopper, StopRequest
@@ -233,7 +233,7 @@ class ActingWork:
         return lambda kind, message, data: self._job.note(kind, message)
 
 
-def _boards_of(job: WatchedJob, what: str) -> list[Board]:
+def _boards_of(job: WatchedJob, what: str) -> list[Noticeboard]:
     """Return where the ranks of this job may agree: in the run directory, or in the store of a job of torch.
 
     `what` is the same on all ranks, and begins with the name of a folder of the run directory.

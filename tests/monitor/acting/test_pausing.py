@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from carbon_plugin.footprint.series.trace import Trace, make_trace
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
-from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
+from carbon_plugin.monitor.acting.noticeboards import FolderBoard, Noticeboard, StoreBoard
 from carbon_plugin.monitor.acting.pausing import (
     NO_PAUSE,
     PauseAgreement,
@@ -63,7 +63,7 @@ def agreements(request, tmp_path) -> Callable[[int], list[PauseAgreement]]:
     """Those of so many ranks that agree in one folder, or in a real store of torch and see no common folder."""
     store = pytest.importorskip("torch.distributed").HashStore() if request.param == "store" else None
 
-    def boards(rank: int) -> list[Board]:
+    def boards(rank: int) -> list[Noticeboard]:
         if store is None:
             return [FolderBoard(tmp_path / "pause")]
         return [FolderBoard(tmp_path / str(rank) / "pause"), StoreBoard(lambda: store, "pause/0")]

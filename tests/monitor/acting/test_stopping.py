@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.monitor.acting import boards
-from carbon_plugin.monitor.acting.boards import Board, FolderBoard, StoreBoard
+from carbon_plugin.monitor.acting import noticeboards
+from carbon_plugin.monitor.acting.noticeboards import FolderBoard, Noticeboard, StoreBoard
 from carbon_plugin.monitor.acting.stopping import FEWEST_AHEAD, NEVER, StopAgreement, Stopper, StopRequest, steps_ahead
 from carbon_plugin.monitor.clock import TrainingClock
 
@@ -33,7 +33,7 @@ class Rank:
         return None
 
 
-def boards_of(place: Path | Any) -> list[Board]:
+def boards_of(place: Path | Any) -> list[Noticeboard]:
     return [FolderBoard(place / "stop")] if isinstance(place, Path) else [StoreBoard(lambda: place, "training/0")]
 
 
@@ -173,7 +173,7 @@ class Hanging:
 
 
 def test_nobody_waits_for_a_store_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(boards, "ANSWER_S", 0.05)
+    monkeypatch.setattr(noticeboards, "ANSWER_S", 0.05)
     store = Hanging()
     rank = Rank(store, 1, 2)
 

@@ -37,7 +37,7 @@ class Posted(NamedTuple):
     content: bytes
 
 
-class Board(Protocol):
+class Noticeboard(Protocol):
     """A place where ranks agree. Each function raises `OSError` where the place cannot be reached."""
 
     @property
