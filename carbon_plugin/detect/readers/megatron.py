@@ -119,7 +119,7 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
 
 
 def _kernels(config: Any) -> dict[str, Observed]:
-    """Return what is replayed as CUDA graphs, and whether the experts' products are fused."""
+    """Return what is replayed as CUDA graphs, whether the experts' products are fused, and how tokens reach experts."""
     implementation, scope = getattr(config, "cuda_graph_impl", None), getattr(config, "cuda_graph_scope", None)
     fields = {}
     if implementation is not None:
@@ -129,6 +129,11 @@ def _kernels(config: Any) -> dict[str, Observed]:
     if getattr(config, "num_moe_experts", None):
         fused = bool(getattr(config, "use_transformer_engine_op_fuser", False))
         fields["stack.fused_experts"] = Observed(fused, "config.use_transformer_engine_op_fuser")
+        # The flexible dispatcher sends a token once to each rank, by DeepEP or by HybridEP.
+        dispatcher = getattr(config, "moe_token_dispatcher_type", None)
+        if dispatcher is not None:
+            way = "deepep" if dispatcher == "flex" else "all_to_all"
+            fields["stack.expert_dispatch"] = Observed(way, f"config.moe_token_dispatcher_type {dispatcher}")
     return fields
 
 

@@ -19,7 +19,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import STACKS, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 # A run may be measured and predicted before anybody has said where it is. This place has no factors, so that asking
@@ -158,15 +158,23 @@ def _without_declared_context(seen: Mapping[str, Observed], declared: Declared) 
 def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detected: Detected | None) -> Stack:
     """Return the stated stack with the fields that were seen in it."""
     plan = planned.stack if planned and planned.stack != Stack() else None
-    stack: Stack = table.choose("stack", planned=plan, declared=declared.stack, default=Stack())
     seen = detected.fields if detected else {}
-    for name in ("fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts"):
+    compiled = "stack.fused" in seen and bool(seen["stack.fused"].value)
+    stack: Stack = table.choose(
+        "stack", planned=plan, declared=declared.stack, default=_compiled_stack() if compiled else Stack()
+    )
+    for name in ("fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts", "expert_dispatch"):
         if f"stack.{name}" in seen:
             said = {"planned": plan, "declared": declared.stack}
             stated = {who: getattr(what, name) for who, what in said.items() if what is not None}
             value = table.choose(f"stack.{name}", **stated, detected=seen[f"stack.{name}"])
             stack = msgspec.structs.replace(stack, **{name: value})
     return stack
+
+
+def _compiled_stack() -> Stack:
+    """Return the stack of a job whose model is compiled and of which nothing is stated. Its loss is not seen."""
+    return msgspec.structs.replace(STACKS["compiled"], cross_entropy=Stack().cross_entropy)
 
 
 def _training(

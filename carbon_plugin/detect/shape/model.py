@@ -8,6 +8,7 @@ import msgspec
 
 from carbon_plugin.detect.job import StatedShape
 from carbon_plugin.detect.observed import DetectedModel
+from carbon_plugin.detect.shape.adapters import adapted_matrices
 from carbon_plugin.detect.shape.counting import count_forward
 from carbon_plugin.detect.shape.parameters import count_adapters, count_parameters
 from carbon_plugin.detect.shape.structure import read_structure
@@ -64,6 +65,8 @@ def detect_model(
             known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
             if not source.startswith("config"):
                 known = {key: value for key, value in known.items() if key not in elsewhere}
+            if trainable < total and (adapters := adapted_matrices(model)) is not None:
+                known["adapters"] = adapters
             return DetectedModel(
                 name=name,
                 parameters=total,

@@ -19,7 +19,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import STACKS, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 SHAPE = {
@@ -202,6 +202,17 @@ def test_shape_of_the_module_is_laid_over_the_planned_one():
     assert effective.spec.model.layers == 6
     assert effective.spec.model.name == "tiny"
     assert any(sentence.startswith("model.layers: planned 4, detected 6") for sentence in effective.differences)
+
+
+def test_a_compiled_model_of_which_no_stack_is_stated_is_compiled_software_whose_loss_is_not_seen():
+    eager, compiled = (
+        resolve(None, Declared(), detected(shaped(), **FSDP, **STEP, **seen), EIGHT).spec
+        for seen in ({}, {"stack__fused": True})
+    )
+    assert (eager.stack.population, compiled.stack.population) == ("ordinary", "tuned")
+    assert compiled.stack.fused
+    assert compiled.stack.cross_entropy == "eager"
+    assert compiled.stack.framework_factor == STACKS["compiled"].framework_factor
 
 
 def test_a_length_that_the_job_runs_is_not_refused_for_the_rows_of_a_table():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from carbon_plugin.detect.batch import BatchWatch
+from carbon_plugin.detect.shape.adapters import adapted_matrices
 from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
 from carbon_plugin.detect.shape.parameters import count_parameters
 from carbon_plugin.spec.model import MixtureOfExperts
@@ -298,6 +299,34 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     assert (found.fields["heads"], found.fields["ffn"]) == (8, 160)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable_parameters < found.parameters
+    assert found.fields["adapters"] == "query_key_value"
+
+
+@pytest.mark.parametrize(
+    ("holders", "adapters"),
+    [
+        (["self_attn.q_proj", "self_attn.v_proj"], "query_key_value"),
+        (["attn.c_attn"], "query_key_value"),
+        (["self_attention.linear_qkv"], "query_key_value"),
+        (["self_attn.q_proj", "self_attn.o_proj"], "attention"),
+        (["attn.output_proj"], "attention"),
+        (["self_attn.q_proj", "mlp.down_proj"], "all_matrices"),
+        (["block_sparse_moe.experts.0.w1"], "all_matrices"),
+        ([], None),
+    ],
+)
+def test_the_matrices_that_have_adapters_are_read_from_the_names_of_their_modules(holders, adapters):
+    model = nn.Module()
+    model.add_module("norm", nn.LayerNorm(4))
+    for holder in holders:
+        part = model
+        for name in ("layers", "0", *holder.split(".")):
+            if name not in part._modules:
+                part.add_module(name, nn.Module())
+            part = part._modules[name]
+        part.lora_A, part.lora_B = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+    assert adapted_matrices(model) == adapters
 
 
 def packed_by_a_stand_in(layer: nn.Linear) -> nn.Module:

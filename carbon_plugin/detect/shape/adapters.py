@@ -1,0 +1,45 @@
+"""Read which matrices of a layer have low-rank adapters, from the names of the modules that hold them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from carbon_plugin.detect.shape.parameters import is_adapter
+from carbon_plugin.spec.adapters import Adapters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FEED_FORWARD = re.compile(
+    r"(?i)mlp|ffn|feed_?forward|expert|^(gate|up|down)_|^(w[123]|fc\w*|dense_h_to_4h|dense_4h_to_h)$"
+)
+"""Names of feed-forward blocks and of their matrices in transformers, torchtune and Megatron."""
+OUTPUT = re.compile(r"(?i)^(o|out|output|c)_?proj\w*$|^(wo|o|out|dense|linear_proj|out_lin)$")
+"""Names of the output projection of an attention."""
+
+
+def adapted_matrices(model: nn.Module) -> Adapters | None:
+    """Return which matrices of a layer have low-rank adapters, or None without any adapter.
+
+    An adapter on any matrix of a feed-forward block stands for adapters on all matrices, one on an output projection
+    for adapters on the four of the attention.
+    """
+    holders = _holders(model)
+    if not holders:
+        return None
+    if any(FEED_FORWARD.search(part) for holder in holders for part in holder):
+        return "all_matrices"
+    return "attention" if any(OUTPUT.match(holder[-1]) for holder in holders) else "query_key_value"
+
+
+def _holders(model: nn.Module) -> set[tuple[str, ...]]:
+    """Return the paths of the modules that have an adapter, each as the names on the way to it."""
+    found = set()
+    for name, _ in model.named_parameters():
+        if is_adapter(name):
+            parts = name.split(".")
+            first = next(index for index, part in enumerate(parts) if "lora_" in part)
+            if first:
+                found.add(tuple(parts[:first]))
+    return found
