@@ -28,8 +28,8 @@ STATED = re.compile(r"(\n  embodied_kg: \{)value: [\d.]+, low: [\d.]+, high: [\d
 def modelled_kg(node: Node) -> tuple[int, int, int]:
     """Return low, central and high kgCO2e of a node without its accelerators, to the nearest 10 kg."""
     device = load_accelerator(USUAL_DEVICE.get(node.name, node.accelerator))
-    low, value, high = sum_of_parts(host_parts(node.host, node_rating_w(node, device.tdp_w.value)))
-    return round(low / 10) * 10, round(value / 10) * 10, round(high / 10) * 10
+    kg = sum_of_parts(host_parts(node.host, node_rating_w(node, device.tdp_w.value)))
+    return round(kg.low / 10) * 10, round(kg.value / 10) * 10, round(kg.high / 10) * 10
 
 
 def written(node: Node, text: str) -> str:

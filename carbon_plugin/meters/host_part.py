@@ -10,6 +10,7 @@ from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.protocol import Note, UnreadGpus
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Node
+from carbon_plugin.spec.range import Range
 
 
 def split_source(share: HostShare) -> ShareSource:
@@ -17,20 +18,20 @@ def split_source(share: HostShare) -> ShareSource:
 
     It is split by CPU time where the job's can be told, else by what the job has reserved.
     """
-    if share.value == 1.0:
+    if share.part.value == 1.0:
         return fixed(WHOLE)
     return used_share(share) or fixed(share)
 
 
 def share_note(share: HostShare) -> str | None:
-    if share.value == 1.0:
+    if share.part.value == 1.0:
         return None
     how = "by its CPU time, else " if used_share(share) else ""
-    return f"the job's share of the host {how}{share.value:.3f} ({share.low:.3f}-{share.high:.3f})"
+    return f"the job's share of the host {how}{share.part.value:.3f} ({share.part.low:.3f}-{share.part.high:.3f})"
 
 
 def stated_share(share: float) -> HostShare:
-    return HostShare(value=share, low=share, high=share, sentence="stated by the caller")
+    return HostShare(part=Range.exactly(share), sentence="stated by the caller")
 
 
 def reserved_share(
@@ -43,7 +44,7 @@ def reserved_share(
     """
     if not gpus.devices:
         share = slurm_share(environ, host.logical_cores) or WHOLE
-        return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]
+        return share, [] if share.part.value == 1.0 else [Note("assumption", share.sentence)]
     unanswered = unread.count if unread else 0
     ours = gpus.gpu_equivalents + gpus.selection.hidden + unanswered
     listed = len(gpus.inventory.gpus) + unanswered

@@ -76,7 +76,7 @@ def open_meters(
     share, share_notes = (
         reserved_share(gpus, node, host, environ, unread) if host_share is None else (stated_share(host_share), [])
     )
-    if share.value < 1.0 and gpus.answers:
+    if share.part.value < 1.0 and gpus.answers:
         # Another container of this run may charge another part of the same host, so that each part is a device.
         names = " ".join(sorted(device.key for device in gpus.devices)).encode()
         key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
@@ -141,7 +141,7 @@ def open_meters(
         beside=beside,
         draw=draw,
         history=history,
-        host_share=share.value if include_host else 0.0,
+        host_share=share.part.value if include_host else 0.0,
         notes=notes,
         unavailable=unavailable,
         unread=unread,

@@ -22,6 +22,7 @@ from carbon_plugin.predict.rates.resolve import own_rows
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec
 
 RunClass = Literal["dense, ordinary", "dense, tuned", "mixture, ordinary", "mixture, tuned"]
@@ -37,6 +38,11 @@ class Overrun(NamedTuple):
     high: float
     sources: int
     runs: int
+
+    @property
+    def range(self) -> Range:
+        """Return the factor with its range."""
+        return Range(self.central, self.low, self.high)
 
 
 OVERRUNS: dict[RunClass, Overrun] = {
@@ -86,7 +92,7 @@ Planned = Overrun | Literal["own"] | None
 def factor_of(overrun: Overrun, kind: RunClass) -> Figure:
     """Return the factor on the time of the best case, with its p10 and p90."""
     source = f"{overrun.runs} whole runs of {overrun.sources} sources ({kind} software; docs/goodput.md)"
-    return Figure(overrun.central, overrun.low, overrun.high, "", "modelled", source)
+    return Figure.of(overrun.range, "", "modelled", source)
 
 
 def planned_goodput(spec: RunSpec, prediction: StepPrediction, overrun: Planned = "own") -> Goodput:

@@ -12,7 +12,6 @@ them.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,25 +20,17 @@ from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
-
-
-class DynamicShare(NamedTuple):
-    """Share of dynamic power that one activity draws: p10, central value and p90."""
-
-    low: float
-    central: float
-    high: float
-
+from carbon_plugin.spec.range import Range
 
 DRAWS = {
-    "tensor": DynamicShare(0.90, 1.00, 1.00),
-    "memory": DynamicShare(0.50, 0.65, 0.80),
-    "link": DynamicShare(0.55, 0.75, 0.90),
-    "stall": DynamicShare(0.08, 0.17, 0.30),
+    "tensor": Range(1.00, 0.90, 1.00),
+    "memory": Range(0.65, 0.50, 0.80),
+    "link": Range(0.75, 0.55, 0.90),
+    "stall": Range(0.17, 0.08, 0.30),
 }
-"""Tensor work runs at the limit, by the law that bounds its clock. Kernels that are bound by memory leave the tensor
-units idle. Collectives keep their SMs spinning and keep links and memory busy. Stalls leave the device without
-kernels."""
+"""Shares of dynamic power that each activity draws. Tensor work runs at the limit, by the law that bounds its clock.
+Kernels that are bound by memory leave the tensor units idle. Collectives keep their SMs spinning and keep links and
+memory busy. Stalls leave the device without kernels."""
 
 ACTIVITIES: dict[str, dict[str, float]] = {
     "matmul": {"tensor": 1.0},
@@ -168,14 +159,19 @@ def step_activity(terms: dict[str, Values]) -> dict[str, Values]:
 
 def step_power_w(terms: dict[str, Values], cluster: Cluster) -> Values:
     """Return the mean power of one device, in W, over a step with these terms (seconds)."""
-    return _power_w(step_activity(terms), cluster, {name: draw.central for name, draw in DRAWS.items()})
+    return _power_w(step_activity(terms), cluster, {name: draw.value for name, draw in DRAWS.items()})
 
 
 def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
     """Return the mean power of one device over a step with its range from p10 to p90, and the device's activity."""
     shares = step_activity(terms)
     low, central, high = (
-        float(_power_w(shares, cluster, {name: draw[index] for name, draw in DRAWS.items()})) for index in range(3)
+        float(_power_w(shares, cluster, draws))
+        for draws in (
+            {name: draw.low for name, draw in DRAWS.items()},
+            {name: draw.value for name, draw in DRAWS.items()},
+            {name: draw.high for name, draw in DRAWS.items()},
+        )
     )
     idle = idle_with_context_w(cluster.accelerator) * IDLE_RELATIVE
     figure = Figure(

@@ -12,12 +12,13 @@ from statistics import median
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.footprint.factors.tables import Estimate, embodied_table
+from carbon_plugin.footprint.factors.tables import embodied_table
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.result import Machine, Measurements, contention
 from carbon_plugin.spec.amounts import memory, plural, quantity
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
+from carbon_plugin.spec.range import ZERO, Range
 from carbon_plugin.spec.units import (
     BYTE_RATE_UNITS,
     BYTES_PER_MEMORY_GB,
@@ -28,18 +29,18 @@ from carbon_plugin.spec.units import (
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
 """Dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
-CPU_W_PER_CORE = (5.0, 2.5, 10.0)
+CPU_W_PER_CORE = Range(5.0, 2.5, 10.0)
 """Package power per core in W: central, low and high. It is 3.8 to 6.3 on server parts, less on laptops and 10 on
 desktops. The modelled host meter uses the same conventions, as it does for the idle share and the watts of DRAM
 below."""
-CPU_IDLE_SHARE = (0.1, 0.0, 0.3)
-DRAM_W_PER_BYTE = (0.2 / 1e9, 0.1 / 1e9, 0.375 / 1e9)
-OVERHEAD_FRACTION = (0.10, 0.05, 0.25)
-GPU_W = (300.0, 75.0, 750.0)
-GPU_IDLE_SHARE = (0.12, 0.05, 0.25)
-CPU_KG = (25.0, 10.0, 50.0)
-GPU_KG = (150.0, 40.0, 450.0)
-BOARD_AND_SUPPLY_KG = (139.0, 70.0, 750.0)
+CPU_IDLE_SHARE = Range(0.1, 0.0, 0.3)
+DRAM_W_PER_BYTE = Range(0.2 / 1e9, 0.1 / 1e9, 0.375 / 1e9)
+OVERHEAD_FRACTION = Range(0.10, 0.05, 0.25)
+GPU_W = Range(300.0, 75.0, 750.0)
+GPU_IDLE_SHARE = Range(0.12, 0.05, 0.25)
+CPU_KG = Range(25.0, 10.0, 50.0)
+GPU_KG = Range(150.0, 40.0, 450.0)
+BOARD_AND_SUPPLY_KG = Range(139.0, 70.0, 750.0)
 
 SOURCES = {
     "firmware": "Power limit that the firmware states (Linux powercap, constraint_0 of each package)",
@@ -60,10 +61,6 @@ SOURCES = {
     "memory-path": "Processes of one machine exchange through its memory: a quarter of its bandwidth, not measured",
     "synchronous": "FSDP on CPU waits for each collective: nothing is hidden under compute (torch source)",
 }
-
-
-Triple = tuple[float, float, float]
-"""Central, low and high value."""
 
 
 def build_profiles(
@@ -92,9 +89,9 @@ def _measured(value: float, note: str | None = None) -> Sourced:
     return Sourced(value, "probe", "measured", note=note)
 
 
-def _assumed(triple: Triple, source: str, factor: float = 1.0, note: str | None = None) -> Sourced:
-    value, low, high = triple
-    return Sourced(value * factor, source, "assumed", low * factor, high * factor, note)
+def _assumed(number: Range, source: str, factor: float = 1.0, note: str | None = None) -> Sourced:
+    scaled = number.scaled(factor)
+    return Sourced(scaled.value, source, "assumed", scaled.low, scaled.high, note)
 
 
 def best_rates(measurements: Measurements) -> dict[str, float]:
@@ -234,25 +231,8 @@ def _gpu_power_limit(machine: Machine) -> Sourced:
 
 def _idle_cpu(power: Sourced) -> Sourced:
     """Return the idle draw of CPUs with this power limit. Its range combines those of limit and share."""
-    limits = _triple(power)
-    value, low, high = (share * limit for share, limit in zip(CPU_IDLE_SHARE, limits, strict=True))
-    return Sourced(value, "idle-convention", "assumed", low, high)
-
-
-def _triple(value: Sourced) -> Triple:
-    """Return the central, low and high value. A value without a range is its own low and high."""
-    low = value.value if value.low is None else value.low
-    return value.value, low, value.value if value.high is None else value.high
-
-
-def _times(triple: Triple, factor: float) -> Triple:
-    value, low, high = triple
-    return value * factor, low * factor, high * factor
-
-
-def _sum(*triples: Triple) -> Triple:
-    value, low, high = (sum(column) for column in zip(*triples, strict=True))
-    return value, low, high
+    idle = power.range.times(CPU_IDLE_SHARE)
+    return Sourced(idle.value, "idle-convention", "assumed", idle.low, idle.high)
 
 
 def _scaled(value: Sourced, factor: float, note: str) -> Sourced:
@@ -295,24 +275,18 @@ def _notes(machine: Machine, measurements: Measurements) -> list[str]:
     return [*([busy] if busy else []), *notes, *measurements.notes]
 
 
-def _ends(estimate: Estimate) -> Triple:
-    """Return central, low and high value of a table's estimate."""
-    low = estimate.value if estimate.low is None else estimate.low
-    return estimate.value, low, estimate.value if estimate.high is None else estimate.high
-
-
 def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
     """Return the machine around its devices. For a CPU the packages are the devices and are not counted again."""
     is_cpu = machine.kind == "cpu"
     cpu_power = _cpu_power_limit(machine)
     # Beside GPUs the CPUs wait and feed data. Their idle draw, and not more, is part of the base.
-    idle = (0.0, 0.0, 0.0) if is_cpu else _triple(_idle_cpu(cpu_power))
-    base = _sum(idle, _times(DRAM_W_PER_BYTE, machine.dram_bytes))
-    cpus = (0.0, 0.0, 0.0) if is_cpu else _times(CPU_KG, machine.sockets)
+    idle = ZERO if is_cpu else _idle_cpu(cpu_power).range
+    base = idle.plus(DRAM_W_PER_BYTE.scaled(machine.dram_bytes))
+    cpus = ZERO if is_cpu else CPU_KG.scaled(machine.sockets)
     factors = embodied_table().host
-    dram = _times(_ends(factors.dram_kg_per_gb), machine.dram_bytes / BYTES_PER_MEMORY_GB)
-    disk = _times(_ends(factors.ssd_kg_per_gb), machine.disk_bytes / BYTES_PER_STORAGE_GB)
-    embodied = _sum(cpus, BOARD_AND_SUPPLY_KG, dram, disk)
+    dram = factors.dram_kg_per_gb.range.scaled(machine.dram_bytes / BYTES_PER_MEMORY_GB)
+    disk = factors.ssd_kg_per_gb.range.scaled(machine.disk_bytes / BYTES_PER_STORAGE_GB)
+    embodied = Range.total([cpus, BOARD_AND_SUPPLY_KG, dram, disk])
     bandwidth = accelerator.scaleout_bandwidth_bytes_per_s
     host = Host(
         cpu=machine.cpu,

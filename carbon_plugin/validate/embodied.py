@@ -17,6 +17,7 @@ from carbon_plugin.footprint.factors import tables
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
 
 
@@ -25,9 +26,7 @@ class ValidationRow(Struct, frozen=True, kw_only=True):
 
     name: str
     published_kg: float
-    modelled_kg: float
-    low_kg: float
-    high_kg: float
+    modelled_kg: Range
     calibrated: bool
     source: str
     note: str
@@ -35,12 +34,12 @@ class ValidationRow(Struct, frozen=True, kw_only=True):
     @property
     def error(self) -> float:
         """Return modelled over published, minus 1."""
-        return self.modelled_kg / self.published_kg - 1
+        return self.modelled_kg.value / self.published_kg - 1
 
     @property
     def inside(self) -> bool:
         """Return whether the published value lies within the model's range."""
-        return self.low_kg <= self.published_kg <= self.high_kg
+        return self.modelled_kg.low <= self.published_kg <= self.modelled_kg.high
 
 
 def validation_rows() -> tuple[ValidationRow, ...]:
@@ -52,40 +51,38 @@ def markdown_table() -> str:
     """Return the rows as the table of docs/embodied.md."""
     head = "| object | published, kg | model, kg (range) | error | in range | source |\n|---|---|---|---|---|---|"
     lines = [
-        f"| {row.name}{' (fitted to it)' if row.calibrated else ''} | {row.published_kg:,.0f} | {row.modelled_kg:,.0f} "
-        f"({row.low_kg:,.0f} to {row.high_kg:,.0f}) | {row.error:+.0%} | {'yes' if row.inside else 'no'} | "
+        f"| {row.name}{' (fitted to it)' if row.calibrated else ''} | {row.published_kg:,.0f} | {model.value:,.0f} "
+        f"({model.low:,.0f} to {model.high:,.0f}) | {row.error:+.0%} | {'yes' if row.inside else 'no'} | "
         f"{row.source}{f'; {row.note}' if row.note else ''} |"
         for row in validation_rows()
+        for model in [row.modelled_kg]
     ]
     return "\n".join([head, *lines])
 
 
 def _row(published: tables.PublishedFootprint) -> ValidationRow:
     if published.host is not None:
-        low, value, high = _host_kg(published.host)
+        modelled_kg = _host_kg(published.host)
     elif published.chip_life is not None:
-        low, value, high = _chip_life_kg(load_accelerator(published.chip_life.device), published.chip_life.years)
+        modelled_kg = _chip_life_kg(load_accelerator(published.chip_life.device), published.chip_life.years)
     else:
-        low, value, high = _device_kg(load_accelerator(published.device), published.form)
+        modelled_kg = _device_kg(load_accelerator(published.device), published.form)
     return ValidationRow(
         name=published.name,
         published_kg=published.published_kg,
-        modelled_kg=value,
-        low_kg=low,
-        high_kg=high,
+        modelled_kg=modelled_kg,
         calibrated=published.calibrated,
         source=published.source,
         note=published.note,
     )
 
 
-def _device_kg(accelerator: Accelerator, form: str = "") -> tuple[float, float, float]:
+def _device_kg(accelerator: Accelerator, form: str = "") -> Range:
     memory_bytes, tdp_w = accelerator.memory_bytes.value, accelerator.tdp_w.value
-    figure = modelled_device_kg(accelerator.dies, memory_bytes, tdp_w, form or device_form(accelerator))
-    return figure.low, figure.value, figure.high
+    return modelled_device_kg(accelerator.dies, memory_bytes, tdp_w, form or device_form(accelerator)).range
 
 
-def _host_kg(parts: tables.PublishedHost) -> tuple[float, float, float]:
+def _host_kg(parts: tables.PublishedHost) -> Range:
     return sum_of_parts(
         host_parts(bare_host(parts.sockets, parts.dram_gb, parts.ssd_gb, parts.nics), parts.rated_power_w)
     )
@@ -106,28 +103,26 @@ def bare_host(sockets: int, dram_gb: float, ssd_gb: float, nics: int) -> Host:
     )
 
 
-def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float, float]:
-    """Return low, central and high kg of a chip with its share of the usual host, and of the building over `years`."""
+def _chip_life_kg(accelerator: Accelerator, years: float) -> Range:
+    """Return the kg of a chip with its share of the usual host, and of the building over `years`."""
     node = default_node_for(accelerator)
     cluster = Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
     device, building = _device_kg(accelerator), building_kg(cluster)
     host = node.host
     draw_w = host.base_power_w.value + node.accelerators * accelerator.tdp_w.value
-    shares = [kg / node.accelerators for kg in sum_of_parts(host_parts(host, draw_w))]
-    buildings = [kg * years for kg in (building.low, building.value, building.high)]
-    low, value, high = (sum(parts) for parts in zip(device, shares, buildings, strict=True))
-    return low, value, high
+    share = sum_of_parts(host_parts(host, draw_w)).scaled(1 / node.accelerators)
+    return device.plus(share).plus(building.range.scaled(years))
 
 
-def sum_of_parts(parts: Sequence[BillLine]) -> tuple[float, float, float]:
-    """Return low, central and high kg of a server from its parts.
+def sum_of_parts(parts: Sequence[BillLine]) -> Range:
+    """Return the kg of a server from its parts.
 
     The errors of the parts are independent, so that their distances from the centre add up in quadrature.
     """
-    central = math.fsum(part.kg for part in parts)
-    down = math.hypot(*(part.kg - part.low_kg for part in parts))
-    up = math.hypot(*(part.high_kg - part.kg for part in parts))
-    return central - down, central, central + up
+    central = math.fsum(part.kg.value for part in parts)
+    down = math.hypot(*(part.kg.value - part.kg.low for part in parts))
+    up = math.hypot(*(part.kg.high - part.kg.value for part in parts))
+    return Range(central, central - down, central + up)
 
 
 def _plain(value: float) -> Sourced:

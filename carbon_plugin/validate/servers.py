@@ -69,7 +69,7 @@ class ServerRow(Struct, frozen=True, kw_only=True):
 def known_kg(server: tables.PublishedServer) -> float:
     """Return the kgCO2e of the parts of a server whose factors are not fitted."""
     host = bare_host(server.sockets, server.dram_gb, server.ssd_gb, NICS)
-    return math.fsum(p.kg for p in host_parts(host, RATED_POWER_W, server.disks) if p.name not in FITTED_PARTS)
+    return math.fsum(p.kg.value for p in host_parts(host, RATED_POWER_W, server.disks) if p.name not in FITTED_PARTS)
 
 
 def fit_hosts(servers: Sequence[tables.PublishedServer]) -> HostFit:

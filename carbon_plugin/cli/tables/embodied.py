@@ -18,6 +18,7 @@ from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import ANY_ACCELERATOR, Profile, default_node_for, load_accelerator
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import Site
 
 
@@ -67,10 +68,9 @@ def print_bills(bills: Bills, console: Console | None = None) -> None:
         table.add_column("source", overflow="fold")
         for part in bill.parts:
             name = f"{part.name}, {escape(part.quantity)}" if part.quantity else part.name
-            table.add_row(name, *(f"{kg:,.1f}" for kg in (part.low_kg, part.kg, part.high_kg)), escape(part.source))
+            table.add_row(name, *_kilograms(part.kg), escape(part.source))
         total = bill.total
-        kilograms = (f"{kg:,.1f}" for kg in (total.low, total.value, total.high))
-        table.add_row("total", *kilograms, escape(total.source), style="bold")
+        table.add_row("total", *_kilograms(total.range), escape(total.source), style="bold")
         out.print(table)
         out.print()
     hour, building, life = bills.per_device_hour_g, bills.building_kg_per_year, bills.lifetime_years
@@ -100,3 +100,7 @@ def _cluster(found: Sequence[Profile], directories: Sequence[Path]) -> Cluster:
 def _factors(cluster: Cluster) -> Factors:
     # Embodied carbon is the same everywhere. The site only states the lifetime and the rule for the building.
     return resolve_factors(Site(zone="WORLD"), cluster)
+
+
+def _kilograms(mass: Range) -> tuple[str, ...]:
+    return tuple(f"{kg:,.1f}" for kg in (mass.low, mass.value, mass.high))

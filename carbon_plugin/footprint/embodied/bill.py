@@ -22,19 +22,18 @@ from carbon_plugin.footprint.factors.tables import Estimate
 from carbon_plugin.spec.amounts import quantity
 from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Host, Node
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB, POWER_UNITS
 
 DIFFERENCE = "total less the parts"
 
 
 class BillLine(Struct, frozen=True, kw_only=True):
-    """One line of a bill: kgCO2e low, central and high, how it comes about, and the source."""
+    """One line of a bill: kgCO2e, how it comes about, and the source."""
 
     name: str
     quantity: str
-    low_kg: float
-    kg: float
-    high_kg: float
+    kg: Range
     source: str
 
 
@@ -140,9 +139,7 @@ def _ranged(
     name: str, quantity: str, kg: float, spread: tables.PartRange, sources: Mapping[str, str], usual: str
 ) -> BillLine:
     source = f"{sources.get(name, usual)}; range: {spread.source}"
-    return BillLine(
-        name=name, quantity=quantity, low_kg=kg * spread.low, kg=kg, high_kg=kg * spread.high, source=source
-    )
+    return BillLine(name=name, quantity=quantity, kg=Range(kg, kg * spread.low, kg * spread.high), source=source)
 
 
 def _product(name: str, amount: float, unit: str, each: Estimate) -> BillLine:
@@ -150,47 +147,34 @@ def _product(name: str, amount: float, unit: str, each: Estimate) -> BillLine:
 
 
 def _part(name: str, quantity: str, kg: Estimate) -> BillLine:
-    low, high = _ends(kg)
-    return BillLine(name=name, quantity=quantity, low_kg=low, kg=kg.value, high_kg=high, source=kg.source)
+    return BillLine(name=name, quantity=quantity, kg=kg.range, source=kg.source)
 
 
 def _times(amount: Estimate, each: Estimate) -> Estimate:
-    (low_a, high_a), (low_b, high_b) = _ends(amount), _ends(each)
-    return Estimate(
-        value=amount.value * each.value,
-        low=low_a * low_b,
-        high=high_a * high_b,
-        source=f"{each.source}; {amount.source}",
-    )
+    return _estimate(amount.range.times(each.range), f"{each.source}; {amount.source}")
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    low, high = _ends(estimate)
-    return Estimate(value=estimate.value * factor, low=low * factor, high=high * factor, source=estimate.source)
+    return _estimate(estimate.range.scaled(factor), estimate.source)
 
 
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    low = estimate.value if estimate.low is None else estimate.low
-    return low, estimate.value if estimate.high is None else estimate.high
+def _estimate(number: Range, source: str) -> Estimate:
+    return Estimate(value=number.value, low=number.low, high=number.high, source=source)
 
 
 def _total(value: Sourced, sources: Mapping[str, str]) -> Figure:
     figure = value.figure(UNIT)
     source = f"{sources.get(value.source, value.source)} ({value.confidence})"
-    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+    return Figure.of(figure.range, figure.unit, figure.kind, source)
 
 
 def _bill(name: str, unit: str, parts: Iterable[BillLine], total: Figure) -> Bill:
     lines = list(parts)
-    rest = total.value - math.fsum(part.kg for part in lines)
+    rest = total.value - math.fsum(part.kg.value for part in lines)
     if lines:
         reason = "the profile's total is not the sum of the modelled parts"
-        lines.append(BillLine(name=DIFFERENCE, quantity="", low_kg=rest, kg=rest, high_kg=rest, source=reason))
+        lines.append(BillLine(name=DIFFERENCE, quantity="", kg=Range.exactly(rest), source=reason))
     else:
         whole = "its parts are not known"
-        lines = [
-            BillLine(
-                name="whole", quantity=whole, low_kg=total.low, kg=total.value, high_kg=total.high, source=total.source
-            )
-        ]
+        lines = [BillLine(name="whole", quantity=whole, kg=total.range, source=total.source)]
     return Bill(name=name, unit=unit, parts=tuple(lines), total=total)

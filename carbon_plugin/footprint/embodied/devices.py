@@ -69,7 +69,7 @@ def building_kg(cluster: Cluster) -> Figure:
     per_kw = _estimate(estimate, "kgCO2e/(kW year)")
     figure = per_kw.scaled(kilowatts, "kgCO2e/(device year)")
     source = f"building of {kilowatts:.3g} kW of IT capacity a device: {estimate.source}"
-    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+    return Figure.of(figure.range, figure.unit, figure.kind, source)
 
 
 def rated_power_w(cluster: Cluster) -> float:
@@ -101,13 +101,11 @@ def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
 
 
 def _estimate(row: tables.Estimate, unit: str) -> Figure:
-    low = row.value if row.low is None else row.low
-    high = row.value if row.high is None else row.high
-    return Figure(row.value, low, high, unit, "assumed", row.source)
+    return Figure.of(row.range, unit, "assumed", row.source)
 
 
 def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:
     """Return a profile value as a figure whose source names the part and the text behind the profile's source key."""
     figure = value.figure(UNIT)
     source = f"{name}: {sources.get(value.source, value.source)} ({value.confidence})"
-    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+    return Figure.of(figure.range, figure.unit, figure.kind, source)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.range import Range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +97,11 @@ class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     source: str
+
+    @property
+    def range(self) -> Range:
+        """Return the value with its range, which is the value itself where the table gives none."""
+        return Range.of(self.value, self.low, self.high)
 
 
 class RegionValues(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -122,14 +122,14 @@ def _node_parts(plan: HostPlan, node: Node, draw: GpuDraw) -> list[ModelledPart]
         return _network_part(plan, node)
     whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
     share = plan.share
-    base = Range(whole.value * share.value, whole.low * share.low, whole.high * share.high)
+    base = whole.times(share.part)
     fractions = overhead_fractions(node)
     measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
     note = (
         f"{base.value:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.value:g} of GPU power, "
         f"from the profile {node.name}"
         + (f", without the measured {' and '.join(measured)}" if measured else "")
-        + (f", for the job's share {share.value:.3f} of the host" if share.value < 1 else "")
+        + (f", for the job's share {share.part.value:.3f} of the host" if share.part.value < 1 else "")
     )
     identity = _identity(plan, "host", "host", "host", "node profile model", note)
     return [ModelledPart(identity, with_overhead(base, fractions, draw)), *_network_part(plan, node)]

@@ -164,9 +164,7 @@ class _Counter:
             return held, fault, f"{self._domain.counter} could not be read: {error}"
         step = advance(self._track, self._sample(raw_j), self._traits)
         added = step.track.energy.since(self._track.energy)
-        self.charged = self.charged.plus(
-            Range(added.value * share.value, added.low * share.low, added.high * share.high)
-        )
+        self.charged = self.charged.plus(added.times(share.part))
         self._track = step.track
         return step, step.fault, None if step.message is None else f"{step.message} ({self._domain.counter})"
 

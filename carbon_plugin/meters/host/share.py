@@ -13,6 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from carbon_plugin.spec.range import Range
+
 SHARE_SPREAD = 0.5
 """The relative half-range of a reserved share: a job uses more or less than its part of CPUs or GPUs (our
 convention).
@@ -24,15 +26,13 @@ _BUSY = frozenset(_FIELDS) - {"idle", "iowait"}
 
 
 class HostShare(Struct, frozen=True, kw_only=True):
-    """One instance holds a part of a host with its range, 0 to 1, and the sentence that the ledger carries."""
+    """One instance holds a part of a host, 0 to 1, and the sentence that the ledger carries."""
 
-    value: float
-    low: float
-    high: float
+    part: Range
     sentence: str
 
 
-WHOLE = HostShare(value=1.0, low=1.0, high=1.0, sentence="the whole host")
+WHOLE = HostShare(part=Range.exactly(1.0), sentence="the whole host")
 
 ShareSource = Callable[[], HostShare]
 """A function that returns the share of the stretch since its last call."""
@@ -53,7 +53,7 @@ def slurm_share(environ: Mapping[str, str], logical_cores: int) -> HostShare | N
     if not stated.isdigit() or int(stated) < 1:
         return None
     if int(stated) >= logical_cores:
-        return HostShare(value=1.0, low=1.0, high=1.0, sentence=f"the whole host is charged: all its CPUs ({name})")
+        return HostShare(part=Range.exactly(1.0), sentence=f"the whole host is charged: all its CPUs ({name})")
     return _ranged(
         int(stated) / logical_cores, f"the host is charged by its CPUs, {stated} of {logical_cores} ({name})"
     )
@@ -67,8 +67,8 @@ def gpu_share(ours: float, total: int) -> HostShare:
 
 
 def _ranged(share: float, sentence: str) -> HostShare:
-    low, high = share * (1 - SHARE_SPREAD), min(1.0, share * (1 + SHARE_SPREAD))
-    return HostShare(value=share, low=low, high=high, sentence=sentence)
+    part = Range(share, share * (1 - SHARE_SPREAD), min(1.0, share * (1 + SHARE_SPREAD)))
+    return HostShare(part=part, sentence=sentence)
 
 
 class UsedShare:
@@ -89,12 +89,8 @@ class UsedShare:
         if last is None or now is None or now[1] <= last[1]:
             return self._reserved
         used = min(1.0, max(0.0, (now[0] - last[0]) / (now[1] - last[1])))
-        return HostShare(
-            value=used,
-            low=min(used, self._reserved.low),
-            high=max(used, self._reserved.high),
-            sentence="by CPU time",
-        )
+        reserved = self._reserved.part
+        return HostShare(part=Range(used, reserved.low, reserved.high).ordered(), sentence="by CPU time")
 
     def _look(self) -> tuple[float, float] | None:
         """Return the CPU seconds of the job and of the whole machine so far, None where they cannot be read."""

@@ -202,14 +202,7 @@ class NodeMeter:
             return
         self._below = replace(self._below, at_s=state.monotonic_s, waits=False, fault=None)
         now = before.at_least(raw.plus(Range.exactly(-given_up_j)))
-        share = self._share()
-        self._charged = self._charged.plus(
-            Range(
-                (now.value - before.value) * share.value,
-                (now.low - before.low) * share.low,
-                (now.high - before.high) * share.high,
-            )
-        )
+        self._charged = self._charged.plus(now.since(before).times(self._share().part))
         self._remainder = now
 
     def _beside_gpus(self, state: NodeState) -> Range:
@@ -253,7 +246,7 @@ def open_node_meter(
     note = "; ".join(filter(None, (reads.format(address.shown), note)))
     identity = _identity(address, host_key, poller, poller.first, note, "node less GPUs" if gpus else "node")
     if address.covers == "facility":
-        stated = HostShare(value=address.share, low=address.share, high=address.share, sentence="stated")
+        stated = HostShare(part=Range.exactly(address.share), sentence="stated")
         return NodeMeter(poller, identity, bounds=bounds, share=fixed(stated), gpus=None, clock=clock)
     return NodeMeter(poller, identity, bounds=bounds, share=share, gpus=gpus, clock=clock)
 

@@ -26,7 +26,6 @@ from carbon_plugin.monitor.run.projector import measured_step_time_s
 from carbon_plugin.monitor.run.rows import devices_of
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
 from carbon_plugin.sinks.row import PREFIX, DeviceFigures, Row, RunDescription
-from carbon_plugin.spec.range import Range
 
 SHOWN_AFTER_END_S = 300.0
 """A run is shown for this long after its ledgers have ended, so that its last totals are scraped."""
@@ -169,7 +168,7 @@ def _metrics(totals: RunTotals, newest: FileTotals, manifest: Manifest) -> dict[
     """Return the figures of the whole run: what is spent, from the ledgers, and what rank 0 has projected last."""
     spent = outlook(totals, None, stated_factors(manifest.factors)).spent
     projection = newest.projection
-    energy_j = _range(projection.energy_j) if projection is not None else None
+    energy_j = projection.energy if projection is not None else None
     remaining_s = projection.remaining_s if projection is not None else None
     metrics = metrics_of(
         totals,
@@ -181,18 +180,11 @@ def _metrics(totals: RunTotals, newest: FileTotals, manifest: Manifest) -> dict[
 
 
 def _projected_carbon(projection: Projection | None) -> dict[str, float]:
-    carbon = _range(projection.carbon_kg) if projection is not None else None
+    carbon = projection.carbon if projection is not None else None
     if carbon is None:
         return {}
     ends = {"": carbon.value, "_low": carbon.low, "_high": carbon.high}
     return {f"{PREFIX}projected_total_kg{end}": value for end, value in ends.items()}
-
-
-def _range(recorded: tuple[float, float, float] | None) -> Range | None:
-    if recorded is None:
-        return None
-    low, value, high = recorded
-    return Range(value, low, high)
 
 
 def _predicted_step_time_s(manifest: Manifest) -> float | None:

@@ -53,7 +53,7 @@ class Machine:
         (path / "energy_uj").write_text(f"{joules * 1e6:.0f}\n")
 
     def open(self, share: float = 1.0) -> RaplMeter | None:
-        charged = HostShare(value=share, low=share, high=share, sentence="for the test")
+        charged = HostShare(part=Range.exactly(share), sentence="for the test")
         self.meter, self.problems = open_rapl_meter(
             "boot-1",
             root=self.root,

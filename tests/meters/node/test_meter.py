@@ -94,7 +94,7 @@ def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> 
 
 
 def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
-    meter = counters.meter(None, HostShare(value=0.5, low=0.25, high=1.0, sentence="for the test"))
+    meter = counters.meter(None, HostShare(part=Range(0.5, 0.25, 1.0), sentence="for the test"))
     until(meter, lambda reading: reading.energy_j == 0.0)
     counters.now_s = 10.0
     counters.write(2000.0)
@@ -108,7 +108,7 @@ def test_a_share_is_that_of_the_whole_stretch_between_two_answers(counters: Coun
 
     def share() -> HostShare:
         value = next(stretches)
-        return HostShare(value=value, low=value, high=value, sentence="for the test")
+        return HostShare(part=Range.exactly(value), sentence="for the test")
 
     source = PmCountersSource(parse_address(f"pm_counters://{counters.folder}"))
     source.poll_s = 0.01
