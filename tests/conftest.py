@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
+from tests.browsing import BROWSER, Opened, open_page
 from tests.launcher.client import Launcher
 
 # The same examples in every run, so that a red test is the change that was made. `make test-all` runs more of them
@@ -193,3 +194,29 @@ def torchrun(launcher: Callable[..., Launcher]) -> Callable[..., subprocess.Comp
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that the tests of a module share."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
+    """Open a page by its path; every page of a test is closed at its end."""
+    contexts = []
+
+    def open_it(path: Path, width_px: int = 1440, scheme: str = "light", *, scripts: bool = True) -> Opened:
+        size = {"width": width_px, "height": 900}
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts))
+        return open_page(contexts[-1], path)
+
+    yield open_it
+    for context in contexts:
+        context.close()

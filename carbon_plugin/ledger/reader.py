@@ -161,17 +161,9 @@ def read_ledger(path: str | os.PathLike[str], run_id: str | None = None) -> Ledg
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
-    """Read all ledgers of a run into memory.
+    """Return the identity of a run and all its ledgers, as `carbon_plugin.read_run` describes them.
 
-    Args:
-        run_dir: The run directory.
-
-    Returns:
-        The identity of the run, and its ledgers by node and attempt, each with its records. Lines that are torn or were
-        edited are in `problems`.
-
-    Raises:
-        LedgerError: The directory holds no ledger, a file cannot be read, or is of an unknown version.
+    Raises `LedgerError` if the directory holds no ledger, a file cannot be read, or is of an unknown version.
     """
     identity = read_identity(run_dir)
     run_id = identity.run_id if identity else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,9 @@ from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.show import wording
+from tests.browsing import NEEDS_BROWSER
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here (apt-get install chromium)"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("axe_playwright_python") is None,
-        reason="playwright and axe are not installed (pip install axe-playwright-python)",
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>' + "a-very-long-name-" * 14
 
@@ -49,31 +40,8 @@ def written(runs: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -
     return page, accounts
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-def opened(browser: Any, page: Path, scheme: str = "light", *, scripts: bool = True) -> tuple[Any, list[str]]:
-    context = browser.new_context(
-        viewport={"width": 1440, "height": 900}, color_scheme=scheme, java_script_enabled=scripts
-    )
-    found, complaints = context.new_page(), []
-    found.on("console", lambda message: complaints.append(message.text))
-    found.on("pageerror", lambda error: complaints.append(str(error)))
-    found.on("dialog", lambda dialog: (complaints.append("a dialog"), dialog.dismiss()))
-    found.on("request", lambda request: complaints.append(request.url) if request.url != page.as_uri() else None)
-    found.goto(page.as_uri())
-    return found, complaints
-
-
-def test_the_page_fits_every_width_and_complains_about_nothing(browser: Any, written: tuple[Path, Any]) -> None:
-    page, complaints = opened(browser, written[0])
+def test_the_page_fits_every_width_and_complains_about_nothing(opened: Any, written: tuple[Path, Any]) -> None:
+    page, complaints = opened(written[0])
     for width_px in (375, 768, 1440):
         page.set_viewport_size({"width": width_px, "height": 900})
         page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -83,18 +51,18 @@ def test_the_page_fits_every_width_and_complains_about_nothing(browser: Any, wri
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_and_every_control_is_named(browser: Any, written: tuple[Path, Any], scheme: str) -> None:
+def test_text_stands_out_and_every_control_is_named(opened: Any, written: tuple[Path, Any], scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page, _ = opened(browser, written[0], scheme)
+    page, _ = opened(written[0], scheme=scheme)
 
     found = Axe().run(page)
 
     assert [(one["id"], one["nodes"][0]["html"][:120]) for one in found.response["violations"]] == []
 
 
-def test_months_are_read_off_by_keys_with_the_numbers_of_the_accounts(browser: Any, written: tuple[Path, Any]) -> None:
-    page, _ = opened(browser, written[0])
+def test_months_are_read_off_by_keys_with_the_numbers_of_the_accounts(opened: Any, written: tuple[Path, Any]) -> None:
+    page, _ = opened(written[0])
     over = page.locator('figure[data-live="trend"] .u-over')
     over.focus()
     over.press("Home")
@@ -108,8 +76,8 @@ def test_months_are_read_off_by_keys_with_the_numbers_of_the_accounts(browser: A
     assert told in [pytest.approx(second.location_kg * scale, rel=1e-5) for scale in (1.0, 1e3)]
 
 
-def test_a_bar_tells_its_number_at_the_pointer(browser: Any, written: tuple[Path, Any]) -> None:
-    page, _ = opened(browser, written[0])
+def test_a_bar_tells_its_number_at_the_pointer(opened: Any, written: tuple[Path, Any]) -> None:
+    page, _ = opened(written[0])
     bar = page.locator("#regions figure .wide-chart .tip").first
     bar.hover()
 
@@ -120,8 +88,8 @@ def test_a_bar_tells_its_number_at_the_pointer(browser: Any, written: tuple[Path
     assert wording.carbon(largest.location_kg).split()[0] in told
 
 
-def test_runs_link_to_their_own_reports_and_others_say_how_to_make_one(browser: Any, written: tuple[Path, Any]) -> None:
-    page, _ = opened(browser, written[0])
+def test_runs_link_to_their_own_reports_and_others_say_how_to_make_one(opened: Any, written: tuple[Path, Any]) -> None:
+    page, _ = opened(written[0])
 
     links = page.locator("#runs a").evaluate_all("all => all.map(one => one.href)")
 
@@ -131,16 +99,16 @@ def test_runs_link_to_their_own_reports_and_others_say_how_to_make_one(browser: 
     assert page.locator("#runs td .mono").first.inner_text().startswith("carbon-plugin audit ")
 
 
-def test_a_hostile_name_stays_text(browser: Any, written: tuple[Path, Any]) -> None:
-    page, complaints = opened(browser, written[0])
+def test_a_hostile_name_stays_text(opened: Any, written: tuple[Path, Any]) -> None:
+    page, complaints = opened(written[0])
 
     assert page.locator("#runs th", has_text='<script>alert("x")').count() == 1
     assert page.locator("img").count() == 0
     assert complaints == []
 
 
-def test_the_page_says_everything_without_javascript(browser: Any, written: tuple[Path, Any]) -> None:
-    page, _ = opened(browser, written[0], scripts=False)
+def test_the_page_says_everything_without_javascript(opened: Any, written: tuple[Path, Any]) -> None:
+    page, _ = opened(written[0], scripts=False)
 
     assert page.locator('figure[data-live="trend"] .still svg').first.is_visible()
     for heading in ("Month by month", "Lines of the inventory", "What brought nothing new"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,10 @@ from carbon_plugin.audit.report.comparison import render_comparison
 from carbon_plugin.audit.report.write import render_json, write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.values import Factors
+from tests.browsing import NEEDS_BROWSER, Opened
 from tests.ledger.builder import Attempt, Job
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here (apt-get install chromium)"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("axe_playwright_python") is None,
-        reason="playwright and axe are not installed (pip install axe-playwright-python)",
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 WIDTHS = (375, 768, 1440)
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -40,16 +33,6 @@ class Written:
 
     path: Path
     summary: AuditSummary
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -90,35 +73,10 @@ def _rename(directory: Path) -> None:
     (directory / "run.json").write_bytes(msgspec.json.encode(identity))
 
 
-@dataclass
-class Opened:
-    """A page in the browser, and what it complained about or asked for."""
-
-    page: Any
-    complaints: list[str]
-
-
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
-    """Open a report; every page of a test is closed at its end."""
-    contexts = []
-
-    def open_report(report: Written, width_px: int = 1440, scheme: str = "light", *, scripts: bool = True) -> Opened:
-        size = {"width": width_px, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
-        contexts.append(context)
-        page, complaints = context.new_page(), []
-        address = report.path.as_uri()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append("a dialog"), dialog.dismiss()))
-        page.on("request", lambda request: complaints.append(request.url) if request.url != address else None)
-        page.goto(address)
-        return Opened(page, complaints)
-
-    yield open_report
-    for context in contexts:
-        context.close()
+def opened(opened: Callable[..., Opened]) -> Callable[..., Opened]:
+    """Open a report."""
+    return lambda report, *arguments, **settings: opened(report.path, *arguments, **settings)
 
 
 CASES = ("full", "one window", "no window", "no site", "no GPU", "gaps", "hostile", "comparison")
