@@ -28,6 +28,10 @@ def when(
     forecast: Annotated[
         Path | None, Option("CSV or Parquet file of intensity for the hours to come; else the site's live service.")
     ] = None,
+    column: Annotated[str | None, Option("Column of the intensity in that file, where several could be meant.")] = None,
+    timezone: Annotated[
+        str | None, Option("Time zone of that file, an IANA name or UTC, where its times have no offset.")
+    ] = None,
     now: Annotated[str | None, Option("The moment that counts as now, for instance 2026-01-01T00:00Z.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,11 +41,15 @@ def when(
     from carbon_plugin.plan.forecast import make_forecast, require_fit
     from carbon_plugin.plan.whatif.best_start import find_best_start
     from carbon_plugin.spec.parsing.moment import unix_s
+    from carbon_plugin.spec.site import SeriesFile
 
     within_s = seconds_of(within)
     now_unix_s = time.time() if now is None else unix_s(now, "--now")
     run = run_of(spec, options, searching=False)
-    trace = load_trace(str(forecast)) if forecast is not None else forecast_trace(run.site, os.environ)
+    if forecast is None and (column, timezone) != (None, None):
+        raise SpecError("--column and --timezone say how a file is read: give it with --forecast")
+    file = None if forecast is None else SeriesFile(path=str(forecast), column=column, timezone=timezone)
+    trace = load_trace(file) if file is not None else forecast_trace(run.site, os.environ)
     plan = make_forecast(run)
     if not options.force:
         require_fit(plan)

@@ -112,6 +112,10 @@ def _read_csv(path: Path) -> Columns:
         if not head:
             raise FootprintError(f"{path}: is empty, expected a header line")
         body = [row for row in rows if row]
+    if len(head) == 1 and (separator := next((one for one in ";\t|" if one in head[0]), None)):
+        raise FootprintError(
+            f"{path}: its header is separated by {separator!r}, expected commas, with points in numbers"
+        )
     for line, row in enumerate(body, start=2):
         if len(row) != len(head):
             raise FootprintError(f"{path}:{line}: {len(row)} cells, expected {len(head)} as in the header")

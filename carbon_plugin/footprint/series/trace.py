@@ -13,6 +13,7 @@ import numpy as np
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.uncertainty import Floats
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 # A trace of another year stands for a period by whole weeks, so that hour of the day and day of the week stay.
@@ -107,7 +108,7 @@ def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis:
     Raises `FootprintError` for fewer than two values, a moment given twice, or a value below 0 or not finite.
     """
     if len(moments_unix_s) < 2:
-        raise FootprintError(f"{source}: {len(moments_unix_s)} values, expected at least 2")
+        raise FootprintError(f"{source}: {plural(len(moments_unix_s), 'value')}, expected at least 2")
     order = np.argsort(moments_unix_s, kind="stable")
     moments, values = moments_unix_s[order], g_per_kwh[order]
     distances = np.diff(moments)

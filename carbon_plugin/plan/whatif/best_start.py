@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
 MOST_STARTS = 5000
+ROUNDED = 6
+"""Digits of a mean intensity, g/kWh, that are no rounding."""
 
 
 class PossibleStart(Struct, frozen=True, kw_only=True):
@@ -68,17 +70,26 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
         raise SpecError(f"within is {within_s:g} s, expected more than 0")
     if not trace.start_unix_s[0] <= now_unix_s < trace.end_unix_s:
         held = f"{iso_utc(float(trace.start_unix_s[0]))} to {iso_utc(trace.end_unix_s)}"
-        raise SpecError(f"{trace.source}: holds {held}, which does not include now ({iso_utc(now_unix_s)})")
-    if within_s / trace.step_s > MOST_STARTS:
-        raise SpecError(f"within is {within_s / SECONDS_PER_HOUR:g} hours, expected at most {MOST_STARTS} steps")
+        raise SpecError(
+            f"{trace.source}: holds {held}, which does not include now ({iso_utc(now_unix_s)}); give a forecast of the "
+            "hours to come"
+        )
+    most_s = MOST_STARTS * trace.step_s
+    if within_s > most_s:
+        hours, most = (number(length_s / SECONDS_PER_HOUR) for length_s in (within_s, most_s))
+        raise SpecError(
+            f"within is {hours} hours, expected at most {MOST_STARTS:,} steps of the forecast: {most} hours"
+        )
     run_time_s, facility_j = plan.run_time_s.range, plan.footprint.energy_j["facility"].range
-    first = (int(now_unix_s // trace.step_s) + 1) * trace.step_s
+    origin = float(trace.start_unix_s[0])  # the hours of a forecast need not begin at a full hour of UTC
+    first = origin + (int((now_unix_s - origin) // trace.step_s) + 1) * trace.step_s
     moments = np.array([now_unix_s, *np.arange(first, now_unix_s + within_s + 1, trace.step_s)])
     moments = moments[moments < trace.end_unix_s]
     means, known = trace.means(moments, run_time_s.value)
     level = _Level.of(trace, now_unix_s)
     fewer = np.clip(known[0] - known, 0.0, None)
     rates = known * np.nan_to_num(means) + (1 - known - fewer) * level.mean + fewer * level.highest
+    rates = np.round(rates, ROUNDED)
     starts = tuple(
         PossibleStart(
             start=iso_utc(float(moment)),
@@ -89,7 +100,7 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
         )
         for moment, rate, share in zip(moments, rates, known, strict=True)
     )
-    best = min(starts, key=lambda one: round(one.g_per_kwh, 6))  # the rest is rounding
+    best = min(starts, key=lambda one: one.g_per_kwh)
     now = starts[0]
     saved_g_per_kwh = now.g_per_kwh - best.g_per_kwh
     return BestStart(
@@ -118,6 +129,8 @@ class _Level(NamedTuple):
 
 
 def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, level: _Level, within_s: float) -> tuple[str, ...]:
+    from carbon_plugin.footprint.series.trace import gaps
+
     notes = []
     least = min(now.known, best.known)
     if least < 0.999:
@@ -126,6 +139,11 @@ def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, level: _Level,
             f"the forecast knows {least:.0%} of the hours of the run; its mean of {mean} g/kWh stands for the others, "
             f"and its highest hour of {highest} g/kWh for those that a later start knows less than a start now"
         )
+    unknown_s = sum(
+        max(0.0, end_s - max(start_s, now.start_unix_s)) for start_s, end_s in gaps(trace) if end_s > now.start_unix_s
+    )
+    if unknown_s > 0:
+        notes.append(f"the forecast has gaps of {number(unknown_s / SECONDS_PER_HOUR)} hours, which count as unknown")
     reached_s = trace.end_unix_s - now.start_unix_s
     if reached_s < within_s:
         hours = number(reached_s / SECONDS_PER_HOUR)

@@ -81,7 +81,7 @@ def test_the_mean_of_a_period_is_that_of_its_two_parts(values: list[float], firs
 @pytest.mark.parametrize(
     ("values", "moments", "problem"),
     [
-        ([1.0], [0.0], "1 values, expected at least 2"),
+        ([1.0], [0.0], "1 value, expected at least 2"),
         ([1.0, 2.0], [3600.0, 3600.0], "1970-01-01T01:00:00Z is given twice"),
         ([1.0, -2.0], [0.0, 3600.0], "-2.0, expected 0 or more"),
         ([1.0, float("nan")], [0.0, 3600.0], "nan, expected 0 or more"),
