@@ -7,9 +7,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.printable import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class _Safe:
@@ -17,6 +20,11 @@ class _Safe:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+
+    @property
+    def unsafe(self) -> Any:
+        """Return the stream that is wrapped."""
+        return self._stream
 
     def write(self, text: str) -> int:
         self._stream.write(printable(text))
@@ -28,6 +36,18 @@ class _Safe:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def steering_console(*, error: bool = False) -> Console:
+    """Return a console on standard output or standard error for a view that redraws itself.
+
+    The view moves the cursor with control characters, so that nothing that is written to this console is made
+    printable: the caller does that with every text of others.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if error else sys.stdout
+    return Console(file=stream.unsafe if isinstance(stream, _Safe) else stream, highlight=False)
 
 
 def echo(text: str, *, end: str = "\n", error: bool = False) -> None:

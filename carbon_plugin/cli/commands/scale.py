@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option, ProfileDirectories, Seed
-from carbon_plugin.cli.terminal import echo, echo_json
+from carbon_plugin.cli.terminal import echo, echo_json, steering_console
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import days_phrase
 
@@ -122,10 +122,9 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=steering_console(error=True), transient=True) as bar:
         task = bar.add_task("searching clusters", total=total)
         yield lambda: bar.advance(task)
 

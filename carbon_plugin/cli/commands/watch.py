@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option, RunDirectory
-from carbon_plugin.cli.terminal import echo, echo_json
+from carbon_plugin.cli.terminal import echo, echo_json, steering_console
+from carbon_plugin.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +48,7 @@ def watch(
     if once or found.state != "running":
         out.print(_table(found))
         return
-    with Live(_table(found), console=out, auto_refresh=False) as live:
+    with Live(_table(found), console=steering_console(), auto_refresh=False) as live:
         while found.state == "running":
             began_s = time.monotonic()
             found = live_view(run_dir)
@@ -60,7 +61,9 @@ def _table(found: LiveView) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1), show_header=False, title=escape(found.title), title_justify="left")
+    table = Table(
+        box=None, padding=(0, 1), show_header=False, title=escape(printable(found.title)), title_justify="left"
+    )
     for label, text in found.rows:
-        table.add_row(f"[bold]{label}[/]", escape(text))
+        table.add_row(f"[bold]{label}[/]", escape(printable(text)))
     return table

@@ -16,7 +16,7 @@ from rich.table import Table
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.cli.tables.plan_run import best_case_phrase
 from carbon_plugin.cli.tables.plan_step import ALMOST_SURE
-from carbon_plugin.cli.terminal import echo
+from carbon_plugin.cli.terminal import echo, steering_console
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
     OBJECTIVES,
@@ -107,7 +107,7 @@ def _progress() -> Iterator[ProgressCallback | None]:
         return
     from rich.progress import Progress as Bar
 
-    with Bar(console=Console(stderr=True), transient=True) as bar:
+    with Bar(console=steering_console(error=True), transient=True) as bar:
         task = bar.add_task("searching layouts", total=1.0)
         yield lambda share: bar.update(task, completed=share)
 

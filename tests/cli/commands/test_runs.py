@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -165,6 +170,29 @@ def test_watch_gives_the_same_as_one_document(place, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["state"] == "finished"
     assert ["step", "440 of 1,000"] in document["rows"]
+
+
+def test_watch_redraws_itself_in_a_terminal_that_no_name_can_steer(tmp_path):
+    run_dir = tmp_path / "run"
+    Job(nodes=1, attempts=[Attempt(0, 6, closed=False)]).write(run_dir, start_unix_s=time.time() - 70)
+    identity = {"version": 1, "run_id": "a" * 32, "created_unix_s": 0.0, "name": "\x1b[2Jevil", "programme": None}
+    (run_dir / "run.json").write_bytes(msgspec.json.encode(identity))
+    ours, theirs = pty.openpty()
+    command = [str(Path(sys.executable).parent / "carbon-plugin"), "watch", str(run_dir), "--interval", "0.5"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
+    os.close(theirs)
+
+    shown = b""
+    while shown.count(b"recorded") < 3:  # two redrawings
+        shown += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    os.close(ours)
+
+    assert b"\x1b[1A\x1b[2K" in shown  # up a line, and clear it
+    assert b"\\x1b[1A" not in shown
+    assert b"\x1b[2J" not in shown
+    assert b"\\x1b[2Jevil" in shown
 
 
 def test_interval_that_cannot_be_is_refused(place, capsys):
