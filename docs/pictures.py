@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.fleet_generator import Shape, write_fleet  # noqa: E402
 from carbon_plugin.audit.report.comparison import render_comparison  # noqa: E402
 from carbon_plugin.audit.report.write import WrittenAudit, write_audit  # noqa: E402
+from carbon_plugin.audit.result import AuditSummary  # noqa: E402
+from carbon_plugin.audit.summary import summarise  # noqa: E402
 from carbon_plugin.fleet.ingest import ingest  # noqa: E402
 from carbon_plugin.fleet.page.page import render as render_fleet  # noqa: E402
 from carbon_plugin.fleet.report import Asked, report  # noqa: E402
@@ -80,15 +82,16 @@ def simulated_jobs() -> dict[str, Job]:
     }
 
 
-def pages_below(folder: Path) -> dict[str, Path]:
-    """Write the simulated runs with their reports, their comparison and a fleet, and return each page by its name."""
+def pages_below(folder: Path, demo: AuditSummary) -> dict[str, Path]:
+    """Write the simulated runs with their reports, a comparison of two with the demo, and a fleet; return each page by
+    its name."""
     audits: dict[str, WrittenAudit] = {}
     for name, job in simulated_jobs().items():
         job.write(folder / name)
         audits[name] = write_audit(folder / name)
     pages = {name: audit.html for name, audit in audits.items()}
     pages["compare"] = folder / "compare.html"
-    together = [audits[name].summary for name in ("large", "small", "no-site")]
+    together = [demo, *(audits[name].summary for name in ("large", "no-site"))]
     pages["compare"].write_text(render_comparison(together), encoding="utf-8")
     write_fleet(folder / "runs", FLEET_RUNS, Shape(windows=40))
     ingest([str(folder / "runs")], str(folder / "store"))
@@ -111,7 +114,8 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for name, (size, scheme, media, top) in SHOTS.items():
             write(browser, report_of_demo, PICTURES / name, size, scheme, media, top=top)
-        for name, page in {"demo": report_of_demo, **pages_below(Path(folder))}.items():
+        summary = summarise(report_of_demo.parent)
+        for name, page in {"demo": report_of_demo, **pages_below(Path(folder), summary)}.items():
             for look, (size, scheme, media) in LOOKS.items():
                 write(browser, page, LOOKED_AT / f"{name}-{look}.png", size, scheme, media, whole=True)
             opened_ms, sheets = print_page(browser, page, LOOKED_AT / f"{name}-paper.pdf")

@@ -74,7 +74,10 @@ def percent(share: float) -> str:
 
 
 def off_by(factor: float) -> str:
-    """A factor as a signed percentage, for instance 1.12 as "+12 %"; from doubling on as a factor."""
+    """A factor as a signed percentage, for instance 1.12 as "+12 %"; from doubling or halving on as a factor, and below
+    a hundredth as a divisor."""
+    if 0 < factor < 0.01:
+        return f"÷ {number(1 / factor)}"
     if factor >= 2 or factor <= 0.5:
         return f"× {number(factor)}"
     change = 100 * (factor - 1)

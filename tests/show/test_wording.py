@@ -66,6 +66,11 @@ def test_factor_reads_as_a_difference_until_it_doubles(factor: float, text: str)
     assert wording.off_by(factor) == text
 
 
+def test_factor_of_thousandths_is_a_divisor() -> None:
+    assert wording.off_by(7.3e-5) == "÷ 13,700"
+    assert wording.off_by(0.02) == "× 0.0200"
+
+
 def test_rounding_noise_reads_as_no_difference() -> None:
     assert wording.signed_carbon(1e-15, of_kg=10.0) == "0"
     assert wording.signed_carbon(-0.5, of_kg=10.0) == "−500 gCO2e"

@@ -93,9 +93,9 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
 
 def tiles(summary: AuditSummary) -> list[Tile]:
     """Return the figures beside the total, in the order of the page."""
-    found = [_energy_tile(summary), _place_tile(summary), *_per_work_tiles(summary)]
-    found += [_forecast_tile(summary), _work_tile(summary)]
-    return found
+    energy = [] if summary.footprint is None else [_energy_tile(summary)]  # without carbon it is the total
+    work = [*_per_work_tiles(summary), _forecast_tile(summary), _work_tile(summary)]
+    return [*energy, _place_tile(summary), *work]
 
 
 def _total(what: str, unit: Unit, number: Range, most: float, field: str, split: list[Share]) -> RunTotal:
@@ -149,12 +149,16 @@ def _place_tile(summary: AuditSummary) -> Tile:
 
 
 def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
-    footprint, progress = summary.footprint, summary.progress
-    if footprint is None:
-        return []
-    total_kg, found = footprint.total_kg.value, []
+    progress, found = summary.progress, []
+
+    def share(part: float) -> str:
+        """Return a part of the carbon, or of the energy where no carbon is stated."""
+        if summary.footprint is None:
+            return wording.energy(summary.energy.energy_j * part)
+        return wording.carbon(summary.footprint.total_kg.value * part)
+
     if progress.tokens:
-        figure = wording.carbon(total_kg / progress.tokens * TOKENS)
+        figure = share(TOKENS / progress.tokens)
         more = f"{progress.tokens:,} tokens, {progress.tokens_source}"
         found.append(Tile(what="A million tokens", much=figure, more=more, explained="progress.tokens"))
     if progress.steps:
@@ -167,7 +171,7 @@ def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
         found.append(
             Tile(
                 what="An optimizer step",
-                much=wording.carbon(total_kg / progress.steps),
+                much=share(1 / progress.steps),
                 more=more,
                 explained="progress.steps",
             )

@@ -27,6 +27,11 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 LONG = "a-very-long-name-" * 18  # 306 characters
 
 
+def daily_g_per_kwh(unix_s: float) -> float:
+    """A grid that is clean before noon and dirty after it."""
+    return 40.0 if unix_s % 86400 < 43200 else 60.0
+
+
 @dataclass(frozen=True)
 class Written:
     """A report on disk and what it says."""
@@ -52,6 +57,15 @@ def reports(
         "no GPU": Job(**known, nodes=1, gpus=0, attempts=[Attempt(0, 6)]),
         "gaps": Job(**known, attempts=[Attempt(0, 6, closed=False), Attempt(100, 6, 5000.0), Attempt(200, 6, 90000.0)]),
         "hostile": Job(**known, nodes=1),
+        "90 days": Job(
+            **known,
+            nodes=1,
+            window_s=3600.0,
+            attempts=[Attempt(0, 1773)],
+            peak=(0, 900, 2.5),
+            series=daily_g_per_kwh,
+        ),
+        "clock set back": Job(**known, attempts=[Attempt(0, 6, closed=False), Attempt(100, 6, -3600.0)]),
     }
     written = {}
     for name, job in jobs.items():
@@ -79,7 +93,9 @@ def opened(opened: Callable[..., Opened]) -> Callable[..., Opened]:
     return lambda report, *arguments, **settings: opened(report.path, *arguments, **settings)
 
 
-CASES = ("full", "one window", "no window", "no site", "no GPU", "gaps", "hostile", "comparison")
+CASES = (
+    "full", "one window", "no window", "no site", "no GPU", "gaps", "hostile", "90 days", "clock set back", "comparison"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -152,6 +168,29 @@ def test_hovering_over_power_tells_the_number_of_the_json(reports, opened):
         assert float(told[name].split()[0]) * {"W": 1, "kW": 1e3}[told[name].split()[1]] == pytest.approx(
             watts, rel=1e-5
         )
+
+
+def test_hovering_over_the_hour_of_most_power_in_ninety_days_tells_that_power(reports, opened):
+    report = opened(reports["90 days"])
+    series = msgspec.json.decode(render_json(reports["90 days"].summary))["series"]
+    peak_w = max(series["power_high_w"])
+    at = series["power_high_w"].index(peak_w)
+    mean_w = sum(bins[at] for bins in series["rung_energy_j"].values()) / series["width_s"]
+    assert peak_w > 1.5 * mean_w
+
+    chart = report.page.locator("figure[data-live=power] .u-over")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    end_s = reports["90 days"].summary.period.wall_s
+    chart.hover(position={"x": (at + 0.2) * series["width_s"] / end_s * box["width"], "y": 20})
+    said = report.page.locator("figure[data-live=power] .u-series", has_text="all machines").inner_text()
+
+    found = re.search(r"([\d.]+) kW \([\d.]+ to ([\d.]+)\)", said)
+    assert found is not None, said
+    mean, high = found.groups()
+    assert float(high) == pytest.approx(peak_w / 1e3, rel=1e-5)
+    assert float(mean) == pytest.approx(mean_w / 1e3, rel=1e-5)
+    assert report.page.locator("figure", has_text="The same run at another hour").count() == 1
 
 
 def test_arrow_keys_read_a_chart_and_the_legend_hides_a_line(reports, opened):
