@@ -23,6 +23,9 @@ from carbon_plugin.spec.site import stated_fields
 SAME_WORK = 0.02
 """Up to this part more tokens, two runs count as the same work."""
 
+SAME_LOSS = 0.01
+"""Up to this part apart, two losses count as the same."""
+
 Number = float | int | str | None
 
 
@@ -85,8 +88,17 @@ def state_of(summary: AuditSummary, now_unix_s: float | None = None) -> str:
     return "running" if now_s - summary.period.end_unix_s <= quiet_s(summary.coverage.nodes) else "killed"
 
 
-def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:
-    """Return the runs side by side. Raises `CarbonPluginError` for fewer than two."""
+def compare_runs(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()) -> RunComparison:
+    """Return the runs side by side.
+
+    `losses` are those that the runs reached, in their order, because ledgers hold none. Raises `CarbonPluginError` for
+    fewer than two runs, and for losses that are not one for each run.
+    """
+    if losses and len(losses) != len(summaries):
+        raise CarbonPluginError(
+            f"compare: --loss states {plural(len(losses), 'loss', 'losses')} for {plural(len(summaries), 'run')}, "
+            "expected one for each, for instance --loss 2.31,2.28"
+        )
     if len(summaries) < 2:
         raise CarbonPluginError(f"compare: {plural(len(summaries), 'run')} given, expected two or more directories")
     rows = {name: [of(one) for one in summaries] for name, of in _QUANTITIES.items()}
@@ -95,11 +107,13 @@ def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:
         for (name, unit), values in rows.items()
         if any(value is not None for value in values)
     ]
+    if losses:
+        quantities.append(ComparedQuantity(name="loss reached, as stated", unit="", values=list(losses)))
     return RunComparison(
         runs=_labels(summaries),
         quantities=quantities,
         spec=_differences(summaries),
-        cautions=_cautions(summaries),
+        cautions=_cautions(summaries, losses),
     )
 
 
@@ -109,7 +123,7 @@ def _labels(summaries: Sequence[AuditSummary]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)]
 
 
-def _cautions(summaries: Sequence[AuditSummary]) -> list[str]:
+def _cautions(summaries: Sequence[AuditSummary], losses: Sequence[float]) -> list[str]:
     """Return a sentence for each reason for which figures of these runs do not compare as they stand."""
     found = []
     labelled = list(zip(_labels(summaries), summaries, strict=True))
@@ -132,7 +146,10 @@ def _cautions(summaries: Sequence[AuditSummary]) -> list[str]:
             found.append(f"{name}: its ledgers have problems, see its own report.")
         if one.footprint is None:
             found.append(f"{name}: {one.no_carbon_reason}, so that no carbon is stated.")
-    found.append("Ledgers hold no loss: whether the runs reached the same one is for you to say.")
+    if not losses:
+        found.append("Ledgers hold no loss: state those that the runs reached with --loss to have them here.")
+    elif max(losses) - min(losses) > SAME_LOSS * abs(min(losses, key=abs)):
+        found.append("The runs reached different losses, so that their totals are not for the same result.")
     return found
 
 

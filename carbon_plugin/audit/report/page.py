@@ -9,7 +9,7 @@ from msgspec import Struct
 from carbon_plugin.audit.explain.trace import Explanation, explain_each
 from carbon_plugin.audit.report import first_screen, grasp, otherwise
 from carbon_plugin.audit.report.charts.all_charts import MAKERS, charts_of
-from carbon_plugin.audit.report.charts.of_devices import outlier_table
+from carbon_plugin.audit.report.charts.of_devices import node_table, outlier_table
 from carbon_plugin.audit.report.environment import environment, script_hashes, scripts, styles
 from carbon_plugin.audit.report.tables import energy, evidence, forecast
 from carbon_plugin.audit.result import AuditSummary
@@ -84,6 +84,7 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "elsewhere": otherwise.elsewhere(summary),
         "no_hours": None if "hours" in charts else otherwise.at_hours(summary),
         "outliers": outlier_table(summary),
+        "nodes": node_table(summary),
         "attempts": evidence.attempt_table(summary),
         "devices": evidence.device_table(summary),
         "events": evidence.event_table(summary),

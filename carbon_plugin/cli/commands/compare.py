@@ -12,6 +12,9 @@ from carbon_plugin.cli.terminal import echo, echo_json
 def compare(
     places: Annotated[list[Path], Argument("Two or more run directories, or files report.json.", metavar="RUN...")],
     as_json: AsJson = False,
+    loss: Annotated[
+        str | None, Option("Losses that the runs reached, in their order, for instance 2.31,2.28.", names=("--loss",))
+    ] = None,
     html: Annotated[Path | None, Option("Write the comparison as a page to this file.", names=("--html",))] = None,
 ) -> None:
     """Put runs beside one another: energy, carbon, step time, tokens, and the fields of the spec that differ."""
@@ -26,9 +29,10 @@ def compare(
     from carbon_plugin.cli.printing import print_numbers
 
     summaries = [read_summary(place) for place in places]
-    found = compare_runs(summaries)
+    losses = numbers_of(loss)
+    found = compare_runs(summaries, losses)
     if html is not None:
-        write_file(html, render_comparison(summaries).encode())
+        write_file(html, render_comparison(summaries, losses).encode())
     if as_json:
         echo_json(found)
         return
@@ -47,3 +51,13 @@ def compare(
         echo(caution)
     if html is not None:
         echo(f"wrote {html}")
+
+
+def numbers_of(text: str | None) -> list[float]:
+    """Return the losses of the option --loss. Raises `CarbonPluginError` for anything but numbers."""
+    from carbon_plugin.errors import CarbonPluginError
+
+    try:
+        return [float(one) for one in text.split(",")] if text else []
+    except ValueError:
+        raise CarbonPluginError(f"--loss: {text!r}, expected numbers with commas, for instance 2.31,2.28") from None

@@ -161,6 +161,8 @@ def test_hovering_over_power_tells_the_number_of_the_json(reports, opened):
     names = report.page.locator("figure[data-live=power] .u-legend .u-label").all_inner_texts()
     told = dict(zip(names, texts, strict=True))
 
+    assert "Source: GPUs: nvml (measured" in report.page.locator("figure[data-live=power] .said").inner_text()
+
     series = msgspec.json.decode(render_json(reports["full"].summary))["series"]
     at = round(float(told["minutes since the start"]) * 60 / series["width_s"])
     for name, rung in (("GPUs", "gpu"), ("hosts", "host")):
@@ -215,7 +217,9 @@ def test_bar_tells_its_number_at_the_focus(reports, opened):
     page = opened(reports["full"]).page
     bar = page.locator(".wide-chart rect.tip").filter(visible=True).first
     bar.focus()
-    assert page.locator("#tip").inner_text() == bar.get_attribute("aria-label")
+    told, source = page.locator("#tip").inner_text().split("\n")
+    assert told == bar.get_attribute("aria-label")
+    assert source == "Source: " + page.locator("figure", has=bar).first.get_attribute("data-source")
 
 
 @pytest.mark.parametrize("media", ["screen", "print"])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.audit.report.addresses import linked
-from carbon_plugin.audit.report.charts.of_devices import device_chart, outlier_table
+from carbon_plugin.audit.report.charts.of_devices import device_chart, node_table, outlier_table
 from carbon_plugin.audit.report.grasp import CAR_KG_PER_KM, as_a_drive
 from carbon_plugin.audit.report.otherwise import elsewhere
 from carbon_plugin.audit.report.page import render_html
@@ -91,6 +91,20 @@ def test_gpu_far_from_the_others_is_named_and_the_rest_are_not(summary):
     assert found.rows[0][3].text == "−38 %"
     assert outlier_table(replace(summary, devices=gpus(summary, [400.0, 402.0, 399.0, 401.0]))) is None
     assert outlier_table(replace(summary, devices=gpus(summary, [400.0, 250.0]))) is None
+
+
+def test_node_that_took_far_less_energy_is_the_first_of_the_table(summary):
+    names = {f"node{place}": 0.5 if place == 2 else 1.0 for place in range(5)}
+    one = next(device for device in summary.devices if device.identity.rung == "gpu")
+    devices = [
+        replace(one, hostname=name, energy=replace(one.energy, energy_j=factor * one.energy.energy_j))
+        for name, factor in names.items()
+    ]
+    found = node_table(replace(summary, devices=devices))
+
+    assert [cell.text for cell in found.rows[0]][0::3] == ["node2", "× 0.500"]
+    assert [row[3].text for row in found.rows[1:]] == ["0 %"] * 4
+    assert node_table(replace(summary, devices=devices[:1])) is None
 
 
 def test_many_gpus_are_a_histogram_that_counts_each_of_them(summary):

@@ -149,6 +149,19 @@ def test_comparison_marks_defaults_and_gives_no_source_of_a_number_that_nobody_s
     ]
 
 
+def test_losses_that_are_stated_stand_beside_what_they_took(place, capsys):
+    runs = [str(place / "four"), str(place / "four")]
+    assert run(["compare", *runs, "--loss", "2.31,2.50", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["quantities"][-1]["values"] == [2.31, 2.5]
+    assert any("different losses" in caution for caution in document["cautions"])
+
+    assert run(["compare", *runs, "--loss", "2.31"]) == 2
+    assert "states 1 loss for 2 runs" in capsys.readouterr().err
+    assert run(["compare", *runs, "--loss", "low,lower"]) == 2
+    assert "expected numbers with commas" in capsys.readouterr().err
+
+
 def test_one_run_cannot_be_compared(place, capsys):
     assert run(["compare", str(place / "four")]) == 2
     assert "1 run given, expected two or more" in capsys.readouterr().err

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from carbon_plugin.audit.report.charts import of_devices, of_hours, of_parts, over_time, power
 from carbon_plugin.audit.report.charts.chart import Chart
+from carbon_plugin.audit.report.charts.sources import source_of
 from carbon_plugin.audit.result import AuditSummary
 
 MAKERS: dict[str, Callable[[AuditSummary], Chart | None]] = {
@@ -27,4 +30,4 @@ MAKERS: dict[str, Callable[[AuditSummary], Chart | None]] = {
 def charts_of(summary: AuditSummary) -> dict[str, Chart]:
     """Return every chart that the summary has data for, by name."""
     made = ((name, maker(summary)) for name, maker in MAKERS.items())
-    return {name: one for name, one in made if one is not None}
+    return {name: replace(one, source=source_of(name, summary)) for name, one in made if one is not None}

@@ -21,7 +21,7 @@ class Chart(Struct, frozen=True, kw_only=True):
 
     `wide` and `narrow` are SVG markup. `headings` and `rows` are the table behind the chart, with one unit a column.
     `live` is the data from which the page's script draws the interactive chart, or None for a chart whose drawing is
-    interactive by itself.
+    interactive by itself. `source` says where the numbers are from.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Chart(Struct, frozen=True, kw_only=True):
     headings: list[str]
     rows: list[list[str]]
     live: dict[str, Any] | None = None
+    source: str = ""
 
 
 def height_of(width_px: float) -> float:

@@ -3,10 +3,11 @@ outliers."""
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 from carbon_plugin.audit.report.charts.chart import Chart, chart
-from carbon_plugin.audit.report.tables.table import Cell, Table, table
+from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.show import plot, wording
 from carbon_plugin.spec.amounts import plural
@@ -19,6 +20,8 @@ LEAST = 4
 SPREADS, LEAST_SHARE = 5.0, 0.05
 """An outlier is further from the median than this many median deviations, and than this share of the median."""
 NAMED = 12
+NODES = 32
+"""At most this many nodes are listed, those that differ most."""
 
 
 def device_chart(summary: AuditSummary) -> Chart | None:
@@ -53,6 +56,32 @@ def outlier_table(summary: AuditSummary) -> Table | None:
     more = f"; {plural(len(far) - NAMED, 'more')} in report.json" if len(far) > NAMED else ""
     note = f"The median of {len(devices):,} GPUs is {wording.power(middle_w)}{more}."
     return table(["GPU", "host", "mean power, W", "against the median"], rows, (2, 3), note=note)
+
+
+def node_table(summary: AuditSummary) -> Table | None:
+    """Return the energy of each node with its difference from the median, the furthest first; None for one node."""
+    nodes: dict[str, list[Device]] = {}
+    for device in summary.devices:
+        if device.identity.rung != "facility":
+            nodes.setdefault(device.hostname, []).append(device)
+    if len(nodes) < 2:
+        return None
+    joules = {host: math.fsum(one.energy.energy_j for one in devices) for host, devices in nodes.items()}
+    middle_j = median(joules.values())
+    ranked = sorted(joules, key=lambda host: (-abs(joules[host] - middle_j), host))
+    unit = unit_of_energy(max(joules.values()))
+    rows = [
+        [
+            host,
+            f"{sum(one.identity.rung == 'gpu' for one in nodes[host]):,}",
+            unit.number(joules[host]),
+            wording.off_by(joules[host] / middle_j) if middle_j > 0 and joules[host] > 0 else "–",
+        ]
+        for host in ranked[:NODES]
+    ]
+    more = f"; {plural(len(ranked) - NODES, 'more')} in report.json" if len(ranked) > NODES else ""
+    note = f"The median of {len(ranked):,} nodes is {wording.energy(middle_j)}{more}."
+    return table(["node", "GPUs", f"energy, {unit.name}", "against the median"], rows, (1, 2, 3), note=note)
 
 
 def _with_power(summary: AuditSummary) -> list[tuple[Device, float]]:

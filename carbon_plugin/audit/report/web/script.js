@@ -32,6 +32,10 @@
     });
   }
 
+  function sourceOf(figure) {
+    return figure && figure.dataset.source ? ["Source: " + figure.dataset.source] : [];
+  }
+
   function draw(figure) {
     var data = JSON.parse(figure.querySelector(".data").textContent);
     var place = figure.querySelector(".live");
@@ -149,7 +153,7 @@
       if (at == null) { said.textContent = ""; return; }
       var reach = (plot.scales.x.max - plot.scales.x.min) / 60;
       var near = data.marks.filter(function (mark) { return Math.abs(mark.x - data.x[at]) <= reach; });
-      said.textContent = near.map(function (mark) { return mark.text; }).join(" · ");
+      said.textContent = near.map(function (mark) { return mark.text; }).concat(sourceOf(figure)).join(" · ");
     }
 
     function restack() {
@@ -209,7 +213,7 @@
   function show(event) {
     var mark = event.target.closest ? event.target.closest(".tip") : null;
     if (!mark) { tip.hidden = true; return; }
-    tip.textContent = mark.getAttribute("aria-label");
+    tip.textContent = [mark.getAttribute("aria-label")].concat(sourceOf(mark.closest("figure"))).join("\n");
     tip.hidden = false;
     var box = mark.getBoundingClientRect();
     var left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
