@@ -165,13 +165,16 @@ class HourCollector(RunCollector):
                 until = min(end, (hour + 1) * HOUR_S)
                 lengths[launch, hour] = lengths.get((launch, hour), 0.0) + until - at
                 at = until
-        used = {month: one.unobserved.used.values() for month, one in reserved_by_month(self.files).items()}
+        in_month: dict[tuple[int, int], float] = {}
+        for (_, hour), length in lengths.items():
+            month = month_of(hour * HOUR_S)
+            in_month[month] = in_month.get(month, 0.0) + length
+        used = {
+            month: one.unobserved.used.values()
+            for month, one in (reserved_by_month(self.files) if len(in_month) > 1 else {}).items()
+        }
         by_month = {month: sum(one.energy.value for one in energies) for month, energies in used.items()}
         if any(by_month.values()):
-            in_month: dict[tuple[int, int], float] = {}
-            for (_, hour), length in lengths.items():
-                month = month_of(hour * HOUR_S)
-                in_month[month] = in_month.get(month, 0.0) + length
             for (launch, hour), length in lengths.items():
                 month = month_of(hour * HOUR_S)
                 lengths[launch, hour] = length / in_month[month] * by_month.get(month, 0.0)

@@ -20,7 +20,7 @@ def factors_by_launch(collected: HourCollector) -> dict[int, Factors | None]:
     found: dict[int, Factors | None] = {}
     for file in sorted(collected.files, key=lambda one: (one.context.launch, one.manifest.node)):
         launch = file.context.launch
-        found[launch] = found.get(launch) or collected.stated(file.manifest.factors)
+        found[launch] = found.get(launch) or file.factors
     return found
 
 

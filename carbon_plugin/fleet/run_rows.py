@@ -104,7 +104,7 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     period = period_of(collected)
     reserved, unobserved = reserved_time(collected.files)
     used = run_energy(collected, unobserved)
-    factors = collected.stated(manifest.factors)
+    factors = next(file.factors for file in collected.files if file.manifest is manifest)
     collected.unobserved = unobserved_sums(unobserved, used.idle_factors(factors))
     carbon = _carbon(used, collected.files, reserved, factors)
     collected.add_unobserved(reserved.before_first_record_s)
@@ -358,9 +358,10 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
     """
     whole_ug = _whole_ug(factors)
     found: dict[tuple[str, int], tuple[int, str]] = {}
-    for manifest in sorted((file.manifest for file in collected.files), key=lambda one: (one.attempt, one.node)):
+    for file in sorted(collected.files, key=lambda one: (one.manifest.attempt, one.manifest.node)):
+        manifest = file.manifest
         gpus = gpus_of(manifest)
-        region, _ = place_of(collected.stated(manifest.factors) or factors)
+        region, _ = place_of(file.factors or factors)
         host_ug = round(manifest.host_share * whole_ug["host"] / max(1, len(gpus)))
         for key, units in gpus.items():
             found.setdefault(("gpu", number_of(key)), (round(units * whole_ug["gpu"]) + host_ug, region))

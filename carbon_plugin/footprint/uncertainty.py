@@ -68,6 +68,7 @@ def mean_of(value: Floats, low: Floats, high: Floats) -> Floats:
     return np.array(means)
 
 
+@lru_cache(maxsize=4096)
 def _mean(value: float, low: float, high: float, z90: float) -> float:
     normal = NormalDist()
     if low > 0:

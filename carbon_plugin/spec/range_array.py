@@ -28,7 +28,7 @@ class RangeArray(NamedTuple):
         # fmin and fmax skip NaN.
         return cls(value, np.where(known, np.fmin(value, low), 0.0), np.where(known, np.fmax(value, high), 0.0))
 
-    def at(self, chosen: int | NDArray[np.bool_]) -> RangeArray:
+    def at(self, chosen: int | NDArray[np.intp]) -> RangeArray:
         """Return the numbers of one row, or those that are chosen."""
         return RangeArray(self.value[chosen], self.low[chosen], self.high[chosen])
 

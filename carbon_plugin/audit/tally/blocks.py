@@ -13,6 +13,7 @@ from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.range_array import Floats, RangeArray
 
 Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 MAX_WINDOWS = 512
 """So many windows are added up together. They take a few MB, and there are enough of them that the cost of a block is
@@ -37,16 +38,31 @@ class Rows(Struct, frozen=True, kw_only=True):
 
     def weighted(self, weights: Floats) -> Rows:
         """Return the windows with a weight above 0, each times its weight."""
-        chosen = weights > 0
-        weights = weights[chosen]
+        places = np.flatnonzero(weights > 0)
+        return self.at(places).times(weights[places])
+
+    def at(self, places: Places) -> Rows:
+        """Return the windows at some places."""
         return Rows(
             kind=self.kind,
-            known=self.known[chosen],
-            seconds=self.seconds[chosen] * weights,
-            energy=self.energy.at(chosen).scaled(weights),
-            estimated_j=self.estimated_j[chosen] * weights,
-            pue=self.pue[chosen],
-            intensity_g_per_kwh=self.intensity_g_per_kwh[chosen],
+            known=self.known[places],
+            seconds=self.seconds[places],
+            energy=self.energy.at(places),
+            estimated_j=self.estimated_j[places],
+            pue=self.pue[places],
+            intensity_g_per_kwh=self.intensity_g_per_kwh[places],
+        )
+
+    def times(self, weights: Floats) -> Rows:
+        """Return the windows, each times its weight."""
+        return Rows(
+            kind=self.kind,
+            known=self.known,
+            seconds=self.seconds * weights,
+            energy=self.energy.scaled(weights),
+            estimated_j=self.estimated_j * weights,
+            pue=self.pue,
+            intensity_g_per_kwh=self.intensity_g_per_kwh,
         )
 
 
@@ -68,25 +84,25 @@ class RowBlock(Struct, frozen=True, kw_only=True):
 
     def rows(self, device: int, shares: Floats | None) -> Rows:
         """Return one device, each window times its share. With `shares` None every window counts as a whole."""
-        one = 1.0 if shares is None else shares
-        return Rows(
+        rows = Rows(
             kind=self.kinds[device],
             known=self.known[device],
-            seconds=self.duration_s * one,
-            energy=self.energy.at(device).scaled(one),
-            estimated_j=self.estimated_j[device] * one,
+            seconds=self.duration_s,
+            energy=self.energy.at(device),
+            estimated_j=self.estimated_j[device],
             pue=self.pue,
             intensity_g_per_kwh=self.intensity_g_per_kwh,
         )
+        return rows if shares is None else rows.times(shares)
 
-    def phases(self) -> dict[Phase, Floats | None]:
-        """Return the phases, each with weights of 1 for its windows and 0 for others, or None if all windows are of one
-        phase."""
-        phases = [window.phase for window in self.windows]
-        found = dict.fromkeys(phases)
-        if len(found) == 1:
-            return dict.fromkeys(found)
-        return {phase: np.array([float(each == phase) for each in phases]) for phase in found}
+    def phases(self) -> dict[Phase, Places | None]:
+        """Return the phases, each with the places of its windows, or None if all windows are of one phase."""
+        places: dict[Phase, list[int]] = {}
+        for number, window in enumerate(self.windows):
+            places.setdefault(window.phase, []).append(number)
+        if len(places) == 1:
+            return dict.fromkeys(places)
+        return {phase: np.array(found) for phase, found in places.items()}
 
 
 def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[RowBlock]:

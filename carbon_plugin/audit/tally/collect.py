@@ -299,7 +299,7 @@ class RunCollector:
                 continue  # the verification says that no manifest names this device
             rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
-                _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
+                _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.at(chosen))
             metered.append((key, rows))
             if seen.identity.rung != "facility":
                 for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
@@ -312,9 +312,7 @@ class RunCollector:
         it_j = sum((rows.energy.value for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
-        starts_s = block.start_unix_s - context.clock_offset_s
         self._add_over_time(file, block, metered, it_j, rework)
-        self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)
@@ -328,10 +326,12 @@ class RunCollector:
     def _add_over_time(
         self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
     ) -> None:
-        """Add what devices did in windows to the series over time. The collector of a fleet adds it up by the hour."""
+        """Add what devices did in windows to the series over time and to the months. The collector of a fleet adds it
+        up by the hour."""
         found = [MeteredRows(key, self.devices[key].identity.rung, rows, key in self._charted) for key, rows in metered]
         starts_s = block.start_unix_s - file.context.clock_offset_s
         file.followed_until_s = self.over_time.add(block, starts_s, found, it_j, file.followed_until_s)
+        self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
 
     def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:
         """Return the part of each window of a device that no earlier file has metered, or None for all of each."""

@@ -90,9 +90,18 @@ class SharedDocuments:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
+        self._only: Manifest | None = None
 
     def manifest(self, manifest: Manifest) -> Manifest:
         """Return an equal manifest whose documents are those of earlier manifests, where these are equal."""
+        if not self._known:
+            if self._only is None:  # most runs have one manifest, of which nothing needs to be encoded
+                self._only = manifest
+                return manifest
+            self._shared(self._only)
+        return self._shared(manifest)
+
+    def _shared(self, manifest: Manifest) -> Manifest:
         return msgspec.structs.replace(manifest, **{name: self._first(getattr(manifest, name)) for name in _REPEATED})
 
     def _first(self, document: Any) -> Any:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.series import Series, StepSeries
 from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import RowBlock, Rows
+from carbon_plugin.audit.tally.blocks import Places, RowBlock, Rows
 from carbon_plugin.audit.tally.hours import GridHours
 from carbon_plugin.audit.tally.peaks import PowerOverTime, without_seams
 from carbon_plugin.ledger.records import Phase
@@ -56,7 +56,7 @@ class OverTime:
                 binned[one.key], binned[_READ_S + one.key] = rows.energy.value, rows.seconds * rows.known
                 rates[one.key] = np.where(rows.known, rows.energy.value / lasted_s, np.nan)
         for phase, chosen in block.phases().items():
-            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
+            binned[_PHASE + phase] = it_j if chosen is None else _only_at(it_j, chosen)
         binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
         self.bins.add(starts_s, block.duration_s, binned, rates)
         self.hours.add(starts_s, block.duration_s, block.intensity_g_per_kwh)
@@ -106,3 +106,10 @@ class OverTime:
         """Return the mean power of a GPU in each bin while it was read, W, or None where it was not."""
         pairs: Iterable[tuple[float, float]] = zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
         return [energy_j / read_s if read_s > 0 else None for energy_j, read_s in pairs]
+
+
+def _only_at(values: Floats, places: Places) -> Floats:
+    """Return values with 0 everywhere but at some places."""
+    found = np.zeros_like(values)
+    found[places] = values[places]
+    return found

@@ -103,6 +103,8 @@ def files_by_start(run_dir: str | os.PathLike[str]) -> list[Path]:
         raise LedgerError(
             f"{os.fspath(run_dir)}: no ledger here (no file node-*.attempt-*.jsonl){_hint(Path(run_dir))}"
         )
+    if len(paths) == 1:
+        return paths
     openings = {path: read_opening(path) for path in paths}
     starts = {path: opening.started_unix_s if opening else math.inf for path, opening in openings.items()}
     return sorted(paths, key=starts.__getitem__)
