@@ -10,15 +10,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 import carbon_plugin
-from carbon_plugin.errors import CarbonPluginError, FleetError
-from carbon_plugin.fleet.run_rows import RunRows, rows_of
-from carbon_plugin.fleet.scan import FoundRun, content_of, find, on_disk
+from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.reading import ReadRun, RunToRead, read_run, read_runs
+from carbon_plugin.fleet.run_rows import RunRows
+from carbon_plugin.fleet.scan import FoundRun, find
 from carbon_plugin.fleet.store.catalogue import (
     Catalogue,
     Entry,
@@ -60,8 +62,10 @@ class Ingested(Struct, frozen=True, kw_only=True):
     skipped: list[SkippedRun]
 
 
-def ingest(sources: Sequence[str], into: str) -> Ingested:
+def ingest(sources: Sequence[str], into: str, processes: int | None = None) -> Ingested:
     """Add the runs among and below some directories and object stores to the store at `into`.
+
+    `processes` read them, by default as many as they are worth; the store does not depend on it.
 
     Raises `FleetError` where a source or the store cannot be reached; what was committed until then stays, and the next
     ingest goes on from there.
@@ -75,7 +79,7 @@ def ingest(sources: Sequence[str], into: str) -> Ingested:
             f"--into {into}: run {inside[0].place.url} lies in it, expected a directory of the store's own"
         )
     with _scratch(store) as folder:
-        return _Ingest(store, catalogue, Path(folder)).run(runs)
+        return _Ingest(store, catalogue, Path(folder)).run(runs, processes)
 
 
 def _scratch(store: Location) -> tempfile.TemporaryDirectory[str]:
@@ -107,16 +111,17 @@ class _Ingest:
         self._added = self._replaced = 0
         self._unreached: list[SkippedRun] = []
 
-    def run(self, runs: Sequence[FoundRun]) -> Ingested:
+    def run(self, runs: Sequence[FoundRun], processes: int | None) -> Ingested:
         changed = [run for run in runs if not self._is_known(run)]
-        try:
-            for run in changed:
-                self._take(run)
+        before = {entry.place: entry.content for entry in self._entries.values()}
+        with closing(read_runs(changed, before, self._held.contents, processes)) as found:
+            for read in found:
+                if read.refused:
+                    self._commit()  # what was read before the store refused is not read again
+                    raise AccessError(read.unreached)
+                self._take(read)
                 if self._batch >= BATCH_RUNS or self._writer.waiting >= BATCH_ROWS:
                     self._commit()
-        except AccessError:
-            self._commit()  # what was read before the store refused is not read again
-            raise
         self._commit()
         mine = [self._entries[run.place.url] for run in runs if run.place.url in self._entries]
         return Ingested(
@@ -133,43 +138,24 @@ class _Ingest:
         entry = self._entries.get(run.place.url)
         return entry is not None and entry.signature == run.signature
 
-    def _take(self, run: FoundRun) -> None:
-        place, signature = run.place.url, run.signature
+    def _take(self, read: ReadRun) -> None:
+        place, signature, content = read.run.place.url, read.run.signature, read.content
         before = self._entries.get(place)
-        try:
-            with on_disk(run) as directory:
-                content = content_of(directory, run)
-                if before is not None and before.content == content:
-                    self._note(msgspec.structs.replace(before, signature=signature))
-                    return
-                known = self._held.with_content(content)
-                if known is not None:
-                    self._note(Entry(place=place, signature=signature, content=content, copy_of=known.place))
-                    return
-                found = self._read(directory, run, content)
-        except AccessError:
-            raise
-        except FleetError as error:  # not reached this time: nothing is noted, so that the next ingest tries again
-            self._unreached.append(SkippedRun(place, str(error)))
-            return
-        if isinstance(found, RunRows):
-            self._add(found, place, signature, content, before)
-            return
-        held = before if before is not None and before.segment else None
-        problem = f"{found}; the store keeps what it held before" if held else found
-        new = Entry(place=place, signature=signature, content=content)
-        self._note(msgspec.structs.replace(held or new, signature=signature, problem=problem))
-
-    def _read(self, directory: Path, run: FoundRun, content: str) -> RunRows | str:
-        """Return the rows of a run, or why there are none."""
-        try:
-            return rows_of(directory, run.place.url, content)
-        except FleetError:
-            raise
-        except CarbonPluginError as error:
-            return str(error).replace(str(directory), run.place.url)
-        except Exception as error:  # a foreign file must not stop the thousands of others
-            return f"it cannot be read: {type(error).__name__}: {error}"
+        if read.unreached:  # nothing is noted, so that the next ingest tries again
+            self._unreached.append(SkippedRun(place, read.unreached))
+        elif before is not None and before.content == content:
+            self._note(msgspec.structs.replace(before, signature=signature))
+        elif (known := self._held.with_content(content)) is not None:
+            self._note(Entry(place=place, signature=signature, content=content, copy_of=known.place))
+        elif read.rows is None and not read.problem:  # what the store held of this content was replaced meanwhile
+            self._take(read_run(RunToRead(read.run, ""), ()))
+        elif read.rows is not None:
+            self._add(read.rows, place, signature, content, before)
+        else:
+            held = before if before is not None and before.segment else None
+            problem = f"{read.problem}; the store keeps what it held before" if held else read.problem
+            new = Entry(place=place, signature=signature, content=content)
+            self._note(msgspec.structs.replace(held or new, signature=signature, problem=problem))
 
     def _add(self, rows: RunRows, place: str, signature: str, content: str, before: Entry | None) -> None:
         entry = Entry(
@@ -265,6 +251,11 @@ class _Held:
         self._by_content.pop(entry.content, None)
         for one in entry.fingerprints:
             self._by_print.pop(one, None)
+
+    @property
+    def contents(self) -> frozenset[str]:
+        """Return the digests of the files of all entries."""
+        return frozenset(self._by_content)
 
     def with_content(self, content: str) -> Entry | None:
         """Return the entry with exactly these files, or None."""

@@ -81,14 +81,16 @@ class RunMicrograms(Struct, frozen=True, kw_only=True):
     embodied_ug: int
 
 
-def rows_of(directory: Path, place: str, content: str) -> RunRows:
+def rows_of(directory: Path, place: str, content: str, processes: int | None = None) -> RunRows:
     """Return the rows of the run in a directory. `place` is the name that the store gives to it.
+
+    `processes` share the work, by default as many as the size of the ledgers is worth.
 
     Raises `LedgerError` for ledgers that cannot be read, are of another program or version, or contradict themselves.
     """
     paths = files_by_start(directory)
     identity = read_identity(directory)
-    passed = pass_over(paths, identity.run_id if identity else None, collector=HourCollector)
+    passed = pass_over(paths, identity.run_id if identity else None, processes=processes, collector=HourCollector)
     collected = passed.collected
     assert isinstance(collected, HourCollector)
     if not collected.files:

@@ -17,11 +17,12 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet import ingest as ingest_module
+from carbon_plugin.fleet import reading as reading_module
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
-from carbon_plugin.fleet.store.schema import SUMS
+from carbon_plugin.fleet.store.schema import SUMS, TABLES
 from carbon_plugin.ledger import chain
 from tests.fleet.conftest import RUNS
 from tests.ledger.builder import Attempt, Job
@@ -77,12 +78,29 @@ def test_each_run_has_the_values_of_its_own_audit(store: Path) -> None:
 
 def test_a_second_ingest_reads_no_run_again_and_writes_nothing(runs: Path, store: Path, monkeypatch: Any) -> None:
     before = sorted(path.name for path in store.rglob("*"))
-    monkeypatch.setattr(ingest_module, "rows_of", lambda *_: pytest.fail("a run was read again"))
+    monkeypatch.setattr(reading_module, "rows_of", lambda *_: pytest.fail("a run was read again"))
 
     again = ingest([str(runs)], str(store))
 
     assert (again.found, again.unchanged, again.added, again.held) == (RUNS, RUNS, 0, RUNS)
     assert sorted(path.name for path in store.rglob("*")) == before
+
+
+def test_any_number_of_processes_writes_the_same_store(runs: Path, store: Path, tmp_path: Path) -> None:
+    several = ingest([str(runs)], str(tmp_path), processes=2)
+
+    assert (several.added, several.skipped) == (RUNS, [])
+    for name in TABLES:
+        assert table(tmp_path, name) == table(store, name)
+
+
+def test_a_process_that_ends_loses_no_run(runs: Path, store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(reading_module.sys, "executable", shutil.which("true"))
+
+    done = ingest([str(runs)], str(tmp_path), processes=2)
+
+    assert (done.added, done.skipped) == (RUNS, [])
+    assert totals(tmp_path) == totals(store)
 
 
 def test_a_touched_run_is_recognised_by_its_content(tmp_path: Path) -> None:
@@ -253,14 +271,14 @@ def test_an_ingest_that_is_killed_loses_a_batch_at_most_and_the_next_goes_on(tmp
 def test_of_two_ingests_at_once_one_is_told_to_run_again(tmp_path: Path, monkeypatch: Any) -> None:
     runs, store = tmp_path / "runs", tmp_path / "store"
     write_fleet(runs, 2)
-    real = ingest_module.rows_of
+    real = reading_module.rows_of
 
     def slow(*arguments: Any) -> Any:
-        monkeypatch.setattr(ingest_module, "rows_of", real)
+        monkeypatch.setattr(reading_module, "rows_of", real)
         ingest([str(runs)], str(store))  # another process is faster
         return real(*arguments)
 
-    monkeypatch.setattr(ingest_module, "rows_of", slow)
+    monkeypatch.setattr(reading_module, "rows_of", slow)
     with pytest.raises(FleetError, match="run it again"):
         ingest([str(runs)], str(store))
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.fleet_generator import write_fleet
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet import ingest as ingest_module
+from carbon_plugin.fleet import reading as reading_module
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
 
@@ -216,14 +216,14 @@ def test_two_ingests_into_an_object_store_do_not_overwrite_each_other(
     server: FaultyServer, tmp_path: Path, monkeypatch: Any
 ) -> None:
     write_fleet(tmp_path / "runs", 3)
-    real = ingest_module.content_of
+    real = reading_module.content_of
 
     def slow(*arguments: Any) -> str:
-        monkeypatch.setattr(ingest_module, "content_of", real)
+        monkeypatch.setattr(reading_module, "content_of", real)
         ingest([str(tmp_path / "runs")], "s3://fleet/store")
         return real(*arguments)
 
-    monkeypatch.setattr(ingest_module, "content_of", slow)
+    monkeypatch.setattr(reading_module, "content_of", slow)
     with pytest.raises(FleetError, match="run it again"):
         ingest([str(tmp_path / "runs")], "s3://fleet/store")
 

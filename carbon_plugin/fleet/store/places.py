@@ -40,6 +40,11 @@ class Location(Struct, frozen=True):
         """Return whether this is a directory of this machine."""
         return self.fs is None
 
+    @property
+    def is_of_this_process(self) -> bool:
+        """Return whether no other process can reach this place, because it lies in the memory of this one."""
+        return self.fs is not None and "memory" in self.fs.protocol
+
     def below(self, *parts: str) -> Location:
         """Return a place below this one."""
         tail = "/".join(parts)

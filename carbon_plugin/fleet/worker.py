@@ -1,0 +1,29 @@
+"""Read runs of a fleet in a process of its own: chunks come by standard input, and results go to standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+
+from carbon_plugin.fleet.reading import read_run
+
+
+def main() -> None:
+    """Answer each chunk with the list of what was read of its runs, until the input ends."""
+    with os.fdopen(os.dup(1), "wb") as results:
+        os.dup2(2, 1)  # whatever a library prints must not stand among the results
+        known = pickle.load(sys.stdin.buffer)
+        while True:
+            try:
+                chunk = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                return
+            pickle.dump([read_run(task, known, processes=1) for task in chunk], results)
+            results.flush()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        main()
