@@ -74,7 +74,10 @@ def _mean(footprint: Footprint, name: str, figure: Figure) -> Figure:
 
 
 def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
-    """Return the mean intensity of a run in another scope, part by part where it has several sources."""
+    """Return the mean intensity of a run in another scope, part by part where it has several sources.
+
+    Each part is turned in its own zone, so that a run in two regions has what two runs in one region each would have.
+    """
     if not intensity.parts or intensity.basis is not None:
         turned = in_scope(intensity, scope)
         return None if turned is None else turned.figure
@@ -87,14 +90,14 @@ def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
             part.g_per_kwh, figure.low * relative, figure.high * relative, figure.unit, figure.kind, part.source
         )
         whole = Intensity(
-            zone=intensity.zone,
-            zone_name=intensity.zone_name,
+            zone=part.zone or intensity.zone,
+            zone_name=part.zone_name or intensity.zone_name,
             figure=one,
             year=intensity.year,
             basis=part.basis,
             licence=intensity.licence,
             attribution=intensity.attribution,
-            granularity="mean of windows",
+            granularity=part.granularity or "mean of windows",
         )
         turned = in_scope(whole, scope)
         if turned is None:

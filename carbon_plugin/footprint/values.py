@@ -30,12 +30,18 @@ class Basis(Struct, frozen=True, kw_only=True):
 
 
 class IntensityPart(Struct, frozen=True, kw_only=True):
-    """One source of a mean intensity: what it counts, its own mean in g/kWh, and the share of the energy, 0 to 1."""
+    """One source of a mean intensity: what it counts, its own mean in g/kWh, and the share of the energy, 0 to 1.
+
+    `zone`, `zone_name` and `granularity` are those of the source. They are empty in what older releases wrote.
+    """
 
     source: str
     basis: Basis | None
     g_per_kwh: float
     share: float
+    zone: str = ""
+    zone_name: str = ""
+    granularity: str = ""
 
 
 class Intensity(Struct, frozen=True, kw_only=True):

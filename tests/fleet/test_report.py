@@ -25,7 +25,7 @@ from carbon_plugin.fleet.tables import as_csv
 from carbon_plugin.fleet.wording import rows_of, summary_lines
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.bases import in_scope
-from carbon_plugin.footprint.values import EnergyItem, Factors
+from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.range import Range
 from tests.fleet.conftest import RUNS
@@ -270,14 +270,37 @@ def test_a_run_in_two_regions_is_divided_between_them(tmp_path: Path) -> None:
         assert by_region[region].market_kg == by_region[region].location_kg
         assert by_region[region].runs == 1
     france, virginia = by_region["FRA"], by_region["egrid:SRVC"]
-    there = in_scope(msgspec.convert(factors_of("egrid:SRVC", "h100-sxm"), Factors).intensity, "lifecycle")
-    assert there is not None
-    of_france, of_virginia = (one.location_kg / one.facility_kwh for one in (france, virginia))
-    assert of_virginia / of_france == pytest.approx(there.figure.value / 41.44, rel=1e-3)
     whole = carbon_in(summarise(tmp_path / "runs" / "one"), "lifecycle").operational
     assert whole is not None
     assert found.totals.location_kg == pytest.approx(whole.value, abs=1e-8)
     assert france.location_kg + virginia.location_kg == pytest.approx(found.totals.location_kg, rel=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["lifecycle", "direct"])
+def test_a_run_in_two_regions_of_two_bases_is_turned_region_by_region(tmp_path: Path, scope: EmissionScope) -> None:
+    """France is published with lifecycle and Virginia with direct emissions; each has a value of its own of the other
+    basis, and the run counts exactly these."""
+    Moved(nodes=1, attempts=[Attempt(0, 12), Attempt(200, 6)]).write(tmp_path / "runs" / "one")
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+    summary = summarise(tmp_path / "runs" / "one")
+    assert summary.footprint is not None
+    skew = summary.footprint.means["operational_kg"] / summary.footprint.operational_kg.value
+
+    found = report(str(tmp_path / "store"), Asked(by=("region",), counts=scope))
+
+    kilograms = 0.0
+    for line in found.groups:
+        own = msgspec.convert(factors_of(line.group["region"], "h100-sxm"), Factors).intensity
+        turned = in_scope(own, scope)
+        assert turned is not None
+        expected = line.facility_kwh * turned.figure.value / 1000
+        assert line.location_kg == pytest.approx(skew * expected, rel=1e-6)
+        kilograms += expected
+    audited = carbon_in(summary, scope).operational
+    assert audited is not None
+    assert audited.value == pytest.approx(skew * kilograms, rel=1e-8)
+    assert audited.low < audited.value < audited.high
+    assert found.totals.location_kg == pytest.approx(audited.value, abs=1e-9)
 
 
 def test_what_could_not_be_read_stands_in_every_report(tmp_path: Path, capsys: Any) -> None:

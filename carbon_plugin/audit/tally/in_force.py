@@ -135,6 +135,9 @@ def in_force(tallies: Iterable[GridTally], stated: Intensity) -> Intensity:
             basis=source.basis,
             g_per_kwh=sums[source][1] / sums[source][0],
             share=sums[source][0] / total_j,
+            zone=source.zone,
+            zone_name=source.zone_name,
+            granularity=source.granularity,
         )
         for source in sources
     ]
