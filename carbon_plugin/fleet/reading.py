@@ -11,7 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -58,7 +58,7 @@ class ReadRun(Struct, frozen=True, kw_only=True):
 
 def read_runs(
     runs: Sequence[FoundRun], before: Mapping[str, str], known: frozenset[str], processes: int | None = None
-) -> Iterator[ReadRun]:
+) -> Generator[ReadRun, None, None]:
     """Yield what was read of each run, in their order.
 
     `before` maps places to the content that the store has seen there, and `known` is the content of which it holds the
