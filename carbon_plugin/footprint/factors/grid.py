@@ -34,6 +34,9 @@ WITHIN_YEAR_SPREAD = 0.15
 # A part of a country about which nothing is published: 80 % of the 77 published parts of Canada, Australia, China and
 # the USA lie within this factor of their whole (80th percentile of |ln(part / whole)|, tables of this package).
 PART_SPREAD = 0.81
+# A country whose consumption nobody published: 80 % of those that are published on both consume within this factor of
+# what they generate (80th percentile of |ln(consumption / generation)|).
+TRADE_SPREAD = 0.33
 # Parts of a country whose values differ by less are not asked about.
 UNLIKE_PARTS = 1.5
 # A vintage more than this many years before the run gets a note.
@@ -139,18 +142,33 @@ def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float
     spread = relative_spread(row, age_years)
     if area.larger:
         spread = math.hypot(spread, PART_SPREAD)
+    if _trades_unknown(area):
+        spread = math.hypot(spread, TRADE_SPREAD)
     factor = math.exp(spread)
     parts = [*_parts(area), *_consumed(area, row)]
     return min(row.g_per_kwh / factor, *parts, math.inf), max(row.g_per_kwh * factor, *parts, 0.0)
 
 
 def _consumed(area: Area, row: tables.AreaIntensity) -> list[float]:
-    """Return the intensity, g/kWh, of what a country consumes if half of it comes from its neighbours; empty for a
-    country that trades little, and for a row that counts consumption already."""
+    """Return the intensity, g/kWh, of what a country consumes beside that of what it generates: the published one, and
+    that of a country that trades much if half of it comes from its neighbours. Empty for rows of other tables."""
+    published = _published_consumption(area)
     neighbours = tables.trade().get(area.code, ()) if area.table == "country" else ()
-    if not neighbours:
-        return []
-    return [(row.g_per_kwh + sum(_values(neighbours)) / len(neighbours)) / 2]
+    found = [] if published is None else [published.g_per_kwh]
+    if neighbours:
+        found.append((row.g_per_kwh + sum(_values(neighbours)) / len(neighbours)) / 2)
+    return found
+
+
+def _published_consumption(area: Area) -> tables.AreaIntensity | None:
+    """Return the row of what a country consumes, for an area that takes the row of what a country generates."""
+    return tables.consumption_intensities().areas.get(area.code) if area.table == "country" else None
+
+
+def _trades_unknown(area: Area) -> bool:
+    """Return whether an area takes the generation of a single country whose consumption is not published."""
+    aggregate = area.table == "country" and tables.countries()[area.code].alpha2 is None
+    return area.table == "country" and not aggregate and _published_consumption(area) is None
 
 
 def _parts(area: Area) -> list[float]:
@@ -281,8 +299,14 @@ def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, 
         notes.append(f"{area.row_name} stands for {area.stands_for} by place")
     if age_years > FRESH_YEARS:
         notes.append(f"the newest value of {area.row_name} is of {row.year}, {age_years} years old")
-    if _consumed(area, row):
-        notes.append(f"{area.row_name} trades much of its electricity: the range reaches what it consumes with imports")
+    consumed = _published_consumption(area)
+    if consumed is not None:
+        notes.append(
+            f"what {area.row_name} consumes, with imports, has {consumed.g_per_kwh:g} g/kWh (Electricity Maps "
+            f"{consumed.year}, lifecycle; zone consumption:{area.code}), and the range reaches it"
+        )
+    if area.table == "country" and area.code in tables.trade():
+        notes.append(f"{area.row_name} trades much of its electricity: the range reaches a half of imports")
     if row.g_per_kwh < LEAST_G_PER_KWH and TABLES[area.table]().source.basis.scope == "lifecycle":
         notes.append(
             f"the published value of {area.row_name} is {row.g_per_kwh:g} g/kWh, which no grid has over its life; "

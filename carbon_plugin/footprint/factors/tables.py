@@ -312,6 +312,12 @@ def country_intensities() -> IntensityTable:
 
 
 @cache
+def consumption_intensities() -> IntensityTable:
+    """Return what countries consume, with imports, by alpha-3 code."""
+    return _load("grid_consumption.yaml", IntensityTable)
+
+
+@cache
 def egrid_intensities() -> IntensityTable:
     """Return US eGRID subregions by acronym."""
     return _load("grid_egrid.yaml", IntensityTable)

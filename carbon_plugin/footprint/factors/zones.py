@@ -17,10 +17,11 @@ from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.spec.parsing.names import nearest
 
-AreaTable = Literal["country", "egrid", "gcp", "canada", "australia", "china"]
+AreaTable = Literal["country", "consumption", "egrid", "gcp", "canada", "australia", "china"]
 
 TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
     "country": tables.country_intensities,
+    "consumption": tables.consumption_intensities,
     "egrid": tables.egrid_intensities,
     "gcp": tables.gcp_intensities,
     "canada": tables.canada_intensities,
@@ -31,7 +32,8 @@ TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
 
 FORMS = (
     "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
-    "egrid:SRVC, or a provider with its region (gcp:us-central1, aws:eu-north-1, lambda:us-south-1, nebius:eu-north1)"
+    "egrid:SRVC, consumption:CHE, or a provider with its region (gcp:us-central1, aws:eu-north-1, lambda:us-south-1, "
+    "nebius:eu-north1)"
 )
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
@@ -62,7 +64,7 @@ class Area(Struct, frozen=True, kw_only=True):
     @property
     def zone(self) -> str:
         """Return how a user would name the place, or else the row."""
-        row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp") else self.code
+        row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp", "consumption") else self.code
         return self.place or row
 
 
@@ -78,10 +80,12 @@ def locate(zone: str) -> Area:
         return _egrid(zone, rest.strip())
     if kind == "gcp":
         return _gcp(zone, rest.strip())
+    if kind == "consumption":
+        return _consumption(zone, rest.strip())
     for provider in tables.cloud_regions():
         if kind == provider:
             return _mapped(zone, provider, rest.strip())
-    *known, last = "egrid", "gcp", *tables.cloud_regions()
+    *known, last = "egrid", "consumption", "gcp", *tables.cloud_regions()
     raise FootprintError(f"zone {zone!r}: unknown prefix {kind!r}, expected {', '.join(known)} or {last}")
 
 
@@ -112,6 +116,8 @@ def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield code, (place.name, *place.aliases)
     for code, row in tables.egrid_intensities().areas.items():
         yield f"egrid:{code}", (row.name or code,)
+    for code in tables.consumption_intensities().areas:
+        yield f"consumption:{code}", (f"{tables.countries()[code].name}, consumption",)
     for region, row in tables.gcp_intensities().areas.items():
         yield f"gcp:{region}", (row.name,) if row.name else ()
     for provider, regions in tables.cloud_regions().items():
@@ -122,7 +128,7 @@ def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
 def electricity_maps_zone(area: Area) -> str | None:
     """Return what Electricity Maps calls an area, or None where that does not follow from the area."""
     if area.place is None:
-        return tables.countries()[area.code].alpha2 if area.table == "country" else None
+        return tables.countries()[area.code].alpha2 if area.table in ("country", "consumption") else None
     parts = area.place.split("-")
     # Its zones in the USA are balancing authorities and not states, and China is one zone.
     return None if (parts[0] == "US" and len(parts) < 3) or parts[0] == "CN" else area.place
@@ -179,6 +185,17 @@ def _whole_of(zone: str) -> str | None:
 def _country(code: str) -> Area:
     name = tables.countries()[code].name
     return Area(table="country", code=code, name=name, row_name=name, country=code)
+
+
+def _consumption(zone: str, word: str) -> Area:
+    """Return the row of what a country consumes. Raises `FootprintError` for a country that has none."""
+    areas = tables.consumption_intensities().areas
+    code = _country_index().get(_key(word), word.upper())
+    if code not in areas:
+        names = {f"consumption:{one}": (one, tables.countries()[one].name) for one in areas}
+        raise _unknown(zone, names, word)
+    name = f"{tables.countries()[code].name}, consumption"
+    return Area(table="consumption", code=code, name=name, row_name=name, country=code)
 
 
 def _egrid(zone: str, code: str) -> Area:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from datetime import date
 
 import numpy as np
@@ -14,6 +15,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.grid import (
     PART_SPREAD,
+    TRADE_SPREAD,
     direct_warning,
     relative_spread,
     resolve_intensity,
@@ -94,7 +96,7 @@ def test_a_vintage_more_than_two_years_old_is_noted() -> None:
 
 
 def test_a_mapped_cloud_region_is_noted() -> None:
-    assert zone_intensity("aws:eu-west-3", today=TODAY).notes == ("France stands for aws:eu-west-3 (Paris) by place",)
+    assert zone_intensity("aws:eu-west-3", today=TODAY).notes[0] == "France stands for aws:eu-west-3 (Paris) by place"
 
 
 def test_a_part_of_a_country_takes_the_value_of_its_own_grid_and_not_that_of_the_country() -> None:
@@ -181,19 +183,49 @@ def test_a_place_with_a_value_of_its_own_needs_no_warning(zone: str) -> None:
 
 
 def test_range_of_a_country_that_imports_reaches_what_it_consumes() -> None:
+    """Switzerland generates 39 g/kWh; it consumed 50 in 2025, and up to 122 in the years before."""
     swiss = zone_intensity("CHE")
-    assert swiss.figure.value == pytest.approx(39.2, abs=0.1)
-    assert swiss.figure.high > 98.0  # consumption-based
-    assert any("trades much of its electricity" in note for note in swiss.notes)
-    assert zone_intensity("aws:eu-central-2").figure.high == swiss.figure.high
-    assert not any("trades" in note for note in zone_intensity("FRA").notes)
+
+    assert swiss.figure.value == pytest.approx(39.22)
+    assert swiss.figure.high > 98.0
+    assert any("has 50 g/kWh (Electricity Maps 2025, lifecycle; zone consumption:CHE)" in note for note in swiss.notes)
+
+
+def test_the_published_consumption_stands_beside_the_generation_of_a_country() -> None:
+    swiss = zone_intensity("consumption:CHE", today=TODAY)
+
+    assert (swiss.figure.value, swiss.year) == (50, 2025)
+    assert (swiss.basis.scope, swiss.basis.boundary) == ("lifecycle", "consumption")
+    assert swiss.licence == "ODbL-1.0"
+    assert "Electricity Maps" in swiss.attribution
+
+
+@pytest.mark.parametrize("code", sorted(tables.consumption_intensities().areas))
+def test_the_range_of_every_country_reaches_its_published_consumption(code: str) -> None:
+    figure = zone_intensity(code, today=TODAY).figure
+
+    if figure.value != 24:  # a published 0, which hydropower replaces
+        assert figure.low <= tables.consumption_intensities().areas[code].g_per_kwh <= figure.high
+
+
+def test_the_range_of_a_country_without_a_published_consumption_is_as_wide_as_trade_makes_it() -> None:
+    """Of countries that are published on both, 80 % consume within a factor of e^0.33 of what they generate."""
+    generation = tables.country_intensities().areas
+    pairs = [
+        (row.g_per_kwh, generation[code].g_per_kwh) for code, row in tables.consumption_intensities().areas.items()
+    ]
+    apart = [abs(math.log(consumed / made)) for consumed, made in pairs if made > 1]
+    russia = zone_intensity("RUS", today=TODAY).figure
+
+    assert statistics.quantiles(apart, n=10)[7] == pytest.approx(TRADE_SPREAD, abs=0.005)
+    assert russia.high / russia.value > math.exp(TRADE_SPREAD)
 
 
 def test_a_value_that_its_source_rounded_to_zero_is_replaced_by_that_of_hydropower() -> None:
     intensity = zone_intensity("CAF", today=date(2024, 1, 1))
 
     assert (intensity.figure.low, intensity.figure.value, intensity.figure.high) == (11, 24, 45)
-    (note,) = intensity.notes
+    note = intensity.notes[-1]
     assert note.startswith("the published value of Central African Republic is 0 g/kWh, which no grid has")
 
 

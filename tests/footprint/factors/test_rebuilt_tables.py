@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_the_egrid_table_is_what_its_script_writes() -> None:
-    script = runpy.run_path(str(ROOT / "tools" / "egrid_table.py"))
+@pytest.mark.parametrize("tool", ["egrid_table.py", "consumption_table.py"])
+def test_a_table_is_what_its_script_writes(tool: str) -> None:
+    script = runpy.run_path(str(ROOT / "tools" / tool))
 
     assert script["TABLE"].read_text(encoding="utf-8") == script["table"]()
 

@@ -14,6 +14,7 @@ from carbon_plugin.footprint.factors.zones import locate
 
 INTENSITY_TABLES = [
     tables.country_intensities,
+    tables.consumption_intensities,
     tables.egrid_intensities,
     tables.gcp_intensities,
     tables.canada_intensities,

@@ -304,7 +304,9 @@ def test_a_cloud_region_without_its_provider_is_an_error_with_the_full_form(zone
 
 
 def test_an_unknown_prefix_is_named() -> None:
-    with pytest.raises(FootprintError, match=r"unknown prefix 'oracle', expected egrid, gcp, aws, .* or ovh"):
+    with pytest.raises(
+        FootprintError, match=r"unknown prefix 'oracle', expected egrid, consumption, .* or ovh"
+    ):
         locate("oracle:us-ashburn-1")
 
 
@@ -335,6 +337,18 @@ def test_a_region_whose_state_is_not_published_covers_every_part_of_its_country(
     area = locate("crusoe:us-west1-a")
 
     assert (area.table, area.code, area.larger) == ("country", "USA", True)
+
+
+@pytest.mark.parametrize("word", ["CHE", "ch", "Switzerland"])
+def test_what_a_country_consumes_is_a_zone_of_its_own(word: str) -> None:
+    area = locate(f"consumption:{word}")
+
+    assert (area.table, area.code, area.zone, area.country) == ("consumption", "CHE", "consumption:CHE", "CHE")
+
+
+def test_a_country_without_a_published_consumption_is_an_error() -> None:
+    with pytest.raises(FootprintError, match="zone 'consumption:RUS' is unknown"):
+        locate("consumption:RUS")
 
 
 def test_only_cloud_zones_have_a_provider() -> None:
