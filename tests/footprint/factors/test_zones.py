@@ -304,9 +304,7 @@ def test_a_cloud_region_without_its_provider_is_an_error_with_the_full_form(zone
 
 
 def test_an_unknown_prefix_is_named() -> None:
-    with pytest.raises(
-        FootprintError, match=r"unknown prefix 'oracle', expected egrid, consumption, .* or ovh"
-    ):
+    with pytest.raises(FootprintError, match=r"unknown prefix 'oracle', expected egrid, consumption, .* or ovh"):
         locate("oracle:us-ashburn-1")
 
 

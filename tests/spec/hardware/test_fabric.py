@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.fabric import fabric_factor, tiers
-from carbon_plugin.spec.hardware.profiles import load_node
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,17 @@ def test_an_oversubscribed_fabric_has_fewer_ports_above_the_leaf() -> None:
 
     assert fabric_factor(narrow, 8) == fabric_factor(node, 8)
     assert fabric_factor(narrow, 2048) < fabric_factor(node, 2048)
+
+
+def test_nodes_of_one_superchip_reach_one_another_by_the_network_alone() -> None:
+    """GH200 in single-superchip nodes has no NVLink to the next node; NVL32 is for the user to state."""
+    device, node = load_accelerator("gh200"), load_node("gh200-1")
+
+    assert island_size(Cluster(accelerator=device, node=node, nodes=8, devices_per_node=1)) == 1
+
+
+@pytest.mark.parametrize("name", ["mi300a-4", "jetson-1"])
+def test_a_node_of_modules_with_their_own_cpu_has_no_cpu_and_no_memory_beside_them(name: str) -> None:
+    host = load_node(name).host
+
+    assert (host.sockets, host.cpu_tdp_w.value, host.dram_bytes.value) == (0, 0, 0)
