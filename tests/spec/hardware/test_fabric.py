@@ -58,3 +58,21 @@ def test_a_node_of_modules_with_their_own_cpu_has_no_cpu_and_no_memory_beside_th
     host = load_node(name).host
 
     assert (host.sockets, host.cpu_tdp_w.value, host.dram_bytes.value) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("chip", "host", "chip_w", "machine_w"),
+    [
+        ("tpu-v4", "tpu-host-4", 170, 378.5),  # Jouppi 2023: mean of production workloads; Patterson 2022: system
+        ("tpu-v6e", "tpu-host-8", 153, 272),  # Schneider 2025: mean of the fleet, chip and machine
+    ],
+)
+def test_a_tpu_and_its_share_of_the_machine_draw_what_was_published(
+    chip: str, host: str, chip_w: float, machine_w: float
+) -> None:
+    sustained, node = load_accelerator(chip).efficiency.sustained_power_w, load_node(host)
+    assert sustained is not None
+    shared_w = node.host.base_power_w.value / node.accelerators + node.network.power_w_per_device.value
+
+    assert sustained.value == pytest.approx(chip_w, rel=0.10)
+    assert sustained.value + shared_w == pytest.approx(machine_w, rel=0.10)
