@@ -192,7 +192,7 @@ def _consumption(zone: str, word: str) -> Area:
     areas = tables.consumption_intensities().areas
     code = _country_index().get(_key(word), word.upper())
     if code not in areas:
-        names = {f"consumption:{one}": (one, tables.countries()[one].name) for one in areas}
+        names: Names = {f"consumption:{one}": (one, tables.countries()[one].name) for one in areas}
         raise _unknown(zone, names, word)
     name = f"{tables.countries()[code].name}, consumption"
     return Area(table="consumption", code=code, name=name, row_name=name, country=code)
