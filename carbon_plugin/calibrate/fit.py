@@ -231,18 +231,23 @@ def fit_populations(
     keep: Mask,
     start: Floats | None = None,
     tolerance: float = TOLERANCE,
+    *,
+    tuned: Fit | None = None,
 ) -> Fit:
     """Return a fit in two steps: first to rows of tuned software, then to rows of ordinary software.
 
     The first step fits what devices, links and frameworks sustain. The second step fits, under these constants, what
     ordinary software costs. The spread between ordinary programs is larger than the effect of any constant of a device,
     so that their rows would distort these constants. The second step has those parameters that only concern ordinary
-    rows.
+    rows. `tuned` is a fit whose first step saw the same rows of tuned software, so that it need not be repeated.
     """
     second = [_only_ordinary(parameter, table) for parameter in parameters]
     logs = np.array([parameter.centre for parameter in parameters])
     spreads = np.array([parameter.sigma for parameter in parameters])
-    for step in (False, True):
+    if tuned is not None:
+        first = ~np.array(second)
+        logs[first], spreads[first] = tuned.logs[first], tuned.spreads[first]
+    for step in (False, True) if tuned is None else (True,):
         chosen = [index for index, own in enumerate(second) if own == step]
         rows = keep & (table.ordinary == step)
         if not chosen or not np.any(rows):
@@ -273,7 +278,8 @@ def leave_out(
     predicted = fitted_step_time_s(table, whole)
     for name in np.unique(groups[keep]):
         out = groups == name
-        without = fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE)
+        tuned = None if np.any(keep & out & ~table.ordinary) else whole
+        without = fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 

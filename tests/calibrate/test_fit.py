@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.fit import THREADS_VARIABLE, FitParameter, fit
+from carbon_plugin.calibrate.fit import (
+    THREADS_VARIABLE,
+    FitParameter,
+    fit,
+    fit_populations,
+    fitted_step_time_s,
+    leave_out,
+)
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
 from carbon_plugin.calibrate.shipped import compare, refit
@@ -69,6 +76,20 @@ def test_a_robust_prior_lets_an_odd_group_pull_the_common_factor_little(a100_row
         return np.array([known[row.id] == number for row in rows.rows])
 
     assert abs(common(robust=True) - 1) < 0.6 * abs(common(robust=False) - 1)
+
+
+def test_a_source_of_ordinary_software_is_left_out_as_if_all_were_fitted_again() -> None:
+    table = tabulate([row for row in published_rows()[0] if row.source in ("sc21", "nemo2303", "tinyllama")])
+    parameters = [
+        FitParameter("gemm", "gemm_share", lambda rows: np.ones(rows.measured_s.size, dtype=bool), 0.5),
+        FitParameter("ordinary", "framework_factor", lambda rows: rows.ordinary, 0.5),
+    ]
+    keep = np.ones(table.measured_s.size, dtype=bool)
+    left_out = leave_out(table, parameters, keep, fit_populations(table, parameters, keep), table.origin)
+
+    out = table.origin == "tinyllama"
+    again = fitted_step_time_s(table, fit_populations(table, parameters, keep & ~out))
+    assert left_out[out] == pytest.approx(again[out], rel=1e-4)
 
 
 def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
