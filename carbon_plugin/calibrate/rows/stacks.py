@@ -131,7 +131,10 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     if "chunked cross entropy" in overlap or (conventions.chunks_the_loss and "whole cross entropy" not in overlap):
         return "chunked_output"
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
-    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
+    # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.
+    alone = (row.optional_count("tp") or 1) == 1
+    in_release = compiled and alone and _compiles_the_loss(row.text("source"))
+    if conventions.name == "torchtitan" and not (whole or in_release):
         return "eager"
     return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
 
@@ -139,10 +142,10 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
 def _compiles_the_loss(source: str) -> bool:
     """Return whether torchtitan compiles the loss with the model in the release of this source.
 
-    It does so since April 2025 (pull request 1033), and the names of its files have a date.
+    It does so since April 2025 (pull request 1033), and the names of its files and other sources have a date.
     """
-    date = re.search(r"_(20\d{4})_", source)
-    return date is not None and date.group(1) >= "202504"
+    date = re.search(r"(?<![0-9a-f])(20\d\d)-?(0[1-9]|1[0-2])(?!\d)", source)
+    return date is not None and date.groups() >= ("2025", "04")
 
 
 def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:

@@ -316,6 +316,21 @@ def test_plain_pytorch_that_is_compiled_is_compiled_software_and_a_named_framewo
     assert named.attention_kernel == "flash2"
 
 
+@pytest.mark.parametrize(
+    ("source", "loss"),
+    [
+        ("benchmarks/llama3_h100_202412_torchtitan.md @b5bcd76c66", "eager"),
+        ("benchmarks/asyncTP_llama3_h100_2025-06_torchtitan.md @b5bcd76c66", "compiled"),
+        ("pull request 1690 (2025-09)", "compiled"),
+        ("README.md @f20250612", "eager"),
+    ],
+)
+def test_torchtitan_compiles_its_loss_since_a_date_that_its_sources_have(source, loss) -> None:
+    alone, tensor_parallel = (parsed(overlap="torch.compile", source=source, tp=tp).spec.stack for tp in (1, 2))
+    assert alone.cross_entropy == loss
+    assert tensor_parallel.cross_entropy == "eager"
+
+
 def test_how_experts_run_is_read_from_framework_and_notes() -> None:
     experts = {"layers": 24, "hidden": 2048, "ffn": 7168, "heads": 16, "n_experts": 16, "top_k": 2, "mlp": "swiglu"}
 
