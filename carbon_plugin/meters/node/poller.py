@@ -82,25 +82,29 @@ class NodePoller:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            start_s = self._clock()
-            outcome = self._ask()
-            if isinstance(outcome, NodeAnswer):
-                # The answer is of some moment while it was asked for, so that the middle of that time is taken.
-                self._take((start_s + self._clock()) / 2, outcome)
-            elif self.state is not None:
-                held = self.state
-                self.state = NodeState(
-                    monotonic_s=held.monotonic_s,
-                    energy=held.energy,
-                    kind="absent",
-                    power_w=None,
-                    fault=outcome.code,
-                    message=str(outcome),
-                    covered_s=held.covered_s,
-                )
-            self.first = self.first or outcome
-            self._answered.set()
+            self.ask_once()
             self._stop.wait(self.poll_s)
+
+    def ask_once(self) -> None:
+        """Ask the source and take in its answer, or the reason why there is none."""
+        start_s = self._clock()
+        outcome = self._ask()
+        if isinstance(outcome, NodeAnswer):
+            # The answer is of some moment while it was asked for, so that the middle of that time is taken.
+            self._take((start_s + self._clock()) / 2, outcome)
+        elif self.state is not None:
+            held = self.state
+            self.state = NodeState(
+                monotonic_s=held.monotonic_s,
+                energy=held.energy,
+                kind="absent",
+                power_w=None,
+                fault=outcome.code,
+                message=str(outcome),
+                covered_s=held.covered_s,
+            )
+        self.first = self.first or outcome
+        self._answered.set()
 
     def _ask(self) -> NodeAnswer | SourceError:
         try:

@@ -215,7 +215,7 @@ def _said(page: Any) -> str:
 
 def test_bar_tells_its_number_at_the_focus(reports, opened):
     page = opened(reports["full"]).page
-    bar = page.locator(".wide-chart rect.tip").filter(visible=True).first
+    bar = page.locator(".wide-chart rect.tip:visible").first
     bar.focus()
     told, source = page.locator("#tip").inner_text().split("\n")
     assert told == bar.get_attribute("aria-label")
@@ -226,9 +226,9 @@ def test_bar_tells_its_number_at_the_focus(reports, opened):
 def test_page_without_scripts_and_on_paper_shows_drawings(reports, opened, media):
     page = opened(reports["full"], scripts=media == "print").page
     page.emulate_media(media=media)
-    assert page.locator("figure .live").filter(visible=True).count() == 0
-    shown = page.locator("figure").filter(visible=True)
-    assert page.locator("figure svg").filter(visible=True).count() == shown.count() >= 7
+    assert page.locator("figure .live:visible").count() == 0
+    shown = page.locator("figure:visible")
+    assert page.locator("figure svg:visible").count() == shown.count() >= 7
 
 
 def test_small_run_prints_on_few_pages(reports, opened):

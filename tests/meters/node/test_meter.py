@@ -30,12 +30,29 @@ BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", la
 IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
 
 
+def ended(poller: NodePoller) -> None:
+    """Close a poller and wait for the end of its thread."""
+    poller.close()
+    for thread in threading.enumerate():
+        if thread.name == "carbon-plugin-node":
+            thread.join(60.0)
+            assert not thread.is_alive()
+
+
+def asked_by_the_test(source: NodeSource, clock: Callable[[], float]) -> NodePoller:
+    """A poller that has one answer, and whose thread has ended, so that the test decides when it asks again."""
+    poller = NodePoller(source, BOUNDS, clock)
+    ended(poller)
+    return poller
+
+
 class Counters:
     """The folder of a Cray node's counters, and a clock that moves only when told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.now_s = 0.0
+        self.pollers: dict[NodeMeter, NodePoller] = {}
         self.write(1000.0)
 
     def write(self, joules: float, watts: float = 1000.0) -> None:
@@ -53,24 +70,21 @@ class Counters:
         return self.of(source, gpus, fixed(share))
 
     def of(self, source: NodeSource, gpus: GpuHistory | None, share: ShareSource) -> NodeMeter:
-        poller = NodePoller(source, BOUNDS, self.clock)
-        return NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=share, gpus=gpus, clock=self.clock)
+        poller = asked_by_the_test(source, self.clock)
+        meter = NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=share, gpus=gpus, clock=self.clock)
+        self.pollers[meter] = poller
+        return meter
+
+    def asked(self, meter: NodeMeter) -> Reading:
+        """The reading after one more answer of the source."""
+        self.pollers[meter].ask_once()
+        (reading,) = meter.read()
+        return reading
 
 
 @pytest.fixture
 def counters(tmp_path: Path) -> Counters:
     return Counters(tmp_path)
-
-
-def until(meter: NodeMeter, met: Callable[[Reading], bool]) -> Reading:
-    """The first reading that meets a condition; the asking thread gets a few seconds for it."""
-    deadline_s = time.monotonic() + 5
-    while time.monotonic() < deadline_s:
-        (reading,) = meter.read()
-        if met(reading):
-            return reading
-        time.sleep(0.005)
-    raise AssertionError(f"it stays at {reading}")
 
 
 def gpu(joules: float, at_s: float, key: str = "GPU-1") -> Reading:
@@ -81,11 +95,10 @@ def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> 
     gpus = GpuHistory()
     gpus.observe([gpu(0.0, 0.0), gpu(0.0, 0.0, "GPU-2")])
     meter = counters.meter(gpus)
-    until(meter, lambda reading: reading.energy_j == 0.0)
     gpus.observe([gpu(300.0, 10.0), gpu(300.0, 10.0, "GPU-2")])
     counters.now_s = 10.0
     counters.write(2000.0)
-    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    reading = counters.asked(meter)
     assert reading.energy_j == pytest.approx(400.0)
     assert reading.kind == "counter"
     assert reading.energy.low == pytest.approx(400.0 - (50.0**2 + 30.0**2) ** 0.5)
@@ -95,10 +108,9 @@ def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> 
 
 def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
     meter = counters.meter(None, HostShare(part=Range(0.5, 0.25, 1.0), sentence="for the test"))
-    until(meter, lambda reading: reading.energy_j == 0.0)
     counters.now_s = 10.0
     counters.write(2000.0)
-    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    reading = counters.asked(meter)
     assert (reading.energy.low, reading.energy_j, reading.energy.high) == pytest.approx((0.25 * 950, 500, 1050))
     meter.close()
 
@@ -118,21 +130,22 @@ def test_a_share_is_that_of_the_whole_stretch_between_two_answers(counters: Coun
             meter.read()  # nothing new: no stretch ends
         counters.now_s = seconds
         counters.write(1000.0 + 100 * seconds)
-        assert until(meter, lambda r, at_s=seconds: r.monotonic_s == at_s).energy_j == pytest.approx(joules)  # type: ignore[misc]
+        assert counters.asked(meter).energy_j == pytest.approx(joules)
     meter.close()
 
 
 def test_a_source_that_fails_is_absent_with_its_reason_and_the_counter_covers_the_gap(counters: Counters) -> None:
     meter = counters.meter(None)
-    until(meter, lambda reading: reading.kind == "counter")
+    assert meter.read()[0].kind == "counter"
     (counters.folder / "energy").unlink()
-    lost = until(meter, lambda reading: reading.kind == "absent")
+    lost = counters.asked(meter)
+    assert lost.kind == "absent"
     assert (lost.fault, lost.energy_j) == ("not_supported", 0.0)
     assert lost.message is not None
     assert "energy cannot be read" in lost.message
     counters.now_s = 60.0
     counters.write(61_000.0)
-    again = until(meter, lambda reading: reading.energy_j != 0.0)
+    again = counters.asked(meter)
     assert again.fault is None
     assert again.energy_j == pytest.approx(60_000.0)
     meter.close()
@@ -147,19 +160,17 @@ def test_power_alone_is_integrated_with_a_wider_range_across_a_gap(tmp_path: Pat
     write(100.0)
     source = CsvSource(parse_address(f"csv://{tmp_path}/power.csv?column=node_w"))
     source.poll_s = 0.01
-    poller = NodePoller(source, BOUNDS, lambda: now_s)
+    poller = asked_by_the_test(source, lambda: now_s)
     meter = NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=None, clock=lambda: now_s)
-    assert until(meter, lambda reading: reading.energy_j == 0.0).kind == "power_integrated"
-    write(300.0)
-    until(meter, lambda reading: reading.energy_j == 0.0)
+    assert meter.read()[0].kind == "power_integrated"
     (tmp_path / "power.csv").unlink()
-    assert until(meter, lambda reading: reading.kind == "absent").fault == "not_supported"
+    poller.ask_once()
+    assert (meter.read()[0].kind, meter.read()[0].fault) == ("absent", "not_supported")
     now_s = 10.0
     write(300.0)
-    reading = until(meter, lambda reading: reading.energy_j != 0.0)
-    assert reading.energy_j in (pytest.approx(2000.0), pytest.approx(3000.0))  # whether 300 W were seen before the gap
-    assert reading.energy_j is not None
-    assert (reading.energy.low, reading.energy.high) == pytest.approx((0.7 * reading.energy_j, 1.3 * reading.energy_j))
+    poller.ask_once()
+    (reading,) = meter.read()
+    assert (reading.energy.low, reading.energy_j, reading.energy.high) == pytest.approx((1400.0, 2000.0, 2600.0))
     meter.close()
 
 
@@ -167,21 +178,19 @@ def test_energy_never_falls_when_a_gpu_makes_up_for_a_gap(counters: Counters) ->
     gpus = GpuHistory()
     gpus.observe([gpu(0.0, 0.0)])
     meter = counters.meter(gpus)
-    until(meter, lambda reading: reading.energy_j == 0.0)
     gpus.observe([gpu(0.0, 10.0)])  # lost: it holds its energy
     counters.now_s = 10.0
     counters.write(2000.0)
-    held = until(meter, lambda reading: reading.energy_j != 0.0)
+    held = counters.asked(meter)
     assert held.energy_j == pytest.approx(1000.0)
     gpus.observe([gpu(1200.0, 20.0)])  # back: its counter covers the gap, which the host had
     counters.now_s = 20.0
     counters.write(3000.0)
-    until(meter, lambda reading: reading.monotonic_s == 20.0)
-    assert meter.read()[0].energy_j == pytest.approx(1000.0)
+    assert counters.asked(meter).energy_j == pytest.approx(1000.0)
     gpus.observe([gpu(1800.0, 30.0)])
     counters.now_s = 30.0
     counters.write(4000.0)
-    assert until(meter, lambda reading: reading.energy_j != 1000.0).energy_j == pytest.approx(1200.0)
+    assert counters.asked(meter).energy_j == pytest.approx(1200.0)
     meter.close()
 
 
@@ -192,20 +201,10 @@ class Told:
 
     def __init__(self, answer: NodeAnswer) -> None:
         self.next = answer
-        self.asked = 0
 
     def ask(self, deadline_s: float) -> NodeAnswer:
         del deadline_s
-        self.asked += 1
         return self.next
-
-    def tell(self, answer: NodeAnswer) -> None:
-        """Tell another answer, and come back when it has been taken in."""
-        self.next, asked, deadline_s = answer, self.asked, time.monotonic() + 5
-        # One question may have begun before, the second is answered with it, and the third is asked after that.
-        while self.asked < asked + 3:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.002)
 
 
 class Node:
@@ -218,9 +217,9 @@ class Node:
         self.source = Told(answer)
         self.gpus = GpuHistory()
         self.gpus.observe([gpu(0.0, self.now_s)])
-        poller = NodePoller(self.source, BOUNDS, lambda: self.now_s)
+        self.poller = asked_by_the_test(self.source, lambda: self.now_s)
         self.meter = NodeMeter(
-            poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
+            self.poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
         )
         self.gate = ReadingGate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Range(800.0, 600.0, 1000.0)})
         self.read()
@@ -235,7 +234,8 @@ class Node:
             self.joules += 5 * 2400.0
             self.gpus.observe([gpu(self.joules, self.now_s + 5)])
             self.now_s += 5
-            self.source.tell(answer)
+            self.source.next = answer
+            self.poller.ask_once()
             readings.append(self.read())
         return readings
 
@@ -354,14 +354,12 @@ def test_a_facility_is_a_rung_of_its_own_with_one_key_for_all_nodes(counters: Co
 
 
 def test_a_closed_meter_reads_nothing_and_asks_no_more(counters: Counters) -> None:
-    meter = counters.meter(None)
+    poller = NodePoller(Told(NodeAnswer(power_w=100.0)), BOUNDS, counters.clock)
+    meter = NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=None, clock=counters.clock)
     meter.close()
     meter.close()
     assert meter.read() == []
-    deadline_s = time.monotonic() + 5
-    while any(thread.name == "carbon-plugin-node" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    ended(poller)
 
 
 def test_after_a_fork_the_child_reads_nothing(counters: Counters) -> None:
