@@ -66,10 +66,16 @@ def render_comparison(summaries: Sequence[AuditSummary], losses: Sequence[float]
         ],
         "cautions": found.cautions,
         "rows": rows_of(found),
-        "differences": found.spec,
+        "differences": [one for one in found.spec if _stated(one) > 1],
+        "alone": [one for one in found.spec if _stated(one) <= 1],
         "version": summaries[0].plugin_version,
     }
     return environment().get_template("compare.html.j2").render(context)
+
+
+def _stated(field: ComparedQuantity) -> int:
+    """Return how many runs state a field."""
+    return sum(value is not None for value in field.values)
 
 
 def rows_of(found: RunComparison) -> list[ComparedRow]:

@@ -14,6 +14,7 @@ import pytest
 
 import carbon_plugin
 from carbon_plugin.audit.report.comparison import render_comparison
+from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.report.write import render_json, write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.values import Factors
@@ -234,6 +235,35 @@ def test_page_without_scripts_and_on_paper_shows_drawings(reports, opened, media
 def test_small_run_prints_on_few_pages(reports, opened):
     printed = opened(reports["full"]).page.pdf(format="A4", print_background=True)
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 5
+
+
+@pytest.mark.exhaustive
+def test_page_of_two_thousand_nodes_fits_and_complains_about_nothing(reports, opened, tmp_path):
+    summary = reports["full"].summary
+    gpu = next(one for one in summary.devices if one.identity.rung == "gpu")
+    devices = [
+        msgspec.structs.replace(
+            gpu,
+            hostname=f"node{place // 8}",
+            mean_power_w=400.0 + place % 13,
+            identity=msgspec.structs.replace(gpu.identity, key=f"GPU-{place}"),
+        )
+        for place in range(16384)
+    ]
+    file = summary.verification.files[0]
+    files = [msgspec.structs.replace(file, file=f"node-{node}.attempt-0.jsonl") for node in range(2048)]
+    verification = msgspec.structs.replace(summary.verification, files=files)
+    crowded = msgspec.structs.replace(summary, devices=devices, verification=verification)
+    path = tmp_path / "report.html"
+    path.write_text(render_html(crowded), encoding="utf-8")
+
+    report = opened(Written(path, crowded))
+    for width_px in WIDTHS:
+        report.page.set_viewport_size({"width": width_px, "height": 900})
+        assert report.page.evaluate("document.documentElement.scrollWidth") <= width_px
+    assert report.complaints == []
+    assert "16,384 GPUs" in report.page.locator("figure", has_text="All GPUs").inner_text()
+    assert path.stat().st_size < 6_000_000
 
 
 def test_hostile_name_is_text(reports, opened):

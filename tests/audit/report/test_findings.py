@@ -10,6 +10,7 @@ import pytest
 
 from carbon_plugin.audit.report.addresses import linked
 from carbon_plugin.audit.report.charts.of_devices import device_chart, node_table, outlier_table
+from carbon_plugin.audit.report.comparison import render_comparison
 from carbon_plugin.audit.report.grasp import CAR_KG_PER_KM, as_a_drive
 from carbon_plugin.audit.report.otherwise import elsewhere
 from carbon_plugin.audit.report.page import render_html
@@ -18,7 +19,11 @@ from carbon_plugin.audit.sentences.missing import missing
 from carbon_plugin.audit.sentences.quality import data_quality
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.footprint.factors.grid import zone_intensity
+from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
+from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Job
 
 replace = msgspec.structs.replace
@@ -121,6 +126,25 @@ def test_addresses_are_links_and_all_else_is_text():
     assert '<a href="https://example.org/a?b=1&amp;c=2" rel="noopener noreferrer">' in shown
     assert "<b>" not in shown
     assert shown.count("<a ") == 1
+
+
+def test_every_source_of_the_factors_of_a_cluster_is_a_link():
+    cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=2, devices_per_node=8)
+    found = resolve_factors(Site(zone="FRA"), cluster)
+
+    for figure in (found.intensity.figure, found.pue, found.lifetime_years, *found.embodied_kg.values()):
+        assert 'href="https://' in linked(figure.source), figure.source
+    assert 'href="https://arxiv.org/abs/2304.03271"' in linked("US average of power generation, arXiv 2304.03271")
+
+
+def test_page_of_a_comparison_folds_fields_that_only_one_run_recorded(summary):
+    specs = [{"layout.tp": {"value": 1}, "seen": {"value": 2}}, {"layout.tp": {"value": 4}}]
+    runs = [replace(summary, run=replace(summary.run, effective=effective)) for effective in specs]
+    shown, folded = render_comparison(runs).split("Fields that only one of the runs recorded (1)")
+
+    assert "layout.tp" in shown
+    assert ">seen<" not in shown
+    assert ">seen<" in folded
 
 
 def test_title_of_a_shipped_table_is_a_link_to_it(summary):

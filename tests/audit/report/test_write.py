@@ -177,6 +177,17 @@ def test_every_marked_number_of_the_page_is_that_of_the_json(summary: AuditSumma
         assert float(raw) == value_at(document, field), field
 
 
+def test_every_chart_and_every_known_figure_tells_how_it_is_known(summary: AuditSummary) -> None:
+    markup = render_html(summary)
+    figures = re.findall(r"<figure.*?</figure>", markup, re.DOTALL)
+    tiles = markup.split('<p class="lead">')[0].split('<div class="tile">')[1:]
+    assert len(figures) >= 9
+    assert len(tiles) == 6
+    for shown in (*figures, *tiles):
+        assert "How do you know?" in shown
+    assert all(re.search(r'data-source="[^"]+"', figure) for figure in figures)
+
+
 def test_first_screen_says_total_range_split_place_and_work(summary: AuditSummary) -> None:
     shown = first_screen.total_of(summary)
     assert summary.footprint is not None
