@@ -52,10 +52,11 @@ class TimeBins:
         for group, values in (rates or {}).items():
             for extremes, keep in ((self.lows, np.fmin), (self.highs, np.fmax)):
                 bins = extremes.setdefault(group, np.full(self._capacity, np.nan))
-                keep.at(bins, first[inside], values[inside])
-                for row in np.flatnonzero(~inside).tolist():
-                    reached = bins[first[row] : last[row] + 1]
-                    keep(reached, values[row], out=reached)
+                keep.at(bins, first, values)
+                keep.at(bins, last, values)
+                for row in np.flatnonzero(last > first + 1).tolist():
+                    between = bins[first[row] + 1 : last[row]]
+                    keep(between, values[row], out=between)
         for row in np.flatnonzero(~inside).tolist():
             edges_s = np.arange(first[row], last[row] + 2) * self.width_s
             inside_s = np.minimum(ends_s[row], edges_s[1:]) - np.maximum(starts_s[row], edges_s[:-1])

@@ -38,7 +38,7 @@ class PowerOverTime:
         self._reach(float(ends_s.max()))
         for moments_s, change_w in ((starts_s, power_w), (ends_s, -power_w)):
             at = np.ceil(moments_s / self.every_s).astype(int)  # an interval holds its start and not its end
-            self._changes_w += np.bincount(at, weights=change_w, minlength=len(self._changes_w))
+            np.add.at(self._changes_w, at, change_w)
 
     def merge(self, other: PowerOverTime) -> None:
         """Add the power of other machines, followed from the same origin."""
