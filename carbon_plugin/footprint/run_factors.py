@@ -93,7 +93,7 @@ def _of_stated(site: Site, pue: Figure) -> tuple[Assumption, ...]:
 
 
 def _cooling(cluster: Cluster | None) -> tuple[Assumption, ...]:
-    """On which side of the PUE the node's fans are: they leave the node with liquid cooling."""
+    """Return on which side of the PUE the node's fans are. With liquid cooling they are outside of the node."""
     if cluster is None:
         return ()
     node = cluster.node

@@ -51,7 +51,7 @@ def lifetime_warning(site: Site) -> str | None:
 
 
 def fleet_utilisation(site: Site) -> Figure | None:
-    """Share of the calendar life in which the fleet works, where the site amortises by it; None by reserved time."""
+    """Return the share of the calendar life in which the fleet works, where the site amortises by it, else None."""
     if site.amortisation == "reserved_time":
         return None
     if site.fleet_utilisation is not None:

@@ -237,8 +237,8 @@ def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | N
 
 
 def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
-    """A sentence for the user where the value of one area stands for a place that others serve too, or that is a part
-    of it, or for a country whose parts differ; else None."""
+    """Return a sentence for the user where the value of one area stands for a place that others serve too, or that is
+    a part of it, or for a country whose parts differ; else None."""
     area = find(site.zone) if intensity.granularity == "annual" else None
     if area is not None and area.stands_for is None and area.table == "country" and area.code in PARTED:
         return _parts_warning(area)

@@ -12,7 +12,7 @@ UNIT = "kWh facility/kWh IT"
 
 
 def resolve_pue(site: Site) -> Figure:
-    """Facility energy over IT energy, with its p10-p90 range.
+    """Return facility energy over IT energy of a site, with its p10-p90 range.
 
     In this order: the user's value (with the range that was stated, or a usual one); the published value of the cloud
     region; the provider's fleet average; the industry mean as a stated assumption. The provider is known from the
@@ -34,7 +34,7 @@ def resolve_pue(site: Site) -> Figure:
 
 
 def _figure(table: tables.PueTable, estimate: tables.Estimate, reason: str | None) -> Figure:
-    """An estimate as a figure; without a range of its own its overhead varies by the table's site spread."""
+    """Return an estimate as a figure. Without a range of its own its overhead varies by the table's site spread."""
     overhead = estimate.value - 1
     low = 1 + overhead * table.site_spread.low if estimate.low is None else estimate.low
     high = 1 + overhead * table.site_spread.high if estimate.high is None else estimate.high

@@ -231,8 +231,8 @@ def _place(code: str) -> Area:
 
 
 def newest_of(first: str, *rivals: str) -> str:
-    """Of rows that are published of one place, the newest that counts what the first one counts: the same scope and
-    signal. Of rows of one year the first stated wins."""
+    """Return the newest of the rows that are published of one place and count what the first one counts: the same
+    scope and signal. Of rows of one year the first stated wins."""
     basis = _table_of(first).source.basis
     alike = [row for row in (first, *rivals) if _alike(_table_of(row).source.basis, basis)]
     return max(alike, key=lambda row: _table_of(row).areas[row.rpartition(":")[2]].year)

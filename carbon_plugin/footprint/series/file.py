@@ -139,7 +139,7 @@ def _read_parquet(path: Path) -> Columns:
 
 
 def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
-    """The one column whose name speaks of a thing; the first of `words` that any name holds decides."""
+    """Return the one column whose name holds a word; the first of `words` that any name holds decides."""
     plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in columns}
     if kind == "intensity":
         found = [name for name, key in plain.items() if any(w in key for w in words) and "version" not in key]
@@ -176,7 +176,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _usual_unit(column: str) -> tuple[float, str]:
-    """The unit that a column without one is in, in g/kWh, and words for the source."""
+    """Return the unit that a column without one is in, in g/kWh, and words for the source."""
     if any(word in column.lower() for word in _POUNDS_A_MWH):
         return G_PER_KWH_OF_LB_PER_MWH, " taken as lb/MWh, WattTime's unit"
     return 1.0, " taken as g/kWh"
