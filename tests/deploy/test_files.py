@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,43 @@ def test_dashboard_has_what_grafana_needs_to_import_it(path):
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
     named = {variable["name"] for variable in document["templating"]["list"]}
     assert "datasource" in named
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, f"{path}/{name}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{path}/{number}")
+    else:
+        yield path, value
+
+
+def as_grafana_knows_it(document: Any) -> dict[str, Any]:
+    """Paths and values of a dashboard that the types of Grafana's own SDK have read and written again. What has a wrong
+    name or stands in a wrong place is lost."""
+    pytest.importorskip("grafana_foundation_sdk", reason="Grafana's SDK is not installed; `make test` installs it")
+    from grafana_foundation_sdk.cog import plugins
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    plugins.register_default_plugins()
+    return dict(leaves(json.loads(JSONEncoder().encode(Dashboard.from_json(document)))))
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_types_of_grafana_know_every_field_of_a_dashboard(path):
+    document = json.loads(path.read_text())
+
+    assert dict(leaves(document)).items() <= as_grafana_knows_it(document).items()
+
+
+def test_field_of_a_dashboard_with_a_wrong_name_would_be_found():
+    document = json.loads(DASHBOARDS[0].read_text())
+    document["panels"][0]["gridPosition"] = document["panels"][0].pop("gridPos")
+
+    assert "/panels/0/gridPosition/x" not in as_grafana_knows_it(document)
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

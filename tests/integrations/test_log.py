@@ -276,6 +276,7 @@ def test_real_wandb_run_writes_the_rows(tmp_path, offline_wandb):
 
     with offline_wandb.init(project="tests") as run:
         train(tmp_path / "run", [run, rows], windows=1)
+    offline_wandb.teardown()  # its process writes the file to the end
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
 
     content = file.read_bytes()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from carbon_plugin.sinks.row import DeviceFigures, Row, RunDescription
+from tests.sinks.metrics.receiver import Receiver
 
 GPU = "GPU-5ed5f5a1-0000-0000-0000-000000000001"
 
@@ -66,3 +68,15 @@ def rows(tmp_path) -> Callable[..., list[Row]]:
         return found
 
     return some
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of OTLP that decodes and keeps what it is sent."""
+    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed; `make test` installs it")
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import re
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
@@ -16,6 +18,7 @@ from carbon_plugin.sinks.choose import KINDS
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROMETHEUS = DOCS / "prometheus.md"
 PAGE = (DOCS / "loggers.md").read_text(encoding="utf-8")
+CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_table_names_every_kind_of_logger():
@@ -28,7 +31,7 @@ def test_table_names_every_kind_of_logger():
 
 def test_code_of_the_page_runs_and_its_files_have_the_totals(tmp_path):
     torch = pytest.importorskip("torch")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    code = CODE[0]
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -38,6 +41,52 @@ def test_code_of_the_page_runs_and_its_files_have_the_totals(tmp_path):
         last = list(csv.DictReader(file))[-1]
     assert last["step"] == "30"
     assert float(last["carbon/energy_kwh"]) > 0
+
+
+def test_function_of_the_page_hands_rows_to_a_run_as_that_of_aim(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    tracked: list[tuple[str, float, int]] = []
+
+    class Run:
+        def __init__(self, experiment: str) -> None: ...
+
+        def track(self, value: float, name: str, step: int) -> None:
+            tracked.append((name, value, step))
+
+    monkeypatch.setitem(sys.modules, "aim", SimpleNamespace(Run=Run))
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    run_dir = tmp_path / "run"
+    exec(CODE[1], {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train})
+
+    (energy_kwh,) = [value for name, value, step in tracked if name == "carbon/energy_kwh" and step == 1]
+    assert energy_kwh == pytest.approx(summarise(run_dir).energy.energy_j / 3.6e6)
+
+
+def test_code_of_the_page_on_opentelemetry_sends_the_totals_to_a_receiver(tmp_path, receiver):
+    torch = pytest.importorskip("torch")
+    page = PROMETHEUS.read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[1]
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    run_dir = tmp_path / "run"
+    names = {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train}
+    exec(code.replace("//localhost:4318", receiver.address), names)
+
+    value, unit, attributes, monotonic = receiver.requests[-1]["carbon_plugin.energy", ""]
+    assert value == pytest.approx(summarise(run_dir).energy.energy_j)
+    assert (unit, monotonic) == ("J", True)
+    assert attributes["carbon_plugin.run.id"]
 
 
 def test_training_of_the_page_on_prometheus_is_scraped_with_its_totals(tmp_path):
