@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class Watched(Struct, frozen=True, kw_only=True):
     """One instance holds what is watched.
 
-    `model` is what is trained, in one module; `called` is the part of it that gets the batches. A step of the first of
-    the `optimizers` is a step of the run.
+    `model` is what is trained, in one module; `modules` are those that the script gave, and `called` is the one of them
+    that gets the batches. A step of the first of the `optimizers` is a step of the run.
     """
 
     model: Any
+    modules: tuple[Any, ...] = ()
     called: Any
     optimizers: tuple[Any, ...]
 
@@ -42,7 +43,7 @@ def watched(model: Any, optimizer: Any = None) -> Watched:
     modules = _modules(model)
     optimizers = optimizers_in(optimizer)
     called = max(modules, key=_size) if len(modules) > 1 else modules[0]
-    return Watched(model=one_module(modules), called=called, optimizers=optimizers)
+    return Watched(model=one_module(modules), modules=tuple(modules), called=called, optimizers=optimizers)
 
 
 def one_module(modules: list[nn.Module]) -> nn.Module:

@@ -96,7 +96,7 @@ def steps_done(optimizers: Sequence[Any]) -> int | Arriving | None:
 
 def _steps_done(optimizer: Any) -> int | Arriving | None:
     highest, elsewhere = None, None
-    for part in _parts(optimizer):
+    for part in parts(optimizer):
         for value in _counts(part):
             number, arriving = _number(value)
             if number is not None and (highest is None or number > highest):
@@ -138,11 +138,11 @@ def _layers(optimizer: Any) -> Iterator[Any]:
         optimizer = inside[0]
 
 
-def _parts(optimizer: Any, depth: int = _DEPTH) -> Iterator[Any]:
+def parts(optimizer: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Return an optimizer and all optimizers inside it."""
     yield optimizer
     for inner in _inside(optimizer) if depth else ():
-        yield from _parts(inner, depth - 1)
+        yield from parts(inner, depth - 1)
 
 
 def _inside(optimizer: Any) -> Sequence[Any]:

@@ -15,6 +15,7 @@ from carbon_plugin.detect.devices import distributed_place
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.modules import Watched, watched
 from carbon_plugin.detect.optimizers import prepares_states, steps_done, steps_scheduled
+from carbon_plugin.detect.successor import Step, Successor, weakly
 from carbon_plugin.detect.tensors import Arriving
 from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.methods import Methods
@@ -51,6 +52,7 @@ class TrainingLoop(MeasuredTraining):
     _first: FirstStep | None
     _arriving: tuple[Arriving, int] | None
     _handles: list[Any]
+    _optimizers: list[Callable[[], Any]]
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class TrainingLoop(MeasuredTraining):
         self._pipeline = self._framework = None
         self._first = None
         self._arriving = None
-        self._handles = []
+        self._handles, self._optimizers = [], []
         self._methods = Methods()
         self._seen = Watched(model=None, called=None, optimizers=())
 
@@ -158,8 +160,36 @@ class TrainingLoop(MeasuredTraining):
         opaque(called)
         if stepping.hooked:
             self._handles.append(stepping.owner.register_step_post_hook(stepped))
+            self._follow(Successor(stepping.owner, self._seen.optimizers, self._seen.modules))
         else:
             self._methods.after(stepping.owner, "step", called)
+
+    def _follow(self, successor: Successor) -> None:
+        """Count the steps of an optimizer that the script makes later in place of the one that it handed over."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        def other(optimizer: Any, *_: Any) -> None:
+            try:
+                step = successor.of(optimizer)
+                if step is not Step.OTHER:
+                    self._other_stepped(step, type(optimizer).__name__, successor.name)
+            except Exception as error:  # as in `_begin`
+                self.monitor.fail("adapter", error)
+
+        opaque(other)
+        self._handles.append(register_optimizer_step_post_hook(other))
+
+    def _other_stepped(self, step: Step, name: str, handed_over: str) -> None:
+        if step is Step.IGNORED:
+            said = (
+                f"steps of {name} are not counted, because {handed_over} was handed over and has not stepped for long"
+            )
+            self.monitor.warn("optimizer", f"{said}: hand over the optimizer that steps, or call step() yourself")
+            return
+        if step is Step.FIRST:
+            said = f"{handed_over}, which was handed over, is gone: from here on, a step of the run is one of {name}"
+            self.monitor.note("optimizer", said)
+        self.step()
 
     def _after(self, owner: Any, name: str, then: Callable[[], None]) -> None:
         """Call `then` after each call of a method that returns."""
@@ -193,6 +223,7 @@ class TrainingLoop(MeasuredTraining):
         stepping = self._seen.stepping
         if stepping is not None and stepping.hooked:
             self._handles.append(stepping.owner.register_load_state_dict_post_hook(lambda _: self._loaded()))
+            self._optimizers = [weakly(optimizer) for optimizer in self._seen.optimizers]
         if self.monitor.step_is_stated:
             return
         if scheduled is not None:
@@ -204,7 +235,8 @@ class TrainingLoop(MeasuredTraining):
         """Take the step from states that were loaded into the optimizer."""
         try:
             if self.monitor.counted or not self.monitor.step_is_stated:
-                self._resume(steps_done(self._seen.optimizers))
+                alive = [optimizer for reference in self._optimizers if (optimizer := reference()) is not None]
+                self._resume(steps_done(alive))
         except Exception as error:  # as in `_begin`
             self.monitor.fail("resume", error)
 
@@ -232,6 +264,12 @@ class TrainingLoop(MeasuredTraining):
             self.monitor.fail("detection", error)
         finally:
             first.remove()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep none of the objects of the training alive, so that a script that has given them up gets their memory."""
+        self._pipeline = self._framework = None
+        self._seen = Watched(model=None, called=None, optimizers=())
 
     def _unhook(self) -> None:
         for hook in (*self._handles, self._first):

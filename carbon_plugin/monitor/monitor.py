@@ -242,6 +242,16 @@ class CarbonMonitor:
         off."""
         self._guard.fail(part, error)
 
+    def note(self, kind: str, sentence: str) -> None:
+        """Write an event into the ledger: something that a reader of the numbers must know."""
+        if self._measurement is not None:
+            self._measurement.work.note(kind, sentence)
+
+    def warn(self, kind: str, sentence: str) -> None:
+        """Write an event into the ledger, and tell the user the same."""
+        self.note(kind, sentence)
+        logger.warning("carbon_plugin: %s", sentence)
+
     def close(self, reason: str = "closed") -> None:
         """Write the last window and the closing record. It waits at most ten seconds, and a second call does
         nothing."""

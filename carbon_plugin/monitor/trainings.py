@@ -7,12 +7,15 @@ A forked child measures none of them.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from carbon_plugin.detect.successor import weakly
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +41,22 @@ class Training:
         disarm: Callable[[], None],
     ) -> None:
         self._run_dir = run_dir
-        self._watched = watched
+        self._watched = [weakly(thing) for thing in watched]
         self._gives_way = gives_way
         self._end = end
         self._disarm = disarm
 
     def end_others(self) -> None:
         """End each training that gives way, has the same run directory, or trains one of the same objects: the user has
-        run a cell of a notebook again."""
+        run a cell of a notebook again. End those too whose objects are gone: an exception has ended them, and nobody
+        has closed them."""
+        if any(other._watched for other in _measured):
+            gc.collect()  # a model that an exception has left may be part of a cycle
         for other in list(_measured):
-            same = any(mine is its for mine in self._watched for its in other._watched)
+            same = any(mine() is its() is not None for mine in self._watched for its in other._watched)
+            if other._watched and not any(thing() is not None for thing in other._watched):
+                other._end("its model and its optimizer are gone")
+                continue
             if other._gives_way:
                 other._end("the script began to measure itself")
                 continue
