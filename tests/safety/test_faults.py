@@ -64,7 +64,7 @@ def test_every_ledger_is_whole_and_closed_at_most_once(rows):
         "SpanTracker.observe",
         "LedgerFollower.poll",
         "run_totals",
-        "carbon_totals",
+        "central_carbon",
         "metrics_of",
         "row_of",
         "Delivery.start",

@@ -66,7 +66,7 @@ FAULTS = (
     "carbon_plugin.monitor.ledgers.file_totals:FileTotals.add",
     "carbon_plugin.monitor.run.follower:LedgerFollower.poll",
     "carbon_plugin.monitor.run.projector:run_totals",
-    "carbon_plugin.monitor.run.projection:carbon_totals",
+    "carbon_plugin.monitor.run.projection:central_carbon",
     "carbon_plugin.monitor.run.projector:metrics_of",
     "carbon_plugin.monitor.clock:WallClock.adjust",
     # on the thread of a logger, or for one
