@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from carbon_plugin.detect.compiling import opaque
 from carbon_plugin.detect.optimizers import parts
 from carbon_plugin.detect.primary import TAKE_OVER
 
@@ -56,8 +57,23 @@ class Successor:
         self._chosen: Callable[[], Any] = lambda: None
         self._waiting: dict[int, int] = {}
         self._said = False
-        self.name = type(owner).__name__
-        """The class of the optimizer that was handed over."""
+        self._name = type(owner).__name__
+
+    def follow(self, tell: Callable[[Step, str, str], None], fail: Callable[[Exception], None]) -> Any:
+        """Call `tell` after each optimizer step of the process that is not `OTHER`, with the class of the optimizer and
+        of the one handed over, and `fail` with an exception of that. Return a handle with `remove`."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        def stepped(optimizer: Any, *_: Any) -> None:
+            try:
+                step = self.of(optimizer)
+                if step is not Step.OTHER:
+                    tell(step, type(optimizer).__name__, self._name)
+            except Exception as error:  # the training must go on whatever happens here
+                fail(error)
+
+        opaque(stepped)
+        return register_optimizer_step_post_hook(stepped)
 
     def of(self, optimizer: Any) -> Step:
         """Return what the step that this optimizer has just done is for the run."""

@@ -160,24 +160,10 @@ class TrainingLoop(MeasuredTraining):
         opaque(called)
         if stepping.hooked:
             self._handles.append(stepping.owner.register_step_post_hook(stepped))
-            self._follow(Successor(stepping.owner, self._seen.optimizers, self._seen.modules))
+            successor = Successor(stepping.owner, self._seen.optimizers, self._seen.modules)
+            self._handles.append(successor.follow(self._other_stepped, partial(self.monitor.fail, "adapter")))
         else:
             self._methods.after(stepping.owner, "step", called)
-
-    def _follow(self, successor: Successor) -> None:
-        """Count the steps of an optimizer that the script makes later in place of the one that it handed over."""
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        def other(optimizer: Any, *_: Any) -> None:
-            try:
-                step = successor.of(optimizer)
-                if step is not Step.OTHER:
-                    self._other_stepped(step, type(optimizer).__name__, successor.name)
-            except Exception as error:  # as in `_begin`
-                self.monitor.fail("adapter", error)
-
-        opaque(other)
-        self._handles.append(register_optimizer_step_post_hook(other))
 
     def _other_stepped(self, step: Step, name: str, handed_over: str) -> None:
         if step is Step.IGNORED:
