@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 from carbon_plugin.detect.compiling import opaque
