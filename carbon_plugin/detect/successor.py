@@ -24,7 +24,7 @@ def weakly(thing: Any) -> Callable[[], Any]:
         return lambda: thing
 
 
-class Step(enum.Enum):
+class StepKind(enum.Enum):
     """What a step of an optimizer is for the run.
 
     `OTHER` is none of its steps, or one that the hook of the optimizer handed over has counted. `COUNTS` is a step, and
@@ -59,7 +59,7 @@ class Successor:
         self._said = False
         self._name = type(owner).__name__
 
-    def follow(self, tell: Callable[[Step, str, str], None], fail: Callable[[Exception], None]) -> Any:
+    def follow(self, tell: Callable[[StepKind, str, str], None], fail: Callable[[Exception], None]) -> Any:
         """Call `tell` after each optimizer step of the process that is not `OTHER`, with the class of the optimizer and
         of the one handed over, and `fail` with an exception of that. Return a handle with `remove`."""
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -67,7 +67,7 @@ class Successor:
         def stepped(optimizer: Any, *_: Any) -> None:
             try:
                 step = self.of(optimizer)
-                if step is not Step.OTHER:
+                if step is not StepKind.OTHER:
                     tell(step, type(optimizer).__name__, self._name)
             except Exception as error:  # the training must go on whatever happens here
                 fail(error)
@@ -75,26 +75,26 @@ class Successor:
         opaque(stepped)
         return register_optimizer_step_post_hook(stepped)
 
-    def of(self, optimizer: Any) -> Step:
+    def of(self, optimizer: Any) -> StepKind:
         """Return what the step that this optimizer has just done is for the run."""
         owner = self._owner()
         if optimizer is owner:  # its own hook has counted
             if self._waiting:
                 self._waiting.clear()
-            return Step.OTHER
+            return StepKind.OTHER
         if owner is not None:
             return self._beside(optimizer)
         if self._chosen() is None and self._trains(optimizer):
             self._chosen = weakly(optimizer)
-            return Step.FIRST
-        return Step.COUNTS if optimizer is self._chosen() else Step.OTHER
+            return StepKind.FIRST
+        return StepKind.COUNTS if optimizer is self._chosen() else StepKind.OTHER
 
-    def _beside(self, optimizer: Any) -> Step:
+    def _beside(self, optimizer: Any) -> StepKind:
         waited = self._waiting[id(optimizer)] = self._waiting.get(id(optimizer), 0) + 1
         if waited != TAKE_OVER or self._said or not self._trains(optimizer):
-            return Step.OTHER
+            return StepKind.OTHER
         self._said = True
-        return Step.IGNORED
+        return StepKind.IGNORED
 
     def _trains(self, optimizer: Any) -> bool:
         if any(optimizer is given() for given in self._given):

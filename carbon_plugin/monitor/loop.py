@@ -16,7 +16,7 @@ from carbon_plugin.detect.devices import distributed_place
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.modules import Watched, watched
 from carbon_plugin.detect.optimizers import prepares_states, steps_done, steps_scheduled
-from carbon_plugin.detect.successor import Step, Successor, weakly
+from carbon_plugin.detect.successor import StepKind, Successor, weakly
 from carbon_plugin.detect.tensors import Arriving
 from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.methods import Methods
@@ -166,14 +166,14 @@ class TrainingLoop(MeasuredTraining):
         else:
             self._methods.after(stepping.owner, "step", called)
 
-    def _other_stepped(self, step: Step, name: str, handed_over: str) -> None:
-        if step is Step.IGNORED:
+    def _other_stepped(self, step: StepKind, name: str, handed_over: str) -> None:
+        if step is StepKind.IGNORED:
             said = (
                 f"steps of {name} are not counted, because {handed_over} was handed over and has not stepped for long"
             )
             self.monitor.warn("optimizer", f"{said}: hand over the optimizer that steps, or call step() yourself")
             return
-        if step is Step.FIRST:
+        if step is StepKind.FIRST:
             said = f"{handed_over}, which was handed over, is gone: from here on, a step of the run is one of {name}"
             self.monitor.note("optimizer", said)
         self.step()
