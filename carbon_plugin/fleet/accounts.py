@@ -6,12 +6,13 @@ up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.audit.findings.reserved import Allocation
+from carbon_plugin.fleet.coverage import SchedulerCoverage
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
 from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -92,13 +93,15 @@ class RunLine(Struct, frozen=True, kw_only=True):
 class ForecastMonth(Struct, frozen=True, kw_only=True):
     """How good the forecasts of the runs were that started in a month: total carbon, actual over forecast less one.
 
-    `bias` is the error of the sums and `median_absolute_error` that of a usual run.
+    `bias` is the error of the sums and `median_absolute_error` that of a usual run. `energy_bias` is the error of the
+    sums of the energy of the machines, None where no forecast states it.
     """
 
     month: int
     runs: int
     bias: float
     median_absolute_error: float
+    energy_bias: float | None = None
 
 
 class YearLine(Struct, frozen=True, kw_only=True):
@@ -113,21 +116,6 @@ class YearLine(Struct, frozen=True, kw_only=True):
     note: str
     method: str | None = None
     energy_kwh: float | None = None
-
-
-class SchedulerCoverage(Struct, frozen=True, kw_only=True):
-    """Device time that the scheduler gave, against that of the store, by the scheduler's word for how jobs ended."""
-
-    source: str
-    allocated_h: float
-    recorded_h: float
-    jobs: int
-    by_state_h: dict[str, float]
-
-    @property
-    def share(self) -> float:
-        """Return the part of the allocated time that ledgers recorded, 0 to 1."""
-        return min(1.0, self.recorded_h / self.allocated_h) if self.allocated_h else 0.0
 
 
 class MissingRun(Struct, frozen=True, kw_only=True):
@@ -227,17 +215,16 @@ def total_kg(operational: float | None, embodied: float | None) -> float | None:
     return None if operational is None else operational + (embodied or 0.0)
 
 
-def coverage_of(allocations: list[Allocation], recorded_ms: int, source: str) -> SchedulerCoverage:
-    """Return the scheduler's device time beside the `recorded_ms` of the store."""
-    by_state: dict[str, float] = {}
-    for one in allocations:
-        by_state[one.state] = by_state.get(one.state, 0.0) + one.gpus * one.duration_s / SECONDS_PER_HOUR
-    return SchedulerCoverage(
-        source=source,
-        allocated_h=sum(by_state.values()),
-        recorded_h=hours(recorded_ms),
-        jobs=len(allocations),
-        by_state_h=dict(sorted(by_state.items())),
+def forecasts_of(month: int, rows: Sequence[Mapping[str, int]]) -> ForecastMonth:
+    """Return how good the forecasts of a month were, from the rows of `queries.forecasts`."""
+    energies = [(row["forecast_mj"], row["run_energy_mj"]) for row in rows if row["forecast_mj"]]
+    forecast_mj = sum(forecast for forecast, _ in energies)
+    return ForecastMonth(
+        month=month,
+        runs=len(rows),
+        bias=sum(row["actual_ug"] for row in rows) / sum(row["forecast_ug"] for row in rows) - 1,
+        median_absolute_error=median(abs(row["actual_ug"] / row["forecast_ug"] - 1) for row in rows),
+        energy_bias=sum(actual for _, actual in energies) / forecast_mj - 1 if forecast_mj else None,
     )
 
 

@@ -40,9 +40,11 @@ COLUMNS = (
     "redone_weighted",
     "restart_weighted",
     "idle_weighted",
+    "unobserved",
 )
 """The sums of one hour: energies in J, facility energy in J, and "weighted" ones in J g/kWh. "without" is the energy of
-windows without factors. "device_s" is the time of whole accelerators, or of hosts where there are none."""
+windows without factors. "device_s" is the time of whole accelerators, or of hosts where there are none.
+"unobserved" is the energy that is modelled for reserved time without records."""
 
 IDLE_PHASE = "idle"
 
@@ -140,6 +142,7 @@ class HourCollector(RunCollector):
                 "weighted": idle.weighted_j_g_per_kwh,
                 "without": idle.without_factors_j,
                 "idle": idle.modelled_j.value,
+                "unobserved": idle.modelled_j.value,
                 "idle_weighted": idle.weighted_j_g_per_kwh,
             }
             for name, value in values.items():
@@ -234,6 +237,7 @@ def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
             weighted * redone,
             weighted * restart,
             weighted * idle,
+            nothing,
         ]
     )
 

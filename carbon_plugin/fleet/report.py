@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 import carbon_plugin
@@ -21,15 +21,15 @@ from carbon_plugin.fleet.accounts import (
     ForecastMonth,
     MissingRun,
     RunLine,
-    SchedulerCoverage,
     YearLine,
-    coverage_of,
+    forecasts_of,
     known_kg,
     known_sum,
     kwh,
     line_of,
     total_kg,
 )
+from carbon_plugin.fleet.coverage import SchedulerCoverage, coverage_of
 from carbon_plugin.fleet.inventory import BOUNDARIES, year_lines
 from carbon_plugin.fleet.query import queries
 from carbon_plugin.fleet.query.engine import DUCKDB, Engine, Months, open_engine
@@ -37,6 +37,7 @@ from carbon_plugin.fleet.restatement import Restatement, restate
 from carbon_plugin.fleet.store.catalogue import Catalogue, read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG
+from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.spec.amounts import plural, verb
 
 BY_TIME, BY_PURCHASE = "reserved-time", "first-use"
@@ -172,7 +173,7 @@ class _Report:
             missing=[MissingRun(place=one.place, reason=one.problem) for one in self._catalogue.problems],
             copies=len(self._catalogue.copies),
             notes=self._notes(whole[0]),
-            coverage=self._coverage(whole[0]["device_ms"]),
+            coverage=self._coverage(months),
             restatement=restated,
         )
 
@@ -205,18 +206,10 @@ class _Report:
         return found
 
     def _forecasts(self) -> list[ForecastMonth]:
-        by_month: dict[int, list[tuple[int, int]]] = {}
+        by_month: dict[int, list[dict[str, int]]] = {}
         for row in queries.forecasts(self._engine, self._months):
-            by_month.setdefault(row["month"], []).append((row["forecast_ug"], row["actual_ug"]))
-        return [
-            ForecastMonth(
-                month=month,
-                runs=len(pairs),
-                bias=sum(actual for _, actual in pairs) / sum(forecast for forecast, _ in pairs) - 1,
-                median_absolute_error=median(abs(actual / forecast - 1) for forecast, actual in pairs),
-            )
-            for month, pairs in sorted(by_month.items())
-        ]
+            by_month.setdefault(row["month"], []).append(row)
+        return [forecasts_of(month, rows) for month, rows in sorted(by_month.items())]
 
     def _years(self) -> list[YearLine]:
         if self._asked.boundary is None:
@@ -233,17 +226,30 @@ class _Report:
     def _restated(self) -> Restatement | None:
         if self._asked.factors is None:
             return None
-        rows = queries.factors_by(self._engine, [queries.MONTH], self._months)
-        return restate(rows, self._scope, self._asked.factors)
+        capital = self._asked.embodied == BY_PURCHASE or self._asked.boundary is not None
+        documents = {
+            digest: factors
+            for digest, document in queries.documents(self._engine).items()
+            if (factors := stated_factors(msgspec.json.decode(document))) is not None
+        }
+        return restate(
+            queries.hours_of_runs(self._engine, self._months),
+            queries.capital_goods(self._engine, self._months) if capital else [],
+            documents,
+            self._scope,
+            self._asked.factors,
+        )
 
-    def _coverage(self, recorded_ms: int) -> SchedulerCoverage | None:
+    def _coverage(self, months: list[AccountLine]) -> SchedulerCoverage | None:
+        recorded_h = {line.month or 0: line.device_hours for line in months}
         if self._asked.sacct is not None:
-            return coverage_of(read_sacct(self._asked.sacct), recorded_ms, f"sacct, {self._asked.sacct.name}")
+            path = self._asked.sacct
+            return coverage_of(read_sacct(path), recorded_h, f"sacct, {path.name}", self._months)
         if self._asked.kubernetes is not None:
             path = self._asked.kubernetes
             hosts, end_s = queries.gpus_by_host(self._engine), queries.last_moment_ms(self._engine) / MS_PER_S
             allocations = read_kubernetes(path, gpus_by_host=hosts, until_unix_s=end_s)
-            return coverage_of(allocations, recorded_ms, f"Kubernetes, {path.name}")
+            return coverage_of(allocations, recorded_h, f"Kubernetes, {path.name}", self._months)
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain
@@ -26,11 +26,11 @@ from carbon_plugin.audit.tally.reservations import reserved_time
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
 from carbon_plugin.fleet.run_places import SCOPES, UNSTATED, factors_by_launch, place_of, scope_ratio, turned
-from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, SUMS, TAGS, UG_PER_KG
+from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
-from carbon_plugin.footprint.values import EmissionScope, Factors
+from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors
 from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
@@ -44,6 +44,8 @@ FAILED_ENDS = ("exception", "failed")
 
 WASTE = ("redone", "restart", "idle")
 """The kinds of waste that an hour tells apart. That of failed runs is all of their energy."""
+
+EMBODIED_PARTS = ("device", "host", "network", BUILDING)
 
 Row = dict[str, Any]
 Columns = dict[str, list[Any]]
@@ -79,6 +81,7 @@ class RunMicrograms(Struct, frozen=True, kw_only=True):
     market_ug: int | None
     embodied_central_ug: int
     embodied_ug: int
+    parts_ug: dict[str, int]
 
 
 def rows_of(directory: Path, place: str, content: str, processes: int | None = None) -> RunRows:
@@ -111,10 +114,12 @@ def rows_of(directory: Path, place: str, content: str, processes: int | None = N
     carbon = _carbon(used, collected.files, reserved, factors)
     collected.add_unobserved(reserved.before_first_record_s)
     hours = _hours(run, collected, reserved, factors, carbon)
+    recorded = _recorded_factors(collected.files)
     first_month = month_of(period.start_unix_s)
     run_row = _run_row(collected, manifest, identity, period, factors, carbon)
     run_row |= {"run": run, "place": place, "content": content, "month": first_month, "state": checks.state}
-    run_row |= {f"run_{name}": sum(hours.get(name, ())) for name in SUMS}
+    run_row |= {f"run_{name}": sum(hours.get(name, ())) for name in (*SUMS, "unobserved_mj")}
+    run_row["unobserved"] = msgspec.json.encode(unobserved.time).decode() if unobserved.used else ""
     return RunRows(
         run=run,
         run_id=run_id,
@@ -124,9 +129,14 @@ def rows_of(directory: Path, place: str, content: str, processes: int | None = N
         fingerprints=fingerprints,
         tables={
             "run": [run_row],
-            "attempt": [_attempt_row(run, attempt) for attempt in period.attempts],
+            "attempt": [_attempt_row(run, attempt, recorded, collected.files) for attempt in period.attempts],
             "node": _node_rows(run, collected),
             "device": _device_rows(run, collected, factors, first_month),
+            "factor": [
+                {"factors": digest, "document": msgspec.json.encode(document).decode()}
+                for digest, document in sorted(recorded.values(), key=lambda pair: pair[0])
+                if document
+            ],
         },
         hours=hours,
     )
@@ -191,6 +201,7 @@ def _carbon(
         market_ug=None if outcome.market is None else round(outcome.market.operational_kg.tolist()[1] * UG_PER_KG),
         embodied_central_ug=round(embodied[0] * UG_PER_KG),
         embodied_ug=round(embodied[1] * UG_PER_KG),
+        parts_ug={part: round(float(kg[1]) * UG_PER_KG) for part, kg in outcome.embodied_parts_kg.items()},
     )
 
 
@@ -226,6 +237,8 @@ def _hours(
         "facility_mj": apportioned(facility_mj, facility_j),
         "device_ms": apportioned(round(MS_PER_S * reserved.device_s), summed["device_s"]),
     }
+    modelled_mj = round(MJ_PER_J * float(summed["unobserved"].sum()))
+    columns["unobserved_mj"] = apportioned(modelled_mj, summed["unobserved"]) if modelled_mj else nothing
     for kind in WASTE:
         wasted_j = float(summed[kind].sum())
         columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * wasted_j), summed[kind]) if wasted_j else nothing
@@ -283,6 +296,7 @@ def _run_row(
         "pue": factors.pue.value if factors else None,
         "scope": (carbon.scope if carbon else None) or UNSTATED,
         "embodied_central_ug": carbon.embodied_central_ug if carbon else 0,
+        **{f"run_{part}_ug": carbon.parts_ug.get(part, 0) if carbon else 0 for part in EMBODIED_PARTS},
         "start_ms": round(MS_PER_S * period.start_unix_s),
         "end_ms": round(MS_PER_S * period.end_unix_s),
         "ended": ended or "",
@@ -319,8 +333,24 @@ def _digest(document: dict[str, Any]) -> str:
     return blake2b(msgspec.json.encode(document), digest_size=8).hexdigest()
 
 
-def _attempt_row(run: int, attempt: Attempt) -> Row:
+def _recorded_factors(files: Sequence[FilePass]) -> dict[int, tuple[str, dict[str, Any]]]:
+    """Return the factors that each launch recorded first, as their digest and their document."""
+    found: dict[int, tuple[str, dict[str, Any]]] = {}
+    for file in sorted(files, key=lambda one: (one.context.launch, one.manifest.node)):
+        launch, document = file.context.launch, file.manifest.factors if file.factors else {}
+        if document and not found.get(launch, ("", {}))[1]:
+            found[launch] = (_digest(document), document)
+        found.setdefault(launch, (UNSTATED, {}))
+    return found
+
+
+def _attempt_row(
+    run: int, attempt: Attempt, recorded: Mapping[int, tuple[str, dict[str, Any]]], files: Sequence[FilePass]
+) -> Row:
+    origins = {origin for file in files if file.context.launch == attempt.attempt for origin in file.grid.origins}
     return {
+        "factors": recorded[attempt.attempt][0],
+        "origin": " and ".join(sorted(origins)) or STATIC,
         "run": run,
         "attempt": attempt.attempt,
         "start_ms": round(MS_PER_S * attempt.start_unix_s),
@@ -359,28 +389,35 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
     its name, because its boot id changes with every boot.
     """
     whole_ug = _whole_ug(factors)
-    found: dict[tuple[str, int], tuple[int, str]] = {}
+    found: dict[tuple[str, int], Row] = {}
     for file in sorted(collected.files, key=lambda one: (one.manifest.attempt, one.manifest.node)):
         manifest = file.manifest
         gpus = gpus_of(manifest)
         region, _ = place_of(file.factors or factors)
         host_ug = round(manifest.host_share * whole_ug["host"] / max(1, len(gpus)))
         for key, units in gpus.items():
-            found.setdefault(("gpu", number_of(key)), (round(units * whole_ug["gpu"]) + host_ug, region))
+            device_ug, network_ug = (round(units * whole_ug[part]) for part in ("device", "network"))
+            row = {"region": region, "device_ug": device_ug, "network_ug": network_ug, "host_ug": host_ug}
+            found.setdefault(("gpu", number_of(key)), row)
         if not gpus:
-            found.setdefault(("host", number_of(manifest.hostname)), (host_ug, region))
+            row = {"region": region, "device_ug": 0, "network_ug": 0, "host_ug": host_ug}
+            found.setdefault(("host", number_of(manifest.hostname)), row)
     return [
-        {"run": run, "kind": kind, "device": key, "first_month": month, "region": region, "embodied_ug": mass_ug}
-        for (kind, key), (mass_ug, region) in sorted(found.items())
+        {
+            "run": run,
+            "kind": kind,
+            "device": key,
+            "first_month": month,
+            "embodied_ug": row["device_ug"] + row["network_ug"] + row["host_ug"],
+            **row,
+        }
+        for (kind, key), row in sorted(found.items())
     ]
 
 
 def _whole_ug(factors: Factors | None) -> dict[str, int]:
-    """Return the mean of what making one accelerator with its network, and one host, emitted, in micrograms."""
+    """Return the mean of what making one accelerator, its share of the network, and one host emitted, in micrograms."""
     figures = factors.embodied_kg if factors else {}
     ends = np.array([(figure.value, figure.low, figure.high) for figure in figures.values()]).reshape(-1, 3).T
     means = dict(zip(figures, mean_of(*ends).tolist(), strict=True))
-    return {
-        "gpu": round(UG_PER_KG * (means.get("device", 0.0) + means.get("network", 0.0))),
-        "host": round(UG_PER_KG * means.get("host", 0.0)),
-    }
+    return {part: round(UG_PER_KG * means.get(part, 0.0)) for part in ("device", "network", "host")}

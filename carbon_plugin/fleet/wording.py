@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
+from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import fitting_unit, plural
 from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 MOVED_SHOWN = 12
+REASON_SHOWN = 160
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -48,25 +50,45 @@ def summary_lines(accounts: Accounts) -> list[str]:
             f"usual run {wording.percent(one.median_absolute_error)} off"
         )
     if accounts.restatement is not None:
-        restated = accounts.restatement
-        found.append(
-            f"restated with other factors ({restated.factors}): operational {wording.carbon(restated.before_kg)} to "
-            f"{wording.carbon(restated.after_kg)}"
-        )
-        found += [
-            f"  {moved.region} {month_name(moved.month)}: {wording.carbon(moved.before_kg)} to "
-            f"{wording.carbon(moved.after_kg)}, {moved.reason}"
-            for moved in restated.moved[:MOVED_SHOWN]
-        ]
-        more = len(restated.moved) - MOVED_SHOWN
-        if more > 0:
-            found.append(f"  and {plural(more, 'more month')} of regions, in the JSON document")
+        found += restatement_sentences(accounts.restatement)
     found += [
         f"{line.year} scope {line.scope}{f' category {line.category}' if line.category else ''}, {line.name}"
         f"{f' ({line.method})' if line.method else ''}: {mass(line.kg)}"
         for line in accounts.years
     ]
     return found
+
+
+def restatement_sentences(restated: Restatement) -> list[str]:
+    """Return which totals moved with other factors, by how much through which factor, and what was not applied."""
+    found = []
+    for one in restated.totals:
+        if not one.before_kg and not one.after_kg:
+            continue
+        by = ", ".join(f"{factor} {signed(by_kg)}" for factor, by_kg in one.by_factor_kg.items())
+        found.append(
+            f"restated with other factors ({restated.factors}): {one.total} {wording.carbon(one.before_kg)} to "
+            f"{wording.carbon(one.after_kg)}{f' ({by})' if by else ', nothing moved'}"
+        )
+    found += [
+        f"  {one.total}, {one.region} {month_name(one.month)}: {wording.carbon(one.before_kg)} to "
+        f"{wording.carbon(one.after_kg)}, {short(one.reason)}"
+        for one in restated.moved[:MOVED_SHOWN]
+    ]
+    more = len(restated.moved) - MOVED_SHOWN
+    if more > 0:
+        found.append(f"  and {plural(more, 'more total')} of regions and months, in the JSON document")
+    return [*found, *(f"  not applied: {words}" for words in restated.not_applied)]
+
+
+def short(reason: str) -> str:
+    """Return a reason as it fits a table; all of it stands in the JSON document."""
+    return reason if len(reason) <= REASON_SHOWN else f"{reason[: REASON_SHOWN - 1].rstrip()}…"
+
+
+def signed(mass_kg: float) -> str:
+    """Return a change of carbon in words, with its sign."""
+    return f"{'-' if mass_kg < 0 else '+'}{wording.carbon(abs(mass_kg))}"
 
 
 def coverage_sentences(accounts: Accounts) -> list[str]:
@@ -77,7 +99,13 @@ def coverage_sentences(accounts: Accounts) -> list[str]:
     share = wording.percent(coverage.share)
     return [
         f"the scheduler gave {coverage.allocated_h:,.4g} device-hours ({coverage.source}), of which ledgers recorded "
-        f"{share}"
+        f"{share}",
+        *(
+            f"  {month_name(one.month)}: {wording.percent(one.share)} of {one.allocated_h:,.4g} device-hours"
+            for one in coverage.months
+            if one.allocated_h
+        ),
+        *([f"  no start is told of {coverage.undated_h:,.4g} device-hours"] if coverage.undated_h else []),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from benchmarks import fleet_generator
 from benchmarks.fleet_generator import Shape, factors_of, write_fleet, write_run
 from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
@@ -18,7 +19,9 @@ from carbon_plugin.audit.run_carbon import carbon_in
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet import restatement as restatement_module
 from carbon_plugin.fleet.ingest import ingest
+from carbon_plugin.fleet.new_factors import NewFactors
 from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
 from carbon_plugin.fleet.tables import as_csv
@@ -149,26 +152,99 @@ def test_months_can_be_chosen(accounts: Any, store: Path) -> None:
 def test_new_factors_move_the_totals_of_their_region_and_say_why(store: Path, tmp_path: Path) -> None:
     before = {line.group["region"]: line for line in report(str(store), Asked()).regions}
     path = tmp_path / "factors.yaml"
-    path.write_text("FRA: {g_per_kwh: 20.72, source: a new release}\nSWE: {pue: 1.5}\n")
+    path.write_text("regions:\n  FRA: {g_per_kwh: 20.72, source: a new release}\n  SWE: {pue: 1.5}\n")
 
     found = report(str(store), Asked(factors=str(path))).restatement
 
     assert found is not None
-    moved = found.after_kg - found.before_kg
-    assert moved == pytest.approx(before["SWE"].location_kg * 0.25 - before["FRA"].location_kg / 2, rel=1e-5)
+    location = found.of("location-based")
+    expected = {"intensity": -before["FRA"].location_kg / 2, "PUE": before["SWE"].location_kg * 0.25}
+    assert location.by_factor_kg == pytest.approx(expected, rel=1e-9)
+    assert location.after_kg - location.before_kg == pytest.approx(sum(expected.values()), rel=1e-9)
+    assert found.of("embodied").by_factor_kg == {}
     assert {one.region for one in found.moved} == {"FRA", "SWE"}
     for one in found.moved:
-        assert one.after_kg - one.before_kg == pytest.approx(one.by_pue_kg + one.by_intensity_kg, abs=1e-12)
+        assert one.after_kg - one.before_kg == pytest.approx(sum(move.by_kg for move in one.moves), abs=1e-12)
         word = "intensity 41.44 to 20.72 g/kWh (a new release)" if one.region == "FRA" else "PUE 1.2 to 1.5"
         assert word in one.reason
 
 
-def test_the_shipped_factors_of_today_move_nothing_that_was_made_with_them(store: Path) -> None:
+def test_hardware_lifetime_and_idle_power_of_a_file_move_the_totals_that_hold_them(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "factors.yaml"
+    path.write_text(
+        "hardware:\n  h100-sxm: {device_kg: 82, host_kg: 6400, network_kg: 50, idle_w: 700, source: a product sheet}\n"
+        "lifetime_years: 10\nfleet_utilisation: 0.5\nregions:\n  FRA: {residual_g_per_kwh: 500}\n"
+    )
+
+    found = report(str(store), Asked(factors=str(path), embodied=BY_PURCHASE)).restatement
+
+    assert found is not None
+    embodied, capital = found.of("embodied"), found.of("capital goods")
+    assert set(embodied.by_factor_kg) == {"embodied device", "embodied host", "embodied network", "lifetime"}
+    assert set(capital.by_factor_kg) == {"embodied device", "embodied host", "embodied network"}
+    charged = embodied.before_kg + sum(kg for name, kg in embodied.by_factor_kg.items() if name != "lifetime")
+    assert embodied.after_kg == pytest.approx(charged / 2, rel=1e-9)
+    assert set(found.of("location-based").by_factor_kg) == {"idle power"}
+    assert set(found.of("market-based").by_factor_kg) == {"idle power", "market factors"}
+    assert any(words.startswith("fleet utilisation: ") for words in found.not_applied)
+    assert any(words.startswith("global warming potentials alone: ") for words in found.not_applied)
+
+
+def test_restated_totals_are_those_of_runs_that_recorded_the_new_factors(tmp_path: Path, monkeypatch: Any) -> None:
+    new = {name: wider(msgspec.convert(factors_of("FRA", name), Factors)) for name in ("h100-sxm", "a100-sxm-80gb")}
+    monkeypatch.setattr(fleet_generator, "REGIONS", ("FRA",))
+    write_fleet(tmp_path / "old", 8, Shape(windows=6))
+    monkeypatch.setattr(fleet_generator, "factors_of", lambda region, name: msgspec.to_builtins(new[name]))
+    write_fleet(tmp_path / "new", 8, Shape(windows=6))
+    for name in ("old", "new"):
+        ingest([str(tmp_path / name)], str(tmp_path / f"{name} store"))
+
+    def chosen(old: Factors, hardware: str, *, static: bool) -> NewFactors:
+        assert static
+        return NewFactors(factors=new[hardware], idle_w=None, stated=False, kept=())
+
+    monkeypatch.setattr(restatement_module, "shipped_factors", chosen)
+    restated = report(str(tmp_path / "old store"), Asked(factors="current", embodied=BY_PURCHASE)).restatement
+    by_time, by_purchase = (
+        report(str(tmp_path / "new store"), Asked(embodied=rule)).totals for rule in ("reserved-time", BY_PURCHASE)
+    )
+
+    assert restated is not None
+    expected = {
+        "location-based": by_time.location_kg,
+        "market-based": by_time.market_kg,
+        "embodied": by_time.embodied_kg,
+        "capital goods": by_purchase.embodied_kg,
+    }
+    assert {one.total: one.after_kg for one in restated.totals} == pytest.approx(expected, rel=2e-7)
+    assert {one.total for one in restated.totals if one.before_kg != pytest.approx(one.after_kg)} == set(expected)
+
+
+def wider(factors: Factors) -> Factors:
+    """The factors with other values and other ranges."""
+
+    def moved(figure: Figure, ratio: float, below: float, above: float) -> Figure:
+        value = figure.value * ratio
+        return Figure(value, below * value, above * value, figure.unit, "assumed", "another release")
+
+    intensity = msgspec.structs.replace(factors.intensity, figure=moved(factors.intensity.figure, 1.3, 0.5, 1.2))
+    return msgspec.structs.replace(
+        factors,
+        intensity=intensity,
+        pue=Figure(1.4, 1.1, 1.6, "kWh facility/kWh IT", "assumed", "another release"),
+        lifetime_years=moved(factors.lifetime_years, 0.8, 0.5, 2.0),
+        embodied_kg={part: moved(one, 1.7, 0.6, 3.0) for part, one in factors.embodied_kg.items()},
+    )
+
+
+def test_what_a_user_stated_stays_and_is_named_when_shipped_factors_are_applied(store: Path) -> None:
     found = report(str(store), Asked(factors="current")).restatement
 
     assert found is not None
+    location = found.of("location-based")
+    assert location.after_kg == pytest.approx(location.before_kg, rel=1e-9)
     assert found.moved == []
-    assert found.after_kg == pytest.approx(found.before_kg, rel=1e-9)
+    assert any(words.startswith("PUE: it is the user's") for words in found.not_applied)
 
 
 def test_the_scheduler_says_which_part_was_recorded(store: Path, tmp_path: Path) -> None:
@@ -183,6 +259,28 @@ def test_the_scheduler_says_which_part_was_recorded(store: Path, tmp_path: Path)
     assert found.coverage.allocated_h == 60.0
     assert found.coverage.by_state_h == {"COMPLETED": 20.0, "FAILED": 40.0}
     assert found.coverage.share == pytest.approx(found.totals.device_hours / 60.0, rel=1e-9)
+
+
+def test_coverage_is_divided_at_the_ends_of_months(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    path.write_text(
+        "JobID|State|Start|ElapsedRaw|AllocTRES\n1|COMPLETED|2025-07-31T22:00:00|14400|gres/gpu=3\n"
+        "2|FAILED|Unknown|3600|gres/gpu=5\n3|COMPLETED|2027-01-01T00:00:00|3600|gres/gpu=7\n"
+    )
+
+    found = report(str(store), Asked(sacct=path)).coverage
+    july = report(str(store), Asked(sacct=path, first="2025-07", last="2025-07"))
+
+    assert found is not None
+    allocated = {one.month: one.allocated_h for one in found.months if one.allocated_h}
+    assert allocated == {202507: 6.0, 202508: 6.0, 202701: 7.0}
+    assert (found.undated_h, found.allocated_h) == (5.0, 24.0)
+    recorded = {line.month: line.device_hours for line in report(str(store), Asked()).months}
+    assert {one.month: one.recorded_h for one in found.months if one.recorded_h} == pytest.approx(recorded)
+    assert july.coverage is not None
+    assert (july.coverage.allocated_h, july.coverage.jobs) == (11.0, 2)
+    assert july.coverage.recorded_h == pytest.approx(recorded[202507])
+    assert any("Jul 2025: " in line for line in summary_lines(july))
 
 
 def forecast_of(factors: Factors, energy_j: float) -> dict[str, Any]:
@@ -219,6 +317,7 @@ def test_forecasts_are_compared_by_month(tmp_path: Path) -> None:
     assert (month.month, month.runs) == (202510, 1)
     assert month.bias == pytest.approx(run["actual_ug"] / run["forecast_ug"] - 1)
     assert month.median_absolute_error == pytest.approx(abs(month.bias))
+    assert month.energy_bias == pytest.approx(run["run_energy_mj"] / run["forecast_mj"] - 1)
 
 
 def test_a_run_without_a_site_counts_as_energy_and_in_no_carbon(tmp_path: Path) -> None:
@@ -375,10 +474,14 @@ def test_a_wrong_question_is_an_error_of_one_line(store: Path, capsys: Any, opti
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("XX: {g_per_kwh: 3}\n", "no run is in XX; the store has FRA, IND, SWE, USA"),
-        ("FRA: {g_per_kwh: 90000}\n", "FRA.g_per_kwh is 90000"),
-        ("FRA: {pue: 0.5}\n", "FRA.pue is 0.5"),
-        ("FRA: {intensity: 3}\n", "intensity"),
+        ("regions: {XX: {g_per_kwh: 3}}\n", "no run is in XX; the store has FRA, IND, SWE, USA"),
+        ("hardware: {tpu-v1: {device_kg: 3}}\n", "no run is on tpu-v1"),
+        ("hardware: {h100-sxm: {idle_w: -3}}\n", "h100-sxm.idle_w is -3"),
+        ("lifetime_years: 0\n", "lifetime_years is 0"),
+        ("XX: {g_per_kwh: 3}\n", "expected regions"),
+        ("regions: {FRA: {g_per_kwh: 90000}}\n", "FRA.g_per_kwh is 90000"),
+        ("regions: {FRA: {pue: 0.5}}\n", "FRA.pue is 0.5"),
+        ("regions: {FRA: {intensity: 3}}\n", "intensity"),
     ],
 )
 def test_factors_that_cannot_be_are_refused(store: Path, tmp_path: Path, text: str, told: str) -> None:

@@ -110,6 +110,7 @@ def _allocation(
         state=state,
         gpus=held.gpus,
         duration_s=duration_s,
+        start_unix_s=start_s,
         sized=held.sized,
         notes=list(held.notes),
     )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, slice_share
 from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
-from carbon_plugin.spec.parsing.boundary import read_text, shown, whole_number
+from carbon_plugin.spec.parsing.boundary import EARLIEST_UNIX_S, LATEST_UNIX_S, read_text, shown, whole_number
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
@@ -75,9 +76,21 @@ def _allocation(row: Mapping[str, str], duration_s: float, place: str) -> Alloca
         state=next(iter((row.get("State") or "").split()), "UNKNOWN"),
         gpus=held.gpus,
         duration_s=duration_s,
+        start_unix_s=_moment_s(row.get("Start") or ""),
         sized=held.sized,
         notes=list(held.notes),
     )
+
+
+def _moment_s(text: str) -> float | None:
+    """Return a moment such as 2025-11-03T10:00:00 as Unix s, or None for "Unknown". Without a zone it is UTC, which the
+    tool writes with TZ=UTC in its environment."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    moment_s = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    return moment_s if EARLIEST_UNIX_S <= moment_s <= LATEST_UNIX_S else None
 
 
 def _gpus_of_tres(tres: str, place: str) -> AllocatedGpus:

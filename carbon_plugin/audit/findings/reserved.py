@@ -40,7 +40,8 @@ class Allocation(Struct, frozen=True, kw_only=True):
     ended.
 
     With `sized` a slice of a GPU counts as its share. Otherwise everything that the scheduler calls a GPU counts as
-    one. `notes` name what is not a whole GPU of its own.
+    one. `notes` name what is not a whole GPU of its own. `start_unix_s` is None
+    where the file does not tell the start.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Allocation(Struct, frozen=True, kw_only=True):
     duration_s: float
     sized: bool = False
     notes: list[str] = []
+    start_unix_s: float | None = None
 
 
 class Reconciliation(Struct, frozen=True, kw_only=True):

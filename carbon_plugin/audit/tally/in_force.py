@@ -85,6 +85,11 @@ class GridTally:
             except msgspec.ValidationError:
                 self._live = None
 
+    @property
+    def origins(self) -> frozenset[IntensityOrigin]:
+        """Return where the intensities in force came from."""
+        return frozenset(origin or self._likely() for (_, origin), (energy_j, _) in self._sums.items() if energy_j > 0)
+
     def sources(self) -> Iterator[tuple[IntensitySource, float, float]]:
         """Yield each source with its energy, J, and the product of that energy with the intensity."""
         for (stated, origin), (energy_j, weighted) in self._sums.items():

@@ -11,7 +11,17 @@ from carbon_plugin.audit.report.environment import environment, script_hashes, s
 from carbon_plugin.audit.report.tables.table import Table, table
 from carbon_plugin.fleet.accounts import AccountLine, Accounts, RunLine
 from carbon_plugin.fleet.page.charts import charts_of
-from carbon_plugin.fleet.wording import cell, coverage_sentences, mass, month_name, rows_of, waste_sentence
+from carbon_plugin.fleet.wording import (
+    MOVED_SHOWN,
+    cell,
+    coverage_sentences,
+    mass,
+    month_name,
+    rows_of,
+    short,
+    signed,
+    waste_sentence,
+)
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
 from carbon_plugin.spec.amounts import fitting_unit, plural
@@ -163,17 +173,20 @@ def _moved_table(accounts: Accounts) -> Table | None:
     restated = accounts.restatement
     if restated is None:
         return None
-    size, unit = fitting_unit(max(restated.before_kg, restated.after_kg), CARBON_UNITS)
+    totals = [one for one in restated.totals if one.before_kg or one.after_kg]
+    size, unit = fitting_unit(max((max(one.before_kg, one.after_kg) for one in totals), default=0.0), CARBON_UNITS)
 
     def number(mass_kg: float) -> str:
         return wording.number(mass_kg / size)
 
     rows = [
-        [one.region, month_name(one.month), number(one.before_kg), number(one.after_kg), one.reason]
-        for one in restated.moved
+        [one.total, one.region, month_name(one.month), number(one.before_kg), number(one.after_kg), short(one.reason)]
+        for one in restated.moved[:MOVED_SHOWN]
     ]
-    rows.append(["all", "", number(restated.before_kg), number(restated.after_kg), ""])
-    return table(["region", "month", f"before, {unit}", f"after, {unit}", "why"], rows, [2, 3], summed=True)
+    for one in totals:
+        by = ", ".join(f"{factor} {signed(by_kg)}" for factor, by_kg in one.by_factor_kg.items())
+        rows.append([one.total, "all", "", number(one.before_kg), number(one.after_kg), by or "nothing moved"])
+    return table(["total", "region", "month", f"before, {unit}", f"after, {unit}", "why"], rows, [3, 4])
 
 
 def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:

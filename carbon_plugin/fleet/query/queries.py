@@ -86,11 +86,38 @@ def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> lis
     return engine.rows(grouped.order_by(*keys))
 
 
-def factors_by(engine: Engine, by: Sequence[str], months: Months | None) -> list[dict[str, Any]]:
-    """Return the sums of each group by region, recorded factors and basis."""
-    keys = [*by, "region", "region_name", "scope", "g_per_kwh", "pue"]
-    hours = _of_runs(_in_months(engine, months), engine, keys)
-    return engine.rows(hours.group_by(*keys).aggregate(**_sums(hours, SUMS)).order_by(*keys))
+def capital_goods(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
+    """Return what making the hardware emitted, as `hardware_by` counts it, by region and month of its first use, with
+    its parts, and with hardware and factors of the run that knows its manufacture."""
+    runs = engine.tables["run"].select("run", "run_id", "start_ms", "factors", "hardware")
+    used = engine.tables["device"].join(runs, "run")
+    owned = _first_use(used).select("kind", "device", "region", month="first_month")
+    parts = ("embodied_ug", "device_ug", "network_ug", "host_ug")
+    known = _first_use(used.filter(used.embodied_ug > 0)).select("kind", "device", "factors", "hardware", *parts)
+    joined = owned.join(known, ["kind", "device"])
+    if months is not None:
+        joined = joined.filter(joined.month.between(*months))
+    keys = ["region", "month", "factors", "hardware"]
+    return engine.rows(joined.group_by(*keys).aggregate(**_sums(joined, parts)).order_by(*keys))
+
+
+def hours_of_runs(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
+    """Return the sums of each run by launch, region and month, with what is needed to apply other factors to them."""
+    keys = ("run", "attempt", "region", MONTH)
+    sums = ("energy_mj", "facility_mj", "central_ug", "lifecycle_ug", "direct_ug", "market_ug", "embodied_ug")
+    hours = _in_months(engine, months)
+    summed = hours.group_by(*keys).aggregate(**_sums(hours, (*sums, "unobserved_mj")))
+    runs = engine.tables["run"]
+    columns = [name for name in runs.columns if name.startswith("run_") and name.endswith(("_ug", "_mj"))]
+    of_run = runs.select("run", "hardware", "has_market", "unobserved", *columns, run_factors="factors")
+    of_launch = engine.tables["attempt"].select("run", "attempt", "factors", "origin")
+    joined = summed.join(of_run, "run").join(of_launch, ["run", "attempt"])
+    return engine.rows(joined.order_by(*keys))
+
+
+def documents(engine: Engine) -> dict[str, str]:
+    """Return the factors that runs recorded, as JSON by their digest."""
+    return {row["factors"]: row["document"] for row in engine.rows(engine.tables["factor"])}
 
 
 def bases(engine: Engine) -> list[dict[str, Any]]:
@@ -127,12 +154,13 @@ def last_moment_ms(engine: Engine) -> int:
 
 
 def forecasts(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
-    """Return forecast and actual total carbon of each run that carried a forecast, by the month of its start."""
+    """Return forecast and actual carbon and energy of each run that carried a forecast, by the month of its start."""
     runs = engine.tables["run"]
     chosen = runs.filter(runs.forecast_ug.notnull() & runs.actual_ug.notnull() & (runs.forecast_ug > 0))
     if months is not None:
         chosen = chosen.filter(chosen.month.between(*months))
-    return engine.rows(chosen.select("month", "run", "forecast_ug", "actual_ug").order_by("month", "run"))
+    columns = ("month", "run", "forecast_ug", "actual_ug", "forecast_mj", "run_energy_mj")
+    return engine.rows(chosen.select(*columns).order_by("month", "run"))
 
 
 def _in_months(engine: Engine, months: Months | None) -> Any:

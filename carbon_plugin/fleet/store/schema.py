@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-STORE_VERSION = 2
+STORE_VERSION = 3
+STATIC = "static"
+"""The origin of an intensity that is that of a table or of the user over a whole launch."""
 
 MJ_PER_J = 1e3
 UG_PER_KG = 1e9
@@ -66,6 +68,9 @@ TABLES: dict[str, dict[str, str]] = {
         "g_per_kwh": _REAL,
         "pue": _REAL,
         "embodied_central_ug": _INT,
+        **{f"run_{part}_ug": _INT for part in ("device", "host", "network", "building")},
+        "unobserved": _TEXT,
+        "run_unobserved_mj": _INT,
         "start_ms": _INT,
         "end_ms": _INT,
         "month": _SHORT,
@@ -100,9 +105,22 @@ TABLES: dict[str, dict[str, str]] = {
         "last_step": _INT,
         "redone_steps": _INT,
         "ended": _TEXT,
+        "factors": _TEXT,
+        "origin": _TEXT,
     },
     "node": {"run": _INT, "hostname": _TEXT, "gpus": _SHORT, "energy_mj": _INT, "measured_mj": _INT},
-    "device": {"run": _INT, "kind": _TEXT, "device": _INT, "first_month": _SHORT, "region": _TEXT, "embodied_ug": _INT},
+    "device": {
+        "run": _INT,
+        "kind": _TEXT,
+        "device": _INT,
+        "first_month": _SHORT,
+        "region": _TEXT,
+        "embodied_ug": _INT,
+        "device_ug": _INT,
+        "network_ug": _INT,
+        "host_ug": _INT,
+    },
+    "factor": {"factors": _TEXT, "document": _TEXT},
     "hour": {
         "run": _INT,
         "attempt": _SHORT,
@@ -112,9 +130,16 @@ TABLES: dict[str, dict[str, str]] = {
         "region": _TEXT,
         "region_name": _TEXT,
         **dict.fromkeys(SUMS, _INT),
+        "unobserved_mj": _INT,
     },
 }
-"""The columns of each table with their kinds. A column of whole numbers holds no nulls but for those of forecasts."""
+"""The columns of each table with their kinds. A column of whole numbers holds no nulls but for those of forecasts.
+
+What a restatement needs is among them: `factors` is the digest of the factors that a run or a launch recorded, whose
+document is in the table of that name. `origin` says where the intensity of a launch came from. `run_<part>_ug` divides
+the embodied carbon of a run. `unobserved` says, as JSON, what the energy of reserved time without records is modelled
+from, and `unobserved_mj` is that energy.
+"""
 
 PARTITIONED = "hour"
 """The table whose files hold one month each."""

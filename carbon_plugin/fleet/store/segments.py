@@ -31,6 +31,7 @@ class SegmentWriter:
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES if table != PARTITIONED}
         self._hours: dict[str, list[Any]] = {column: [] for column in TABLES[PARTITIONED]}
         self._files: list[DataFile] = []
+        self._documents: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -40,9 +41,17 @@ class SegmentWriter:
     def add(self, tables: Mapping[str, Sequence[dict[str, Any]]], hours: Mapping[str, Sequence[Any]]) -> None:
         """Add rows of some tables, and columns of the table by the hour."""
         for table, rows in tables.items():
-            self._rows[table] += rows
+            if table == "factor":  # thousands of runs record the same factors
+                self._add_factors(rows)
+            else:
+                self._rows[table] += rows
         for column, values in hours.items():
             self._hours[column] += values
+
+    def _add_factors(self, rows: Sequence[dict[str, Any]]) -> None:
+        new = [row for row in rows if row["factors"] not in self._documents]
+        self._documents.update(row["factors"] for row in new)
+        self._rows["factor"] += new
 
     def flush(self) -> None:
         """Write the rows that wait."""
@@ -75,7 +84,7 @@ def write_file(store: Location, scratch: Path, table: str, month: int | None, da
     part = f"/month={month}" if month is not None else ""
     path = f"{table}{part}/{uuid.uuid4().hex}.parquet"
     local = scratch / "part.parquet"
-    order = [(name, "ascending") for name in ("run", "hour", "rung") if name in data.column_names]
+    order = [(name, "ascending") for name in ("run", "hour", "rung", "document") if name in data.column_names]
     pq.write_table(data.sort_by(order), local, compression=COMPRESSION)
     publish(local, store.below(path))
     return DataFile(table=table, path=path, rows=data.num_rows, month=month)
@@ -92,6 +101,8 @@ def _thinned(store: Location, file: DataFile, gone: Collection[int], scratch: Pa
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if "run" not in TABLES[file.table]:
+        return [file]
     data = read_file(store, file, scratch)
     kept = data.filter(pc.invert(pc.is_in(data["run"], value_set=pa.array(sorted(gone), pa.int64()))))
     if kept.num_rows == data.num_rows:

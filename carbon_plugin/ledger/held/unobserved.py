@@ -36,17 +36,32 @@ class IdlePower(Struct, frozen=True):
     profiles: str
 
 
+class IdleTime(Struct, frozen=True, kw_only=True):
+    """What the energy of reserved time without records is modelled from.
+
+    `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
+    them; the empty name stands for ranks without a device. `rungs` are those that the ledgers name, and `nodes` is the
+    number of nodes of the job.
+    """
+
+    before_s: dict[str, float]
+    rungs: list[Rung]
+    nodes: int
+
+
 class UnobservedEnergy(Struct, frozen=True, kw_only=True):
     """Energy and device time of reserved devices while nothing recorded them.
 
     `used` is the modelled energy by scope, J. `modelled_s` is the device time that it stands for, and `unknown_s` that
-    of devices whose idle power no profile knows, both in device-seconds. `profiles` names the profiles.
+    of devices whose idle power no profile knows, both in device-seconds. `profiles` names the profiles, and `time` is
+    what it was modelled from.
     """
 
     used: dict[UncertaintyScope, UsedEnergy] = {}
     modelled_s: float = 0.0
     unknown_s: float = 0.0
     profiles: tuple[str, ...] = ()
+    time: IdleTime | None = None
 
     def with_factors(self, factors: tuple[float, float] | None) -> UnobservedEnergy:
         """Return the same energy with intensity (g/kWh) and PUE for all of it; unchanged where they are None."""
@@ -55,12 +70,12 @@ class UnobservedEnergy(Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=64)
-def idle_power(profile: str, nodes: int) -> IdlePower | None:
+def idle_power(profile: str, nodes: int, device_w: float | None = None) -> IdlePower | None:
     """Return the idle power of an accelerator by the name of its profile or of its driver, in a job of so many nodes;
     None for an unknown one.
 
     The central value is that of a device without an open context. The high end is that with one, because nobody knows
-    when the job opened it.
+    when the job opened it. `device_w` takes the place of the device's own power.
     """
     accelerator = find_accelerator(profile) or match_device_name(profile)
     if accelerator is None:
@@ -69,6 +84,8 @@ def idle_power(profile: str, nodes: int) -> IdlePower | None:
     device = accelerator.idle_power_w.range
     if accelerator.idle_context_power_w is not None:
         device = device.widened(accelerator.idle_context_power_w.range.high)
+    if device_w is not None:
+        device = Range(device_w, device_w, device_w)
     by_rung: dict[Rung, Range] = {"gpu": device, "host": host_power(node, device)}
     network = node.network.power_w_per_device.range
     if network.value > 0:
@@ -83,22 +100,32 @@ def host_power(node: Node, device_w: Range) -> Range:
 
 
 def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> UnobservedEnergy:
-    """Return the energy of the reserved time that no record covers.
+    """Return the energy of the reserved time of some files that no record covers. `before_s` is as in `IdleTime`."""
+    return modelled_idle(idle_time(holdings, before_s))
 
-    `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
-    them; the empty name stands for ranks without a device. A rung is modelled only where the ledgers of the run name
-    one, so that a rung that was never metered stays absent. The energy carries no factors. Its caller gives it the
-    means of the windows, so that it changes no mean; those stated for the run stand for it where no window has any.
-    """
+
+def idle_time(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> IdleTime:
+    """Return what the energy of the reserved time of some files without records is modelled from."""
     rungs = {device.rung for one in holdings for device in one.manifest.devices}
     nodes = max((one.manifest.nodes for one in holdings), default=1)
+    return IdleTime(before_s=dict(before_s), rungs=sorted(rungs), nodes=nodes)
+
+
+def modelled_idle(time: IdleTime, device_w: float | None = None) -> UnobservedEnergy:
+    """Return the energy of reserved time without records.
+
+    A rung is modelled only where the ledgers of the run name one, so that a rung that was never metered stays absent.
+    The energy carries no factors. Its caller gives it the means of the windows, so that it changes no mean; those
+    stated for the run stand for it where no window has any. `device_w` takes the place of the power of idle devices.
+    """
+    rungs, nodes = time.rungs, time.nodes
     used: dict[UncertaintyScope, UsedEnergy] = {}
     modelled_s = unknown_s = 0.0
     profiles = []
-    for profile, seconds in sorted(before_s.items()):
+    for profile, seconds in sorted(time.before_s.items()):
         if seconds <= 0:
             continue
-        power = idle_power(profile, nodes) if profile else None
+        power = idle_power(profile, nodes, device_w) if profile else None
         if power is None:
             unknown_s += seconds
             continue
@@ -110,4 +137,4 @@ def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]
                 energy = watts.scaled(seconds)
                 one = UsedEnergy(energy=energy, without_factors_j=energy.value)
                 used[scope] = used[scope].plus(one) if scope in used else one
-    return UnobservedEnergy(used=used, modelled_s=modelled_s, unknown_s=unknown_s, profiles=tuple(profiles))
+    return UnobservedEnergy(used=used, modelled_s=modelled_s, unknown_s=unknown_s, profiles=tuple(profiles), time=time)
