@@ -236,7 +236,7 @@ class _Report:
             queries.hours_of_runs(self._engine, self._months),
             queries.capital_goods(self._engine, self._months) if capital else [],
             documents,
-            self._scope,
+            "direct" if self._scope == "direct" else "lifecycle",
             self._asked.factors,
         )
 

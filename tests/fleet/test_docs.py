@@ -36,12 +36,12 @@ def test_commands_and_code_of_the_page_run(tmp_path: Path, monkeypatch: Any, cap
 
 def test_the_factors_of_the_page_are_read(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    write_fleet(tmp_path / "runs", 6)
+    write_fleet(tmp_path / "runs", 12)  # in all regions
     command_line(["fleet", "ingest", "runs", "--into", "store"])
-    first = blocks("yaml")[0].splitlines()[0]  # the fleet here has no run in a cloud
-    (tmp_path / "factors.yaml").write_text(first)
+    (tmp_path / "factors.yaml").write_text(blocks("yaml")[0])
 
     restated = report("store", Asked(factors="factors.yaml")).restatement
 
     assert restated is not None
-    assert {one.region for one in restated.moved} == {"FRA"}
+    assert set(restated.of("location-based").by_factor_kg) == {"intensity", "PUE", "idle power"}
+    assert {"embodied device", "lifetime"} <= set(restated.of("embodied").by_factor_kg)
