@@ -20,10 +20,23 @@ from carbon_plugin.ledger.records import Close, Event, Projection
 from carbon_plugin.ledger.verification.verify import verify_run
 
 JOB = Path(__file__).parent / "jobs" / "budget.py"
+TITAN = ("torchtitan", "spmd_types", "torchdata", "torch_checkpointing", "tokenizers", "datasets")
 LOOPS = [
     pytest.param("plain", (), "checkpoint.pt", id="plain"),
-    pytest.param("hf", ("transformers",), "out/checkpoint-{step}", id="hf", marks=pytest.mark.exhaustive),
-    pytest.param("lightning", ("lightning",), "budget-step={step}.ckpt", id="lightning", marks=pytest.mark.exhaustive),
+    *(
+        pytest.param(loop, needs, checkpoint, id=loop, marks=pytest.mark.exhaustive)
+        for loop, needs, checkpoint in (
+            ("decorated", (), "checkpoint.pt"),
+            ("hf", ("transformers",), "out/checkpoint-{step}"),
+            ("lightning", ("lightning",), "budget-step={step}.ckpt"),
+            ("fabric", ("lightning",), "checkpoint.ckpt"),
+            ("accelerate", ("accelerate",), "checkpoint/optimizer.bin"),
+            ("deepspeed", ("deepspeed",), "checkpoint/global_step{step}"),
+            ("megatron", ("megatron.core",), "checkpoint.pt"),
+            ("torchtitan", TITAN, "out/checkpoint/step-{step}"),
+            ("jax", ("jax",), "checkpoint.pt"),
+        )
+    ),
 ]
 
 

@@ -58,7 +58,8 @@ def _budget(summary: AuditSummary) -> str:
         return ""
     beyond = any(line.share is not None and line.share > 1 for line in summary.budget)
     said = "; ".join(line.phrase for line in summary.budget)
-    stopped = "budget_stop" in summary.event_counts
+    counts = summary.event_counts
+    stopped = "budget_stop" in counts and "budget_stop_ignored" not in counts
     return f"It {'is beyond' if beyond else 'is within'} its budget ({said}){', which ended it' if stopped else ''}."
 
 

@@ -30,6 +30,8 @@ LOOK_S = 0.25
 FEWEST_AHEAD = 3
 """A proposed step is at least this many steps ahead: a host may run ahead of its GPU by some steps."""
 SLACK_S = 2.0
+MOST_AFTER = 10
+"""A loop that asks whether to stop at every few steps may do so many more."""
 MOST_NAMED = 8
 """A sentence names at most this many ranks."""
 
@@ -80,6 +82,7 @@ class StopAgreement:
         self._open: _Open | None = None
         self._decided: Proposal | None = None
         self._acknowledged = False
+        self._told = False
         self._turn = 0
         self._moved = 0
         self.missing: tuple[int, ...] = ()
@@ -112,7 +115,18 @@ class StopAgreement:
         opened = self._open
         if opened is not None:
             self._decide(opened, GO_ON, unreachable=self._acknowledged, within_s=DECISION_S)
-        return self._decided is not None
+        self._told = self._decided is not None
+        return self._told
+
+    @property
+    def obeyed(self) -> bool:
+        """Return whether the training thread was told to stop and has done few steps since."""
+        return self._told and not self.ignored
+
+    @property
+    def ignored(self) -> bool:
+        """Return whether the training went on long after the step on which all ranks have agreed."""
+        return self._decided is not None and self.step > self._decided.at_step + MOST_AFTER
 
     def look(self) -> None:
         """Read what has been proposed and decided. Raises `OSError` for a board that cannot be read."""
@@ -221,6 +235,13 @@ class StopAgreement:
             self._moved += 1
 
 
+def _ignored(decided: Proposal) -> str:
+    return (
+        f"the training goes on although all ranks have agreed to stop after step {decided.at_step:,}: its loop must "
+        "ask for should_stop after each step and end (docs/budgets.md); nothing asks in a script that is not edited"
+    )
+
+
 def _proposal_of(posted: Posted) -> Proposal:
     """Return what is posted. Raises `OSError` for what another version has written."""
     try:
@@ -256,7 +277,7 @@ class Stopper:
         self._seen = clock.mark
         self._step_time_s: float | None = None
         self._said = 0
-        self._announced = False
+        self._announced = self._complained = False
 
     def ask(self, reason: str) -> None:
         """Ask for a stop, for a reason. A second call changes nothing."""
@@ -282,6 +303,9 @@ class Stopper:
                         at_step=decided.at_step,
                     )
                 )
+            if agreement.ignored and not self._complained:
+                self._complained = True
+                self._say(StopRequest(kind="budget_stop_ignored", message=_ignored(decided)))
             return
         if agreement.is_open:
             return

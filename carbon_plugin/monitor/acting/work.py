@@ -138,16 +138,15 @@ class ActingWork:
 
     @property
     def stopped(self) -> bool:
-        """Return whether the ranks have agreed to stop and this one has done the last step."""
-        decided = self.stop.decided if self.stop is not None else None
-        return decided is not None and self.stop is not None and self.stop.step >= decided.at_step
+        """Return whether the ranks have agreed to stop and this one has done so."""
+        return self.stop is not None and self.stop.obeyed
 
     def reason(self, reason: str) -> str:
         """Return the reason of a closing record: that of the agreed stop, if the training ended there."""
         decided = self.stop.decided if self.stop is not None else None
-        if decided is None or not self.stopped:
+        if self.stop is None or decided is None or not self.stopped:
             return reason
-        return f"stopped after step {decided.at_step:,}: {decided.reason}"
+        return f"stopped after step {self.stop.step:,}: {decided.reason}"
 
     def _watch(self, alerting: Alerting, node: NodeWork, told: list[tuple[str, dict[str, Any]]]) -> None:
         own = self._thread.state(self._job.ranks.rank, self._job.clock)

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,5 +135,159 @@ def lightning() -> None:
     ended(trainer.global_step)
 
 
+def until_stopped(carbon: Any, advance: Callable[[], object], save: Callable[[int], object]) -> None:
+    """Train as the loop of a script does that asks for the stop after each step."""
+    for step in range(1, MOST_STEPS + 1):
+        advance()
+        time.sleep(STEP_S)
+        if carbon.should_stop:
+            save(step)
+            break
+    ended(step)
+
+
+def saved_on_rank_0(step: int) -> None:
+    if RANK == "0":
+        torch.save({"step": step}, FOLDER / "checkpoint.pt")
+
+
+def decorated() -> None:
+    from carbon_plugin import watch_training
+
+    dist.init_process_group("gloo")
+
+    @watch_training(**ARGUMENTS)
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer, carbon: Any) -> None:
+        def advance() -> None:
+            model(torch.ones(2, 8)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        until_stopped(carbon, advance, saved_on_rank_0)
+
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def accelerate() -> None:
+    from accelerate import Accelerator
+
+    from carbon_plugin.integrations.accelerate import watch
+
+    accelerator = Accelerator(cpu=True)
+    plain = nn.Linear(8, 8)
+    model, optimizer = accelerator.prepare(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
+
+    def advance() -> None:
+        accelerator.backward(model(torch.ones(2, 8)).sum())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with watch(accelerator, model, optimizer, **ARGUMENTS) as carbon:
+        until_stopped(carbon, advance, lambda step: accelerator.save_state(str(FOLDER / "checkpoint")))
+
+
+def fabric() -> None:
+    from lightning.fabric import Fabric
+
+    from carbon_plugin.integrations.fabric import watch
+
+    own = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    own.launch()
+    plain = nn.Linear(8, 8)
+    model, optimizer = own.setup(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
+
+    def advance() -> None:
+        own.backward(model(torch.ones(2, 8)).sum())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with watch(own, model, optimizer, **ARGUMENTS) as carbon:
+        until_stopped(carbon, advance, lambda step: own.save(FOLDER / "checkpoint.ckpt", {"step": step}))
+
+
+def deepspeed() -> None:
+    import deepspeed as framework
+
+    from carbon_plugin.integrations.deepspeed import watch
+
+    framework.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled here, for a minute
+    framework.init_distributed("gloo")
+    model = nn.Linear(8, 8)
+    config = {
+        "train_micro_batch_size_per_gpu": 2,
+        "zero_optimization": {"stage": 1},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine, *_ = framework.initialize(model=model, optimizer=optimizer, config=config)
+
+    def advance() -> None:
+        engine.backward(engine(torch.ones(2, 8)).sum())
+        engine.step()
+
+    with watch(engine, **ARGUMENTS) as carbon:
+        until_stopped(carbon, advance, lambda step: engine.save_checkpoint(str(FOLDER / "checkpoint")))
+
+
+def megatron() -> None:
+    from megatron.core import parallel_state
+
+    from carbon_plugin.integrations.megatron import watch
+
+    dist.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def advance() -> None:
+        loss = model(torch.ones(2, 8)).sum()
+        loss.backward()
+        dist.all_reduce(loss.detach(), group=parallel_state.get_tensor_model_parallel_group())
+        optimizer.step()
+
+    with watch([model], optimizer, **ARGUMENTS) as carbon:
+        until_stopped(carbon, advance, saved_on_rank_0)
+
+
+def torchtitan() -> None:
+    import torchtitan_trainer as job
+
+    from carbon_plugin.integrations.torchtitan import watch
+
+    dist.init_process_group("gloo")
+    dist.set_timeout = lambda timeout, group: None  # of a later torch
+    trainer, _ = job.trainer_of("out", MOST_STEPS)
+    trainer.config.checkpoint.interval = MOST_STEPS
+    job.MEASURED = True
+    with watch(trainer, **ARGUMENTS):
+        trainer.train()
+    trainer.close()
+    ended(trainer.step)
+
+
+def jax() -> None:
+    import jax as framework
+    import jax.numpy as jnp
+
+    from carbon_plugin.integrations.jax import watch_jax
+
+    update = framework.jit(lambda weights: weights - 0.1 * framework.grad(lambda w: (w * w).sum())(weights))
+    weights = jnp.ones(8)
+
+    def advance() -> None:
+        nonlocal weights
+        weights = update(weights)
+        carbon.step()
+
+    with watch_jax(**ARGUMENTS) as carbon:
+        until_stopped(carbon, advance, saved_on_rank_0)
+
+
+LOOPS: tuple[Callable[[], None], ...] = (
+    plain, hf, lightning, decorated, accelerate, fabric, deepspeed, megatron, torchtitan, jax,
+)  # fmt: skip
+
 if __name__ == "__main__":
-    {loop.__name__: loop for loop in (plain, hf, lightning)}[sys.argv[1]]()
+    {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()

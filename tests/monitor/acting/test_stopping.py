@@ -161,6 +161,32 @@ def test_ranks_that_see_no_common_folder_agree_in_the_store_at_the_next_try(tmp_
     assert [rank.train(20) for rank in ranks] == [10, 10]
 
 
+def test_a_loop_that_never_asks_is_said_to_go_on_and_not_to_have_stopped(tmp_path):
+    (rank,) = ranks_of(tmp_path, 1)
+    said: list[StopRequest] = []
+    stopper = Stopper(rank.agreement, 1.0, said.append, rank.clock)
+    for _ in range(200):  # steps of a script that does not ask
+        rank.now_s += 0.1
+        rank.clock.step_end()
+        stopper.ask("too much")
+        stopper.tick()
+
+    assert [request.kind for request in said] == ["budget_stop", "budget_stop_ignored"]
+    assert "must ask for should_stop after each step" in said[1].message
+    assert not rank.agreement.obeyed
+
+
+def test_a_loop_that_asks_every_few_steps_has_obeyed(tmp_path):
+    (rank,) = ranks_of(tmp_path, 1)
+    rank.agreement.propose("too much", 5)
+    rank.agreement.gather()
+    for _ in range(8):
+        rank.clock.step_end()
+
+    assert rank.agreement.reached(rank.agreement.step)
+    assert rank.agreement.obeyed
+
+
 class Hanging:
     """A store whose server does not answer until it is told to."""
 
