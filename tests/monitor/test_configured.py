@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 import carbon_plugin
+from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.cli.main import run
-from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.monitor.configured import effective, merged, read_configuration, variables
 from carbon_plugin.monitor.settings import DEFAULTS, MonitorArguments, make_settings
 from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
@@ -26,6 +30,7 @@ budget:
   energy_kwh: 5e3
   on_exceed: stop
 """
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 OF_ONE_CALL = {"log", "step", "options"}
 
 
@@ -221,3 +226,33 @@ def test_config_show_writes_values_as_a_user_does(tmp_path, monkeypatch, capsys)
     shown = capsys.readouterr().out
     assert "building: true" in shown
     assert "None" not in shown
+
+
+@pytest.fixture(scope="module")
+def published() -> Draft202012Validator:
+    """The schema of the file, as editors get it."""
+    return Draft202012Validator(published_schema("configuration"))
+
+
+def test_the_published_schema_is_the_one_that_is_printed_and_takes_the_file_of_the_page(published, capsys):
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+    assert run(["config", "schema"]) == 0
+
+    assert json.loads(capsys.readouterr().out) == published.schema
+    assert list(published.iter_errors(yaml.safe_load(text))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "windw_s: 20", "window_s: often", "site: {zone: FRA, pu: 1.2}", "budget: {energy_kwh: a lot}",
+        "budget: {on_exceed: halt}", "alerts: {least: x}", "tags: [a]",
+    ],
+)  # fmt: skip
+def test_the_published_schema_refuses_what_a_run_refuses(published, tmp_path, text):
+    (tmp_path / "carbon_plugin.yaml").write_text(text + "\n")
+
+    assert list(published.iter_errors(yaml.safe_load(text)))
+    with pytest.raises(SpecError):
+        read_configuration({}, tmp_path)
