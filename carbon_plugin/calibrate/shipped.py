@@ -43,7 +43,7 @@ SOURCE = "calibration"
 CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/rows/published"
 DIGITS = 4
 
-SMALLER_DIES = ("ampere-ga102", "blackwell-gb202")
+SMALLER_DIES = ("ampere-ga102", "blackwell-gb202", "blackwell-thor")
 """Dies that share the name of a calibrated family and not its memory or matrix units: its constants are not theirs."""
 
 
