@@ -28,6 +28,7 @@ class RunPlace:
 
     def __init__(self, run_dir: Path, settings: Settings, environ: Mapping[str, str]) -> None:
         self._run_dir = run_dir
+        self._identity_file = os.path.join(run_dir, IDENTITY_FILE)
         self._settings = settings
         self._run_id = settings.options.run_id or environ.get(RUN_ID_VARIABLE) or None
         self._agreed = False
@@ -53,7 +54,7 @@ class RunPlace:
 
     def keep(self) -> None:
         """Write the identity again if somebody has removed it. If that is not possible, the next call tries again."""
-        if self._agreed and not (self._run_dir / IDENTITY_FILE).exists():
+        if self._agreed and not os.path.exists(self._identity_file):
             with contextlib.suppress(LedgerError):
                 self._agree(wait_s=0.0)
 

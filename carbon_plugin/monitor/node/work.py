@@ -51,6 +51,7 @@ class NodeWork:
         self._stated_claims: list[Claim] = []
         self._looked_around_s = time.monotonic()
         self._missed: set[str] = set()
+        self._told_alone: dict[str, bytes] = {}
         meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
         self._election = Election(meeting, open_scratch(), ranks.rank, ranks.local_world_size)
         try:
@@ -125,12 +126,17 @@ class NodeWork:
         self._job.guard.run("claims", self._state_late_claims, None)
 
     def tell_host(self, suffix: str, told: Struct) -> None:
-        """Tell the other processes of this host something."""
-        self._election.publish(suffix, msgspec.json.encode(told))
+        """Tell the processes of this host something. A process that is alone on its host writes no file for that."""
+        content = msgspec.json.encode(told)
+        if self._job.ranks.local_world_size > 1:
+            self._election.publish(suffix, content)
+        else:
+            self._told_alone[suffix] = content
 
     def told_on_host(self, suffix: str) -> list[bytes]:
         """Return what the living processes of this host have told under a suffix."""
-        return self._election.published(suffix)
+        alone = self._told_alone.get(suffix)
+        return self._election.published(suffix) if alone is None else [alone]
 
     def end(self) -> set[int]:
         """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard
@@ -181,7 +187,8 @@ class NodeWork:
             self.recording.recorder.state(self.context, self._stated_claims)
 
     def _state_late_claims(self) -> None:
-        if _said(self._stated_claims) >= self._job.ranks.local_world_size:
+        ranks = self._job.ranks.local_world_size
+        if ranks == 1 or _said(self._stated_claims) >= ranks:  # a rank that is alone states its own claim at once
             return
         claims = self._election.claims()
         if _said(claims) > _said(self._stated_claims) or _seen_by(claims) > _seen_by(self._stated_claims):

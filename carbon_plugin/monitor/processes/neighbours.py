@@ -29,6 +29,9 @@ FOLDER = "gpus"
 KEPT_S = 3600.0
 """The entry of a run that has ended is kept for this many seconds, longer than any window in which another run may ask
 for it."""
+AT_REST_NS = 1_000_000_000
+"""A folder is at rest when it has not changed for this many nanoseconds: time stamps of files are coarser than that of
+the clock."""
 _ALIVE, _TENANT = ".alive", ".tenant"
 
 
@@ -64,6 +67,7 @@ class Neighbours:
         self._folder: Folder | None = None
         self._alive_fd = -1
         self._others: list[Tenant] = []
+        self._listed_ns: int | None = None
         self._said: set[str] = set()
         forget_in_child(self)
         if scratch is not None and gpus:
@@ -79,6 +83,11 @@ class Neighbours:
         folder, others = self._folder, []
         if folder is None:
             return
+        changed_ns = folder.changed_unix_ns()
+        if not self._others and changed_ns == self._listed_ns:
+            return  # an entry appears, changes and ends by a change of the folder
+        # Two changes may have one time stamp, so that only that of a folder at rest is relied upon.
+        self._listed_ns = changed_ns if time.time_ns() - changed_ns > AT_REST_NS else None
         for name in folder.names():
             other = name.removesuffix(_TENANT)
             if other in (name, self._id):

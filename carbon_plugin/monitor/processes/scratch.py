@@ -53,6 +53,10 @@ class Folder:
         """Return the seconds since a file, or the content of a folder, has changed."""
         return now_unix_s - os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime
 
+    def changed_unix_ns(self) -> int:
+        """Return when a name was last added to the folder, replaced or removed, in Unix nanoseconds."""
+        return os.fstat(self._fd).st_mtime_ns
+
     def read(self, name: str) -> bytes | None:
         """Return the content of a regular file, or None if there is none or something else has its name."""
         try:

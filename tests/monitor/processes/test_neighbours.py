@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -106,6 +107,21 @@ def test_what_is_charged_is_labelled_and_its_range_takes_in_other_divisions(join
     assert (charged[0].low_j, charged[0].high_j) == pytest.approx((0.25 * 98, 0.75 * 102))
     assert charged[0].note == "0.5 of it: other runs use this GPU too"
     assert charged[1:] == used[1:]
+
+
+def test_a_run_that_comes_to_a_folder_at_rest_is_found(joined, tmp_path):
+    own = joined("a", "1", ["GPU-0"], 0.0)
+    (folder,) = tmp_path.glob("*/gpus")
+    long_ago_s = time.time() - 3600
+    os.utime(folder, (long_ago_s, long_ago_s))
+    own.look()
+    own.look()
+    assert own.part_of("GPU-0", 0.0, 10.0) == 1.0
+
+    joined("b", "2", ["GPU-0"], 0.0)
+    own.look()
+
+    assert own.part_of("GPU-0", 0.0, 10.0) == 0.5
 
 
 def test_without_a_common_directory_a_run_is_alone():
