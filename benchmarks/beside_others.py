@@ -1,7 +1,7 @@
 """Measure what trackers cost the same training loop, side by side: carbon_plugin, CodeCarbon, Zeus and CarbonTracker.
 
     pip install -r requirements/benchmarks.in           # in an environment of its own, beside this package
-    python benchmarks/beside_others.py                  # some minutes; eight simulated GPUs
+    python benchmarks/beside_others.py --page           # ten minutes; eight simulated GPUs; writes docs/benchmarks.md
 
 Every tracker runs in a process of its own around the same loop of numpy steps, and the trackers take turns, so that
 what else the machine does meets all of them. Each tracker is used as its documentation shows it: one call a step for
@@ -11,10 +11,12 @@ carbon_plugin, a task a step for CodeCarbon, a window a step for Zeus, an epoch 
   step has left with cold caches.
 - Background: CPU of all other threads and of child processes of the tracker, over the time of the loop. The work of
   numpy's own threads is switched off.
-- The longest stall: how long one step waited while it neither ran nor waited for a core, so mostly for the interpreter.
-  Linux tells the two other times, and whether the thread slept at all, so that a busy machine does not count. A
-  tracker's own calls are left out.
+- The longest stall: how long one step waited while it neither ran nor waited for a core, so mostly for the interpreter,
+  and no longer than other threads of the process computed meanwhile. Linux tells these times. A thread that holds the
+  interpreter while it waits for a core itself, which is what a busy machine makes of any thread, does not count, and a
+  tracker's own calls do not either.
 - Import: CPU of a process that imports the tracker, less that of one that imports nothing.
+- Start: CPU of the process from before that import until the tracker has started, where numpy is loaded already.
 
 Every figure is the least one of the rounds, because other work only ever adds to it, except the longest stall, which is
 the longest of all rounds.
@@ -34,6 +36,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +44,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "beside_others.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- written by benchmarks/beside_others.py -->", "<!-- end -->"
 GPUS = 8
 SETTLE_S = 4.0
 """Trackers begin with work that they do once. It is not measured."""
@@ -68,7 +73,7 @@ def without() -> Tracked:
 
 def carbon_plugin() -> Tracked:
     """Return our monitor."""
-    from carbon_plugin.monitor.monitor import CarbonMonitor
+    from carbon_plugin import CarbonMonitor
 
     folder = tempfile.mkdtemp()
     monitor = CarbonMonitor(site="FRA", run_dir=folder, total_steps=10**6, quiet=True, model_spec="llama3-8b")
@@ -120,9 +125,18 @@ TRACKERS: dict[str, Callable[[], Tracked]] = {
     "zeus": zeus,
     "carbontracker": carbontracker,
 }
+NAMES = {"codecarbon": "CodeCarbon", "zeus": "Zeus", "carbontracker": "CarbonTracker"}
+AIMS = {
+    "call, median": ("call_median_us", 1.5, "us"),
+    "call, p99": ("call_p99_us", 10.0, "us"),
+    "background": ("background_core_percent", 0.05, "% of a core"),
+    "longest stall": ("longest_stall_ms", 0.5, "ms"),
+    "import": ("import_cpu_s", 0.15, "s"),
+}
+"""What this package aims at, at most."""
 IMPORTS = {
     "without": "pass",
-    "carbon_plugin": "import carbon_plugin.monitor.monitor",
+    "carbon_plugin": "from carbon_plugin import CarbonMonitor",
     "codecarbon": "import codecarbon",
     "zeus": "import zeus.monitor",
     "carbontracker": "import carbontracker.tracker",
@@ -153,14 +167,16 @@ def measure(name: str, seconds: float) -> dict[str, float]:
         weights @ weights
         (batch * 1.0001 + batch).sum()
 
+    start_s = time.process_time()
     tracked = TRACKERS[name]()
+    start_s = time.process_time() - start_s
     settled_s = time.monotonic() + SETTLE_S
     while time.monotonic() < settled_s:
         step()
-    background_s, start_s = other_cpu_s(), time.monotonic()
+    background_s, begun_s = other_cpu_s(), time.monotonic()
     calls_s = timed_calls(tracked, step, seconds / 2)
     stalls_s = stalls(tracked, step, seconds / 2)
-    wall_s = time.monotonic() - start_s
+    wall_s = time.monotonic() - begun_s
     background_s = other_cpu_s() - background_s
     with contextlib.suppress(Exception):
         tracked.end()
@@ -172,6 +188,7 @@ def measure(name: str, seconds: float) -> dict[str, float]:
         "background_core_percent": 100 * background_s / wall_s,
         "longest_stall_ms": 1e3 * max(stalls_s),
         "stall_p999_ms": 1e3 * float(np.quantile(stalls_s, 0.999)),
+        "start_cpu_s": start_s,
     }
 
 
@@ -192,7 +209,7 @@ def timed_calls(tracked: Tracked, step: Call, seconds: float) -> list[float]:
 
 
 def stalls(tracked: Tracked, step: Call, seconds: float) -> list[float]:
-    """Train for so many seconds, and return for how long each step waited while it neither ran nor wanted a core, s."""
+    """Train for so many seconds, and return for how long other threads kept each step from the interpreter, s."""
     clock, stalls_s = time.perf_counter, []
     schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
     end_s, done = clock() + seconds, 0
@@ -200,13 +217,15 @@ def stalls(tracked: Tracked, step: Call, seconds: float) -> list[float]:
         if done % tracked.every == 0:
             tracked.before()
         sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        others_s = time.process_time() - time.thread_time()
         begun_s, ran_s, waited_s = clock(), time.thread_time(), delayed_s(schedstat)
         step()
         done += 1
         waited_s, ran_s = delayed_s(schedstat) - waited_s, time.thread_time() - ran_s
         took_s = clock() - begun_s
+        others_s = time.process_time() - time.thread_time() - others_s
         slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > sleeps
-        stalls_s.append(took_s - ran_s - waited_s if slept else 0.0)
+        stalls_s.append(max(0.0, min(took_s - ran_s - waited_s, others_s)) if slept else 0.0)
         if done % tracked.every == 0:
             tracked.after()
     os.close(schedstat)
@@ -223,14 +242,13 @@ def import_cpu_s(statement: str, environ: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run_one(name: str, seconds: float, environ: dict[str, str]) -> dict[str, float] | None:
-    """Measure one tracker in a process of its own, or return None if it does not run here."""
+def run_one(name: str, seconds: float, environ: dict[str, str]) -> dict[str, float] | str:
+    """Measure one tracker in a process of its own, or return the last line of its error if it does not run here."""
     command = [sys.executable, __file__, "--one", name, "--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=seconds + 120)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        print(f"{name} does not run here: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return None
+        return (done.stderr.strip().splitlines() or ["no output"])[-1]
     result: dict[str, float] = json.loads(lines[-1])
     return result
 
@@ -248,13 +266,18 @@ def compare(names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
             "OMP_NUM_THREADS": "1",
         }
         found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        failed: dict[str, str] = {}
         imports: dict[str, list[float]] = {name: [] for name in names}
         for name in names:
             import_cpu_s(IMPORTS[name], environ)  # compiles what an installation would have compiled
         for turn in range(rounds):
             for name in names:
                 result = run_one(name, seconds, environ)
-                found[name] += [] if result is None else [result]
+                if isinstance(result, str):
+                    failed[name] = result
+                    print(f"{name} does not run here: {result}", file=sys.stderr)
+                else:
+                    found[name].append(result)
                 imports[name].append(import_cpu_s(IMPORTS[name], environ))
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     least = {
@@ -267,15 +290,17 @@ def compare(names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     bare = least["without"]
     for name, figures in least.items():
         if name != "without":
-            for key in ("call_median_us", "call_p99_us"):
+            for key in ("call_median_us", "call_p99_us", "start_cpu_s"):
                 figures[key] = max(0.0, figures[key] - bare[key])
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}",
         "load_at_the_start": [round(one, 1) for one in load],
+        "python": platform.python_version(),
         "rounds": rounds,
         "seconds": seconds,
         "gpus": f"{GPUS} simulated",
+        "did_not_run": failed,
         "versions": {name: _version(name) for name in names if name != "without"},
         "least": {name: {key: round(value, 4) for key, value in figures.items()} for name, figures in least.items()},
     }
@@ -296,18 +321,59 @@ def table(result: dict[str, Any]) -> str:
         "background, % of a core": "background_core_percent",
         "longest stall, ms": "longest_stall_ms",
         "import, CPU s": "import_cpu_s",
+        "start, CPU s": "start_cpu_s",
     }
     ours = result["least"]["carbon_plugin"]
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in result["least"].items():
-        cells = []
-        for key in columns.values():
-            ratio = (
-                f" (x {figures[key] / ours[key]:.3g})" if name not in ("without", "carbon_plugin") and ours[key] else ""
-            )
-            cells.append(f"{figures[key]:.3g}{ratio}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if name == "without":
+            continue
+        ratios = {key: figures[key] / ours[key] for key in columns.values() if name != "carbon_plugin" and ours[key]}
+        cells = [
+            f"{_digits(figures[key])} (x {_digits(ratios[key])})" if key in ratios else _digits(figures[key])
+            for key in columns.values()
+        ]
+        label = "this package" if name == "carbon_plugin" else f"{NAMES[name]} {result['versions'][name]}"
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def section(result: dict[str, Any]) -> str:
+    """Return the table with the sentences on how it was measured, in Markdown."""
+    bare = result["least"]["without"]
+    loads = " ".join(str(one) for one in result["load_at_the_start"])
+    sentences = [
+        f"Measured on {result['date']} on {result['machine']}, Python {result['python']}, at a load of {loads} (the "
+        "means of 1, 5 and 15 minutes at the start). Other work on the machine adds to the figures.",
+        f"A figure is the least of {result['rounds']} rounds of {result['seconds']:.0f} s; the longest stall is the "
+        f"longest of all rounds, and {_digits(bare['longest_stall_ms'])} ms without any tracker. A call that does "
+        f"nothing costs {_digits(bare['call_median_us'])} us there in the median and {_digits(bare['call_p99_us'])} us "
+        "at p99, which is subtracted.",
+    ]
+    sentences.append(aims_sentence(result["least"]["carbon_plugin"]))
+    sentences += [f"{NAMES[name]} did not run: `{why}`." for name, why in result["did_not_run"].items()]
+    return "\n\n".join([table(result), *(textwrap.fill(one, 120, break_long_words=False) for one in sentences)])
+
+
+def aims_sentence(ours: dict[str, float]) -> str:
+    """Return which aims of this package the figures meet and which not."""
+    said = [
+        f"{name} at most {most:g} {unit} ({'met' if ours[key] <= most else f'**missed: {_digits(ours[key])}**'})"
+        for name, (key, most, unit) in AIMS.items()
+    ]
+    return f"The aims of this package here: {'; '.join(said)}."
+
+
+def write_page(result: dict[str, Any], page: Path) -> None:
+    """Write the section into the page, between its two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n\n{section(result)}\n\n{END}{after}", encoding="utf-8")
+
+
+def _digits(value: float) -> str:
+    """Return a number with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:
@@ -318,6 +384,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=32.0)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--page", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one, options.seconds)), flush=True)
@@ -326,7 +393,9 @@ def main() -> None:
     result = compare(names, options.rounds, options.seconds)
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table(result))
+    print(section(result))
+    if options.page:
+        write_page(result, PAGE)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+from carbon_plugin.monitor.arguments import MonitorArguments
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.loop import TrainingLoop
-from carbon_plugin.monitor.settings import MonitorArguments
 
 __all__ = ["DeepSpeedCarbon", "watch"]
 

@@ -19,10 +19,10 @@ from carbon_plugin.detect.observed import Detected, DetectedLayout, Observed
 from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_done
 from carbon_plugin.detect.primary import Primary
 from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
+from carbon_plugin.monitor.arguments import MonitorArguments
 from carbon_plugin.monitor.loop import place_of_process
 from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.settings import MonitorArguments
 from carbon_plugin.monitor.versions import versions_of
 from carbon_plugin.show.saying import say
 

@@ -40,7 +40,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 TORCH = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch.distributed.tensor")
 """What most jobs import sooner or later: the first optimizer of a process imports the compiler."""
-MONITOR = ("carbon_plugin.monitor.monitor", *USED_BY_THE_THREAD)
+MONITOR = ("carbon_plugin.monitor.monitor", "carbon_plugin.monitor.measurement", *USED_BY_THE_THREAD)
 """What jobs import that are measured without a framework."""
 LONGEST_FIRST = (
     "examples", "integrations", "monitor", "meters", "detect", "safety", "fleet", "validate", "repository", "calibrate",

@@ -77,6 +77,7 @@ def carbon_totals(
     table = np.stack([outcome.energy_j["it"], outcome.operational_kg, outcome.embodied_kg, outcome.total_kg])
     _, p10, p90, _ = percentiles(table[:, 1:]).tolist()
     energy_j, operational_kg, embodied_kg, total_kg = map(Range.of, table[:, 0].tolist(), p10, p90)
+    give_way()
     known = bool(outcome.embodied_parts_kg)
     return CarbonTotals(
         energy_j=energy_j,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.sinks.choose import sinks_of
-from carbon_plugin.sinks.delivery import Delivery, Trouble
-from carbon_plugin.sinks.given import Log
-from carbon_plugin.sinks.row import Row
-from carbon_plugin.sinks.sink import Sink
-from carbon_plugin.spec.alerts import Alert
+if TYPE_CHECKING:
+    from carbon_plugin.sinks.delivery import Delivery, Trouble
+    from carbon_plugin.sinks.given import Log
+    from carbon_plugin.sinks.row import Row
+    from carbon_plugin.sinks.sink import Sink
+    from carbon_plugin.spec.alerts import Alert
 
-AlertFunction = Callable[[Alert], object]
+AlertFunction = Callable[["Alert"], object]
 
 
 class Loggers:
@@ -67,6 +67,8 @@ class Loggers:
     def start(self, trouble: Trouble, opened: Callable[[], None]) -> None:
         """Start the threads of the sinks, as `Delivery` says."""
         if self._sinks:
+            from carbon_plugin.sinks.delivery import Delivery
+
             self._delivery = Delivery(self._sinks, trouble, opened)
             self._delivery.start()
 
@@ -95,6 +97,8 @@ def loggers_of(log: Any) -> Loggers:
     """
     if isinstance(log, Loggers):
         return log
+    from carbon_plugin.sinks.choose import sinks_of
+
     several = log if isinstance(log, list | tuple) else () if log is None else (log,)
     sinks = sinks_of(log)
     functions = (_alert_function_of(sink, one) for sink, one in zip(sinks, several, strict=True))

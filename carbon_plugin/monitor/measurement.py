@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from carbon_plugin.detect.observed import Detected
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
@@ -58,7 +60,8 @@ class Measurement:
         guard: Guard,
         versions: Mapping[str, str],
     ) -> None:
-        for name in USED_BY_THE_THREAD:
+        to_webhook = settings.alerts is not None and settings.alerts.webhook is not None
+        for name in (*USED_BY_THE_THREAD, *(("carbon_plugin.monitor.acting.webhook",) if to_webhook else ())):
             with contextlib.suppress(ImportError):
                 import_module(name)
         with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
@@ -90,6 +93,10 @@ class Measurement:
         if self.place.rank == 0:
             self._guard.run("loggers", lambda: self._loggers.start(self._logger_failed, opened), None)
         self._thread.start()
+
+    def observe(self, detected: Detected, uuids: tuple[str, ...]) -> None:
+        """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
+        self.work.submit(Seen(detected, uuids))
 
     def end(self, reason: str) -> None:
         """Write the last window, the closing record and the last row."""

@@ -14,24 +14,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.acting.pausing import NO_PAUSE, PausePlan, failure_of, pause_of, sentence_of, sleep_for
+from carbon_plugin.monitor.arguments import MonitorArguments
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.loggers import Loggers
-from carbon_plugin.monitor.measurement import Measurement
-from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.processes.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
-from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
 from carbon_plugin.monitor.trainings import Training, any_measured, reason_of
-from carbon_plugin.sinks.given import Log
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
+
+if TYPE_CHECKING:
+    from carbon_plugin.detect.observed import Detected
+    from carbon_plugin.monitor.acting.pausing import PausePlan
+    from carbon_plugin.monitor.measurement import Measurement
+    from carbon_plugin.monitor.settings import Settings
+    from carbon_plugin.sinks.given import Log
+
+# What is large is imported where it is first needed: the settings by the constructor, and what measures by `start`. A
+# script that imports a monitor, and a process in which it is disabled, load none of it.
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 logger = logging.getLogger(__name__)
@@ -65,6 +70,8 @@ class CarbonMonitor:
         self.loggers = Loggers()
         self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
+            from carbon_plugin.monitor.settings import make_settings
+
             self._settings = make_settings(**arguments)
             self.loggers = self._settings.loggers
             hand_down(os.environ, alone=self._ranks.world_size == 1)
@@ -155,7 +162,7 @@ class CarbonMonitor:
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
         """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
         if self.active and self._measurement is not None:
-            self._measurement.work.submit(Seen(detected, uuids))
+            self._measurement.observe(detected, uuids)
 
     def resume_at(self, step: int) -> None:
         """Set the step of the run after a checkpoint was loaded, whatever this process has counted before."""
@@ -275,6 +282,8 @@ class CarbonMonitor:
     def _start(
         self, settings: Settings, run_dir: Path, training: Training, place: Ranks, versions: Mapping[str, str]
     ) -> None:
+        from carbon_plugin.monitor.measurement import Measurement
+
         measurement = Measurement(
             settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions
         )
@@ -287,6 +296,8 @@ class CarbonMonitor:
         measurement = self._measurement
         if not self.active or measurement is None or measurement.place.rank != 0 or measurement.work.rest is None:
             return None
+        from carbon_plugin.monitor.acting.pausing import pause_of
+
         rest, most_s = measurement.work.rest, most_h * SECONDS_PER_HOUR
         return pause_of(str(forecast), rest, now_unix_s=time.time(), above_g_per_kwh=above_g_per_kwh, most_s=most_s)
 
@@ -295,6 +306,8 @@ class CarbonMonitor:
         agreement = work.pause if work is not None else None
         if not self.active or work is None or agreement is None:
             return 0.0
+        from carbon_plugin.monitor.acting.pausing import NO_PAUSE, failure_of, sentence_of, sleep_for
+
         until_s, now_s = agreement.agree(self.step, plan), time.time()
         if plan is not None:
             agreed = until_s != NO_PAUSE

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Any, Unpack, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct, structs
@@ -18,14 +18,16 @@ from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.meters.node.address import NodeAddress, chosen_address
 from carbon_plugin.meters.node.open import load_source
+from carbon_plugin.monitor.arguments import MonitorArguments
 from carbon_plugin.monitor.configured import Configured, at_its_place, effective, merged, read_configuration
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
+from carbon_plugin.monitor.options import MonitorOptions
 from carbon_plugin.plan.forecast import Forecast, load_forecast
 from carbon_plugin.spec.alerts import AlertRules
 from carbon_plugin.spec.budget import CarbonBudget
 from carbon_plugin.spec.configuration import AUTO_ZONE
-from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Role
@@ -35,7 +37,6 @@ from carbon_plugin.spec.parsing.decoding import decode, describe
 from carbon_plugin.spec.parsing.document import Document
 from carbon_plugin.spec.parsing.names import unknown_name
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.tags import TagFields
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -44,114 +45,19 @@ _SLURM_TAGS = {"project": "SLURM_JOB_ACCOUNT", "user": "SLURM_JOB_USER"}
 """The tags that SLURM states for each job, with its variables."""
 _CHECKED_ELSEWHERE = ("site", "role", "log", "budget", "alerts")
 WINDOW_S = 10.0
-MIN_WINDOW_S = 5.0
-"""Shorter windows are noise, because the energy counter steps every ~100 ms and lags: 2 % of 5 s."""
 
+
+ARGUMENT_TYPES = {
+    one.__name__: one
+    for one in (
+        Accelerator, AlertRules, CarbonBudget, CountedModel, Forecast, MonitorOptions, ParallelLayout, Path, Site,
+        TransformerModel,
+    )
+}  # fmt: skip
+"""The types that `MonitorArguments` names and does not import."""
 
 DEFAULTS: dict[str, Any] = {"window_s": WINDOW_S, "quiet": False, "alerts": AlertRules().document()}
 """The values of the fields of the configuration that have one where nothing states them."""
-
-
-class SpanRule(Struct, frozen=True, kw_only=True):
-    """Says when a span is long enough: after `min_s` and `min_steps`, or after `long_steps` where a step takes more
-    than `min_s`.
-
-    The first `warmup_steps` of a process are left out, because they pay for compilation, autotuning and the allocator.
-    """
-
-    min_s: float = 10.0
-    min_steps: int = 10
-    long_steps: int = 3
-    warmup_steps: int = 3
-
-    def enough(self, steps: int, duration_s: float) -> bool:
-        """Return whether this number of steps in this time, s, makes a span."""
-        if steps < 1 or duration_s < self.min_s:
-            return False
-        return steps >= self.min_steps or (steps >= self.long_steps and duration_s / steps > self.min_s)
-
-
-class MonitorOptions(Struct, frozen=True, kw_only=True):
-    """Holds options that most jobs leave at their defaults.
-
-    `training` declares fields of a `TrainingPlan`; `node` and `stack` declare the hardware and the software of the job.
-    `reserved_gpus` are the job's GPUs on this node (UUIDs or NVML indices) where the environment does not tell.
-    `run_id` is the id of a run that is known elsewhere, and `parent_run_id` the run that this one branched from.
-    `min_window_s` is the least length of a window and is for tests. `span_rule` says when a comparison span is long
-    enough.
-    """
-
-    training: dict[str, Any] = {}
-    node: Node | str | None = None
-    stack: Stack | None = None
-    reserved_gpus: tuple[str | int, ...] | None = None
-    run_id: str | None = None
-    parent_run_id: str | None = None
-    min_window_s: float = MIN_WINDOW_S
-    span_rule: SpanRule = SpanRule()
-
-
-class MonitorArguments(TypedDict, total=False):
-    """Arguments of `CarbonMonitor` and of every adapter, all optional. None stands for "not stated".
-
-    Args:
-        site (Site | Mapping | str, default None): Where the run happens: a `Site`, its fields, a grid zone such as
-            "FRA", or "auto" to ask the metadata service of the cloud (docs/configuration.md). Without one, energy is
-            measured and carbon is not stated.
-        planned (Forecast | str | Path, default None): The forecast that the run carries, or its file, which
-            `carbon-plugin plan -o` writes.
-        run_dir (str | Path, default None): The directory that all ranks share. Without one: CARBON_PLUGIN_RUN_DIR, or
-            runs/NAME with the id of the job, or with the date where there is none.
-        name (str, default None): What the run is called. Without one: the name in the plan, else that of the script.
-        total_steps (int, optimizer steps, default None): Length of the whole run. Without it, and without a plan or a
-            trainer that tells it, nothing is projected.
-        step (int, optimizer steps, default None): Steps that were done before this process. Without it: as the states
-            of the optimizer or the scheduler tell (docs/resume.md).
-        tokens_per_step (int, tokens of the whole job, default None): Tokens that one optimizer step processes.
-        layout (ParallelLayout | Mapping, default None): Degrees of parallelism that live objects do not show. What is
-            seen wins.
-        model_spec (TransformerModel | CountedModel | str, default None): The model, or the name of a preset, where
-            live objects do not show it. What is seen wins.
-        accelerator (Accelerator | str, default None): The device, or its name, where the driver does not tell it.
-        programme (str, default None): Name of the released model that the run counts towards.
-        role (str, default None): As what it counts: final, ablation, failed, sweep, evaluation or data.
-        window_s (float, seconds, default 10): Length of an energy window, at least 5. With more than 40 nodes it grows.
-        node_meter (str, default None): Address of a meter of the whole node, such as "redfish://bmc7"
-            (docs/meters.md). Without one: CARBON_PLUGIN_NODE_METER.
-        log (str | function | object | list, default None): Where the figures go, once a window, on rank 0: a name such
-            as "csv", "tensorboard", "wandb" or "prometheus" (docs/loggers.md lists them), a function `(metrics, step)`,
-            an object with `log`, `log_metrics` or `add_scalar`, a `logging.Logger`, or a list of these. Each is called
-            on a thread of its own.
-        budget (CarbonBudget | Mapping, default None): What the run may use at most, and what happens when the
-            projection says that it uses more (docs/budgets.md).
-        alerts (AlertRules | Mapping | bool, default True): When a deviation of step time or power is an alert, and
-            where alerts go (docs/alerts.md). False raises none.
-        tags (Mapping, default None): Who answers for the run, for accounts of a fleet: team, project, owner,
-            cost_centre and user. Without them: project and user of the SLURM job.
-        quiet (bool, default False): Whether to say nothing at the start and the end.
-        options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
-    """
-
-    site: Site | Mapping[str, Any] | str | None
-    planned: Forecast | str | Path | None
-    run_dir: str | Path | None
-    name: str | None
-    total_steps: int | None
-    step: int | None
-    tokens_per_step: int | None
-    layout: ParallelLayout | Mapping[str, Any] | None
-    model_spec: TransformerModel | CountedModel | str | None
-    accelerator: Accelerator | str | None
-    programme: str | None
-    role: str | None
-    window_s: float
-    node_meter: str | None
-    log: Any
-    budget: CarbonBudget | Mapping[str, Any] | None
-    alerts: AlertRules | Mapping[str, Any] | bool | None
-    tags: Mapping[str, str] | None
-    quiet: bool
-    options: MonitorOptions
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -292,7 +198,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
     The site, the role and the loggers are checked by other functions.
     """
-    hints = get_type_hints(MonitorArguments)
+    hints = get_type_hints(MonitorArguments, localns=ARGUMENT_TYPES)
     for argument, given in arguments.items():
         if argument not in hints:
             near = get_close_matches(argument, hints, n=1)

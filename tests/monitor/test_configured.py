@@ -43,7 +43,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_every_argument_is_in_the_configuration_or_belongs_to_one_call():
-    assert set(get_type_hints(MonitorArguments)) - OF_ONE_CALL == set(Configuration.__struct_fields__)
+    from carbon_plugin.monitor.settings import ARGUMENT_TYPES
+
+    arguments = set(get_type_hints(MonitorArguments, localns=ARGUMENT_TYPES))
+    assert arguments - OF_ONE_CALL == set(Configuration.__struct_fields__)
 
 
 def test_the_file_is_found_upwards_and_its_paths_are_of_its_own_folder(project):

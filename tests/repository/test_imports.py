@@ -223,5 +223,12 @@ def test_importing_a_module_loads_no_framework(module):
     assert not newly_loaded(f"import {module}") & FRAMEWORKS
 
 
+def test_a_monitor_is_imported_without_what_it_needs_only_when_it_measures():
+    loaded = newly_loaded("from carbon_plugin import CarbonMonitor")
+
+    assert "carbon_plugin" in loaded
+    assert not loaded & HEAVY
+
+
 def test_the_command_line_starts_without_numpy():
     assert not newly_loaded("import carbon_plugin.cli.main") & {"numpy", "scipy", "matplotlib", "jinja2"}

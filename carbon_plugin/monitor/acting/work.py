@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -23,7 +23,6 @@ from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
 from carbon_plugin.monitor.acting.samples import Samples
 from carbon_plugin.monitor.acting.stopping import LOOK_S, StopAgreement, Stopper, StopRequest
 from carbon_plugin.monitor.acting.suspects import suspect_of
-from carbon_plugin.monitor.acting.webhook import Webhook
 from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.node.work import NodeWork
 from carbon_plugin.monitor.run.metrics import PREFIX
@@ -32,6 +31,9 @@ from carbon_plugin.plan.forecast import modelled_energies
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.alerts import Alert
 from carbon_plugin.spec.budget import BudgetState
+
+if TYPE_CHECKING:
+    from carbon_plugin.monitor.acting.webhook import Webhook
 
 logger = logging.getLogger(__name__)
 _TRAININGS = count()
@@ -67,8 +69,8 @@ class ActingWork:
             called = [settings.alerts.call] if settings.alerts.call is not None else []
             address = settings.alerts.webhook if ranks.rank == 0 else None
             run = {"run_id": run_id, "name": settings.name}
-            hook = Webhook(address, job.environ, run) if address is not None else None
-            self._targets = Targets(hook, (*called, *settings.loggers.alert_functions))
+            functions = (*called, *settings.loggers.alert_functions)
+            self._targets = Targets(None if address is None else _webhook(address, job, run), functions)
         number = next(_TRAININGS)
         self.pause = PauseAgreement(_boards_of(job, f"pause/{number}"), rank=ranks.rank, world_size=ranks.world_size)
         self.rest: RestOfRun | None = None
@@ -241,6 +243,12 @@ def _boards_of(job: WatchedJob, what: str) -> list[Noticeboard]:
     if world_size == 1:
         return [folder]
     return [folder, StoreBoard(partial(job_store, world_size), f"{what}/{job.settings.name}")]
+
+
+def _webhook(address: str, job: WatchedJob, run: dict[str, str]) -> Webhook:
+    from carbon_plugin.monitor.acting.webhook import Webhook  # it loads an HTTP client
+
+    return Webhook(address, job.environ, run)
 
 
 def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:

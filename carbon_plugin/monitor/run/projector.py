@@ -35,6 +35,7 @@ from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import best_case, planned_goodput
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.turns import give_way
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
@@ -155,6 +156,7 @@ class Projector:
         steps = 0 if stopped else None if total_steps is None else max(0, total_steps - step)
         remaining = _remaining(context, totals, own, steps)
         view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
+        give_way()
         record = Projection(
             at_unix_s=self._wall.now_unix_s(),
             step=step,
@@ -171,6 +173,7 @@ class Projector:
         metrics = metrics_of(
             totals, view, step_time_s=measured_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
         )
+        give_way()
         before = [
             file.last_step
             for name, file in files.items()

@@ -142,7 +142,9 @@ def run_totals(
     expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
     holdings = _holdings(opened, order, extents)
     reserved = held(holdings)
+    give_way()
     now = held(_holdings(opened, list(current), extents), each_s=1.0)
+    give_way()
     recorded, unobserved = by_scope(spent), unobserved_energy(holdings, reserved.unobserved_s)
     return RunTotals(
         spent={**recorded, **unobserved.with_factors(mean_factors(recorded.values())).used},
