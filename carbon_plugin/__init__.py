@@ -1,4 +1,5 @@
-"""Energy and carbon of distributed training: forecast before launch, measured during the run, audited after it.
+"""Forecast the energy and carbon of distributed training before launch, measure them during the run, and audit them
+after it.
 
 The names in `__all__` are the public face. Each is imported when it is first used, so that `import carbon_plugin` loads
 neither numpy nor torch. Adapters of frameworks are in `carbon_plugin.integrations`, one module each; exports of an

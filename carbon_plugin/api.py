@@ -1,5 +1,4 @@
-"""Functions for a script or a notebook: what the commands `plan`, `plan --search` and `audit` answer, and the records
-of a run.
+"""Give a script or a notebook what the commands `plan`, `plan --search` and `audit` answer, and the records of a run.
 
 They are reached as `carbon_plugin.predict`, `carbon_plugin.search`, `carbon_plugin.audit` and `carbon_plugin.read_run`.
 """

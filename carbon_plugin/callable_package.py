@@ -32,12 +32,12 @@ class CallablePackage(ModuleType):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """Signature of the function, for `inspect.signature` and editors."""
+        """Return the signature of the function, for `inspect.signature` and editors."""
         return inspect.signature(self._function)
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        """Documentation of the function, with its call, for `help`."""
+        """Return the documentation of the function, with its call, for `help`."""
         name = self._function.__name__
         return f"carbon_plugin.{name}{self.__signature__}\n\n{inspect.getdoc(self._function)}"
 

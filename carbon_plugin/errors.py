@@ -1,4 +1,4 @@
-"""The error tree. One type a layer; every message carries names and numbers and fits one line."""
+"""Define the tree of errors, one type a layer. Every message carries names and numbers and fits one line."""
 
 from __future__ import annotations
 

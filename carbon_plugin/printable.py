@@ -15,18 +15,19 @@ _LONGEST_OF_OTHERS = 240
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters as escapes such as \x07; line breaks, tabs and colours stay."""
+    r"""Return the text with control characters as escapes such as \x07; line breaks, tabs and colours stay."""
     return _CONTROL.sub(lambda found: found[1] or found[2].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
-    """The same in one line of a bearable length, for an error."""
+    """Return the same in one line that is short enough for an error."""
     line = printable(_BREAK.sub(" ", text))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def brief(error: BaseException) -> str:
-    """The type and the first sentence of an exception that somebody else's code raised. Torch appends pages to some."""
+    """Return the type and the first sentence of an exception that somebody else's code raised. Torch appends pages to
+    some."""
     line = one_line(f"{type(error).__name__}: {error}".partition("\n")[0])
     if len(line) <= _LONGEST_OF_OTHERS:
         return line

@@ -82,7 +82,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """Directories with the user's own hardware profiles."""
+        """Return the directories with the user's own hardware profiles."""
         return tuple(self.profiles or ())
 
 

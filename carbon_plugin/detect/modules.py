@@ -39,7 +39,8 @@ class Watched(Struct, frozen=True, kw_only=True):
 
 
 def watched(model: Any, optimizer: Any = None) -> Watched:
-    """Return what is to be watched. Raises `WatchError` where the arguments are no model and no optimizer."""
+    """Return the model, what the loop calls, and the optimizers. Raises `WatchError` where the arguments are no model
+    and no optimizer."""
     modules = _modules(model)
     optimizers = optimizers_in(optimizer)
     called = max(modules, key=_size) if len(modules) > 1 else modules[0]

@@ -1,4 +1,4 @@
-"""Software Carbon Intensity, ISO/IEC 21031:2024 (specification 1.1 of the Green Software Foundation).
+"""Compute the Software Carbon Intensity of ISO/IEC 21031:2024 (specification 1.1 of the Green Software Foundation).
 
     SCI = (O + M) / R        O = E * I        M = TE * TS * RS        TS = TiR / EL        RS = RR / ToR
 
@@ -12,7 +12,8 @@ from carbon_plugin.errors import FootprintError
 
 
 def score(operational: float, embodied: float, functional_units: float) -> float:
-    """SCI: O + M a functional unit R. Raises `FootprintError` without any unit: the score is a rate, never a total."""
+    """Return the SCI, which is O + M a functional unit R. Raises `FootprintError` without any unit: the score is a
+    rate, never a total."""
     if functional_units <= 0:
         raise FootprintError(f"functional_units is {functional_units:g}, expected more than 0: the score is a rate")
     return (operational + embodied) / functional_units

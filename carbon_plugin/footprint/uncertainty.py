@@ -87,8 +87,9 @@ def _mean(value: float, low: float, high: float, z90: float) -> float:
 
 
 def percentiles(samples: Floats) -> Floats:
-    """2.5th, 10th, 90th and 97.5th percentile along the last axis, shape (4, ...): midpoints of strata, as the scores
-    are (Hazen 1914)."""
+    """Return the 2.5th, 10th, 90th and 97.5th percentile along the last axis, shape (4, ...).
+
+    They lie at the midpoints of strata, as the scores do (Hazen 1914)."""
     # A full sort takes a sixth of the time of `np.quantile`, which selects.
     ranked = np.sort(samples, axis=-1)
     place = np.clip(np.array(PERCENTILES) * samples.shape[-1] - 0.5, 0, samples.shape[-1] - 1)

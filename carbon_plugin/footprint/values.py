@@ -21,7 +21,8 @@ EmissionScope = Literal["lifecycle", "direct"]
 
 
 class Basis(Struct, frozen=True, kw_only=True):
-    """What an intensity counts. Intensities of different basis are never added or compared silently."""
+    """One instance says which emissions and which electricity an intensity counts. Intensities of different basis are
+    never added or compared silently."""
 
     scope: EmissionScope
     signal: Literal["average", "marginal"]

@@ -25,27 +25,27 @@ def plain(value: float, digits: int = 4) -> str:
 
 
 def energy(joules: float) -> str:
-    """An energy, for instance "12.3 kWh"."""
+    """Return an energy with its unit, for instance "12.3 kWh"."""
     return _amount(joules, ENERGY_UNITS)
 
 
 def carbon(kilograms: float) -> str:
-    """A mass of carbon dioxide equivalents, for instance "12.3 kgCO2e"."""
+    """Return a mass of carbon dioxide equivalents with its unit, for instance "12.3 kgCO2e"."""
     return _amount(kilograms, CARBON_UNITS)
 
 
 def power(watts: float) -> str:
-    """A power, for instance "412 W"."""
+    """Return a power with its unit, for instance "412 W"."""
     return _amount(watts, POWER_UNITS)
 
 
 def duration(seconds: float) -> str:
-    """A time, for instance "3.25 h"."""
+    """Return a time with its unit, for instance "3.25 h"."""
     return _amount(seconds, TIME_UNITS)
 
 
 def device_hours(seconds: float) -> str:
-    """Device time in hours."""
+    """Return device time in hours, with the unit."""
     return _amount(seconds, DEVICE_TIME_UNITS)
 
 
@@ -65,7 +65,7 @@ def duration_range(seconds: Range | Figure) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent; what is not quite nothing or everything never reads as 0 or 100 %."""
+    """Return a share in percent; what is not quite nothing or everything never reads as 0 or 100 %."""
     if 0 < share < 0.001:
         return "<0.1 %"
     if 0.999 < share < 1:
@@ -74,8 +74,8 @@ def percent(share: float) -> str:
 
 
 def off_by(factor: float) -> str:
-    """A factor as a signed percentage, for instance 1.12 as "+12 %"; from doubling or halving on as a factor, and below
-    a hundredth as a divisor."""
+    """Return a factor as a signed percentage, for instance 1.12 as "+12 %"; from doubling or halving on as a factor,
+    and below a hundredth as a divisor."""
     if 0 < factor < 0.01:
         return f"÷ {number(1 / factor)}"
     if factor >= 2 or factor <= 0.5:
@@ -87,12 +87,12 @@ def off_by(factor: float) -> str:
 
 
 def signed(value: float, *, of: float, digits: int = 3) -> str:
-    """A difference with its sign; rounding noise beside a total of `of` reads as 0."""
+    """Return a difference with its sign; rounding noise beside a total of `of` reads as 0."""
     return "0" if _is_noise(value, of) else _sign(value) + number(abs(value), digits)
 
 
 def signed_carbon(kilograms: float, *, of_kg: float) -> str:
-    """A difference of carbon with its sign and unit; rounding noise beside a total of `of_kg` reads as 0."""
+    """Return a difference of carbon with its sign and unit; rounding noise beside a total of `of_kg` reads as 0."""
     return "0" if _is_noise(kilograms, of_kg) else _sign(kilograms) + carbon(abs(kilograms))
 
 
@@ -112,7 +112,7 @@ def field(value: object) -> str:
 
 
 def moment(unix_s: float) -> str:
-    """A moment in UTC, for instance "2025-10-09 08:53:20 UTC"; as seconds where no calendar has it."""
+    """Return a moment in UTC, for instance "2025-10-09 08:53:20 UTC"; as seconds where no calendar has it."""
     try:
         return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, OSError, ValueError):

@@ -19,8 +19,8 @@ from carbon_plugin.footprint.values import Basis
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
-    """What a ledger cannot know: whose electricity and hardware it is, when the hardware was bought, and further
-    factors.
+    """One instance holds what a ledger cannot know: whose electricity and hardware it is, when the hardware was bought,
+    and further factors.
 
     The factors are in g/kWh and stand beside the run's own. `factor_source` says in a phrase where they come from.
     """

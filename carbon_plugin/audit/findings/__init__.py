@@ -1,1 +1,1 @@
-"""The parts of the result of an audit, as plain frozen values. `audit.result` puts them together."""
+"""Hold the parts of the result of an audit as plain frozen values. `audit.result` puts them together."""

@@ -1,4 +1,4 @@
-"""Hold how a run compares with its prediction and with its forecast from before launch."""
+"""Define how a run compares with its prediction and with its forecast from before launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold how much energy a run took, how well that is known, and what it was spent on."""
+"""Define the energy of a run: how much it is, how well it is known, and what of it was work done twice."""
 
 from __future__ import annotations
 

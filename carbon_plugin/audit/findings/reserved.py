@@ -1,4 +1,4 @@
-"""Hold how long a run held its devices, by its ledgers and by the account of the scheduler."""
+"""Define the time for which a run had its devices, by its ledgers and by the account of the scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Hold what a run was: its identity, its time with attempts and gaps, what of it the ledgers cover, and its work."""
+"""Define what an audit says of the run itself: its identity, its time with attempts and gaps, what of it the ledgers
+cover, and its work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold a run over time, downsampled for charts."""
+"""Define a run over time, downsampled for charts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ _P90_SIGMAS = 1.2815515655446004
 
 
 def carbon_per_area_kg_per_cm2(process: str) -> float:
-    """kgCO2e per cm2 of good die of a process ("tsmc-n7" or "7nm"). Raises `FootprintError` for an unknown one."""
+    """Return the kgCO2e per cm2 of good die of a process ("tsmc-n7" or "7nm"). Raises `FootprintError` for an unknown
+    one."""
     fab = tables.embodied_table().fab
     row = fab.processes.get(fab.aliases.get(process.lower(), process.lower()))
     if row is None:

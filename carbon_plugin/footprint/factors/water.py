@@ -1,4 +1,4 @@
-"""Water as a secondary figure: evaporated on site (WUE, a kWh of IT energy) and by generating the electricity.
+"""Find the water that a kWh costs: what evaporates on site (WUE, a kWh of IT energy) and in generating electricity.
 
 The user's value comes first, then the provider's fleet or the country's average. What nobody published is absent.
 """
@@ -15,7 +15,8 @@ UNIT = "L/kWh"
 
 
 def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
-    """Liters a kWh by place, as far as known: "on-site" a kWh of IT energy, "off-site" a kWh of facility energy.
+    """Return the liters of water a kWh by place, as far as they are known: "on-site" a kWh of IT energy, "off-site" a
+    kWh of facility energy.
 
     `area` is that of the site's zone, None where the user gave an intensity without one.
     """
@@ -30,7 +31,7 @@ def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
 
 
 def _on_site(table: tables.WaterTable, cloud: tuple[str, str] | None) -> tables.Estimate | None:
-    """The published value of a cloud region, else of its provider's fleet, else None."""
+    """Return the published value of a cloud region, else of its provider's fleet, else None."""
     if cloud is None or cloud[0] not in table.on_site:
         return None
     provider, region = table.on_site[cloud[0]], cloud[1]

@@ -94,26 +94,29 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
 
     @property
     def remaining_estimate_j(self) -> float:
-        """Energy that still stands for what a meter could not tell, J; 0 where all of it was measured after all."""
+        """Return the energy that still stands for what a meter could not tell, J; 0 where all of it was measured after
+        all."""
         if self.estimated_j <= ROUNDING * self.energy.value:
             return 0.0
         return min(self.energy.value, self.estimated_j)
 
     @property
     def measured_j(self) -> float:
-        """Energy that was measured, J."""
+        """Return the energy that was measured, J."""
         estimated_j = 0.0 if self.estimated_j <= ROUNDING * self.energy.value else self.estimated_j
         return max(0.0, min(self.energy.value, self.told_j - estimated_j))
 
     @property
     def kind(self) -> Kind:
-        """How the energy is known. The estimate for a short outage does not make a model of what was measured."""
+        """Return how the energy is known. The estimate for a short outage does not make a model of what was
+        measured."""
         measured_j = self.measured_j
         return "measured" if measured_j > 0 and measured_j >= MEASURED_SHARE * self.energy.value else "modelled"
 
     @property
     def g_per_kwh(self) -> float | None:
-        """Mean intensity of the windows that state one, weighted with facility energy; None where no window does."""
+        """Return the mean intensity of the windows that state one, weighted with facility energy; None where no window
+        does."""
         return self.weighted_j_g_per_kwh / self.facility_j if self.facility_j > 0 else None
 
 
@@ -148,7 +151,7 @@ class UsedSum(Struct, gc=False):
 
     @property
     def used(self) -> UsedEnergy:
-        """The sum so far."""
+        """Return the sum so far."""
         return UsedEnergy(
             energy=self.energy,
             told_j=self.told_j,

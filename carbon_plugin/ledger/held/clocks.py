@@ -38,7 +38,7 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
     @property
     def lasted_s(self) -> float:
-        """Length of the file, s."""
+        """Return how long the file lasted, s."""
         return max(0.0, self.end_unix_s - self.started_unix_s)
 
 

@@ -110,11 +110,12 @@ def expected_gpus(manifests: Iterable[Manifest]) -> ExpectedGpus:
 
 
 def _named(keys: tuple[str, ...]) -> str:
-    """Some of them, for a sentence."""
+    """Return the names of the first few, for a sentence."""
     more = len(keys) - MAX_NAMED
     return ", ".join(keys[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _bare(key: str) -> str:
-    """A UUID without the kind of device: CUDA knows a MIG device by the same UUID as NVML, without saying "MIG-"."""
+    """Return a UUID without the kind of device, because CUDA knows a MIG device by the same UUID as NVML, without
+    saying "MIG-"."""
     return key.partition("-")[2]

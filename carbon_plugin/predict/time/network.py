@@ -34,9 +34,9 @@ def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds of an all-reduce of nothing.
+    """Return the latency of an all-reduce in s, which is what it takes without any bytes.
 
-    They are log2 steps inside the island and twice log2 steps between islands.
+    It is log2 steps inside the island and twice log2 steps between islands.
     """
     inside = ranks_in_island(ranks, stride, rates)
     return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
