@@ -85,7 +85,7 @@ class NodeRun:
         size = sum(file.windows for file in mine.values()), sum(file.closed for file in mine.values())
         if size != self._size:
             first, self._size = self._size is None, size
-            age_s = time.time() - max((file.end_s for file in mine.values()), default=0.0) if first else 0.0
+            age_s = time.time() - max((file.times.end_s for file in mine.values()), default=0.0) if first else 0.0
             self._grew_s = time.monotonic() - max(0.0, age_s)
 
     def row(self) -> Row | None:
@@ -94,7 +94,7 @@ class NodeRun:
         mine = without_copies(self._own_files())
         if not mine or not self._follower.caught_up:
             return None
-        name = max(mine, key=lambda one: (attempt_number(one), mine[one].started_s))
+        name = max(mine, key=lambda one: (attempt_number(one), mine[one].times.started_s))
         newest = mine[name]
         manifest = newest.manifest
         assert manifest is not None  # `_own_files` has no others
@@ -105,7 +105,7 @@ class NodeRun:
         totals = self._totals(mine, name, newest)
         return Row(
             step=newest.last_step,
-            at_unix_s=newest.end_s,
+            at_unix_s=newest.times.end_s,
             metrics=metrics,
             run=self._described(manifest),
             devices=_devices(mine, totals, powered=self.is_active),
@@ -113,7 +113,7 @@ class NodeRun:
 
     def _totals(self, files: Mapping[str, FileTotals], own: str, newest: FileTotals) -> RunTotals:
         return run_totals(
-            files, attempt_started_s=newest.started_s, own=own, windows_until=self._follower.windows_until
+            files, attempt_started_s=newest.times.started_s, own=own, windows_until=self._follower.windows_until
         )
 
     def _described(self, manifest: Manifest) -> RunDescription:
@@ -196,7 +196,7 @@ def _predicted_step_time_s(manifest: Manifest) -> float | None:
 def _devices(files: Mapping[str, FileTotals], totals: RunTotals, *, powered: bool) -> tuple[DeviceFigures, ...]:
     """Return what each device of this node has used for the run, over all attempts, each moment once."""
     latest: dict[str, DeviceFigures] = {}
-    for _, file in sorted(files.items(), key=lambda item: item[1].started_s):
+    for _, file in sorted(files.items(), key=lambda item: item[1].times.started_s):
         for device in devices_of(file):
             if device.key in totals.device_j:
                 power_w = device.power_w if powered else 0.0

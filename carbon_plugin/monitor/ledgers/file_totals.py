@@ -7,7 +7,6 @@ Memory grows with the number of devices and not with time.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 
 from msgspec import Struct
@@ -28,6 +27,7 @@ from carbon_plugin.ledger.records import (
     Span,
     Window,
 )
+from carbon_plugin.monitor.ledgers.file_times import FileTimes
 from carbon_plugin.spec.metered import DeviceIdentity
 
 RECENT_SUSPECTS = 8
@@ -63,10 +63,7 @@ class FileTotals:
         self.manifest: Manifest | None = None
         self.identities: dict[str, DeviceIdentity] = {}
         self.devices: dict[str, DeviceTotals] = {}
-        self.started_s = 0.0
-        self.end_s = 0.0
-        self.heard_s = 0.0  # when its last window was taken in, by this process's own monotonic clock
-        self.last_window_s = 0.0
+        self.times = FileTimes()
         self.last_step = 0
         self.closed = False
         self.windows = 0
@@ -80,8 +77,6 @@ class FileTotals:
         self.shared = SharedTime()
         self.clock_offsets_s: dict[str, float] = {}  # clock offsets of other files that its writer noticed
         self.suspects: deque[Event] = deque(maxlen=RECENT_SUSPECTS)
-        self._trained_until_s: float | None = None  # end of the last window with a step
-        self._windows_until_s: float | None = None
         self._stated: tuple[float | None, float | None] | None = None  # intensity and PUE of its manifest, cached
 
     @property
@@ -96,16 +91,7 @@ class FileTotals:
 
     def timed(self, name: str) -> TimedFile:
         """Return what the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
-        manifest = self.manifest
-        until_s = self._windows_until_s if self._trained_until_s is None else self._trained_until_s
-        return TimedFile(
-            name=name,
-            host_key=self.place[0],
-            node=self.place[1],
-            started_unix_s=self.started_s,
-            end_unix_s=self.started_s if until_s is None else max(self.started_s, until_s),
-            started_boot_s=manifest.started_boot_s if manifest else None,
-        )
+        return self.times.timed(name, self.manifest)
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -117,7 +103,7 @@ class FileTotals:
         """Add the next record of the file."""
         if isinstance(record, Manifest):
             if self.manifest is None:
-                self.started_s = self.end_s = record.started_unix_s
+                self.times.begin(record.started_unix_s)
             self.manifest = record
             self._stated = None
             self.identities |= {device.key: device for device in record.devices}  # a lost device keeps its energy
@@ -134,7 +120,7 @@ class FileTotals:
         elif isinstance(record, Close):
             self.closed = True
             if self.manifest is not None:
-                self.end_s = max(self.end_s, record.at_unix_s)
+                self.times.close(record.at_unix_s)
 
     def _add_window(self, window: Window) -> None:
         steady = window.phase not in ("startup", "idle")
@@ -143,13 +129,8 @@ class FileTotals:
         self.windows += 1
         self.steps += window.steps
         self.last_step = max(self.last_step, window.last_step)
-        self.last_window_s = window.duration_s
+        self.times.add(window)
         end_s = window.start_unix_s + window.duration_s
-        self.end_s = max(self.end_s, end_s)
-        self._windows_until_s = max(self._windows_until_s or end_s, end_s)
-        if window.steps:
-            self._trained_until_s = max(self._trained_until_s or end_s, end_s)
-        self.heard_s = time.monotonic()
         self.counted.add(window)
         self.shared.add(window)
         if steady:

@@ -114,5 +114,5 @@ class Collector:
             return
         file, totals = report
         known = self.files.get(file)
-        if known is None or totals.end_s >= known.end_s:
+        if known is None or totals.times.end_s >= known.times.end_s:
             self.files[file] = totals

@@ -74,10 +74,10 @@ def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
         manifest.world_size,
         len(gpus),
         measured,
-        totals.started_s,
+        totals.times.started_s,
         float("nan") if reserved is None else reserved,
-        totals.end_s,
-        totals.last_window_s,
+        totals.times.end_s,
+        totals.times.last_window_s,
         totals.steady_s,
         manifest.host_share,
         sum(totals.identities[key].units for key in gpus),
@@ -235,8 +235,8 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
     totals.devices = devices
     gpus = {identity.key: head.gpu_shared_s for identity in identities if identity.rung == "gpu"}
     totals.shared.by_device_s = {MACHINE: head.machine_shared_s, **gpus}
-    totals.heard_s = time.monotonic()
-    totals.end_s, totals.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
+    totals.times.heard_s = time.monotonic()
+    totals.times.end_s, totals.times.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
     totals.last_step, totals.steady_steps = int(head.last_step), int(head.steady_steps)
     if 0 < head.first_of_span <= head.last_of_span and head.span_s > 0:
         totals.spans.add(

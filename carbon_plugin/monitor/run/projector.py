@@ -127,8 +127,8 @@ class Projector:
             return True
         if file.manifest is None:
             return False
-        began_s = self._own.started_s if self._own else self._started_unix_s
-        end_s = file.end_s - self._clocks.offsets_s.get(file.place, 0.0)
+        began_s = self._own.times.started_s if self._own else self._started_unix_s
+        end_s = file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0)
         # Ranks of a launch begin at about the same time, and their first window comes later.
         return end_s >= began_s - (0.0 if file.windows else START_S)
 
@@ -177,7 +177,8 @@ class Projector:
         before = [
             file.last_step
             for name, file in files.items()
-            if name != own_name and file.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
+            if name != own_name
+            and file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
         ]
         return Projected(
             record=record,

@@ -82,7 +82,7 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 def without_copies(files: Mapping[str, FileTotals], own: str | None = None) -> dict[str, FileTotals]:
     """Return the ledgers by file name without copies of others. Of files with the same windows, the file `own`
     stays."""
-    names = sorted(files, key=lambda name: (name != own, files[name].started_s, name))
+    names = sorted(files, key=lambda name: (name != own, files[name].times.started_s, name))
     copies = copies_among((name, files[name].fingerprint) for name in names)
     return {name: file for name, file in files.items() if name not in copies}
 
@@ -106,12 +106,14 @@ def run_totals(
     """
     opened = {name: file for name, file in files.items() if file.manifest is not None}
     ahead_s = _ahead(opened, offsets_s or {}, own)
-    extents = {name: (file.started_s - ahead_s[name], file.end_s - ahead_s[name]) for name, file in opened.items()}
+    extents = {
+        name: (file.times.started_s - ahead_s[name], file.times.end_s - ahead_s[name]) for name, file in opened.items()
+    }
     attempt_started_s -= ahead_s.get(own or "", 0.0)
-    order = sorted(opened, key=lambda name: (extents[name][0], opened[name].started_s, name))
+    order = sorted(opened, key=lambda name: (extents[name][0], opened[name].times.started_s, name))
     overlapped = _overlapped(opened, order, ahead_s, windows_until)
     # Age counts from when this process read a file's last window, because clocks of nodes disagree.
-    newest_s = max((file.heard_s for file in opened.values()), default=0.0)
+    newest_s = max((file.times.heard_s for file in opened.values()), default=0.0)
     identities = {key: device for name in order for key, device in opened[name].identities.items()}
     spent: list[tuple[DeviceIdentity, UsedEnergy]] = []
     steady: list[tuple[DeviceIdentity, UsedEnergy]] = []
@@ -123,7 +125,7 @@ def run_totals(
     for name in order:
         give_way()
         file = opened[name]
-        fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
+        fresh = newest_s - file.times.heard_s <= STALE_WINDOWS * max(file.times.last_window_s, 1.0)
         for key, totals in file.devices.items():
             device = identities.get(key)
             if device is None or device.rung not in IT_RUNGS:
@@ -168,11 +170,11 @@ def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], ow
     The offsets that the ledgers of rank 0 have recorded count, as in an audit. `offsets_s` are those that were noticed
     since.
     """
-    latest = {file.place: name for name, file in sorted(files.items(), key=lambda item: item[1].heard_s)}
+    latest = {file.place: name for name, file in sorted(files.items(), key=lambda item: item[1].times.heard_s)}
     noticed = {latest[place]: offset_s for place, offset_s in offsets_s.items() if place in latest}
     recorded = [
         (name, file.clock_offsets_s)
-        for name, file in sorted(files.items(), key=lambda item: (item[1].started_s, item[0]))
+        for name, file in sorted(files.items(), key=lambda item: (item[1].times.started_s, item[0]))
         if name.startswith(RANK_0_FILES)
     ]
     return file_offsets([file.timed(name) for name, file in files.items()], [(own or "", noticed), *recorded])

@@ -149,7 +149,7 @@ def test_absent_gpu_is_in_the_denominator_of_the_coverage():
 
 def test_node_that_fell_silent_no_longer_draws_power_but_its_joules_stay():
     files = {"a": ledger(gpu("1"), windows=20), "b": ledger(gpu("2"), node=1, host_key="other")}
-    files["b"].heard_s -= 31.0  # more than three of its windows
+    files["b"].times.heard_s -= 31.0  # more than three of its windows
 
     totals = run_totals(files, attempt_started_s=0.0)
 
