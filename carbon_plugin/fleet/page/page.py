@@ -174,19 +174,14 @@ def _moved_table(accounts: Accounts) -> Table | None:
     if restated is None:
         return None
     totals = [one for one in restated.totals if one.before_kg or one.after_kg]
-    size, unit = fitting_unit(max((max(one.before_kg, one.after_kg) for one in totals), default=0.0), CARBON_UNITS)
-
-    def number(mass_kg: float) -> str:
-        return wording.number(mass_kg / size)
-
     rows = [
-        [one.total, one.region, month_name(one.month), number(one.before_kg), number(one.after_kg), short(one.reason)]
+        [one.total, one.region, month_name(one.month), mass(one.before_kg), mass(one.after_kg), short(one.reason)]
         for one in restated.moved[:MOVED_SHOWN]
     ]
     for one in totals:
         by = ", ".join(f"{factor} {signed(by_kg)}" for factor, by_kg in one.by_factor_kg.items())
-        rows.append([one.total, "all", "", number(one.before_kg), number(one.after_kg), by or "nothing moved"])
-    return table(["total", "region", "month", f"before, {unit}", f"after, {unit}", "why"], rows, [3, 4])
+        rows.append([one.total, "all", "", mass(one.before_kg), mass(one.after_kg), by or "nothing moved"])
+    return table(["total", "region", "month", "before", "after", "why"], rows, [3, 4])
 
 
 def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:
