@@ -108,6 +108,8 @@ def loggers_of(log: Any) -> Loggers:
 def _alert_function_of(sink: Sink, logger: Any) -> AlertFunction | None:
     """Return what hands an alert to a sink that takes some, else to a logger with a method `alert(title=..., text=...)`
     such as that of a W&B run."""
+    from carbon_plugin.sinks.sink import Sink
+
     takes = type(sink).alert is not Sink.alert
     method = sink.alert if takes else getattr(logger, "alert", None)
     if not callable(method) or inspect.isclass(logger):
