@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carbon_plugin.sinks.sink import Sink
+
 if TYPE_CHECKING:
     from carbon_plugin.sinks.delivery import Delivery, Trouble
     from carbon_plugin.sinks.given import Log
     from carbon_plugin.sinks.row import Row
-    from carbon_plugin.sinks.sink import Sink
     from carbon_plugin.spec.alerts import Alert
 
 AlertFunction = Callable[["Alert"], object]
