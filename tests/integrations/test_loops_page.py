@@ -14,8 +14,8 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.pages import blocks_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "loops.md"
 JOB = Path(__file__).parent / "jobs" / "page.py"
 STEPS = {
     "decorated": 10, "gan": 6, "scaled": 9, "teacher": 9, "student": 3, "images": 10, "diffusion": 10, "graph": 10,
@@ -26,8 +26,8 @@ STEPS = {
 
 def programs() -> dict[str, str]:
     """The programs of the page by the name of their (last) run directory."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return {re.findall(r'run_dir=.*"(?:runs)?/(\w+)"', block)[-1]: block for block in blocks}
+    codes = [block.code for block in blocks_of("docs/loops.md", "python")]
+    return {re.findall(r'run_dir=.*"(?:runs)?/(\w+)"', code)[-1]: code for code in codes}
 
 
 @pytest.fixture(scope="module")

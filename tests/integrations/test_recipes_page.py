@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,9 +13,9 @@ from torch import nn
 
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Window
+from tests.pages import blocks_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
-SECTIONS = dict(re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S))
+SECTIONS = {block.section: block.code for block in blocks_of("docs/recipes.md", "python")}
 STEPS = 5
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "integrations.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+from tests.pages import ROOT, blocks_of
+
+SNIPPETS = [block.code for block in blocks_of("docs/integrations.md", "python")]
 WITHOUT_A_CALL = ("hands_free", "entry_points")
 
 
@@ -22,7 +21,7 @@ def ours(tree: ast.Module) -> ast.ImportFrom:
 def test_every_integration_has_a_snippet():
     shown = {str(ours(ast.parse(snippet)).module).rpartition(".")[2] for snippet in SNIPPETS}
 
-    folder = PAGE.parents[1] / "integrations"
+    folder = ROOT / "integrations"
     assert shown == {path.stem for path in folder.glob("*.py")} - {"__init__", *WITHOUT_A_CALL}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Any
 
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -15,7 +16,8 @@ from carbon_plugin.integrations.transformers import CarbonCallback
 WORDS = 60
 
 
-def main(folder: str) -> None:
+def parts(folder: str) -> dict[str, Any]:
+    """Return what the trainer is made of."""
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{number}": number + 3 for number in range(WORDS)}}
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -37,13 +39,16 @@ def main(folder: str) -> None:
         disable_tqdm=True,
         save_strategy="no",
     )
-    trainer = SFTTrainer(
-        model=LlamaForCausalLM(config),
-        args=arguments,
-        train_dataset=Dataset.from_list([{"text": text} for text in texts]),
-        processing_class=tokenizer,
-        callbacks=[CarbonCallback(site="FRA", run_dir=f"{folder}/run")],
-    )
+    return {
+        "model": LlamaForCausalLM(config),
+        "args": arguments,
+        "train_dataset": Dataset.from_list([{"text": text} for text in texts]),
+        "processing_class": tokenizer,
+    }
+
+
+def main(folder: str) -> None:
+    trainer = SFTTrainer(**parts(folder), callbacks=[CarbonCallback(site="FRA", run_dir=f"{folder}/run")])
     trainer.train()
     print("TOKENS", [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row][-1])
 

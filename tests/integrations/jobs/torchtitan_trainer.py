@@ -136,10 +136,14 @@ def trainer_of(folder: str, steps: int) -> tuple[Trainer, Rows]:
     return trainer, rows
 
 
-def main() -> None:
-    global MEASURED
+def begin() -> None:
     dist.init_process_group("gloo")
     dist.set_timeout = lambda timeout, group: None  # of a later torch
+
+
+def main() -> None:
+    global MEASURED
+    begin()
     losses = []
     for MEASURED in (False, True):
         trainer, rows = trainer_of(f"out-{MEASURED}", STEPS)
