@@ -57,6 +57,7 @@ lock: ## write requirements/*.lock anew from pyproject.toml with the newest rele
 	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet "$(UV)"
 	$(LOCK) pyproject.toml requirements/torch.in requirements/trainers.in --extra dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml requirements/torch.in --constraint requirements/dev.lock -o requirements/core.lock
+	$(LOCK) pyproject.toml requirements/torch.in --extra calibrate --constraint requirements/dev.lock -o requirements/demo.lock
 	$(LOCK) pyproject.toml --extra docs --constraint requirements/dev.lock -o requirements/docs.lock
 	$(LOCK) requirements/layouts.in --no-deps -o requirements/layouts.lock
 	$(LOCK) requirements/tools.in --constraint requirements/dev.lock -o .venv-lock/tools.txt
@@ -98,8 +99,8 @@ clean: ## remove .venv, caches and build output; runs/ stays
 	rm -rf $(VENV) .venv-newest .venv-lowest .venv-lock .venv-docs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml requirements/core.lock
-	$(call install,$(VENV),core)
+$(VENV)/.installed: pyproject.toml requirements/demo.lock
+	$(call install,$(VENV),demo)
 	touch $@
 
 .venv-docs/.installed: requirements/docs.lock

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -68,8 +69,10 @@ def ingest(sources: Sequence[str], into: str, processes: int | None = None) -> I
     `processes` read them, by default as many as they are worth; the store does not depend on it.
 
     Raises `FleetError` where a source or the store cannot be reached; what was committed until then stays, and the next
-    ingest goes on from there.
+    ingest goes on from there. Without pyarrow it raises it before anything is written.
     """
+    if find_spec("pyarrow") is None:
+        raise FleetError("a store of runs needs pyarrow: pip install 'carbon-plugin[fleet]'")
     store = open_place(into)
     catalogue = read_catalogue(store) or empty_catalogue()
     runs = find(sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def test_a_second_ingest_reads_no_run_again_and_writes_nothing(runs: Path, store
 
     assert (again.found, again.unchanged, again.added, again.held) == (RUNS, RUNS, 0, RUNS)
     assert sorted(path.name for path in store.rglob("*")) == before
+
+
+def test_without_the_extra_an_ingest_names_it_and_writes_nothing(runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FleetError, match=r"pip install 'carbon-plugin\[fleet\]'"):
+        ingest([str(runs)], str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_any_number_of_processes_writes_the_same_store(runs: Path, store: Path, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
-LOCK = Path(__file__).resolve().parents[2] / "requirements" / "core.lock"
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "requirements" / "core.lock"
 MOST_DISTRIBUTIONS = 14
 OURS = "carbon-plugin (pyproject.toml)"
 
@@ -36,3 +39,14 @@ def test_the_core_needs_few_distributions():
     assert {"numpy", "msgspec", "rich", "pygments"} <= core  # what is asked for, and what those ask for
     assert len(core) + 1 <= MOST_DISTRIBUTIONS, f"with ours: {sorted(core)}"
     assert not core & {"torch", "sympy", "matplotlib", "pydantic"}
+
+
+def test_the_demo_installs_what_its_commands_ask_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["calibrate"]]
+    locked = asked_by((ROOT / "requirements" / "demo.lock").read_text(encoding="utf-8"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert "calibrate" in (ROOT / "examples" / "demo" / "demo.py").read_text(encoding="utf-8")
+    assert "$(call install,$(VENV),demo)" in makefile
+    assert {re.split(r"[^A-Za-z0-9-]", one)[0].lower() for one in asked} <= set(locked)

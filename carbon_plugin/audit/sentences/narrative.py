@@ -93,10 +93,10 @@ def left_out(summary: AuditSummary) -> list[str]:
             "recorded then, and what was drawn is in no total."
         )
     if summary.reserved.unknown_s > 0:
+        counted = "" if unknown_embodied(summary) else ", while their manufacture is in the total"
         found.append(
             f"{wording.device_hours(summary.reserved.unknown_s)} of reserved device time are in no record: their "
-            "energy is in no total, because no hardware profile knows the idle power of these devices, while their "
-            "manufacture is in the total."
+            f"energy is in no total, because no hardware profile knows the idle power of these devices{counted}."
         )
     account = summary.reconciliation
     if account is not None and account.allocated_device_s <= 0:
