@@ -229,7 +229,7 @@ def node_csv(rng: random.Random) -> Any:
     rows = "".join(f"{time.time() - 5 + n},{900 + n},J\n" for n in range(5))
     with file_with(damaged(f"time,watts,unit\n{rows}".encode(), rng), "power.csv") as path:
         source = CsvSource(parse_address(f"csv://{path}?column=watts"))
-        return outcome(lambda: source.look(1.0))
+        return outcome(lambda: source.ask(1.0))
 
 
 def _now() -> str:
@@ -290,7 +290,7 @@ def node_service(rng: random.Random) -> Any:
         return found
 
     with patch.object(HttpClient, "get", body):
-        return outcome(lambda: source.look(1.0))
+        return outcome(lambda: source.ask(1.0))
 
 
 COMMANDS = {
@@ -311,7 +311,7 @@ def node_command(rng: random.Random) -> Any:
     output = damaged(told, rng).decode(errors="replace")
     source = open_source(parse_address(kind), {"SLURMD_NODENAME": "n1"})
     with patch(asked, lambda *_: output):
-        return outcome(lambda: source.look(1.0))
+        return outcome(lambda: source.ask(1.0))
 
 
 CARD = b"""---
