@@ -38,14 +38,14 @@ def machine(root: Path, *, cgroup: str, busy_s: float, job_s: float, job: str) -
 )
 def test_slurm_tells_the_share_of_the_cpus(environ: dict[str, str], share: float | None) -> None:
     found = slurm_share(environ, 64)
-    assert (found and found.value) == share
+    assert (found and found.part.value) == share
     if found is not None:
-        assert 0 < found.low <= found.value <= found.high <= 1
+        assert 0 < found.part.low <= found.part.value <= found.part.high <= 1
 
 
 def test_a_share_by_gpus_has_a_range_below_the_whole() -> None:
     share = gpu_share(3, 4)
-    assert (share.low, share.value, share.high) == (0.375, 0.75, 1.0)
+    assert (share.part.low, share.part.value, share.part.high) == (0.375, 0.75, 1.0)
     assert share.sentence == "the host is charged by its GPUs, 3 of 4: the others may be another job's"
 
 
@@ -56,10 +56,10 @@ def test_the_used_share_is_cpu_time_of_the_job_over_that_of_the_machine(tmp_path
     assert share is not None
     machine(tmp_path, cgroup=cgroup, busy_s=1100, job_s=110, job=job)
     first = share()
-    assert (first.low, first.value, first.high) == pytest.approx((0.125, 0.6, 0.6))
+    assert (first.part.low, first.part.value, first.part.high) == pytest.approx((0.125, 0.6, 0.6))
     machine(tmp_path, cgroup=cgroup, busy_s=1200, job_s=120, job=job)
     second = share()
-    assert (second.low, second.value, second.high) == pytest.approx((0.1, 0.1, 0.375))
+    assert (second.part.low, second.part.value, second.part.high) == pytest.approx((0.1, 0.1, 0.375))
 
 
 def test_without_news_from_the_cgroup_the_reserved_share_holds(tmp_path: Path) -> None:
@@ -84,4 +84,4 @@ def test_a_login_session_or_a_whole_machine_is_nobodys_job(tmp_path: Path, cgrou
 
 
 def test_the_whole_host_is_certain() -> None:
-    assert (WHOLE.low, WHOLE.value, WHOLE.high) == (1.0, 1.0, 1.0)
+    assert (WHOLE.part.low, WHOLE.part.value, WHOLE.part.high) == (1.0, 1.0, 1.0)
