@@ -235,7 +235,7 @@ show([meters.devices, *rounds])
         ("network", "network", "modelled"),
     ]
     assert devices[1]["scope"] == "node less GPUs"
-    joules = last[0][1]["energy_j"] - first[0][1]["energy_j"]
+    joules = last[0][1]["energy"]["value"] - first[0][1]["energy"]["value"]
     # The counters of the GPUs were read at some moment of each round, and stand still for up to 0.1 s.
     node_j, slack_j = last[1] - first[1], 4 * 500 * 0.1
     most_j, least_j = (4 * 500 * seconds for seconds in (last[3] - first[2], last[2] - first[3]))
