@@ -148,6 +148,7 @@ def write_hours(store: Path, rows: int, runs: int) -> None:
             for name in SUMS:
                 seldom = name.startswith(("redone", "restart", "idle", "wasted", "direct"))
                 data[name] = np.zeros(count, dtype=np.int64) if seldom else energy
+            data["unobserved_mj"] = np.zeros(count, dtype=np.int64)
             path = f"hour/month={month}/{part:06d}.parquet"
             (store / path).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pydict(data, schema_of("hour")), store / path, compression="zstd")

@@ -42,6 +42,8 @@ def end(carbon: Any, logged: list[str], losses: Any = None) -> None:
         state = carbon.state_dict()
         Path(FOLDER, "result.json").write_text(json.dumps({"step": state["step"], "logged": sorted(set(logged))}))
     if "raise" in sys.argv:
+        if dist.is_initialized():
+            dist.barrier()  # the launcher ends the other ranks as soon as one raises
         raise RuntimeError("the user's own")
 
 
