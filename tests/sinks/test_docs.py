@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -19,6 +20,18 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROMETHEUS = DOCS / "prometheus.md"
 PAGE = (DOCS / "loggers.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+def open_names(torch: Any, run_dir: Path) -> dict[str, Any]:
+    """What the code of a page leaves to its reader: a model, its optimizer, a step of training and the directory."""
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    return {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train}
 
 
 def test_table_names_every_kind_of_logger():
@@ -54,15 +67,8 @@ def test_function_of_the_page_hands_rows_to_a_run_as_that_of_aim(tmp_path, monke
             tracked.append((name, value, step))
 
     monkeypatch.setitem(sys.modules, "aim", SimpleNamespace(Run=Run))
-    model = torch.nn.Linear(4, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def train() -> None:
-        model(torch.ones(1, 4)).sum().backward()
-        optimizer.step()
-
     run_dir = tmp_path / "run"
-    exec(CODE[1], {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train})
+    exec(CODE[1], open_names(torch, run_dir))
 
     (energy_kwh,) = [value for name, value, step in tracked if name == "carbon/energy_kwh" and step == 1]
     assert energy_kwh == pytest.approx(summarise(run_dir).energy.energy_j / 3.6e6)
@@ -72,16 +78,8 @@ def test_code_of_the_page_on_opentelemetry_sends_the_totals_to_a_receiver(tmp_pa
     torch = pytest.importorskip("torch")
     page = PROMETHEUS.read_text(encoding="utf-8")
     code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[1]
-    model = torch.nn.Linear(4, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def train() -> None:
-        model(torch.ones(1, 4)).sum().backward()
-        optimizer.step()
-
     run_dir = tmp_path / "run"
-    names = {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train}
-    exec(code.replace("//localhost:4318", receiver.address), names)
+    exec(code.replace("//localhost:4318", receiver.address), open_names(torch, run_dir))
 
     value, unit, attributes, monotonic = receiver.requests[-1]["carbon_plugin.energy", ""]
     assert value == pytest.approx(summarise(run_dir).energy.energy_j)
@@ -96,17 +94,8 @@ def test_training_of_the_page_on_prometheus_is_scraped_with_its_totals(tmp_path)
     code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[0]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    model = torch.nn.Linear(4, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def train() -> None:
-        model(torch.ones(1, 4)).sum().backward()
-        optimizer.step()
-
     run_dir = tmp_path / "run"
-    exec(
-        code.replace(":9440", f":{port}"), {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train}
-    )
+    exec(code.replace(":9440", f":{port}"), open_names(torch, run_dir))
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
 
