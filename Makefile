@@ -10,8 +10,8 @@ UV ?= uv==0.13.9
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Three processes for two cores: many tests wait for a meter's window and need no core meanwhile.
-PYTEST := python -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Four processes for two cores: many tests wait for a meter's window and need no core meanwhile.
+PYTEST := python -m pytest -q --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A venv at $(1): the packages of the lock files $(2), then torch, then this package as it lies here. Nothing that is
 # installed from a lock may pull its own requirements, so that none can bring another build of torch.
