@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch, GpuContext
 from carbon_plugin.meters.gpu.open import GpuMeters
@@ -19,15 +21,47 @@ _ALIKE = ("package", "dram")
 """Scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
 
 
+class GpuSide(Struct, frozen=True, kw_only=True):
+    """One instance holds the GPUs of a node as a set of meters reads them.
+
+    `metered` is the meter of the job's GPUs, which has no device where no driver answers, and `beside` that of the
+    node's other GPUs where a node meter contains them. `stand_ins` estimate GPUs of a driver that does not answer.
+    `draw` and `history` hold what the GPUs have used, for the models of the host and for a node meter.
+    """
+
+    metered: GpuMeters
+    beside: GpuMeters | None
+    draw: GpuDraw
+    history: GpuHistory
+    stand_ins: list[ModelMeter]
+
+    def observe(self) -> None:
+        """Add what all GPUs of the node have used by their last reading to the history."""
+        self.history.observe([*self.metered.whole, *(self.beside.whole if self.beside else [])])
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """One instance holds what was found when the meters of a host were opened.
+
+    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be opened.
+    `host_share` is the part of the host that is charged to the job here (0 for a rank beside a leader that meters the
+    host). `unread` are the GPUs that are there although no meter reads them, None where nothing shows any. `silent` is
+    the problem of a driver that is there and does not tell whether it has GPUs, where nothing else does.
+    """
+
+    host: HostInfo
+    host_share: float
+    notes: list[Note]
+    unavailable: list[Unavailable]
+    unread: UnreadGpus | None
+    silent: Unavailable | None
+
+
 class MeterSet:
     """One instance holds the meters of one host, which one `read` reads. Make it with `open_meters`.
 
-    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be opened (their
-    reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 for a rank beside a
-    leader that meters the host); host readings have it applied. `gpus` is the meter of all GPUs, which has no device
-    where no driver answers; `unread` are the GPUs that are there although no meter reads them, None where nothing shows
-    any. `silent` is the problem of a driver that is there and does not tell whether it has GPUs, where nothing else
-    does. GPUs of a driver that hung when this was opened are among `devices` from the first `read` after it has
+    It begins with what was `Found`; the reasons of unavailable meters are notes too. Host readings have the job's share
+    applied. GPUs of a driver that hung when this was opened are among `devices` from the first `read` after it has
     answered. `poll_interval_s` is the shortest of its meters', None if any cadence is right.
     """
 
@@ -37,33 +71,22 @@ class MeterSet:
         self,
         meters: Sequence[Meter],
         *,
-        host: HostInfo,
-        gpus: GpuMeters,
-        beside: GpuMeters | None,
-        draw: GpuDraw,
-        history: GpuHistory,
-        host_share: float,
-        notes: Sequence[Note],
-        unavailable: Sequence[Unavailable],
-        unread: UnreadGpus | None,
-        silent: Unavailable | None,
+        gpus: GpuSide,
         models: Mapping[str, PowerSource],
-        stand_ins: Sequence[ModelMeter],
+        found: Found,
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
-        self.host = host
-        self.gpus = gpus
-        self.host_share = host_share
-        self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
-        self.unavailable = list(unavailable)
-        self.unread = unread
-        self.silent = silent
+        self.host = found.host
+        self.gpus = gpus.metered
+        self.host_share = found.host_share
+        self.notes = [*found.notes, *(Note(problem.kind, problem.reason) for problem in found.unavailable)]
+        self.unavailable = found.unavailable
+        self.unread = found.unread
+        self.silent = found.silent
         self._meters = list(meters)
-        self._beside = beside
-        self._draw = draw
-        self._history = history
+        self._side = gpus
+        self._stand_ins = gpus.stand_ins
         self._context = ContextWatch()
-        self._stand_ins = list(stand_ins)
         self._bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
         peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
         self._gate = ReadingGate(self._bounds, peers=peers, models=models)
@@ -76,14 +99,14 @@ class MeterSet:
         """
         readings: list[Reading] = []
         self._take_late_gpus()
-        if self._beside is not None:
-            self._beside.read()
+        if self._side.beside is not None:
+            self._side.beside.read()
         for meter in self._meters:  # the GPUs come first, because other meters need their energy
             give_way()
             own = self._gate.admit(meter.read())
             if meter is self.gpus:
-                self._draw.observe(own)
-                self._history.observe([*self.gpus.whole, *(self._beside.whole if self._beside else [])])
+                self._side.draw.observe(own)
+                self._side.observe()
             readings += own
         self.poll_interval_s = self._shortest_poll_s()
         return readings
@@ -114,7 +137,7 @@ class MeterSet:
         gone = {device.key for meter in self._stand_ins for device in meter.devices}
         self.devices = [device for device in self.devices if device.key not in gone]
         self._stand_ins = []
-        self._draw.all_metered()
+        self._side.draw.all_metered()
         return True
 
     def estimate(self, key: str) -> Range | None:
@@ -143,7 +166,7 @@ class MeterSet:
             meter.close()
 
     def _all(self) -> list[Meter]:
-        return [*self._meters, self._beside] if self._beside else self._meters
+        return [*self._meters, self._side.beside] if self._side.beside else self._meters
 
     def _shortest_poll_s(self) -> float | None:
         return min((m.poll_interval_s for m in self._all() if m.poll_interval_s is not None), default=None)

@@ -13,21 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.gpu.open import GpuMeters, open_gpu_meters
 from carbon_plugin.meters.gpu.presence import UNANSWERED, shows_driver, unread_gpus
 from carbon_plugin.meters.gpu.selection import DeviceSelection
 from carbon_plugin.meters.gpu.unread import unread_meters
-from carbon_plugin.meters.host.machine import read_host_info
-from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter, summed
+from carbon_plugin.meters.host.machine import HostInfo, read_host_info
+from carbon_plugin.meters.host.model_meter import GpuDraw, ModelledPart, ModelMeter, summed
 from carbon_plugin.meters.host.parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
 from carbon_plugin.meters.host.rapl import open_rapl_meter
 from carbon_plugin.meters.host.rapl_domains import POWERCAP
 from carbon_plugin.meters.host.share import HostShare
 from carbon_plugin.meters.host_part import reserved_share, share_note, split_source, stated_share
-from carbon_plugin.meters.meter_set import MeterSet
+from carbon_plugin.meters.meter_set import Found, GpuSide, MeterSet
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Unavailable, UnreadGpus
@@ -36,119 +35,198 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 
 
+class JobPart(Struct, frozen=True, kw_only=True):
+    """One instance says which part of this host a job holds, as far as the caller knows.
+
+    `reserved` are the job's GPUs (see `select_devices`). `host_share` is its part of the host; by default it follows
+    from the reserved GPUs where others may hold the rest. `nodes` is the number of nodes of the job, with which its
+    network grows. Without `include_host` only GPUs are metered, for ranks beside a leader that meters the host.
+    """
+
+    reserved: Sequence[str | int] | None = None
+    host_share: float | None = None
+    nodes: int = 1
+    include_host: bool = True
+
+
+class KnownHardware(Struct, frozen=True, kw_only=True):
+    """One instance holds what the caller knows of the hardware that no driver tells.
+
+    `node_profile` models the host where it is not measured; without one, or where `accelerator` is a CPU, the CPU is
+    modelled by TDP and utilisation. `gpu_power_w` is the power that is assumed of a GPU that is there but that no
+    driver tells of; without it such GPUs have no energy. `thought` are GPUs that the job is assumed to have and that no
+    driver tells of: they are counted by a driver that answers only for others, or they are in a plan.
+    """
+
+    node_profile: Node | None = None
+    accelerator: Accelerator | None = None
+    gpu_power_w: Figure | None = None
+    thought: UnreadGpus | None = None
+
+
+ALL_OF_THE_HOST = JobPart()
+NOTHING_KNOWN = KnownHardware()
+
+
+class _Opening(Struct, frozen=True, kw_only=True):
+    """One instance holds what the meters of a host are opened with once its GPUs are open.
+
+    `key` is the name of the host in the ledger, `node` the profile that models the host, and `share` the job's part of
+    the host.
+    """
+
+    host: HostInfo
+    key: str
+    node: Node | None
+    share: HostShare
+    gpus: GpuSide
+    unread: UnreadGpus | None
+    known: KnownHardware
+    nodes: int
+    environ: Mapping[str, str]
+    powercap: Path
+    clock: Callable[[], float]
+
+
+class _Opened(Struct, frozen=True, kw_only=True):
+    """One instance holds the opened meters of a host beside its GPUs, with the powers that replace a node meter, by
+    device key, where it tells nothing possible.
+    """
+
+    meters: list[Meter]
+    models: dict[str, PowerSource]
+    notes: list[Note]
+    unavailable: list[Unavailable]
+
+
 def open_meters(
+    job: JobPart = ALL_OF_THE_HOST,
+    known: KnownHardware = NOTHING_KNOWN,
     *,
-    reserved: Sequence[str | int] | None = None,
-    node_profile: Node | None = None,
-    accelerator: Accelerator | None = None,
-    gpu_power_w: Figure | None = None,
-    thought: UnreadGpus | None = None,
-    boot_id: str | None = None,
-    host_share: float | None = None,
-    nodes: int = 1,
-    include_host: bool = True,
-    root_pid: int | None = None,
     node_address: NodeAddress | None = None,
+    boot_id: str | None = None,
     environ: Mapping[str, str] = os.environ,
     powercap: Path = POWERCAP,
     clock: Callable[[], float] = time.monotonic,
 ) -> MeterSet:
     """Open every meter that this host allows and model the rest. Never raises for a device that fails.
 
-    `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
-    without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
-    that is assumed of a GPU that is there but that no driver tells of; without it such GPUs have no energy. `thought`
-    are GPUs that the job is assumed to have and that no driver tells of: they are counted by a driver that answers only
-    for others, or they are in a plan. `nodes` is the number of nodes of the job, with which its network grows.
-    `host_share` is the job's part of the host; by default it follows from the reserved GPUs where others may hold the
-    rest. `include_host` False meters GPUs only, for ranks beside a leader that meters the host. `root_pid` is the
-    process whose tree is the job. `node_address` is a meter of the whole node, which then replaces CPU, DRAM and model,
-    or a meter of a facility.
+    `node_address` is a meter of the whole node, which then replaces CPU, DRAM and model, or a meter of a facility.
     """
+    accelerator = known.accelerator
     host = read_host_info(environ=environ)
     key = boot_id or host.key
     notes = [] if boot_id or host.boot_id else [Note("assumption", f"no boot id: the host is known as {key}")]
-    node = None if accelerator is not None and accelerator.kind == "cpu" else node_profile
-    gpus = open_gpu_meters(reserved=reserved, accelerator=accelerator, environ=environ, clock=clock)
-    notes += gpus.notes
-    unavailable = list(gpus.problems)
-    unread = _unread(gpus, thought, environ, in_container=host.container is not None)
+    node = None if accelerator is not None and accelerator.kind == "cpu" else known.node_profile
+    gpus = open_gpu_meters(reserved=job.reserved, accelerator=accelerator, environ=environ, clock=clock)
+    unread = _unread(gpus, known.thought, environ, in_container=host.container is not None)
     share, share_notes = (
-        reserved_share(gpus, node, host, environ, unread) if host_share is None else (stated_share(host_share), [])
+        reserved_share(gpus, node, host, environ, unread)
+        if job.host_share is None
+        else (stated_share(job.host_share), [])
     )
     if share.part.value < 1.0 and gpus.answers:
         # Another container of this run may charge another part of the same host, so that each part is a device.
         names = " ".join(sorted(device.key for device in gpus.devices)).encode()
         key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
-    meters: list[Meter] = [gpus]
-    draw, history = GpuDraw(_unmetered(gpus, node, unread), gpu_power_w.value if gpu_power_w else None), GpuHistory()
-    beside = None
-    models: dict[str, PowerSource] = {}
-    stand_ins = unread_meters(unread, key, accelerator, gpu_power_w, clock) if include_host else []
-    if include_host:
-        notes += share_notes
-        measured = None
-        if node_address is not None:
-            beside = _gpus_beside(gpus, clock) if node_address.covers == "node" else None
-            history.observe([*gpus.whole, *(beside.whole if beside else [])])
-            bounds = node_bounds(host, node_profile, accelerator, _most_w(gpus), unread)
-            measured = _open_node(node_address, key, bounds, share, gpus, node, history, environ, clock)
-        if isinstance(measured, NodeMeter):
-            meters.append(measured)
-            notes += [Note("node_meter", f"{device.name}: {device.note}") for device in measured.devices]
-        elif measured is not None:
-            unavailable.append(measured)
-        node_measured = isinstance(measured, NodeMeter) and measured.devices[0].rung == "host"
-        if not node_measured:
-            rapl, problems = open_rapl_meter(
-                key,
-                root=powercap,
-                platform=platform_of(host, node_profile),
-                share=split_source(share),
-                note=share_note(share),
-                clock=clock,
-            )
-            meters += [rapl] if rapl is not None else []
-            unavailable += problems
-        scopes = {device.scope for meter in meters for device in meter.devices}
-        plan = HostPlan(
-            host=host,
-            key=key,
-            node=node,
-            cpu_tdp=stated_cpu_tdp(accelerator, node_profile),
-            share=share,
-            gpu_equivalents=gpus.gpu_equivalents + (unread.count if unread else 0),
-            nodes=nodes,
-            node_measured=node_measured,
-            cpu_measured=node_measured or bool({"package", "module"} & scopes),
-            dram_measured=node_measured or bool({"dram", "module"} & scopes),
-        )
-        meters += stand_ins
-        parts = host_parts(plan, draw, root_pid, environ, clock)
-        if isinstance(measured, NodeMeter) and node_measured:
-            # These models replace the node meter where it tells nothing, or nothing possible.
-            alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
-            hosts = [p.power for p in host_parts(alone, draw, root_pid, environ, clock) if p.identity.rung == "host"]
-            models[measured.devices[0].key] = summed(hosts)
-        if parts:
-            meters.append(ModelMeter(parts, clock))
-            draw.observe(gpus.read())
-            notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
-    return MeterSet(
-        meters,
-        host=host,
-        gpus=gpus,
-        beside=beside,
-        draw=draw,
-        history=history,
-        host_share=share.part.value if include_host else 0.0,
-        notes=notes,
-        unavailable=unavailable,
-        unread=unread,
-        silent=_silent(gpus, unread, environ),
-        models=models,
-        stand_ins=stand_ins,
+    assumed_w = known.gpu_power_w
+    of_node = job.include_host and node_address is not None and node_address.covers == "node"
+    side = GpuSide(
+        metered=gpus,
+        beside=_gpus_beside(gpus, clock) if of_node else None,
+        draw=GpuDraw(_unmetered(gpus, node, unread), assumed_w.value if assumed_w else None),
+        history=GpuHistory(),
+        stand_ins=unread_meters(unread, key, accelerator, assumed_w, clock) if job.include_host else [],
     )
+    opening = _Opening(
+        host=host,
+        key=key,
+        node=node,
+        share=share,
+        gpus=side,
+        unread=unread,
+        known=known,
+        nodes=job.nodes,
+        environ=environ,
+        powercap=powercap,
+        clock=clock,
+    )
+    beside = (
+        _open_host(opening, node_address)
+        if job.include_host
+        else _Opened(meters=[], models={}, notes=[], unavailable=[])
+    )
+    return MeterSet(
+        [gpus, *beside.meters],
+        gpus=side,
+        models=beside.models,
+        found=Found(
+            host=host,
+            host_share=share.part.value if job.include_host else 0.0,
+            notes=[*notes, *gpus.notes, *(share_notes if job.include_host else []), *beside.notes],
+            unavailable=[*gpus.problems, *beside.unavailable],
+            unread=unread,
+            silent=_silent(gpus, unread, environ),
+        ),
+    )
+
+
+def _open_host(opening: _Opening, address: NodeAddress | None) -> _Opened:
+    """Return the meters of the host and the network: those that measure, and models of what none of them measures."""
+    measured = _open_node(opening, address) if address is not None else None
+    node_meter = measured if isinstance(measured, NodeMeter) else None
+    meters: list[Meter] = [] if node_meter is None else [node_meter]
+    unavailable = [measured] if isinstance(measured, Unavailable) else []
+    notes = [Note("node_meter", f"{device.name}: {device.note}") for meter in meters for device in meter.devices]
+    node_measured = node_meter is not None and node_meter.devices[0].rung == "host"
+    if not node_measured:
+        rapl, problems = open_rapl_meter(
+            opening.key,
+            root=opening.powercap,
+            platform=platform_of(opening.host, opening.known.node_profile),
+            share=split_source(opening.share),
+            note=share_note(opening.share),
+            clock=opening.clock,
+        )
+        meters += [rapl] if rapl is not None else []
+        unavailable += problems
+    scopes = {device.scope for meter in (opening.gpus.metered, *meters) for device in meter.devices}
+    plan = _host_plan(opening, scopes, node_measured)
+    parts = _modelled(opening, plan)
+    models: dict[str, PowerSource] = {}
+    if node_meter is not None and node_measured:
+        # These models replace the node meter where it tells nothing, or nothing possible.
+        alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
+        hosts = [part.power for part in _modelled(opening, alone) if part.identity.rung == "host"]
+        models[node_meter.devices[0].key] = summed(hosts)
+    meters += opening.gpus.stand_ins
+    if parts:
+        meters.append(ModelMeter(parts, opening.clock))
+        opening.gpus.draw.observe(opening.gpus.metered.read())
+        notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
+    return _Opened(meters=meters, models=models, notes=notes, unavailable=unavailable)
+
+
+def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> HostPlan:
+    """Return what must be modelled of the host, given the scopes that meters of it and of its GPUs measure."""
+    unread = opening.unread
+    metered = opening.gpus.metered
+    return HostPlan(
+        host=opening.host,
+        key=opening.key,
+        node=opening.node,
+        cpu_tdp=stated_cpu_tdp(opening.known.accelerator, opening.known.node_profile),
+        share=opening.share,
+        gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0),
+        nodes=opening.nodes,
+        node_measured=node_measured,
+        cpu_measured=node_measured or bool({"package", "module"} & scopes),
+        dram_measured=node_measured or bool({"dram", "module"} & scopes),
+    )
+
+
+def _modelled(opening: _Opening, plan: HostPlan) -> list[ModelledPart]:
+    return host_parts(plan, opening.gpus.draw, opening.environ, opening.clock)
 
 
 def _unread(
@@ -174,38 +252,31 @@ def _silent(gpus: GpuMeters, unread: UnreadGpus | None, environ: Mapping[str, st
     return next((problem for problem in gpus.problems if shows_driver(problem, environ)), None)
 
 
-def _open_node(
-    address: NodeAddress,
-    key: str,
-    bounds: Bounds,
-    share: HostShare,
-    gpus: GpuMeters,
-    node: Node | None,
-    history: GpuHistory,
-    environ: Mapping[str, str],
-    clock: Callable[[], float],
-) -> NodeMeter | Unavailable:
+def _open_node(opening: _Opening, address: NodeAddress) -> NodeMeter | Unavailable:
     """Return the meter of the node or the facility, or why there is none.
 
     There is none for a node with GPUs of others, if these cannot be read and subtracted.
     """
-    listed = len(gpus.inventory.gpus)
-    if address.covers == "node" and gpus.answers and node is not None and listed < node.accelerators:
+    gpus, node, known = opening.gpus, opening.node, opening.known
+    gpus.observe()
+    listed = len(gpus.metered.inventory.gpus)
+    if address.covers == "node" and gpus.metered.answers and node is not None and listed < node.accelerators:
         return Unavailable(
             kind="node_hidden_gpus",
             reason=f"the node meter cannot be used: it contains {plural(node.accelerators, 'GPU')}, {listed} of "
             "them visible",
             advice="run where all GPUs of the node are visible, or leave the node meter out",
         )
+    most_w = _most_w(gpus.metered)
     return open_node_meter(
         address,
-        key,
-        bounds=bounds,
-        share=split_source(share),
-        note=share_note(share),
-        gpus=history if gpus.answers else None,
-        environ=environ,
-        clock=clock,
+        opening.key,
+        bounds=node_bounds(opening.host, known.node_profile, known.accelerator, most_w, opening.unread),
+        share=split_source(opening.share),
+        note=share_note(opening.share),
+        gpus=gpus.history if gpus.metered.answers else None,
+        environ=opening.environ,
+        clock=opening.clock,
     )
 
 

@@ -18,7 +18,7 @@ PRELUDE = """
 import json, os, sys, time
 import msgspec
 from carbon_plugin.meters.gpu.open import list_gpus, open_gpu_meters
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 
 # Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.
 os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()};armed={os.environ['ARMED']}"

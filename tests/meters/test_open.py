@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from carbon_plugin.meters.meter_set import MeterSet
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.profiles import load_accelerator
@@ -45,7 +45,10 @@ def powercap(root: Path, *, dram: bool = True) -> Path:
 
 def opened(tmp_path: Path, **options: Any) -> MeterSet:
     defaults = {"boot_id": "boot-1", "environ": NO_GPUS, "powercap": tmp_path / "no-rapl"}
-    return open_meters(**{**defaults, **options})
+    job = JobPart(include_host=options.pop("include_host", True))
+    names = ("node_profile", "accelerator", "gpu_power_w")
+    known = KnownHardware(**{name: options.pop(name) for name in names if name in options})
+    return open_meters(job, known, **{**defaults, **options})
 
 
 def host_devices(meters: MeterSet) -> dict[str, tuple[str, str]]:
@@ -139,7 +142,7 @@ def test_closed_meters_read_nothing_and_may_be_closed_again(tmp_path: Path) -> N
 
 def test_the_host_pays_overhead_on_what_its_gpus_are_measured_to_draw(metering: Callable[..., Any]) -> None:
     script = """
-meters = open_meters(node_profile=node, boot_id="boot-1")
+meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1")
 rounds = watch(meters, 1.0)
 show([meters.devices, rounds[0], rounds[-1], meters.notes, meters.host_share])
 """
@@ -165,7 +168,7 @@ show([meters.devices, rounds[0], rounds[-1], meters.notes, meters.host_share])
 def test_the_share_of_a_host_follows_its_gpus_where_others_may_hold_the_rest(
     metering: Callable[..., Any], spec: str, variables: dict[str, str], share: float, sentence: str | None
 ) -> None:
-    script = "meters = open_meters(node_profile=node); show([meters.host_share, meters.notes])"
+    script = "meters = open_meters(known=KnownHardware(node_profile=node)); show([meters.host_share, meters.notes])"
     found, notes = metering(spec, NODE + script, **variables)
     assert found == share
     sentences = [message for kind, message in notes if kind == "assumption" and "host" in message]
@@ -187,7 +190,7 @@ def test_the_cpus_that_slurm_gave_decide_before_the_gpus(
 from carbon_plugin.meters.host.machine import read_host_info
 logical = read_host_info().logical_cores
 cpus = {"half": logical // 2, "all": logical}.get(os.environ["CPUS"], "many")
-meters = open_meters(node_profile=node, environ={**os.environ, "SLURM_CPUS_ON_NODE": str(cpus)})
+meters = open_meters(known=KnownHardware(node_profile=node), environ={**os.environ, "SLURM_CPUS_ON_NODE": str(cpus)})
 show([meters.host_share, meters.notes])
 """
     found, notes = metering("gpus=4", NODE + script, SLURM_JOB_GPUS="0", CPUS=cpus)
@@ -214,7 +217,7 @@ def test_a_measured_node_replaces_the_modelled_host_and_contains_no_gpu_twice(
     metering: Callable[..., Any], tmp_path: Path
 ) -> None:
     script = """
-meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1", node_address=address)
 rounds = []
 for pause_s in (0, 2.2):
     time.sleep(pause_s)
@@ -244,7 +247,7 @@ show([meters.devices, *rounds])
 
 def test_a_node_meter_with_hidden_gpus_of_others_is_not_used(metering: Callable[..., Any], tmp_path: Path) -> None:
     script = """
-meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1", node_address=address)
 show([[d.key for d in meters.devices], meters.notes])
 """
     keys, notes = metering("gpus=2", NODE + METERED_NODE + script, COUNTERS=str(tmp_path))
@@ -255,7 +258,7 @@ show([[d.key for d in meters.devices], meters.notes])
 
 def test_without_a_readable_gpu_the_host_is_all_of_the_node(metering: Callable[..., Any], tmp_path: Path) -> None:
     script = """
-meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1", node_address=address)
 show([d for d in meters.devices if d.rung == "host"])
 """
     spec = "fault=init:driver_not_loaded"
@@ -266,7 +269,7 @@ show([d for d in meters.devices if d.rung == "host"])
 
 def test_a_facility_meter_stands_beside_the_modelled_host(metering: Callable[..., Any], tmp_path: Path) -> None:
     script = """
-meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1", node_address=address)
 show([[d.rung, d.energy_kind] for d in meters.devices])
 """
     options = "?covers=facility&share=0.5"

@@ -63,11 +63,13 @@ def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.envi
     from importlib.metadata import version
 
     from carbon_plugin.meters.node.address import chosen_address
-    from carbon_plugin.meters.open import open_meters
+    from carbon_plugin.meters.open import KnownHardware, open_meters
 
     accelerator, node, profile_findings = _profiles()
     address = chosen_address(node_meter, environ)
-    meters = open_meters(accelerator=accelerator, node_profile=node, node_address=address, environ=environ)
+    meters = open_meters(
+        known=KnownHardware(accelerator=accelerator, node_profile=node), node_address=address, environ=environ
+    )
     try:
         readings = {reading.key: reading for reading in meters.read()}
         findings = [

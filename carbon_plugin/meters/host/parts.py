@@ -69,14 +69,14 @@ def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -
 
 
 def host_parts(
-    plan: HostPlan, draw: GpuDraw, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
+    plan: HostPlan, draw: GpuDraw, environ: Mapping[str, str], clock: Callable[[], float]
 ) -> list[ModelledPart]:
     """Return the parts of the host and the network that no meter reads.
 
     They follow the node's profile, or without one what this machine is.
     """
     if plan.node is None:
-        return _machine_parts(plan, root_pid, environ, clock)
+        return _machine_parts(plan, environ, clock)
     return _node_parts(plan, plan.node, draw)
 
 
@@ -147,15 +147,13 @@ def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
     return [ModelledPart(identity, constant(network))]
 
 
-def _machine_parts(
-    plan: HostPlan, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
-) -> list[ModelledPart]:
+def _machine_parts(plan: HostPlan, environ: Mapping[str, str], clock: Callable[[], float]) -> list[ModelledPart]:
     """Return CPU and DRAM of a machine without a profile, as far as no counter measures them."""
     host = plan.host
     parts: list[ModelledPart] = []
     if not plan.cpu_measured:
         tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
-        load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
+        load = open_cpu_load(job_root_pid(environ), clock)
         source = "from the device profile" if plan.cpu_tdp else f"assumed for {plural(host.physical_cores, 'core')}"
         note = (
             f"TDP {tdp.value:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "

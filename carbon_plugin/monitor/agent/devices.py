@@ -9,7 +9,7 @@ from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.open import list_gpus
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.node.address import chosen_address
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.sinks.row import DeviceFigures
 from carbon_plugin.spec.hardware.cluster import Accelerator
@@ -28,10 +28,11 @@ class NodeDevices:
         gpus = listed.gpus if isinstance(listed, Inventory) else []
         accelerator = _profile(next((gpu.name for gpu in gpus), None))
         self._meters: MeterSet = open_meters(
-            reserved=[gpu.uuid for gpu in gpus] if gpus else None,
-            accelerator=accelerator,
-            node_profile=default_node_for(accelerator) if accelerator is not None else None,
-            host_share=1.0,
+            JobPart(reserved=[gpu.uuid for gpu in gpus] if gpus else None, host_share=1.0),
+            KnownHardware(
+                accelerator=accelerator,
+                node_profile=default_node_for(accelerator) if accelerator is not None else None,
+            ),
             node_address=chosen_address(node_meter, environ),
             environ=environ,
         )

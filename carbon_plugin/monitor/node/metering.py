@@ -13,7 +13,7 @@ from carbon_plugin.meters.gpu.presence import unanswered_gpus, unread_gpus
 from carbon_plugin.meters.gpu.selection import driver_names, select_devices
 from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.meters.meter_set import MeterSet
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.node.missing_gpus import named_gpu, planned_gpus, unread_power
 from carbon_plugin.monitor.processes.leader import Claim
@@ -81,13 +81,13 @@ def open_host_meters(
         accelerator = named_gpu(settings)
     known = hardware.keys or unread is not None or _is_cpu(accelerator)
     return open_meters(
-        reserved=gpus if gpus is not None else hardware.reserved,
-        node_profile=_node_profile(settings, accelerator) if known else None,
-        accelerator=accelerator,
-        gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
-        thought=unread if host else None,
-        nodes=nodes,
-        include_host=host,
+        JobPart(reserved=gpus if gpus is not None else hardware.reserved, nodes=nodes, include_host=host),
+        KnownHardware(
+            node_profile=_node_profile(settings, accelerator) if known else None,
+            accelerator=accelerator,
+            gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
+            thought=unread if host else None,
+        ),
         node_address=settings.node_meter,
         environ=environ,
     )

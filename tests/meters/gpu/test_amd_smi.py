@@ -18,7 +18,7 @@ PRELUDE = """
 import json, os, sys, time
 import msgspec
 from carbon_plugin.meters.gpu.open import list_gpus, open_gpu_meters
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, open_meters
 
 os.environ["AMD_SIM"] += f";epoch={time.monotonic()};armed={os.environ['ARMED']}"
 
@@ -182,7 +182,7 @@ def faulty(metering: Metering) -> Rounds:
     specs = [spec for spec, *_ in FAULTS.values()]
     faults = ",".join(f"{gpu}:{spec}" for gpu, spec in enumerate(specs))
     script = """
-meters = open_meters(boot_id="boot-1", include_host=False)
+meters = open_meters(JobPart(include_host=False), boot_id="boot-1")
 contexts = [meters.context_changes()]
 rounds = [meters.read()]
 for number in range(5):

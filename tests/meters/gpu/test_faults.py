@@ -48,7 +48,7 @@ FAULTS = {
 }
 
 SCRIPT = """
-meters = open_meters(boot_id="boot-1", include_host=False)
+meters = open_meters(JobPart(include_host=False), boot_id="boot-1")
 rounds = [meters.read()]
 for number in range(6):
     time.sleep(2)

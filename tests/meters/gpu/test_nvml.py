@@ -384,7 +384,7 @@ def test_a_name_with_bytes_that_are_no_utf_8_is_replaced_and_metering_goes_on(me
 
 
 SLOW = """
-meters = open_meters(boot_id="boot-1", include_host=False)
+meters = open_meters(JobPart(include_host=False), boot_id="boot-1")
 rounds = [meters.read()]
 arm()
 for second in (2, 4, 6):

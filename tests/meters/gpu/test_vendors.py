@@ -11,7 +11,7 @@ import pytest
 from carbon_plugin.cli.commands import doctor
 from carbon_plugin.meters.gpu import vendors
 from carbon_plugin.meters.gpu.open import open_gpu_meters
-from carbon_plugin.meters.open import open_meters
+from carbon_plugin.meters.open import JobPart, open_meters
 
 VENDOR_MODULE = '''
 """A vendor with one GPU of 250 W and a counter."""
@@ -64,7 +64,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vendor_that_was_added_to_the_list_is_metered_and_named(acme: None) -> None:
-    meters = open_meters(include_host=False, environ={"ACME_VISIBLE_DEVICES": "0"})
+    meters = open_meters(JobPart(include_host=False), environ={"ACME_VISIBLE_DEVICES": "0"})
     first = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
     time.sleep(0.05)
     last = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
