@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import Struct
+
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
 from carbon_plugin.spec.huggingface.keys import ConfigKeys
@@ -22,6 +24,25 @@ BUCKETS = 32
 """The number of relative positions of T5 by default; the encoder has one table of them and the decoder another."""
 POSITION_OFFSET = 2
 """The number of rows of BART's position tables before the first position."""
+
+
+class _Sizes(Struct, frozen=True, kw_only=True):
+    """One instance holds the numbers of a model that follow from its config.
+
+    The parameters are those of one attention, one feed-forward part and one norm.
+    """
+
+    encoder_layers: int
+    decoder_layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    ffn: int
+    gated: bool
+    attention_parameters: int
+    ffn_parameters: int
+    norm_parameters: int
+    tied_embeddings: bool
 
 
 def is_encoder_decoder(model_type: str) -> bool:
@@ -51,25 +72,21 @@ def _t5(keys: ConfigKeys, name: str) -> TransformerModel:
     gated = kind.startswith("gated")
     buckets = (keys.optional("relative_attention_num_buckets") or BUCKETS) * heads
     tables = buckets * (layers + decoder if keys.text("model_type") == "umt5" else 2)
-    attention = 4 * hidden * heads * dim
-    return _model(
-        keys,
-        name,
+    sizes = _Sizes(
+        encoder_layers=layers,
+        decoder_layers=decoder,
         hidden=hidden,
         heads=heads,
-        dim=dim,
-        width=width,
+        head_dim=dim,
+        ffn=width,
         gated=gated,
-        counts=(layers, decoder),
-        attention=attention,
-        feed=(3 if gated else 2) * hidden * width,
-        norm=hidden,
-        tied=keys.flag("tie_word_embeddings", default=keys.text("model_type") != "umt5"),
-        parts=(
-            ModelPart(name="relative positions", parameters=tables),
-            ModelPart(name="norm of the encoder", parameters=hidden),
-        ),
+        attention_parameters=4 * hidden * heads * dim,
+        ffn_parameters=(3 if gated else 2) * hidden * width,
+        norm_parameters=hidden,
+        tied_embeddings=keys.flag("tie_word_embeddings", default=keys.text("model_type") != "umt5"),
     )
+    relative = ModelPart(name="relative positions", parameters=tables)
+    return _model(keys, name, sizes, (relative, ModelPart(name="norm of the encoder", parameters=hidden)))
 
 
 def _bart(keys: ConfigKeys, name: str) -> TransformerModel:
@@ -84,78 +101,73 @@ def _bart(keys: ConfigKeys, name: str) -> TransformerModel:
     if hidden % heads:
         raise SpecError(f"{keys.origin}: d_model {hidden} is not a multiple of encoder_attention_heads {heads}")
     rows = keys.integer("max_position_embeddings") + POSITION_OFFSET
-    return _model(
-        keys,
-        name,
+    sizes = _Sizes(
+        encoder_layers=keys.integer("encoder_layers"),
+        decoder_layers=keys.integer("decoder_layers"),
         hidden=hidden,
         heads=heads,
-        dim=hidden // heads,
-        width=width,
+        head_dim=hidden // heads,
+        ffn=width,
         gated=False,
-        counts=(keys.integer("encoder_layers"), keys.integer("decoder_layers")),
-        attention=4 * hidden * (hidden + 1),
-        feed=2 * hidden * width + hidden + width,
-        norm=2 * hidden,
-        tied=True,
-        parts=(
-            ModelPart(name="positions of encoder and decoder", parameters=2 * rows * hidden),
-            ModelPart(name="norms of embeddings and ends", parameters=7 * hidden),
-        ),
+        attention_parameters=4 * hidden * (hidden + 1),
+        ffn_parameters=2 * hidden * width + hidden + width,
+        norm_parameters=2 * hidden,
+        tied_embeddings=True,
     )
+    positions = ModelPart(name="positions of encoder and decoder", parameters=2 * rows * hidden)
+    norms = ModelPart(name="norms of embeddings and ends", parameters=7 * hidden)
+    return _model(keys, name, sizes, (positions, norms))
 
 
-def _model(
-    keys: ConfigKeys,
-    name: str,
-    *,
-    hidden: int,
-    heads: int,
-    dim: int,
-    width: int,
-    gated: bool,
-    counts: tuple[int, int],
-    attention: int,
-    feed: int,
-    norm: int,
-    tied: bool,
-    parts: tuple[ModelPart, ...],
-) -> TransformerModel:
-    """Return the model with encoder and decoder as blocks.
-
-    `counts` are the numbers of layers of encoder and decoder; `attention`, `feed` and `norm` are the parameters of one
-    attention, feed-forward part and norm.
-    """
+def _model(keys: ConfigKeys, name: str, sizes: _Sizes, parts: tuple[ModelPart, ...]) -> TransformerModel:
+    """Return the model with encoder and decoder as blocks, and with `parts` beside its layers."""
 
     def mixer(name: str, *, of_input: bool = False) -> Mixer:
         return Mixer(
             kind="attention",
             name=name,
-            parameters=attention,
-            heads=heads,
-            kv_heads=heads,
-            qk_dim=dim,
-            v_dim=dim,
+            parameters=sizes.attention_parameters,
+            heads=sizes.heads,
+            kv_heads=sizes.heads,
+            qk_dim=sizes.head_dim,
+            v_dim=sizes.head_dim,
             of_input=of_input,
         )
 
-    feed_forward = FeedForward(width=width, parameters=feed, active_parameters=feed, gated=gated)
+    feed_forward = FeedForward(
+        width=sizes.ffn,
+        parameters=sizes.ffn_parameters,
+        active_parameters=sizes.ffn_parameters,
+        gated=sizes.gated,
+    )
     own, crossing = mixer("attention"), mixer("cross-attention", of_input=True)
-    encoder, decoder = counts
+    norm = sizes.norm_parameters
     blocks = (
-        Block(layers=encoder, mixers=(own,), feed_forward=feed_forward, other_parameters=2 * norm, of_input=True),
-        Block(layers=decoder, mixers=(own, crossing), feed_forward=feed_forward, other_parameters=3 * norm),
+        Block(
+            layers=sizes.encoder_layers,
+            mixers=(own,),
+            feed_forward=feed_forward,
+            other_parameters=2 * norm,
+            of_input=True,
+        ),
+        Block(
+            layers=sizes.decoder_layers,
+            mixers=(own, crossing),
+            feed_forward=feed_forward,
+            other_parameters=3 * norm,
+        ),
     )
     return TransformerModel(
         name=name,
-        layers=encoder + decoder,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=dim,
-        ffn=width,
+        layers=sizes.encoder_layers + sizes.decoder_layers,
+        hidden=sizes.hidden,
+        heads=sizes.heads,
+        kv_heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        ffn=sizes.ffn,
         vocab=keys.integer("vocab_size"),
-        gated=gated,
-        tied_embeddings=tied,
+        gated=sizes.gated,
+        tied_embeddings=sizes.tied_embeddings,
         source=f"{keys.origin} ({keys.text('model_type')})",
         blocks=blocks,
         parts=parts,
