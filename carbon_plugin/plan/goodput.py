@@ -6,7 +6,7 @@ mean time M between failures and restart time R, a run of useful work U takes
     U / w * M * exp(R / M) * (exp((w + d) / M) - 1)
 
 (Daly, Future Generation Computer Systems 22 (2006) 303, eq. 20), which is least near w = sqrt(2 d M) - d (ibid. eq. 13;
-Young, CACM 17 (1974) 530 has sqrt(2 d M)). Every input that the spec does not state is assumed, with source and range;
+Young, CACM 17 (1974) 530 has sqrt(2 d M)). `plan.reliability` assumes what the spec does not state, with its range;
 the range of the run time is that of moving each assumed input to its ends, one at a time.
 """
 
@@ -19,13 +19,11 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case.from_spec import optimizer_state_bytes
+from carbon_plugin.plan.reliability import Losses, checkpoint_bytes, losses_of, stated_or_assumed
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.amounts import number, plural, quantity, verb
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.units import BYTE_RATE_UNITS, SECONDS_PER_HOUR, STEP_TIME_UNITS
 
 WAITING = ("startup", "checkpoint", "restart")
 """The parts in which devices hold their memory and compute nothing."""
@@ -33,62 +31,12 @@ FAILING = ("redone", "restart")
 """The parts of the time that failures take."""
 WASTED = (*WAITING, "redone", "overhead")
 """The parts of the time that neither train nor evaluate."""
-WEIGHT_BYTES = 4
-"""The bytes of a weight in a checkpoint, which holds fp32 weights beside the optimizer's states."""
-HOST_COPY_BYTES_PER_S = 10e9
-"""The rate at which a device copies to host memory for an asynchronous checkpoint: well below one PCIe 4 x16 link (our
-convention).
-"""
 FORWARD_SHARE = 1 / 3
 """The share of the model FLOPs of a training step that its forward pass takes."""
 MOST_FAILURES = 5.0
 """The most failures expected in one checkpoint interval or one restart: with more, a run takes over 100
 times its work.
 """
-
-
-def _assumed(value: float, low: float, high: float, unit: str, source: str) -> Figure:
-    return Figure(value, low, high, unit, "assumed", source)
-
-
-MTBF = _assumed(
-    50_700,
-    29_500,
-    82_000,
-    "device-hours",
-    "Llama 3 405B: 419 unexpected interruptions in 54 days on 16,384 H100 (arXiv 2407.21783, table 5); range: two "
-    "A100 clusters with 6.5 and 2.34 failures in 1,000 node-days (arXiv 2410.21680)",
-)
-RESTART = _assumed(
-    600,
-    180,
-    1200,
-    "s",
-    "convention, below the 1,000 s that more than 90 % effective time under 466 interruptions leaves for a restart "
-    "with redone work (Llama 3 405B, arXiv 2407.21783, section 3.3.4)",
-)
-STARTUP_ONE_NODE = _assumed(20, 5, 120, "s", "convention: imports, loading, compilation, first batches")
-STARTUP = _assumed(
-    300,
-    30,
-    1050,
-    "s",
-    "convention within MegaScale's 1,047 s on 2,048 GPUs before tuning and under 30 s after (arXiv 2402.15627)",
-)
-STORAGE = _assumed(
-    1e9,
-    0.3e9,
-    3.5e9,
-    "B/s a node",
-    "Llama 3's storage: 2 TB/s sustained and 7 TB/s at peak for 2,048 nodes (arXiv 2407.21783, section 3.3.1)",
-)
-EVALUATION = _assumed(
-    0.0,
-    0.0,
-    0.1,
-    "evaluated sequences a trained one",
-    "none was stated; Megatron-LM's defaults (100 batches every 1,000 steps) would be the upper end",
-)
 
 
 class ExpectedLosses(Struct, frozen=True, kw_only=True):
@@ -156,20 +104,6 @@ class Goodput(Struct, frozen=True, kw_only=True):
         return (self.run_time_s - self.parts_s.get("startup", 0.0)) / self.parts_s["training"] - 1
 
 
-class Losses(Struct, frozen=True):
-    """One instance holds the inputs of the model of losses in SI units.
-
-    `evaluation` is the number of evaluated sequences a trained one, `pause_s` the pause of one checkpoint, and `mtbf_s`
-    the mean time between failures of the whole job.
-    """
-
-    startup_s: float
-    evaluation: float
-    pause_s: float
-    mtbf_s: float
-    restart_s: float
-
-
 def best_interval_s(pause_s: float, mtbf_s: float) -> float:
     """Return the time in s between two checkpoints that loses least (Daly 2006, eq. 13)."""
     return math.sqrt(2 * pause_s * mtbf_s) - pause_s if pause_s < 2 * mtbf_s else mtbf_s
@@ -209,8 +143,8 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
         parts = {"training": training_s, "overhead": stated * training_s}
         return Goodput(parts_s=parts, shares=shares_of(parts), assumptions=(said,))
     size = checkpoint_bytes(spec)
-    inputs, assumptions = _inputs(spec, size)
-    losses = _losses(spec, inputs, size)
+    inputs, assumptions = stated_or_assumed(spec, size)
+    losses = losses_of(spec, inputs, size)
     _check_progress(spec, prediction, losses)
     parts, expected = _course(spec, prediction, losses, size)
     return Goodput(
@@ -222,67 +156,10 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
     )
 
 
-def checkpoint_bytes(spec: RunSpec) -> float:
-    """Return the bytes of one checkpoint: weights and optimizer states of everything that is trained."""
-    model = spec.model
-    trained = (
-        model.trainable_parameters if isinstance(model, CountedModel) else model.parameters * model.trainable_fraction
-    )
-    return trained * (WEIGHT_BYTES + optimizer_state_bytes(spec.training))
-
-
 def shares_of(parts_s: Mapping[str, float]) -> dict[str, float]:
     """Return the parts of a time as shares of the whole."""
     total = math.fsum(parts_s.values())
     return {part: seconds / total for part, seconds in parts_s.items()}
-
-
-def _inputs(spec: RunSpec, size: float) -> tuple[dict[str, Figure], list[Assumption]]:
-    """Return every input as stated, or else as assumed, and the assumptions in words."""
-    given, evaluation = spec.training.reliability, spec.training.evaluation
-    usual = {
-        "reliability.startup_time_s": STARTUP_ONE_NODE if spec.cluster.nodes == 1 else STARTUP,
-        "reliability.mtbf_device_hours": MTBF,
-        "reliability.restart_time_s": RESTART,
-    }
-    stated = {
-        "reliability.startup_time_s": given.startup_time_s,
-        "reliability.mtbf_device_hours": given.mtbf_device_hours,
-        "reliability.restart_time_s": given.restart_time_s,
-    }
-    if given.checkpoint_write_s is not None:
-        stated["reliability.checkpoint_write_s"] = given.checkpoint_write_s
-    elif not given.asynchronous_checkpoints:
-        stated["reliability.storage_bytes_per_s_per_node"] = given.storage_bytes_per_s_per_node
-        usual["reliability.storage_bytes_per_s_per_node"] = STORAGE
-    share = None
-    if evaluation is not None:
-        share = evaluation.sequences / evaluation.every_steps / spec.training.global_batch_size
-    stated["evaluation"], usual["evaluation"] = share, EVALUATION
-    inputs = {
-        name: Figure(value, value, value, "", "declared", "stated") if value is not None else usual[name]
-        for name, value in stated.items()
-    }
-    assumptions = [
-        Assumption(f"training.{name}", _with_range(inputs[name]), inputs[name].source)
-        for name, value in stated.items()
-        if value is None
-    ]
-    if given.checkpoint_write_s is None and given.asynchronous_checkpoints:
-        said = f"{quantity(HOST_COPY_BYTES_PER_S, BYTE_RATE_UNITS)} from a device to host memory, our convention"
-        pause = quantity(_host_copy_s(spec, size), STEP_TIME_UNITS)
-        assumptions.append(Assumption("training.reliability.checkpoint_write_s", pause, said))
-    return inputs, assumptions
-
-
-def _host_copy_s(spec: RunSpec, size: float) -> float:
-    return size / spec.cluster.devices / HOST_COPY_BYTES_PER_S
-
-
-def _with_range(figure: Figure) -> str:
-    shown = figure.scaled(1e-9, f"G{figure.unit}") if figure.unit.startswith("B/s") else figure
-    value, low, high = (number(end) for end in (shown.value, shown.low, shown.high))
-    return f"{value} {shown.unit} ({low} to {high})"
 
 
 def _interval_assumption(spec: RunSpec, every: int) -> list[Assumption]:
@@ -290,22 +167,6 @@ def _interval_assumption(spec: RunSpec, every: int) -> list[Assumption]:
         return []
     source = "the interval that loses least (Daly 2006), not more than the run"
     return [Assumption("training.reliability.checkpoint_every_steps", f"{every:,}", source)]
-
-
-def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
-    cluster = spec.cluster
-    value = {name: figure.value for name, figure in inputs.items()}
-    pause = value.get("reliability.checkpoint_write_s")
-    if pause is None:
-        storage = value.get("reliability.storage_bytes_per_s_per_node")
-        pause = _host_copy_s(spec, size) if storage is None else size / cluster.nodes / storage
-    return Losses(
-        startup_s=value["reliability.startup_time_s"],
-        evaluation=value["evaluation"],
-        pause_s=pause,
-        mtbf_s=value["reliability.mtbf_device_hours"] * SECONDS_PER_HOUR / cluster.devices,
-        restart_s=value["reliability.restart_time_s"],
-    )
 
 
 def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> None:
@@ -360,7 +221,7 @@ def _spread(
     for name, figure in inputs.items():
         for end in {figure.low, figure.high} - {figure.value}:
             moved = {**inputs, name: msgspec.structs.replace(figure, value=end)}
-            parts, _ = _course(spec, prediction, _losses(spec, moved, size), size)
+            parts, _ = _course(spec, prediction, losses_of(spec, moved, size), size)
             effect = math.log(math.fsum(parts.values()) / total_s)
             shorter += min(effect, 0.0) ** 2
             longer += max(effect, 0.0) ** 2

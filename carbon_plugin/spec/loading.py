@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
@@ -27,7 +26,6 @@ from carbon_plugin.spec.hardware.profiles import (
     usual_node,
 )
 from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_scaleup
-from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.parsing.boundary import Keys
@@ -37,12 +35,10 @@ from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import PLAIN_STACK, Stack
+from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_chunks
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"
-AUTO = "auto"
-PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
-"""The fields of a layout that say how many model chunks a pipeline rank holds."""
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
 Directories = Sequence[str | Path]
 
@@ -161,13 +157,13 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         with document.located(("start",)):
             unix_s(fields.start, "start")
     stack, stack_assumptions = _stack(document, fields.stack, directories)
-    layout, held, layout_assumptions = _layout(document, fields.layout, cluster)
+    layout, held, layout_assumptions = stated_layout(document, fields.layout, cluster)
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)
             micro_batches = check_work(layout, training)
-        if isinstance(model, TransformerModel) and not PIPELINED & set(fields.layout or ()):
-            layout, chunks = _with_chunks(layout, model.layers, micro_batches, stack)
+        if isinstance(model, TransformerModel) and not states_schedule(fields.layout):
+            layout, chunks = with_chunks(layout, model.layers, micro_batches, stack)
             layout_assumptions += chunks
     if fields.price_usd_per_device_hour is not None and fields.price_usd_per_device_hour < 0:
         raise document.error(
@@ -297,45 +293,6 @@ def _usual_precision(accelerator: Accelerator) -> Precision:
     if "bf16" in accelerator.peak_flops:
         return "bf16"
     return "fp16" if "fp16" in accelerator.peak_flops else "fp32"
-
-
-def _layout(
-    document: Document, stated: str | dict[str, Any] | None, cluster: Cluster
-) -> tuple[ParallelLayout | None, dict[str, Any], list[Assumption]]:
-    """Return the stated layout, or None where it is to be searched; the fields the search has to keep to; and
-    assumptions.
-    """
-    if stated is None or stated == AUTO:
-        return None, {}, []
-    if isinstance(stated, str):
-        raise document.error(("layout",), f"expected {AUTO} or a mapping, got {stated!r}")
-    given = decode(document, StatedLayout, ("layout",))
-    if not given.is_whole(cluster.devices):
-        return None, given.held, []
-    layout = decode(document, ParallelLayout, ("layout",))
-    fields = ["micro_batch_size", "recompute", *(["sequence_parallel"] if layout.tp > 1 else [])]
-    assumed = [field for field in fields if field not in stated]
-    return layout, {}, [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in assumed]
-
-
-def _with_chunks(
-    layout: ParallelLayout, layers: int, micro_batches: int, stack: Stack
-) -> tuple[ParallelLayout, list[Assumption]]:
-    """Return a layout with the number of model chunks a pipeline rank that its stack gives it, and that assumption.
-
-    It is called where nobody stated the schedule.
-    """
-    if layout.pp == 1:
-        return layout, []
-    taken = pipeline_chunks(layout.pp, layers, micro_batches, interleaves=stack.interleaves)
-    if taken.value > 1:
-        layout = msgspec.structs.replace(layout, pipeline_schedule="interleaved", virtual_stages=taken.value)
-    return layout, [Assumption("layout.virtual_stages", str(taken.value), taken.why)]
-
-
-def _word(value: Any) -> str:
-    """Return a value as a YAML file writes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _stack(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast, make_forecast
-from carbon_plugin.plan.goodput import Losses, best_interval_s, interruptions
+from carbon_plugin.plan.goodput import best_interval_s, interruptions
+from carbon_plugin.plan.reliability import Losses
 from carbon_plugin.spec.loading import build_run_spec
 
 TRAINING = {"seq_len": 8192, "global_batch_size": 2048, "steps": 100_000}

@@ -12,12 +12,9 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import replace
-
+from carbon_plugin.meters.gpu.amd_packages import RocmDevice, has_two_dies, in_packages
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, MeteredPart, Slice
 
@@ -45,9 +42,6 @@ _NOT_AVAILABLE = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 _MOST_W = 100_000
 """A larger power cap is in microwatts: on bare metal the library gives microwatts, in a virtual machine watts."""
-
-_TWO_DIES = "MI250"
-"""The MI250 and MI250X have two dies in a package, each of them a device of ROCm."""
 
 _APU = "MI300A"
 """The name of a GPU whose socket power also covers the CPU cores of the package."""
@@ -82,20 +76,6 @@ _NEEDED = (
 """The names of the module that are used here."""
 
 
-class _Device(Struct, frozen=True, kw_only=True):
-    """One device that ROCm can compute on: a GPU, a die or a partition.
-
-    `measures` says whether its own counter or power answers with more than 0.
-    """
-
-    handle: Any
-    index: int
-    uuid: str
-    name: str
-    address: str
-    measures: bool
-
-
 class AmdSmiDriver:
     """One instance is an initialised AMD SMI library. Raises `GpuError` where it cannot be had. Not for use after a
     fork.
@@ -123,7 +103,7 @@ class AmdSmiDriver:
     def inventory(self) -> Inventory:
         """List the packages that the library shows to this process, with their dies or partitions."""
         self._handles.clear()
-        devices: list[_Device] = []
+        devices: list[RocmDevice] = []
         problems: list[tuple[ErrorCode, str]] = []
         handles = self._call(self._smi.amdsmi_get_processor_handles)
         for position, handle in enumerate(handles):
@@ -131,7 +111,7 @@ class AmdSmiDriver:
                 devices.append(self._describe(position, handle))
             except GpuError as error:
                 problems.append((error.code, f"GPU number {position} of AMD SMI does not answer: {error}"))
-        gpus = [self._gpu(package) for package in _packages(_with_own_uuids(devices))]
+        gpus = [self._gpu(package) for package in in_packages(devices)]
         version = self._optional(self._smi.amdsmi_get_gpu_driver_info, handles[0]) if handles else None
         return Inventory(
             driver_version=str((version or {}).get("driver_version", "of unknown version")),
@@ -172,7 +152,7 @@ class AmdSmiDriver:
         before, self._residencies[uuid] = self._residencies.get(uuid, now), now
         return tuple(_RESIDENCIES[name] for name, value in now.items() if value > before.get(name, value))
 
-    def _describe(self, position: int, handle: Any) -> _Device:
+    def _describe(self, position: int, handle: Any) -> RocmDevice:
         smi = self._smi
         address = self._call(smi.amdsmi_get_gpu_device_bdf, handle)
         asic = self._call(smi.amdsmi_get_gpu_asic_info, handle)
@@ -180,7 +160,7 @@ class AmdSmiDriver:
         index, uuid = _number(numbers.get("hip_id")), str(numbers.get("hip_uuid", ""))
         if not uuid.startswith("GPU-"):
             uuid = f"GPU-{self._call(smi.amdsmi_get_gpu_device_uuid, handle)}"
-        return _Device(
+        return RocmDevice(
             handle=handle,
             index=position if index is None else index,
             uuid=uuid,
@@ -189,7 +169,7 @@ class AmdSmiDriver:
             measures=self._positive(self._energy_j, handle) or self._positive(self._power_w, handle),
         )
 
-    def _gpu(self, package: list[_Device]) -> Gpu:
+    def _gpu(self, package: list[RocmDevice]) -> Gpu:
         smi = self._smi
         # One of several devices of a package tells the energy of all; the others answer 0 or nothing.
         teller = next((device for device in package if device.measures), package[0])
@@ -204,7 +184,7 @@ class AmdSmiDriver:
             self._optional(smi.amdsmi_get_gpu_memory_total, device.handle, smi.AmdSmiMemoryType.VRAM)
             for device in package
         ]
-        part = "die" if _TWO_DIES in teller.name else "partition"
+        part = "die" if has_two_dies(teller) else "partition"
         return Gpu(
             index=min(device.index for device in package),
             uuid=uuid,
@@ -316,38 +296,6 @@ def _watts(value: Any) -> float | None:
     if not number:
         return None
     return number * 1e-6 if number > _MOST_W else float(number)
-
-
-def _with_own_uuids(devices: list[_Device]) -> list[_Device]:
-    """Return the devices, with a number added to a UUID that several partitions of a GPU share."""
-    seen: dict[str, int] = {}
-    own = []
-    shared = [device.uuid for device in devices]
-    for device in devices:
-        number = seen[device.uuid] = seen.get(device.uuid, -1) + 1
-        several = shared.count(device.uuid) > 1
-        own.append(replace(device, uuid=f"{device.uuid}-{number}") if several else device)
-    return own
-
-
-def _packages(devices: list[_Device]) -> list[list[_Device]]:
-    """Return the devices of each package.
-
-    Partitions are functions of one PCI device. The two dies of an MI250X have PCI devices of their own; the second
-    follows the first and has neither counter nor power, because the management unit of the first tells them for both
-    (rocm_smi.py of ROCm, checkIfSecondaryDie).
-    """
-    in_order = sorted(devices, key=lambda device: device.address)
-    packages: list[list[_Device]] = []
-    for _, group in groupby(in_order, key=lambda device: device.address.rpartition(".")[0]):
-        own = list(group)
-        first = packages[-1][0] if packages and len(packages[-1]) == 1 else None
-        silent_die = len(own) == 1 and _TWO_DIES in own[0].name and not own[0].measures
-        if silent_die and first is not None and first.name == own[0].name and first.measures:
-            packages[-1] += own
-        else:
-            packages.append(own)
-    return packages
 
 
 VENDOR = GpuVendor(

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.meters.advance import advance, start_track
 from carbon_plugin.meters.gpu.boards import Board
 from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
+from carbon_plugin.meters.track import Sample, Step, Track
 from carbon_plugin.spec.range import Range
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.meters.advance import advance, start_track
 from carbon_plugin.meters.bounds import Bounds, possible_energy
 from carbon_plugin.meters.host.modelled import CPU_FULL_SHARE, CPU_IDLE_SHARE
 from carbon_plugin.meters.host.rapl_domains import POWERCAP, Closed, Domain, DomainKind, find_domains
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.protocol import Reading, Unavailable
-from carbon_plugin.meters.track import Sample, Step, Traits, advance, start_track
+from carbon_plugin.meters.track import Sample, Step, Traits
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
 

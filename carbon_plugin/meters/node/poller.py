@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from carbon_plugin.meters.advance import advance, start_track
 from carbon_plugin.meters.bounds import Bounds, possible_power
 from carbon_plugin.meters.node.source import DEADLINE_S, NodeAnswer, NodeSource, SourceError
-from carbon_plugin.meters.track import Sample, Track, Traits, advance, start_track
+from carbon_plugin.meters.track import Sample, Track, Traits
 from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.range import Range
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from carbon_plugin.meters.advance import advance, start_track
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.track import Sample, Step, Traits, advance, start_track
+from carbon_plugin.meters.track import Sample, Step, Traits
 
 BOUNDS = Bounds(ceiling_w=840.0, limit_w=700.0, idle_w=70.0, source="its power limit of 700 W")
 MEAN = Traits(bounds=BOUNDS, averaging="trailing_mean")
