@@ -40,7 +40,7 @@ EXIT_CODES = {
 
 
 class Command(Struct, frozen=True):
-    """A command: the module and name of its function or `Family`, and its line in the list of commands."""
+    """Describes a command: the module and name of its function or `Family`, and its line in the list of commands."""
 
     target: str
     help: str
@@ -128,7 +128,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 class _Application(click.Group):
-    """The group of all commands. Only the command that is asked for is imported; the list of commands imports none."""
+    """Groups all commands. Only the command that is asked for is imported; the list of commands imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

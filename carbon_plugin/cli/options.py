@@ -24,7 +24,7 @@ CommandFunction = Callable[..., int | None]
 
 
 class Option(Struct, frozen=True):
-    """An option with its help text.
+    """Describes an option with its help text.
 
     `names` replaces the name that follows from the parameter (`seq_len` is `--seq-len`). `shown_default` replaces the
     default in the help, and `metavar` the name of the value.
@@ -37,14 +37,14 @@ class Option(Struct, frozen=True):
 
 
 class Argument(Struct, frozen=True):
-    """A positional argument with its help text. `metavar` replaces the name of the value in the help."""
+    """Describes a positional argument with its help text. `metavar` replaces the name of the value in the help."""
 
     help: str
     metavar: str | None = None
 
 
 class OptionFamily(Struct, frozen=True):
-    """A command with subcommands.
+    """Describes a command with subcommands.
 
     `main` runs where no subcommand is named. An option of `main` that stands before the subcommand also holds for the
     subcommand if that has an option of the same name.

@@ -18,8 +18,9 @@ from carbon_plugin.cli.options import Argument, CommandFunction, Option, OptionF
 
 
 class Parameter(Struct, frozen=True):
-    """A parameter of a command's function, or a field of one of its structs. `default` is `NODEFAULT` if the parameter
-    is required."""
+    """Describes a parameter of a command's function, or a field of one of its structs. `default` is `NODEFAULT` if the
+    parameter is required.
+    """
 
     name: str
     kind: Any
@@ -28,7 +29,7 @@ class Parameter(Struct, frozen=True):
 
     @property
     def required(self) -> bool:
-        """Whether the command line must state a value."""
+        """Return whether the command line must state a value."""
         return self.default is NODEFAULT
 
 
@@ -153,7 +154,9 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
 
 
 class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic class in every release of click
-    """A number as Python writes it. The error is in our own words, which do not change with the release of click."""
+    """Parses a number as Python writes it. The error is in our own words, which do not change with the release of
+    click.
+    """
 
     def __init__(self, name: str, expected: str, read: Callable[[str], float]) -> None:
         self.name = name
@@ -197,7 +200,9 @@ def _click_type(kind: Any) -> Any:
 
 
 class _Argument(click.Argument):
-    """An argument with a help text. Only click 8.5 and later has one, and other packages hold many users below that."""
+    """Gives an argument a help text. Only click 8.5 and later has one, and other packages hold many users below
+    that.
+    """
 
     def __init__(self, names: list[str], help_text: str, **attributes: Any) -> None:
         super().__init__(names, **attributes)
@@ -209,7 +214,7 @@ class _Argument(click.Argument):
 
 
 class _Command(click.Command):
-    """A command whose help page lists its arguments before its options."""
+    """Lists the arguments of a command before its options on the help page."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         parameters = self.get_params(ctx)

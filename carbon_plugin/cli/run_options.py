@@ -65,7 +65,7 @@ class LayoutOptions(Struct, frozen=True):
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """All options that describe the run."""
+    """Holds all options that describe the run."""
 
     model: Annotated[str | None, Option("Preset name, or path to a Hugging Face config.json.")] = None
     cluster: ClusterOptions

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Safe:
-    """A text stream that replaces control characters in what is written to it. It is else the stream that it wraps."""
+    """Replaces control characters in what is written to a text stream. It is else the stream that it wraps."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

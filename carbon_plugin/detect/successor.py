@@ -25,7 +25,7 @@ def weakly(thing: Any) -> Callable[[], Any]:
 
 
 class StepKind(enum.Enum):
-    """What a step of an optimizer is for the run.
+    """Says what a step of an optimizer is for the run.
 
     `OTHER` is none of its steps, or one that the hook of the optimizer handed over has counted. `COUNTS` is a step, and
     `FIRST` the first one of the optimizer that has taken the place. `IGNORED` is told once: an optimizer has stepped

@@ -18,7 +18,7 @@ class RecordError(LedgerError):
 
 
 class Opening(msgspec.Struct, frozen=True, tag="manifest"):
-    """The fields of a file's first record that must be known before the others can be decoded."""
+    """Holds the fields of a file's first record that must be known before the others can be decoded."""
 
     version: int
     run_id: str

@@ -35,8 +35,9 @@ to a device that was taken to be idle for as long as it was lost."""
 
 
 class Verdict(Struct, frozen=True):
-    """What is wrong with a record. A record with an `impossible` fault must not enter a sum. A `strange` fault is only
-    reported."""
+    """Says what is wrong with a record. A record with an `impossible` fault must not enter a sum. A `strange` fault is
+    only reported.
+    """
 
     impossible: list[str]
     strange: list[str]

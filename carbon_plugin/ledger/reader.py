@@ -20,7 +20,7 @@ _MAX_PROBLEMS = 20
 
 
 class LedgerFile(Struct, frozen=True, kw_only=True):
-    """A whole ledger file.
+    """Holds a whole ledger file.
 
     `intact` means that every complete line follows from the one before it. A torn last line (of a writer that was
     killed) does not break it. `head` is the chain at the last complete line.
@@ -35,7 +35,7 @@ class LedgerFile(Struct, frozen=True, kw_only=True):
 
 
 class LedgerRun(Struct, frozen=True, kw_only=True):
-    """All ledger files of one run directory. `identity` is None if `run.json` is missing."""
+    """Holds all ledger files of one run directory. `identity` is None if `run.json` is missing."""
 
     identity: RunIdentity | None
     files: list[LedgerFile]

@@ -48,7 +48,7 @@ IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 
 class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The content of `run.json`, which the ranks and attempts of one run agree on."""
+    """Holds the content of `run.json`, which the ranks and attempts of one run agree on."""
 
     version: int
     run_id: str
@@ -60,7 +60,7 @@ class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
-    """The first record of a file: who measures what, under which spec and assumptions.
+    """Is the first record of a file and says who measures what, under which spec and assumptions.
 
     `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `spec` is the
     effective `RunSpec` as plain data, or None while too little is known for a prediction. `forecast` and `prediction`
@@ -111,7 +111,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The energy of one device in one window. `energy_j` is None only when `kind` is "absent".
+    """Holds the energy of one device in one window. `energy_j` is None only when `kind` is "absent".
 
     `estimated_j` is the part of `energy_j` that the meter could not tell, and that is estimated for a GPU that was
     lost, a driver that hung or a figure that is physically impossible. None means no such part. It is below zero in the
@@ -135,7 +135,8 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Window(Struct, frozen=True, kw_only=True, tag="window"):
-    """The energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap.
+    """Holds the energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no
+    gap.
 
     `steps` optimizer steps with `tokens` tokens ended in the window. The last of them has the number `last_step` in the
     whole run, which is given also when `steps` is 0. These are figures of the whole job, the same on every node, and
@@ -167,7 +168,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):
-    """A comparison between step boundaries: measured against predicted.
+    """Compares what was measured between step boundaries with what was predicted.
 
     A `short` span has fewer steps or less time than a comparison should have. It stands in for one where a run, or each
     of its stretches of training, ended before. The energies are of the GPUs of this node, measured and predicted.
@@ -187,7 +188,7 @@ class Span(Struct, frozen=True, kw_only=True, tag="span"):
 
 
 class Event(Struct, frozen=True, kw_only=True, tag="event"):
-    """Something that a reader of the numbers must know: a difference, a fault, a fallback, a warning."""
+    """Records something that a reader of the numbers must know: a difference, a fault, a fallback, a warning."""
 
     at_unix_s: float
     kind: str
@@ -196,7 +197,7 @@ class Event(Struct, frozen=True, kw_only=True, tag="event"):
 
 
 class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
-    """What is spent plus what remains for the full run, over all nodes that were seen.
+    """Holds what is spent plus what remains for the full run, over all nodes that were seen.
 
     Carbon is operational and embodied together, or None where one of them is not known. Before anything was measured,
     what remains is planned as that of a real run. `best_case_remaining_s` is then its time in the best case of the
@@ -227,7 +228,7 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
 
 
 class Sums(Struct, frozen=True, kw_only=True):
-    """The totals of a file beside its energy, so that no single figure of a window can be changed alone.
+    """Holds the totals of a file beside its energy, so that no single figure of a window can be changed alone.
 
     `emitting` is the sum of energy times PUE times intensity, J g/kWh, where a window states both.
     """
@@ -241,7 +242,7 @@ class Sums(Struct, frozen=True, kw_only=True):
 
 
 class Close(Struct, frozen=True, kw_only=True, tag="close"):
-    """The last record of an orderly end. A ledger without one was killed, and everything in it still counts.
+    """Is the last record of an orderly end. A ledger without one was killed, and everything in it still counts.
 
     `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file, and so are its
     `sums`, which are None in older ledgers.

@@ -6,8 +6,9 @@ from carbon_plugin.ledger.records import Sums, Window
 
 
 class RunningSums:
-    """Totals over the windows of a file, which are added in their order. Ranges are those of the meters. An energy
-    without a range counts as its own bounds."""
+    """Keeps totals over the windows of a file, which are added in their order. Ranges are those of the meters. An
+    energy without a range counts as its own bounds.
+    """
 
     def __init__(self) -> None:
         self.windows = 0

@@ -31,7 +31,7 @@ MAX_LENGTH = 40
 
 
 class Mark(NamedTuple):
-    """The last step boundary.
+    """Holds the last step boundary.
 
     It holds the number of steps that ended since this process started, the monotonic moment of the last one, s, and the
     tokens that the whole job has processed. `uncounted` is the number of steps that came without a number of tokens.
@@ -44,7 +44,7 @@ class Mark(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The moment at which a phase began, with the last step boundary before it."""
+    """Holds the moment at which a phase began, with the last step boundary before it."""
 
     monotonic_s: float
     phase: Phase

@@ -46,7 +46,7 @@ _FIELDS = {field.name: field for field in msgspec.structs.fields(Configuration)}
 
 
 class Configured(Struct, frozen=True, kw_only=True):
-    """What a file and the environment state: the values by field, and the source of each by its dotted name.
+    """Holds what a file and the environment state: the values by field, and the source of each by its dotted name.
 
     Values of sections are plain mappings. `file` is the file that was read, or None.
     """

@@ -25,7 +25,7 @@ Notes = list[tuple[str, str]]
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """The job as far as it is known. `notes` are the events that its ledger must record about it."""
+    """Describes the job as far as it is known. `notes` are the events that its ledger must record about it."""
 
     effective: Effective
     prediction: StepPrediction | None

@@ -25,8 +25,9 @@ Note = tuple[str, str, dict[str, Any]]
 
 
 class InForce(NamedTuple):
-    """The average intensity of a window with its origin, and the marginal intensity, g/kWh. Each is None where nothing
-    is known."""
+    """Holds the average intensity of a window with its origin, and the marginal intensity, g/kWh. Each is None where
+    nothing is known.
+    """
 
     g_per_kwh: float | None
     origin: SampleOrigin | None

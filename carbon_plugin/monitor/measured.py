@@ -11,7 +11,7 @@ from carbon_plugin.monitor.trainings import reason_of
 
 
 class MeasuredTraining:
-    """A training under measurement, and the base of the loops of all adapters. It ends with its block."""
+    """Represents a training under measurement; the loops of all adapters derive from it. It ends with its block."""
 
     monitor: CarbonMonitor | None
     """The monitor. It is None as long as nothing is measured, because the first step has not come."""

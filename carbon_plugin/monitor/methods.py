@@ -56,7 +56,7 @@ class Methods:
 
 
 class _Method:
-    """A wrapped method. Its attributes are those of the method that it wraps."""
+    """Wraps one method. Its attributes are those of the method that it wraps."""
 
     def __init__(self, owner: Any, name: str, method: Any, call: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
         self._owner, self._name, self.__wrapped__, self._call = owner, name, method, call

@@ -8,7 +8,9 @@ from msgspec import Struct
 
 
 class Ranks(Struct, frozen=True, kw_only=True):
-    """The place of this process in the job: its rank in the world and on its node, and its node among the nodes."""
+    """Holds the place of this process in the job: its rank in the world and on its node, and its node among the
+    nodes.
+    """
 
     rank: int = 0
     local_rank: int = 0

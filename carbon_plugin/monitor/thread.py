@@ -61,7 +61,7 @@ def _readable(reader: socket.socket, within_s: float) -> bool:
 
 
 class Body(Protocol):
-    """The work that the thread runs."""
+    """Defines the work that the thread runs."""
 
     @property
     def poll_interval_s(self) -> float | None:

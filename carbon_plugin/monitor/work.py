@@ -37,7 +37,9 @@ from carbon_plugin.sinks.row import Row, RunDescription, without_outlook
 
 
 class Live(Struct, frozen=True):
-    """The latest figures for the training thread: the metrics, the head of the ledger, and a version that grows."""
+    """Holds the latest figures for the training thread: the metrics, the head of the ledger, and a version that
+    grows.
+    """
 
     metrics: dict[str, float]
     head: str | None
@@ -45,8 +47,9 @@ class Live(Struct, frozen=True):
 
 
 class MonitorWork:
-    """The work of the monitor thread of one process, a `thread.Body`. It meters, records, projects, and writes the
-    lines for the user."""
+    """Does the work of the monitor thread of one process, as a `thread.Body`. It meters, records, projects, and writes
+    the lines for the user.
+    """
 
     def __init__(
         self,

@@ -26,7 +26,9 @@ MAX_CALLS = 200
 
 
 class Link(NamedTuple):
-    """Bytes/s of a rank on the wire, and seconds that an all-reduce of nothing takes per doubling of ranks."""
+    """Holds the bytes/s of a rank on the wire, and seconds that an all-reduce of nothing takes per doubling of
+    ranks.
+    """
 
     bandwidth_bytes_per_s: float
     latency_s: float

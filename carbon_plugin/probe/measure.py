@@ -30,7 +30,7 @@ GRAPH_KERNELS = 200
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Clock for work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived.
+    """Times work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived.
 
     `running_shares` collects, for each measurement, the share of its time in which this thread had a core.
     """
@@ -63,7 +63,8 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes with which a kind of device is measured: large enough for its steady range, small enough for seconds.
+    """Holds the sizes with which a kind of device is measured: large enough for its steady range, small enough for
+    seconds.
 
     `gemms` are (dtype, tokens, widths). `triad_elements` of fp32 are far larger than any cache. `model` has a layer
     whose activations, for `sequences` of 256 tokens, have the size of a typical micro-batch. `tiny` has a layer whose

@@ -18,7 +18,7 @@ QUIET_SHARE = 0.9
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """The machine and the software that measured it.
+    """Describes the machine and the software that measured it.
 
     `device` is what the driver or the kernel calls the measured device, and `device_memory_bytes` is its own memory
     (for a CPU: the machine's). `ranks` processes measured at the same time, with `threads` torch threads each.
@@ -47,7 +47,7 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class GemmRate(Struct, frozen=True, kw_only=True):
-    """FLOP/s of the products of a linear layer with `tokens` rows, `width` inputs and `width` outputs."""
+    """Holds the FLOP/s of the products of a linear layer with `tokens` rows, `width` inputs and `width` outputs."""
 
     dtype: str
     tokens: int
@@ -56,7 +56,9 @@ class GemmRate(Struct, frozen=True, kw_only=True):
 
 
 class CollectiveTime(Struct, frozen=True, kw_only=True):
-    """Seconds of one collective over all ranks. `size_bytes` is the full tensor, after a gather or before a scatter."""
+    """Holds the seconds of one collective over all ranks. `size_bytes` is the full tensor, after a gather or before a
+    scatter.
+    """
 
     kind: Literal["all_reduce", "all_gather", "reduce_scatter"]
     size_bytes: float
@@ -64,7 +66,7 @@ class CollectiveTime(Struct, frozen=True, kw_only=True):
 
 
 class Measurements(Struct, frozen=True, kw_only=True):
-    """What one rank measured, or all ranks together after `combine`. The names of the fields state their units.
+    """Holds what one rank measured, or all ranks together after `combine`. The names of the fields state their units.
 
     `elementwise_bytes_per_s` is the rate of a transformer layer's chain of small operations, with bytes counted as
     `predict` counts them. `attention_flops` is causal-counted, by kernel class. `kernel_time_s` and `host_op_time_s`
@@ -84,7 +86,7 @@ class Measurements(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """The profiles of this machine and the measurements that they come from.
+    """Holds the profiles of this machine and the measurements that they come from.
 
     `elapsed_s` is the time that measuring took.
     """

@@ -110,7 +110,7 @@ class CarbonBudget(Struct, frozen=True, kw_only=True):
 
 
 class Amounts(Struct, frozen=True, kw_only=True):
-    """What was spent, or what a whole run takes. None stands for what is not known."""
+    """Holds what was spent, or what a whole run takes. None stands for what is not known."""
 
     emissions_kg: Range | None = None
     energy_kwh: Range | None = None
@@ -144,7 +144,7 @@ class BudgetLine(Struct, frozen=True, kw_only=True):
 
 
 class BudgetState(Struct, frozen=True, kw_only=True):
-    """How a run stands against its budget at a step.
+    """Holds how a run stands against its budget at a step.
 
     `measured` says that the projection rests on measured rates, or that nothing was projected and what is spent counts.
     """

@@ -19,7 +19,7 @@ Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted",
 
 
 class Figure(Struct, frozen=True, forbid_unknown_fields=True):
-    """A number with its range and provenance.
+    """Holds a number with its range and provenance.
 
     `low` and `high` are the 10th and 90th percentile. `kind` says whether the number was measured, follows
     from a model, was assumed, or was declared by the user. `source` is one readable phrase.
@@ -83,7 +83,7 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Assumption(Struct, frozen=True, forbid_unknown_fields=True):
-    """A value that was used because nobody gave one: what, which value, and why that one."""
+    """Holds a value that was used because nobody gave one: what, which value, and why that one."""
 
     field: str
     value: str

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Range(Struct, frozen=True, gc=False):
-    """A number with its 10th and 90th percentile, all three in the unit that the holding field names.
+    """Holds a number with its 10th and 90th percentile, all three in the unit that the holding field names.
 
     Every operation keeps `low <= value <= high` where its inputs have it, unless its docstring says otherwise.
     """

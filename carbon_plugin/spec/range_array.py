@@ -13,7 +13,9 @@ Floats = NDArray[np.float64]
 
 
 class RangeArray(NamedTuple):
-    """Numbers with their 10th and 90th percentiles: three arrays of one shape, in the unit that the holder names."""
+    """Holds numbers with their 10th and 90th percentiles: three arrays of one shape, in the unit that the holder
+    names.
+    """
 
     value: Floats
     low: Floats

@@ -50,7 +50,7 @@ class LiveSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A contract that gives electricity an emission rate of its own, for the market-based line only.
+    """Describes a contract that gives electricity an emission rate of its own, for the market-based line only.
 
     `kind` is ppa (power purchase agreement), certificate (REC, GO, REGO, I-REC) or supplier (a tariff with its own
     rate). It covers a `share` of the facility's energy, or `energy_kwh` of it, at `g_per_kwh`; `source` names the

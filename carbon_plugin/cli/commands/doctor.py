@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """All findings of `doctor`, and the devices as a ledger would list them."""
+    """Holds all findings of `doctor`, and the devices as a ledger would list them."""
 
     plugin_version: str
     host_key: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """Forms of the export. All but `model-card` and `paper` are JSON with a published schema."""
+    """Lists the forms of the export. All but `model-card` and `paper` are JSON with a published schema."""
 
     SCI = "sci"
     SCI_AI = "sci-ai"
@@ -27,7 +27,7 @@ class Format(StrEnum):
 
 
 class Boundary(StrEnum):
-    """Whose electricity and hardware the run used."""
+    """Says whose electricity and hardware the run used."""
 
     OWN = "own"
     COLO = "colo"

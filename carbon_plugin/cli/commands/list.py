@@ -23,7 +23,7 @@ Directories = Sequence[Path]
 
 
 class ListedKind(StrEnum):
-    """Kinds of names that can be listed."""
+    """Lists the kinds of names that can be listed."""
 
     models = "models"
     accelerators = "accelerators"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SearchOptions(Struct, frozen=True):
-    """What to search and within which bounds. Each of these options asks for a search."""
+    """Says what to search and within which bounds. Each of these options asks for a search."""
 
     search: Annotated[bool, Option("Search all layouts: the front of time, energy and carbon.")] = False
     search_nodes: Annotated[str | None, Option("Search these numbers of nodes too, for instance 8,16,32.")] = None
@@ -34,12 +34,12 @@ class SearchOptions(Struct, frozen=True):
 
     @property
     def asked(self) -> bool:
-        """Whether a search is asked for."""
+        """Return whether a search is asked for."""
         return self != SearchOptions()
 
 
 class OutputOptions(Struct, frozen=True):
-    """Where the answer is written, and how much of it is shown."""
+    """Says where the answer is written, and how much of it is shown."""
 
     output: Annotated[
         Path | None,

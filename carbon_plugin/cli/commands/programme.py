@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Counted(StrEnum):
-    """Which emissions of the grids count."""
+    """Says which emissions of the grids count."""
 
     LIFECYCLE = "lifecycle"
     DIRECT = "direct"

@@ -23,9 +23,10 @@ from carbon_plugin.spec.site import Site
 
 
 class Bills(Struct, frozen=True, kw_only=True):
-    """The parts of one device, its node and network, and the embodied carbon of an hour of the device.
+    """Holds the parts of one device, its node and network, and the embodied carbon of an hour of the device.
 
-    `building_kg_per_year` is the building's share for a device and year. It is charged only if a site asks for it."""
+    `building_kg_per_year` is the building's share for a device and year. It is charged only if a site asks for it.
+    """
 
     bills: tuple[Bill, ...]
     amortisation: str

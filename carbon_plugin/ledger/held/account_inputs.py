@@ -1,4 +1,5 @@
-"""What a run used and held, as the inputs of `footprint.account`: energy items, reservations and the factors in force.
+"""Say what a run used and held, as the inputs of `footprint.account`: energy items, reservations and the factors in
+force.
 
 The forecast, the live totals and the audit all come by here, so that the same joules and seconds give the same carbon.
 How long devices and hosts were reserved is `ledger.held.holdings`'s, which energy counts where two files metered a
@@ -33,7 +34,7 @@ UncertaintyScope = tuple[Rung, str]
 
 
 class UsedEnergy(Struct, frozen=True, kw_only=True):
-    """Energy of one or several devices over some windows, J, with what its carbon follows from.
+    """Holds the energy of one or several devices over some windows, J, with what its carbon follows from.
 
     `told_j` is the energy of windows that a meter told, or that say which part of them is an estimate; `estimated_j` is
     that part, so that `told_j` less `estimated_j` was measured. `facility_j` is the sum of energy times PUE and
@@ -121,7 +122,9 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
 
 
 class UsedSum(Struct, gc=False):
-    """Running sum of energies of one device, fed window by window; the fields are those of `UsedEnergy`."""
+    """Keeps the running sum of the energies of one device, fed window by window; the fields are those of
+    `UsedEnergy`.
+    """
 
     energy: Range = ZERO
     told_j: float = 0.0
@@ -240,7 +243,9 @@ def account_inputs(
     mean_pue, central = in_force.pue.value, in_force.intensity.figure.value
 
     def own(energy_j: float, weighted: float) -> float | None:
-        """The intensity whose product with energy and the mean PUE is `weighted`; None where it is the central one."""
+        """Return the intensity whose product with energy and the mean PUE is `weighted`; None where it is the central
+        one.
+        """
         g_per_kwh = weighted / (energy_j * mean_pue) if energy_j else central
         return None if math.isclose(g_per_kwh, central, rel_tol=1e-12) else g_per_kwh
 

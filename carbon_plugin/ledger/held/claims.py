@@ -26,7 +26,8 @@ class _Extent(Struct):
 
 
 class DeviceClaims:
-    """Who metered a device when. Feed files one after the other, the one that starts first first: it keeps its time.
+    """Keeps who metered a device when. Feed files one after the other, the one that starts first first: it keeps its
+    time.
 
     Memory grows with devices and files, not with windows. Times are Unix seconds.
     """

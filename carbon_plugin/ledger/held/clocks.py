@@ -21,8 +21,9 @@ _NAMED_BY_HOSTNAME = "hostname-"
 
 
 class TimedFile(Struct, frozen=True, kw_only=True):
-    """A file of a node with its extent by its own times. `started_boot_s` is its start in seconds since the boot
-    `host_key`, None in files of versions that did not record it."""
+    """Describes a file of a node with its extent by its own times. `started_boot_s` is its start in seconds since the
+    boot `host_key`, None in files of versions that did not record it.
+    """
 
     name: str
     host_key: str
@@ -33,7 +34,7 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, int]:
-        """The clock that the file was written by, named by its host and a node on it."""
+        """Return the clock that the file was written by, named by its host and a node on it."""
         return self.host_key, self.node
 
     @property
@@ -43,7 +44,8 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
 
 def file_offsets(files: Sequence[TimedFile], noticed: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
-    """By how much the times of each file are ahead of those of the run, s, by file name; 0 where nothing is known.
+    """Return by how much the times of each file are ahead of those of the run, s, by file name; 0 where nothing is
+    known.
 
     `noticed` says by how much the times of other files are ahead of those of a file of rank 0, of which it gives the
     name. What was noticed of one file of a node on a host goes for its others too, but for what was done to the clock
@@ -58,8 +60,9 @@ def file_offsets(files: Sequence[TimedFile], noticed: Iterable[tuple[str, Mappin
 
 
 def boot_offsets(files: Iterable[TimedFile]) -> dict[str, float]:
-    """By how much the labels of each file are ahead of the setting of its host's clock that most of the time of that
-    boot was recorded under, s, by file name; 0 where nothing is known or the clock was not set."""
+    """Return by how much the labels of each file are ahead of the setting of its host's clock that most of the time of
+    that boot was recorded under, s, by file name; 0 where nothing is known or the clock was not set.
+    """
     boots: dict[str, list[TimedFile]] = {}
     offsets = {}
     for file in files:
@@ -86,8 +89,9 @@ def clock_step_message(ahead_s: float) -> str:
 
 
 def _is_one_boot(files: Sequence[TimedFile]) -> bool:
-    """Whether the clock that counts since the boot can be believed. Sandboxes and restored snapshots may share a boot
-    id and begin to count anew: a file would then begin before the one in front of it has ended."""
+    """Return whether the clock that counts since the boot can be believed. Sandboxes and restored snapshots may share a
+    boot id and begin to count anew: a file would then begin before the one in front of it has ended.
+    """
     if len(files) < 2:
         return False
     ends: dict[str, float] = {}

@@ -46,8 +46,9 @@ def first_fingerprint(path: Path) -> str | None:
 
 
 def original_files(run_dir: str | os.PathLike[str]) -> list[Path]:
-    """The ledgers of a run directory, without copies of others. Raises `LedgerError` for a directory that cannot be
-    listed, and for a file that cannot be read."""
+    """Return the ledgers of a run directory, without copies of others. Raises `LedgerError` for a directory that cannot
+    be listed, and for a file that cannot be read.
+    """
     paths = ledger_files(run_dir)
     copies = copies_among((path.name, first_fingerprint(path)) for path in paths)
     return [path for path in paths if path.name not in copies]

@@ -16,8 +16,9 @@ IN_TRAINING = ("train", "data_wait")
 
 
 class CountedSteps(Struct):
-    """Steps that ended in training windows, and the time of these windows. Feed the windows of a file in their order.
-    `stretches` counts the stretches of training between start-up, evaluations and checkpoints."""
+    """Counts the steps that ended in training windows, and the time of these windows. Feed the windows of a file in
+    their order. `stretches` counts the stretches of training between start-up, evaluations and checkpoints.
+    """
 
     steps: int = 0
     time_s: float = 0.0
@@ -43,7 +44,7 @@ class CountedSteps(Struct):
 
     @property
     def step_time_s(self) -> Figure | None:
-        """Mean step time, s, with the step that each stretch may be off by; None without a step."""
+        """Return the mean step time, s, with the step that each stretch may be off by; None without a step."""
         if not self.steps or self.time_s <= 0:
             return None
         mean_s = self.time_s / self.steps

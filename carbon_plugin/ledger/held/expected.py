@@ -31,10 +31,11 @@ LEFT = "left to local rank 0"
 
 
 class ExpectedGpus(Struct, frozen=True, kw_only=True):
-    """GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no ledger names,
-    `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank has said what it
-    computes on; without that, each is taken to have a GPU of its own. `without_rank` metered GPUs have no rank on them,
-    although every rank has said where it computes."""
+    """Counts the GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no
+    ledger names, `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank
+    has said what it computes on; without that, each is taken to have a GPU of its own. `without_rank` metered GPUs have
+    no rank on them, although every rank has said where it computes.
+    """
 
     metered: int
     unseen: tuple[str, ...] = ()
@@ -44,24 +45,25 @@ class ExpectedGpus(Struct, frozen=True, kw_only=True):
 
     @property
     def gpus(self) -> int:
-        """How many GPUs the launch must have used."""
+        """Return how many GPUs the launch must have used."""
         return self.metered + len(self.unseen) + self.unplaced_ranks
 
     @property
     def missing(self) -> int:
-        """How many of these GPUs no ledger names."""
+        """Return how many of these GPUs no ledger names."""
         return self.gpus - self.metered
 
     @property
     def missing_for_sure(self) -> int:
-        """How many GPUs no ledger names even if all ranks that have not reported yet share metered ones.
+        """Return how many GPUs no ledger names even if all ranks that have not reported yet share metered ones.
 
-        They may while a launch begins."""
+        They may while a launch begins.
+        """
         return self.missing if self.told else len(self.unseen)
 
     @property
     def sentence(self) -> str | None:
-        """A sentence that says which GPUs are missing and how that is known; None if none is."""
+        """Return a sentence that says which GPUs are missing and how that is known; None if none is."""
         missing = self.missing
         if missing == 0:
             return None

@@ -18,8 +18,9 @@ ReservedStretch = tuple[float, float, float, float]
 
 
 class Holding(Struct, frozen=True, kw_only=True):
-    """The part of one file in the reserved time: its last manifest, the time from its first to its last record by the
-    clock of the run, and the seconds in it that others are charged for (`SharedTime`)."""
+    """Holds the part of one file in the reserved time: its last manifest, the time from its first to its last record by
+    the clock of the run, and the seconds in it that others are charged for (`SharedTime`).
+    """
 
     manifest: Manifest
     start_s: float
@@ -35,7 +36,7 @@ class Holding(Struct, frozen=True, kw_only=True):
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """Device and host time of a run, s.
+    """Holds the device and host time of a run, s.
 
     `shared_s` is device time that others are charged for, and that is not in `device_s`. `unobserved_s` is the part of
     `device_s` that no record covers, before the first record and between attempts of one allocation, by the profile of
@@ -58,7 +59,9 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class SharedTime:
-    """Running sum of the seconds of each device, and of the machine, that others than this run are charged for."""
+    """Keeps the running sum of the seconds of each device, and of the machine, that others than this run are charged
+    for.
+    """
 
     def __init__(self) -> None:
         self.by_device_s: dict[str, float] = {}

@@ -20,7 +20,7 @@ ANOTHER_JOB_EVENT = "another_job"
 
 
 def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
-    """By how much the times of each file are ahead of those of the run, s, by file name.
+    """Return by how much the times of each file are ahead of those of the run, s, by file name.
 
     The times of the run are those of the clock of rank 0, as it was set for most of the time. A file may differ because
     the clock of its host was set between two files, or because rank 0 has noticed that clocks of nodes disagree.
@@ -44,7 +44,7 @@ def offsets_in(event: Event) -> dict[str, float]:
 
 
 def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, int]:
-    """Number of the launch of the job that each file belongs to, from 0 on, by file name.
+    """Return the number of the launch of the job that each file belongs to, from 0 on, by file name.
 
     Attempts are counted by each node for itself, and a node may be new. Files are of one launch when they trained at
     the same time for at least half as long as the shorter of them: a process that outlives its launch for a while, and
@@ -69,7 +69,7 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
 
 
 def earlier_steps(outlines: Sequence[Outline], launches: Mapping[str, int]) -> dict[str, int]:
-    """How many optimizer steps earlier launches had done when that of each file began, by file name."""
+    """Return how many optimizer steps earlier launches had done when that of each file began, by file name."""
     reached: dict[int, int] = {}
     for outline in outlines:
         number = launches[outline.path.name]

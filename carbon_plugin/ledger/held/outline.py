@@ -33,7 +33,7 @@ class _Device(Struct, frozen=True):
 
 
 class _Manifest(Struct, frozen=True, tag="manifest"):
-    """The few fields that are of use here: documents of tens of kB are not worth reading twice."""
+    """Holds the few fields that are of use here: documents of tens of kB are not worth reading twice."""
 
     node: int
     attempt: int
@@ -45,7 +45,7 @@ class _Manifest(Struct, frozen=True, tag="manifest"):
 
 
 class _Window(Struct, frozen=True, tag="window"):
-    """When a window was and how many steps ended in it. The energies are skipped, which is much faster."""
+    """Holds when a window was and how many steps ended in it. The energies are skipped, which is much faster."""
 
     start_unix_s: float
     duration_s: float
@@ -67,7 +67,7 @@ _window_decoder = msgspec.json.Decoder(_Window)
 
 
 class Outline(Struct, frozen=True, kw_only=True):
-    """The outline of a file by its first line and its last windows.
+    """Holds the outline of a file by its first line and its last windows.
 
     `devices` are those of the first manifest, `fingerprint` is that of the first window;
     `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none.
@@ -86,7 +86,7 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def timed(self) -> TimedFile:
-        """The times of the file by which clocks are compared."""
+        """Return the times of the file by which clocks are compared."""
         return TimedFile(
             name=self.path.name,
             host_key=self.host_key,
@@ -98,17 +98,18 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def series(self) -> tuple[int, str]:
-        """A key that files share whose writers follow each other; it sorts by node, the leader's files first."""
+        """Return a key that files share whose writers follow each other; it sorts by node, the leader's files first."""
         return self.node, writer_name(self.path.name)
 
     @property
     def place(self) -> tuple[str, int]:
-        """The clock that the file was written by, named by its host and a node on it."""
+        """Return the clock that the file was written by, named by its host and a node on it."""
         return self.host_key, self.node
 
 
 def outline_of(path: Path) -> Outline | None:
-    """The outline of a file; None if it does not begin with a manifest that can be read, or is a copy of another one.
+    """Return the outline of a file; None if it does not begin with a manifest that can be read, or is a copy of another
+    one.
 
     Raises `LedgerError` for a file that cannot be opened or is of an unknown version.
     """
@@ -144,8 +145,8 @@ def outline_of(path: Path) -> Outline | None:
 
 
 def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iterator[Event]:
-    """Events of a kind, found by how the line of an event begins, so that hardly any other line is decoded; with
-    `edge_bytes` only those in so many bytes at the beginning and at the end.
+    """Return the events of a kind, found by how the line of an event begins, so that hardly any other line is decoded;
+    with `edge_bytes` only those in so many bytes at the beginning and at the end.
 
     Raises `LedgerError` for a file that cannot be read.
     """

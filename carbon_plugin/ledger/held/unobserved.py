@@ -26,7 +26,7 @@ UNOBSERVED_PHASE = "unobserved"
 
 
 class IdlePower(Struct, frozen=True):
-    """The power of an idle device, W, by rung: the device itself, and its part of the host and of the network.
+    """Holds the power of an idle device, W, by rung: the device itself, and its part of the host and of the network.
 
     `profiles` names the hardware profiles that the numbers are from. `devices_per_node` share the host.
     """
@@ -37,7 +37,7 @@ class IdlePower(Struct, frozen=True):
 
 
 class IdleTime(Struct, frozen=True, kw_only=True):
-    """What the energy of reserved time without records is modelled from.
+    """Holds what the energy of reserved time without records is modelled from.
 
     `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
     them; the empty name stands for ranks without a device. `rungs` are those that the ledgers name, and `nodes` is the
@@ -50,7 +50,7 @@ class IdleTime(Struct, frozen=True, kw_only=True):
 
 
 class UnobservedEnergy(Struct, frozen=True, kw_only=True):
-    """Energy and device time of reserved devices while nothing recorded them.
+    """Holds the energy and device time of reserved devices while nothing recorded them.
 
     `used` is the modelled energy by scope, J. `modelled_s` is the device time that it stands for, and `unknown_s` that
     of devices whose idle power no profile knows, both in device-seconds. `profiles` names the profiles, and `time` is

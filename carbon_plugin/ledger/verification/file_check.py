@@ -28,7 +28,7 @@ _MAX_FINDINGS = 20
 
 
 class FileCheck(Struct, frozen=True, kw_only=True):
-    """What was found in one file.
+    """Holds what was found in one file.
 
     `intact` is about the chain only. `closed` is the reason of an orderly end, or None for a writer that was killed.
     `head` is the chain at the last complete line. Of its `windows`, an anchor vouches for the first `sealed_windows`,
@@ -50,8 +50,9 @@ class FileCheck(Struct, frozen=True, kw_only=True):
 
 
 class ChainMark(Struct):
-    """The place where a file states a chain: its line, the windows up to there, and the time of the next record, Unix
-    s."""
+    """Holds the place where a file states a chain: its line, the windows up to there, and the time of the next record,
+    Unix s.
+    """
 
     line: int
     windows: int
@@ -59,7 +60,9 @@ class ChainMark(Struct):
 
 
 class WitnessedChain(Struct, frozen=True):
-    """A chain of another file that a file has written down: in which line, when, and whether it was that file's end."""
+    """Names a chain of another file that a file has written down: in which line, when, and whether it was that file's
+    end.
+    """
 
     chain: str
     line: int
@@ -68,7 +71,7 @@ class WitnessedChain(Struct, frozen=True):
 
 
 class PassedLedger(Struct, frozen=True, kw_only=True):
-    """What a whole pass over a file has found.
+    """Holds what a whole pass over a file has found.
 
     `witnessed` are the first and the latest chain of each other file that it has written down. `marks` are the wanted
     chains that it states itself. `place` is its host and node, and `nodes` how many nodes it says that there are.

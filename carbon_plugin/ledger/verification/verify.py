@@ -43,8 +43,9 @@ are read an extra time."""
 
 
 class AnchorCheck(Struct, frozen=True, kw_only=True):
-    """The place where an anchor was found. It vouches for the lines of `file` up to `line` of `lines`. `file` is None
-    without a match."""
+    """Holds the place where an anchor was found. It vouches for the lines of `file` up to `line` of `lines`. `file` is
+    None without a match.
+    """
 
     anchor: str
     file: str | None
@@ -53,7 +54,7 @@ class AnchorCheck(Struct, frozen=True, kw_only=True):
 
 
 class RunCheck(Struct, frozen=True, kw_only=True):
-    """The verification of a whole run.
+    """Holds the verification of a whole run.
 
     `ok` is False with any problem, here or in a file, or with an anchor without a match. What is `missing` is no
     problem, because honest runs lack it too.

@@ -31,7 +31,7 @@ BEYOND = 1.25
 
 
 class News(Struct, frozen=True, kw_only=True):
-    """Something to say: an event kind, a sentence and data."""
+    """Holds something to say: an event kind, a sentence and data."""
 
     kind: str
     message: str

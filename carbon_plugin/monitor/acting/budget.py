@@ -20,8 +20,9 @@ long checkpoint in it moves a projection."""
 
 
 class BudgetVerdict(Struct, frozen=True, kw_only=True):
-    """What follows from a comparison: whether the budget is exceeded for the first time, and whether the run must
-    stop."""
+    """Says what follows from a comparison: whether the budget is exceeded for the first time, and whether the run must
+    stop.
+    """
 
     state: BudgetState
     news: bool

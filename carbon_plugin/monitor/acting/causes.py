@@ -29,7 +29,9 @@ LEAST_DATA_PART = 0.5
 
 
 class Suspect(Struct, frozen=True, kw_only=True):
-    """A GPU or a rank that differs from its peers and from itself before. `score` ranks suspects, 0 to about 1."""
+    """Names a GPU or a rank that differs from its peers and from itself before. `score` ranks suspects, 0 to about
+    1.
+    """
 
     kind: str
     node: int
@@ -41,7 +43,7 @@ class Suspect(Struct, frozen=True, kw_only=True):
 
 
 class Cause(Struct, frozen=True, kw_only=True):
-    """The likely term of the step, a sentence, and the suspect if there is one."""
+    """Holds the likely term of the step, a sentence, and the suspect if there is one."""
 
     term: str
     sentence: str

@@ -20,8 +20,9 @@ _MAD_TO_SIGMA = 1.4826
 
 
 class Deviation(Struct, frozen=True, kw_only=True):
-    """A sustained deviation: the ordinary value, the present one (the median of the deviating ones), and the step
-    before which it began."""
+    """Describes a sustained deviation: the ordinary value, the present one (the median of the deviating ones), and the
+    step before which it began.
+    """
 
     ordinary: float
     present: float

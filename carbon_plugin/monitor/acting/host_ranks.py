@@ -24,8 +24,9 @@ _NS = 1e9
 
 
 class RankState(Struct, frozen=True, kw_only=True):
-    """What one rank tells: its moment of the host's monotonic clock, the last step boundary, and sums since its start,
-    s, of its training thread: on a CPU, ready to run without one, and waiting for data."""
+    """Holds what one rank tells: its moment of the host's monotonic clock, the last step boundary, and sums since its
+    start, s, of its training thread: on a CPU, ready to run without one, and waiting for data.
+    """
 
     rank: int
     at_s: float
@@ -37,14 +38,14 @@ class RankState(Struct, frozen=True, kw_only=True):
 
 
 class ThreadTimes(NamedTuple):
-    """Seconds of a thread on a CPU, and ready to run without one."""
+    """Holds the seconds that a thread ran on a CPU, and those that it was ready to run and had none."""
 
     cpu_s: float
     delay_s: float
 
 
 class TrainingThread:
-    """The kernel's account of the thread that makes this object. `times` may be called on another thread."""
+    """Reads the kernel's account of the thread that makes this object. `times` may be called on another thread."""
 
     def __init__(self) -> None:
         self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")

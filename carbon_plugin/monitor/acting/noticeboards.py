@@ -31,14 +31,14 @@ MOST_MISSING = 9
 
 
 class Posted(NamedTuple):
-    """A proposal as it is on a board: its number there, and its content, which the board does not read."""
+    """Holds a proposal as it is on a board: its number there, and its content, which the board does not read."""
 
     number: int
     content: bytes
 
 
 class Noticeboard(Protocol):
-    """A place where ranks agree. Each function raises `OSError` where the place cannot be reached."""
+    """Defines the place where ranks agree. Each function raises `OSError` where the place cannot be reached."""
 
     @property
     def is_there(self) -> bool:
@@ -75,8 +75,9 @@ class Noticeboard(Protocol):
 
 
 class FolderBoard:
-    """A folder of the run directory. Proposals that were there before this object was made are of earlier attempts and
-    count for nothing."""
+    """Keeps proposals in a folder of the run directory. Proposals that were there before this object was made are of
+    earlier attempts and count for nothing.
+    """
 
     is_there = True
 
@@ -150,7 +151,8 @@ class FolderBoard:
 
 
 class StoreBoard:
-    """The store of the job's default process group, of which `open_store` returns the present one or None.
+    """Keeps proposals in the store of the job's default process group, of which `open_store` returns the present one or
+    None.
 
     Only such operations are used as the server answers at once: `check`, `get` of a key that is there, `set`, `add` and
     `compare_set`. They run on a thread of their own, so that no other thread waits for longer than stated. The

@@ -34,8 +34,9 @@ NO_PAUSE = 0.0
 
 
 class RestOfRun(Struct, frozen=True, kw_only=True):
-    """What the rest of a run takes: time, power of its machines while it trains and while it idles, W, PUE, and the
-    manufacture that is charged a second, kg."""
+    """Says what the rest of a run takes: time, power of its machines while it trains and while it idles, W, PUE, and
+    the manufacture that is charged a second, kg.
+    """
 
     remaining_s: float
     running_w: float
@@ -45,14 +46,16 @@ class RestOfRun(Struct, frozen=True, kw_only=True):
 
 
 class _Pause(Struct, frozen=True, kw_only=True):
-    """What rank 0 publishes at a checkpoint: the step, and until when all ranks are to pause, or `NO_PAUSE`."""
+    """Holds what rank 0 publishes at a checkpoint: the step, and until when all ranks are to pause, or `NO_PAUSE`."""
 
     step: int
     until_unix_s: float
 
 
 class PausePlan(Struct, frozen=True, kw_only=True):
-    """A pause that saves carbon: until when, and how much the rest of the run emits less with all of its pauses."""
+    """Describes a pause that saves carbon: until when, and how much the rest of the run emits less with all of its
+    pauses.
+    """
 
     until_unix_s: float
     saved_kg: float

@@ -15,8 +15,8 @@ PAUSING = ("evaluation", "checkpoint")
 
 
 class RankShare(Struct, frozen=True, kw_only=True):
-    """What the training thread of a rank did, as shares of the time: it ran on a CPU, it was ready to run and had none,
-    it waited for data. What remains of the time it was blocked, for instance in a collective.
+    """Says what the training thread of a rank did, as shares of the time: it ran on a CPU, it was ready to run and had
+    none, it waited for data. What remains of the time it was blocked, for instance in a collective.
 
     `behind_steps` is by how many steps its last step boundary is behind those of the other ranks of its host.
     """
@@ -33,8 +33,9 @@ class RankShare(Struct, frozen=True, kw_only=True):
 
 
 class TrainingSample(Struct, frozen=True, kw_only=True):
-    """A stretch of training between step boundaries: the last step, s a step, s of waiting for data a step, the mean
-    power of each GPU of the node by key, W, and what the ranks of the host did."""
+    """Describes a stretch of training between step boundaries: the last step, s a step, s of waiting for data a step,
+    the mean power of each GPU of the node by key, W, and what the ranks of the host did.
+    """
 
     step: int
     step_time_s: float

@@ -46,7 +46,7 @@ def steps_ahead(step_time_s: float, look_every_s: float, tries: int) -> int:
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
-    """A step after which the run is to stop, and why.
+    """Names a step after which the run is to stop, and why.
 
     `turn` counts the proposals of this launch over all boards, so that an older one never takes the place of a newer
     one. `base_step` is the step at which the counting of rank 0 began: the same number would be another step on a rank
@@ -60,7 +60,7 @@ class Proposal(Struct, frozen=True, kw_only=True):
 
 
 class _Open(NamedTuple):
-    """A proposal that waits for its decision, its number, and the board that it is on."""
+    """Holds a proposal that waits for its decision, its number, and the board that it is on."""
 
     proposal: Proposal
     number: int
@@ -251,7 +251,7 @@ def _proposal_of(posted: Posted) -> Proposal:
 
 
 class StopRequest(Struct, frozen=True, kw_only=True):
-    """What rank 0 says about a wish to stop: an event kind and a sentence."""
+    """Holds what rank 0 says about a wish to stop: an event kind and a sentence."""
 
     kind: str
     message: str

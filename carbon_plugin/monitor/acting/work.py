@@ -43,7 +43,7 @@ Tell = Callable[[str, str, dict[str, Any]], None]
 
 
 class Targets(Struct, frozen=True):
-    """Where an alert goes besides the log and the record, as functions that may wait."""
+    """Says where an alert goes besides the log and the record, as functions that may wait."""
 
     webhook: Webhook | None
     functions: tuple[Callable[[Alert], object], ...]

@@ -9,7 +9,7 @@ from carbon_plugin.ledger.records import Manifest, Window
 
 
 class FileTimes:
-    """The first and the last moment of one ledger so far, Unix s by its own clock.
+    """Holds the first and the last moment of one ledger so far, Unix s by its own clock.
 
     `heard_s` is when its last window was taken in, by the monotonic clock of this process, and `last_window_s` is how
     long that window lasted.

@@ -41,8 +41,8 @@ Place = tuple[str, int]
 
 
 class DeviceTotals(Struct):
-    """The sums of one device in one file. `steady` leaves out start-up and idling. Power and `measured` are of the last
-    window.
+    """Holds the sums of one device in one file. `steady` leaves out start-up and idling. Power and `measured` are of
+    the last window.
 
     `start_s` and `end_s` are the first and the last moment of the windows with a known energy, Unix s by the file's own
     clock. They are None where no energy of the device is known.
@@ -57,7 +57,7 @@ class DeviceTotals(Struct):
 
 
 class FileTotals:
-    """The sums over one ledger so far. `steady_s` and `steady_steps` leave out start-up and idling."""
+    """Keeps the sums over one ledger so far. `steady_s` and `steady_steps` leave out start-up and idling."""
 
     def __init__(self) -> None:
         self.manifest: Manifest | None = None

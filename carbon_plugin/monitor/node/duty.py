@@ -35,7 +35,7 @@ seconds."""
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """Devices that a process is to meter.
+    """Names the devices that a process is to meter.
 
     `gpus` are None for all GPUs that the job has on this host as its environment says, else exactly those. `host` says
     whether CPU, memory and network are metered with them. `follows` says whether a process that was lost has metered

@@ -25,7 +25,7 @@ a first window that is longer than the lead. Otherwise it is an estimate and is 
 
 
 class Stretch(NamedTuple):
-    """A time between two moments, with a function that returns the energies of a share of it."""
+    """Describes a time between two moments, with a function that returns the energies of a share of it."""
 
     before: Snapshot
     after: Snapshot

@@ -16,7 +16,7 @@ from carbon_plugin.monitor.processes.leader import Claim
 
 
 class Beginning(Struct, frozen=True, kw_only=True):
-    """The moments at which a record begins.
+    """Holds the moments at which a record begins.
 
     `started_unix_s` and `started_boot_s` are the start of the record, in Unix seconds and in seconds since the machine
     was started. `reserved_since_unix_s` is the moment from which on the training is charged for its reservation.

@@ -20,7 +20,7 @@ launch queue of about 1,024 kernels at up to a millisecond each (assumed)."""
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What a span measured.
+    """Holds what a span measured.
 
     Steps are counted since the start of this process. The energy is None where a GPU was absent. A `short` span ended
     before it was long enough.

@@ -36,7 +36,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class Piece(Struct, frozen=True, kw_only=True):
-    """A stretch of one phase between two reads. `end` is the last step boundary up to its end."""
+    """Describes a stretch of one phase between two reads. `end` is the last step boundary up to its end."""
 
     phase: Phase
     start_s: float

@@ -29,7 +29,7 @@ LOOK_AROUND_S = 60.0
 
 
 class Seen(Struct, frozen=True):
-    """What the training thread read from live objects, and the UUIDs of the GPUs that this rank computes on."""
+    """Holds what the training thread read from live objects, and the UUIDs of the GPUs that this rank computes on."""
 
     detected: Detected
     uuids: tuple[str, ...]

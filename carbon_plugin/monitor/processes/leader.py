@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """What a process tells the others of its host.
+    """Holds what a process tells the others of its host.
 
     `sees` are the GPUs that it sees since `since_s` (the host's monotonic clock), `cuda_visible_devices` what CUDA
     shows it, `uuids` the GPUs that it computes on, and `stages` the stages of a pipelined model that it holds.
@@ -61,7 +61,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """What is written in the lock of a device.
+    """Holds what is written in the lock of a device.
 
     `since_s` says since when its holder meters the device, by the host's monotonic clock. `state` says whether the
     holder has ended in an orderly way.

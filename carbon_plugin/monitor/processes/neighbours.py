@@ -36,7 +36,7 @@ _ALIVE, _TENANT = ".alive", ".tenant"
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """A process that meters GPUs for a run between two moments of the host's monotonic clock, s."""
+    """Describes a process that meters GPUs for a run between two moments of the host's monotonic clock, s."""
 
     run_id: str
     name: str

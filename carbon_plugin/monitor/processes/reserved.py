@@ -21,7 +21,7 @@ _CLOCKS_AGREE_S = 60.0
 
 
 class Charged(Struct, frozen=True):
-    """The time before its beginning that a training is charged for, s, and a sentence for the ledger about it."""
+    """Holds the time before its beginning that a training is charged for, s, and a sentence for the ledger about it."""
 
     before_s: float
     note: str | None = None

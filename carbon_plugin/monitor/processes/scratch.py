@@ -181,7 +181,7 @@ def open_scratch(temporary: Path | None = None) -> Folder | None:
 
 
 class Holder(Protocol):
-    """An object that holds open files of our directory."""
+    """Defines an object that holds open files of our directory."""
 
     def forget(self) -> None:
         """Close them, and leave everything on disk to the process that opened them."""

@@ -27,7 +27,7 @@ BUDGET_S = 1.0
 
 
 class Address(tuple[str, int]):
-    """The host and the port of the collector."""
+    """Holds the host and the port of the collector."""
 
 
 def collector_address(environ: Mapping[str, str] = os.environ) -> Address | None:

@@ -92,7 +92,7 @@ def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
 
 
 class _Head(Struct, frozen=True, kw_only=True):
-    """The numbers at the beginning of a record, in its order."""
+    """Holds the numbers at the beginning of a record, in its order."""
 
     node: int
     nodes: int

@@ -32,7 +32,7 @@ convention)."""
 
 
 class Remaining(Struct, frozen=True, kw_only=True):
-    """What is still to come: time, s, energies, reserved time, and the factors on the time at p10 and p90."""
+    """Holds what is still to come: time, s, energies, reserved time, and the factors on the time at p10 and p90."""
 
     time_s: float
     energies: tuple[EnergyItem, ...]
@@ -41,8 +41,8 @@ class Remaining(Struct, frozen=True, kw_only=True):
 
 
 class Outlook(Struct, frozen=True, kw_only=True):
-    """The carbon so far and that of the whole run. Carbon is None without factors, and the whole is None without a
-    length.
+    """Holds the carbon so far and that of the whole run. Carbon is None without factors, and the whole is None without
+    a length.
 
     `energy_j` is the IT energy of the whole run.
     """

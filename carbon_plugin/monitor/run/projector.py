@@ -48,7 +48,7 @@ START_S = 10.0
 
 
 class Projected(Struct, frozen=True, kw_only=True):
-    """A projection as a record and as metrics.
+    """Holds a projection as a record and as metrics.
 
     `skews_s` are new clock offsets by file name, s.
     `reached_before` is the last step of attempts that had ended when this one began. `totals`, `remaining` and `view`

@@ -41,7 +41,7 @@ as it can."""
 
 
 class RunTotals(Struct, frozen=True, kw_only=True):
-    """Sums over all ledgers of a run.
+    """Holds the sums over all ledgers of a run.
 
     `spent` is the energy of each rung and device model, with that of reserved time before the records. `steady`,
     `steady_s` and `steady_steps` are of this attempt's time in training, for rates. `reserved` is the reserved time so

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 class Settled(NamedTuple):
-    """The last projection and the carbon so far, with the numbers of ledgers of the launch that have not ended, of all
-    of its ledgers, and of the ranks of this host that were not heard of."""
+    """Holds the last projection and the carbon so far, with the numbers of ledgers of the launch that have not ended,
+    of all of its ledgers, and of the ranks of this host that were not heard of.
+    """
 
     projected: Projected
     spent: CarbonTotals | None

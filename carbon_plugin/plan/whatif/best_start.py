@@ -39,8 +39,9 @@ class PossibleStart(Struct, frozen=True, kw_only=True):
 
 
 class BestStart(Struct, frozen=True, kw_only=True):
-    """The best start of a run beside a start now. `saved_kg` is what it emits less than now, with the range of the
-    energy of the run; how good the forecast of the grid is, is in no range. `starts` are all that were compared."""
+    """Holds the best start of a run beside a start now. `saved_kg` is what it emits less than now, with the range of
+    the energy of the run; how good the forecast of the grid is, is in no range. `starts` are all that were compared.
+    """
 
     name: str
     run_time_s: Range
@@ -116,7 +117,7 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
 
 
 class _Level(NamedTuple):
-    """The mean and the highest intensity of a forecast from a moment on, g/kWh."""
+    """Holds the mean and the highest intensity of a forecast from a moment on, g/kWh."""
 
     mean: float
     highest: float
