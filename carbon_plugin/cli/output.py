@@ -7,7 +7,7 @@ from pathlib import Path
 from carbon_plugin.errors import SpecError
 
 OTHER_FORMATS = frozenset((".csv", ".html", ".jpeg", ".jpg", ".md", ".pdf", ".png", ".svg", ".xlsx", ".yaml", ".yml"))
-"""Suffixes that promise another format than JSON."""
+"""The suffixes that promise another format than JSON."""
 
 
 def check_format(output: Path | None, what: str, *, chart: bool = False) -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDEST = 200
-"""Largest width of a table, characters."""
+"""The largest width of a table, characters."""
 LABEL_WIDTH = 10
 
 

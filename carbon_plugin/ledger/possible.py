@@ -17,8 +17,9 @@ from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
 
 MOST_W: dict[Rung, float] = {"gpu": 2e4, "host": 1e6, "network": 1e6, "facility": 5e9}
-"""Ten times the power of the largest device of each kind: an accelerator module, a rack that is one node, a data
-centre."""
+"""This is ten times the power of the largest device of each kind: an accelerator module, a rack that is one node, a
+data centre.
+"""
 
 MOST_COUNT = 10**15
 """The bound on steps of a run. A larger count is no longer exact as a float."""

@@ -21,7 +21,7 @@ KNOWN_PHASES = ("startup", "train", "evaluation", "checkpoint", "data_wait", "id
 OTHER_PHASE = "other"
 
 BELOW_GPUS_EVENT = "meter_below_gpus"
-"""Event of a node meter that told less than the GPUs inside the node: "meter_" and the fault of its reading."""
+"""The event of a node meter that told less than the GPUs inside the node: "meter_" and the fault of its reading."""
 
 HEADS_EVENT = "ledger_heads"
 """The event of a node that has looked at other ledgers, with data {"heads": {file name: chain}}. One anchor of its own

@@ -18,7 +18,7 @@ from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.turns import give_way
 
 _ALIKE = ("package", "dram")
-"""Scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
+"""The scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
 
 
 class GpuSide(Struct, frozen=True, kw_only=True):

@@ -26,8 +26,9 @@ COSTS = (
     "contention", "dp_overlap", "gather_overlap", "p2p_overlap", "attention_length", "shard_host_ops",
     "deduplicated", "expert_loop",
 )  # fmt: skip
-"""Fields of `Rates` that are costs or switches and cost nothing at 0. The other fields are rates and cost nothing at
-infinity."""
+"""The fields of `Rates` that are costs or switches and cost nothing at 0. The other fields are rates and cost nothing
+at infinity.
+"""
 
 
 def elementwise_bytes(model: TransformerModel, sequences: int, length: int, precision: Precision) -> float:

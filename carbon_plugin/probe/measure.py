@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES = 12
-"""Number of timed batches that a measurement aims at. Its result is their median."""
+"""The number of timed batches that a measurement aims at. Its result is their median."""
 SEQUENCE = 256
-"""Tokens per sequence in the elementwise chain. Its bytes are counted per token, so that the length does not matter."""
+"""The tokens per sequence in the elementwise chain. Its bytes are counted per token, so that the length does not
+matter.
+"""
 TINY_SEQUENCE = 8
 GRAPH_KERNELS = 200
 

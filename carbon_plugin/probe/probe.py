@@ -33,7 +33,7 @@ DEFAULT_NAME = "this-machine"
 DEFAULT_SECONDS = 10.0
 MOST_SECONDS = 3600.0
 COLLECTIVE_SHARE = 0.25
-"""Share of the time that is given to collectives where there are several ranks."""
+"""The share of the time that is given to collectives where there are several ranks."""
 
 
 def is_rank_zero() -> bool:

@@ -28,11 +28,11 @@ from carbon_plugin.spec.units import (
 )
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
-"""Dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
+"""The dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
 CPU_W_PER_CORE = Range(5.0, 2.5, 10.0)
-"""Package power per core in W: central, low and high. It is 3.8 to 6.3 on server parts, less on laptops and 10 on
-desktops. The modelled host meter uses the same conventions, as it does for the idle share and the watts of DRAM
-below."""
+"""The package power per core in W: central, low and high. It is 3.8 to 6.3 on server parts, less on laptops and 10 on
+desktops. The modelled host meter uses the same conventions, as it does for the idle share and the watts of DRAM below.
+"""
 CPU_IDLE_SHARE = Range(0.1, 0.0, 0.3)
 DRAM_W_PER_BYTE = Range(0.2 / 1e9, 0.1 / 1e9, 0.375 / 1e9)
 OVERHEAD_FRACTION = Range(0.10, 0.05, 0.25)

@@ -14,7 +14,9 @@ from msgspec import Struct
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 
 QUIET_SHARE = 0.9
-"""Share of the time with a core below which a CPU's rates are not its own. A quiet 2-core machine gave 0.995 to 1."""
+"""The share of the time with a core below which a CPU's rates are not its own. A quiet 2-core machine gave 0.995 to
+1.
+"""
 
 
 class Machine(Struct, frozen=True, kw_only=True):

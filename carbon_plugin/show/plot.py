@@ -19,7 +19,7 @@ from carbon_plugin.show.drawing import COLOURS
 
 FONT_PX = 12
 CHARACTER_PX = 6.8
-"""Mean width of a character of the font; labels are placed by it."""
+"""The mean width of a character of the font; labels are placed by it."""
 LEGEND_ROW_PX = 20
 _SWATCH_PX = 18
 _FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"

@@ -10,7 +10,7 @@ import math
 from carbon_plugin.spec.units import COUNT_UNITS, MEMORY_UNITS, Units
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -4, 15
-"""Powers of ten between which a number is written without an exponent."""
+"""The powers of ten between which a number is written without an exponent."""
 
 
 def number(value: float, digits: int = 3, *, padded: bool = False) -> str:

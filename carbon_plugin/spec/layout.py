@@ -11,7 +11,7 @@ from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 
 Recompute = Literal["none", "selective", "operators", "full"]
 RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "mla_up_proj", "mlp", "moe", "shared_experts"]
-"""Parts of a layer that selective recompute can name, as Megatron-core's `recompute_modules`."""
+"""The parts of a layer that selective recompute can name, as Megatron-core's `recompute_modules`."""
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 ContextParallelKind = Literal["ring", "all_to_all"]
 AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")

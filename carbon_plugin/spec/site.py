@@ -18,7 +18,7 @@ StatedKind = Literal["metered", "annual_report", "unknown"]
 """What a number that the user states comes from; the range around it depends on it (`footprint.factors.stated`)."""
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
 MOST_G_PER_KWH = 3000.0
-"""Twice what the worst coal plant emits; a larger number is probably meant per MWh."""
+"""This is twice what the worst coal plant emits; a larger number is probably meant per MWh."""
 MOST_PUE = 10.0
 """No facility comes near this value; it refuses 12 that was written for 1.2."""
 

@@ -132,7 +132,7 @@ def gather_overlap_of(stack: Stack) -> float:
 
 
 ROUTING_SPREAD = 0.2
-"""Relative spread of the load over expert-parallel ranks under natural routing.
+"""The relative spread of the load over expert-parallel ranks under natural routing.
 
 Its expected maximum over 8 to 64 ranks lengthens a layer's experts by 28 to 47 %, and a step by about the 8 to 20 %
 that natural routing is reported to cost. It is an assumption and not a measurement.

@@ -14,7 +14,9 @@ Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 RunKind = Literal["production", "benchmark"]
 StateDtype = Literal["fp32", "bf16", "fp8"]
 MOST_TOKENS = 1e18
-"""Ten thousand times the tokens of the largest run for which anybody evaluated a scaling law: more is a slip."""
+"""This is ten thousand times the tokens of the largest run for which anybody evaluated a scaling law: more is a
+slip.
+"""
 MOST_OVERHEAD = 100.0
 """The largest overhead, as a multiple of the time in steps: a run that loses more makes no progress."""
 

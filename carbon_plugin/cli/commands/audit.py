@@ -9,7 +9,7 @@ from carbon_plugin.cli.options import Argument, AsJson, Option, RunDirectory
 from carbon_plugin.cli.terminal import echo, echo_json
 
 INCOMPLETE = 3
-"""Exit code of --verify if the ledgers that are there are right, and others are missing."""
+"""The exit code of --verify if the ledgers that are there are right, and others are missing."""
 
 
 def audit(

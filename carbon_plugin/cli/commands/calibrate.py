@@ -29,7 +29,7 @@ LEARNED = {
 }
 """The part of the step that a constant is about, as it is printed."""
 FIRST_DIGITS = 5e-4
-"""Relative difference below which two constants agree in the first three digits."""
+"""The relative difference below which two constants agree in the first three digits."""
 
 
 def calibrate(

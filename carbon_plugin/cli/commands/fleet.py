@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from carbon_plugin.fleet.accounts import Accounts
 
 SKIPPED = 1
-"""Exit code if some runs are in no total, or not with their newest state."""
+"""The exit code if some runs are in no total, or not with their newest state."""
 
 
 class Scheduler(Struct, frozen=True):

@@ -41,7 +41,7 @@ FOOTNOTE = (
     "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
 )
 FEW = 5
-"""Largest number of options that are written as specs."""
+"""The largest number of options that are written as specs."""
 
 
 def parse_question(

@@ -13,7 +13,7 @@ from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
 
 ALMOST_SURE = 0.99
-"""Largest probability that is printed. The residuals of a dozen sources make nothing certain."""
+"""The largest probability that is printed. The residuals of a dozen sources make nothing certain."""
 TERMS = {
     "matmul": "matrix products",
     "attention": "attention core",

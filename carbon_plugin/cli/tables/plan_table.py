@@ -32,7 +32,7 @@ OPEN_CHOICES = (
     "stack",
     "site.pue",
 )
-"""Beginnings of the fields whose assumptions a user can best replace. Those are named without `verbose` too."""
+"""The beginnings of the fields whose assumptions a user can best replace. Those are named without `verbose` too."""
 
 
 def print_forecast(forecast: Forecast, console: Console | None = None, *, verbose: bool = False) -> None:

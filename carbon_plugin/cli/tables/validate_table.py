@@ -18,7 +18,7 @@ from carbon_plugin.validate.real_runs import ClassOverrun
 from carbon_plugin.validate.step_time import Validation
 
 PIPED_WIDTH = 140
-"""Width in characters if the output is no terminal, so that no row of a table is broken."""
+"""The width in characters if the output is no terminal, so that no row of a table is broken."""
 HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers", "model left out")
 
 BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")

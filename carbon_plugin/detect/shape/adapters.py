@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 FEED_FORWARD = re.compile(
     r"(?i)mlp|ffn|feed_?forward|expert|^(gate|up|down)_|^(w[123]|fc\w*|dense_h_to_4h|dense_4h_to_h)$"
 )
-"""Names of feed-forward blocks and of their matrices in transformers, torchtune and Megatron."""
+"""The names of feed-forward blocks and of their matrices in transformers, torchtune and Megatron."""
 OUTPUT = re.compile(r"(?i)^(o|out|output|c)_?proj\w*$|^(wo|o|out|dense|linear_proj|out_lin)$")
-"""Names of the output projection of an attention."""
+"""The names of the output projection of an attention."""
 
 
 def adapted_matrices(model: nn.Module) -> Adapters | None:

@@ -13,8 +13,9 @@ from msgspec import Struct
 from carbon_plugin.ledger.files import attempt_number, writer_name
 
 CLOCK_STEP_EVENT = "clock_stepped"
-"""Event of a node whose wall clock was set while it wrote: data {"ahead_s": seconds that the wall clock is now ahead of
-the times in this file}. The times in the file go on as if the clock had not been set."""
+"""The event of a node whose wall clock was set while it wrote: data {"ahead_s": seconds that the wall clock is now
+ahead of the times in this file}. The times in the file go on as if the clock had not been set.
+"""
 CLOCK_STEP_S = 1.0
 """Larger differences between two clocks mean that one of them was set: NTP slews smaller ones."""
 _NAMED_BY_HOSTNAME = "hostname-"

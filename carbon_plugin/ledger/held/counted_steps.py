@@ -12,7 +12,7 @@ from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 
 IN_TRAINING = ("train", "data_wait")
-"""Phases whose time is part of a step."""
+"""The phases whose time is part of a step."""
 
 
 class CountedSteps(Struct):

@@ -15,19 +15,19 @@ from carbon_plugin.ledger.records import Manifest
 from carbon_plugin.spec.amounts import plural, verb
 
 UNMETERED_EVENT = "gpus_unmetered"
-"""Event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
+"""The event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
 
 MAX_NAMED = 3
 """A sentence names at most so many UUIDs; it always says how many there are."""
 
 NOT_SEEN_EVENT = "planned_gpus_not_seen"
-"""Event of a node on which nothing shows a GPU although the plan, or the user, names one."""
+"""The event of a node on which nothing shows a GPU although the plan, or the user, names one."""
 
 SILENT_EVENT = "gpus_may_not_be_metered"
-"""Event of a node with a driver that does not answer, on which nothing tells whether there are GPUs."""
+"""The event of a node with a driver that does not answer, on which nothing tells whether there are GPUs."""
 
 LEFT = "left to local rank 0"
-"""Reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
+"""The reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 
 
 class ExpectedGpus(Struct, frozen=True, kw_only=True):

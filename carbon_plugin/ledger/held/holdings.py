@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import MACHINE, Manifest, Window
 
 ReservedStretch = tuple[float, float, float, float]
-"""Start of the reservation, of the records, their end (s by one clock), and the run's part of the device meanwhile."""
+"""The start of the reservation, of the records, their end (s by one clock), and the run's part of the device
+meanwhile.
+"""
 
 
 class Holding(Struct, frozen=True, kw_only=True):

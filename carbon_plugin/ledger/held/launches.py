@@ -12,11 +12,12 @@ RANK_0_FILES = "node-0."
 """How the names of files begin that the node of rank 0 has written."""
 
 SKEW_EVENT = "clock_skew"
-"""Event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}}, positive
-where the other one is ahead, 0 when they agree again."""
+"""The event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}},
+positive where the other one is ahead, 0 when they agree again.
+"""
 
 ANOTHER_JOB_EVENT = "another_job"
-"""Event of a process that has noticed that another job writes into its run directory at the same time."""
+"""The event of a process that has noticed that another job writes into its run directory at the same time."""
 
 
 def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:

@@ -14,7 +14,9 @@ from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 _SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 
 _ONLY_BY_A_DRIVER = ("hangs", "version_mismatch", "permission")
-"""Problems that only a driver that is there can cause; a missing library or kernel module does not show a driver."""
+"""The problems that only a driver that is there can cause; a missing library or kernel module does not show a
+driver.
+"""
 
 UNANSWERED = "nvml_gpu_unanswered"
 """The kind of the problem of GPUs that the driver counts and that do not answer it, or that are named and

@@ -16,7 +16,9 @@ from carbon_plugin.meters.gpu.vendors import gpu_vendors, vendor_of
 from carbon_plugin.spec.amounts import plural, verb
 
 _SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
-"""Variables that are set where SLURM gives each task its own GPUs, which its cgroup then hides from the other tasks."""
+"""The variables that are set where SLURM gives each task its own GPUs, which its cgroup then hides from the other
+tasks.
+"""
 
 
 class DeviceSelection(Struct, frozen=True, kw_only=True):

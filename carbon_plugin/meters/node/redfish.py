@@ -19,7 +19,7 @@ _MOST_CHASSIS = 16
 
 _PART = re.compile(r"sub-?\s?system|cpu|proc|mem|dimm|gpu|accel|fan|stor|drive|pcie|board|tray|riser", re.IGNORECASE)
 _WHOLE = re.compile(r"system|server|chassis|node|total|input", re.IGNORECASE)
-"""Patterns of words in the name of a power control that make it a part, or the whole, of a chassis."""
+"""The patterns of words in the name of a power control that make it a part, or the whole, of a chassis."""
 
 
 class _Sensor(Struct):

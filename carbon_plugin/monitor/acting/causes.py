@@ -18,7 +18,7 @@ from carbon_plugin.monitor.acting.samples import RankShare, TrainingSample
 
 COMPUTE = ("matmul", "attention", "scan", "elementwise", "recompute", "head", "optimizer")
 COMMUNICATION = ("tp", "cp", "ep", "dp", "dp_shard", "pp_transfer")
-"""Terms of the predicted step, as `StepPrediction.breakdown_s` names them."""
+"""The terms of the predicted step, as `StepPrediction.breakdown_s` names them."""
 LEAST_CLOCK_LOSS = 0.05
 LEAST_POWER_DIFFERENCE = 0.10
 """A GPU is suspected whose clock, or whose power against its peers, has changed by this much."""

@@ -11,7 +11,7 @@ from carbon_plugin.ledger.records import Manifest, Record, Span, Window
 
 TRAINING = ("train", "data_wait")
 PAUSING = ("evaluation", "checkpoint")
-"""Phases that interrupt a training again and again, and that may grow."""
+"""The phases that interrupt a training again and again, and that may grow."""
 
 
 class RankShare(Struct, frozen=True, kw_only=True):

@@ -23,8 +23,8 @@ from carbon_plugin.spec.huggingface.mixers import CONV, HEAD_DIM
 VERSION = "transformers 5.24"
 POSITIONS = ("n_positions", "max_position_embeddings")
 ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DENSE, EVERY, CONV, HEAD_DIM, POSITIONS)
-"""Groups of names for the same thing: where the config states one name of a group, the default of another name is not
-used.
+"""The groups of names for the same thing: where the config states one name of a group, the default of another name is
+not used.
 """
 OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, "vocab_size"))
 """The keys whose defaults are not used: a file that does not state them is not the whole config of a model, and is
@@ -32,7 +32,7 @@ refused.
 """
 UNREMARKED = frozenset(POSITIONS)
 OF_EXPERTS = (*TOP_K, *EXPERT_WIDTH[:-1])
-"""Keys that only a model with experts uses."""
+"""The keys that only a model with experts uses."""
 
 
 @cache

@@ -35,7 +35,7 @@ from carbon_plugin.spec.parsing.document import Document
 NESTED = ("text_config", "llm_config", "language_config")
 """The keys under which multimodal configs keep their language model."""
 LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
-"""Keys of models that run the same layers more than once for each token."""
+"""The keys of models that run the same layers more than once for each token."""
 PLAIN_TOLERANCE = 0.002
 """Layers count as alike where the plain fields give all their parameters but this share, which biases and norms of
 heads take.

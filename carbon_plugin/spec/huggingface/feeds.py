@@ -23,9 +23,9 @@ SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "
 SHARED_EACH = ("moe_shared_expert_intermediate_size",)
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 LATENT = ("routed_expert_hidden_size", "moe_latent_size", "moe_hidden_size")
-"""Keys of a narrower hidden width of the routed experts, with a projection down to it and one up from it."""
+"""The keys of a narrower hidden width of the routed experts, with a projection down to it and one up from it."""
 BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
-"""Families whose sparse layers keep a dense feed-forward part beside the experts."""
+"""The families whose sparse layers keep a dense feed-forward part beside the experts."""
 
 
 def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:

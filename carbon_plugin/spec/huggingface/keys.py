@@ -29,7 +29,7 @@ FFN = (
 )
 SQUARE = ("patch_size", "image_size")
 PER_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
-"""Keys that may hold one value a layer, also under the name `<key>_per_layer`."""
+"""The keys that may hold one value a layer, also under the name `<key>_per_layer`."""
 
 
 @dataclass(frozen=True, slots=True)

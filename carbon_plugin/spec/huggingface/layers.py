@@ -28,7 +28,7 @@ EXPERTS = (
     "moe_num_experts",
 )
 SWITCHES = ("is_moe", "use_moe", "enable_moe_block")
-"""Keys that switch the experts off although the config states them."""
+"""The keys that switch the experts off although the config states them."""
 ONE_EXPERT = frozenset({"hunyuan_v1_moe"})
 FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
 EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", "moe_layer_freq")
@@ -36,7 +36,7 @@ EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
 MIXER_INDICES = ("attn_layer_indices", "full_attn_idxs")
 NULL_IS_NONE = frozenset({"attn_layer_indices"})
-"""Keys of lists of the layers that have attention, for which null means that none has."""
+"""The keys of lists of the layers that have attention, for which null means that none has."""
 PLACES: dict[str, MixerPlace] = {
     "full_attention": "full",
     "attention": "full",
@@ -62,7 +62,7 @@ LETTERS: dict[str, str] = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe
 """The letters of the pattern `hybrid_override_pattern` of Nemotron-H."""
 
 ALTERNATING = {"gemma2": 2, "gpt_oss": 2}
-"""Families in which every second layer has a sliding window where the config does not list its layers."""
+"""The families in which every second layer has a sliding window where the config does not list its layers."""
 
 
 def layer_count(keys: ConfigKeys) -> int:

@@ -31,7 +31,7 @@ NOT_MODULES = (
     "moe_config",
     "mup_config",
 )
-"""Keys of nested settings that hold no parameters of their own."""
+"""The keys of nested settings that hold no parameters of their own."""
 NOTICEABLE = 0.01
 """The share of the parameters from which on a part is mentioned."""
 CLIP_LARGE = {

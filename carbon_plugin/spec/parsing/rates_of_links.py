@@ -34,7 +34,7 @@ NO_RATE = (
     "single", "torus", "nvswitch", "nvl72", "infinity fabric", "neuronlink", "data-centre network", "pcie", "ici",
     "dcn", "multislice",
 )  # fmt: skip
-"""Words of phrases that name a fabric and no rate."""
+"""The words of phrases that name a fabric and no rate."""
 _RATE = re.compile(
     r"(?:(?P<count>\d+)\s*[x\u00d7*]\s*)?(?:(?P<port>[EHNXF]DR)\s*)?(?P<value>\d+(?:\.\d+)?)\s*"
     r"(?P<prefix>[kKMGT])(?P<kind>bE|bit|b|B)?(?:ps|/s|\b)",
