@@ -15,6 +15,7 @@ import yaml
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from tests.deploy.conftest import AGENT, DEPLOY, ROOT
+from tests.pages import blocks_of
 
 KUBERNETES = "1.33"
 """The release whose schemas judge the manifests."""
@@ -100,7 +101,7 @@ def test_arguments_of_the_container_are_taken_by_the_agent_with_the_labels_of_th
 
 
 def test_overlay_of_the_page_renders_with_its_image_and_volume(tmp_path):
-    (overlay,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (overlay,) = (block.code for block in blocks_of("docs/clusters.md", "yaml"))
     base = os.path.relpath(BASE, tmp_path)
     local = re.sub(r"https://\S+/deploy/kubernetes/base", base, overlay)
     (tmp_path / "kustomization.yaml").write_text(local)

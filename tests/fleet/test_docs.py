@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 from benchmarks.fleet_generator import write_fleet
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.fleet.report import Asked, report
+from tests.pages import blocks_of
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "fleet.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    return [block.code for block in blocks_of("docs/fleet.md", language)]
 
 
 def test_commands_and_code_of_the_page_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import random
 import shutil
 import tempfile
@@ -34,7 +33,6 @@ from carbon_plugin.footprint.live.neso import Neso
 from carbon_plugin.footprint.live.watttime import WattTime
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.series.file import load_trace
-from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.meters.node.address import parse_address
 from carbon_plugin.meters.node.files import CsvSource
@@ -47,6 +45,7 @@ from carbon_plugin.spec.loading import load_run_spec
 from carbon_plugin.spec.site import Site
 from tests.fuzz.mutations import as_json, damaged, outcome
 from tests.ledger.builder import Attempt, Job
+from tests.ledger.chaining import chained, payloads_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "audit" / "allocation" / "data" / "scheduler"
@@ -414,15 +413,11 @@ def _audited(run_dir: Path) -> Any:
 
 def rechained(content: bytes, rng: random.Random) -> bytes:
     """One record misshapen, and the chain of all computed anew."""
-    payloads = [line[chain.HEX_DIGITS + 1 :] for line in content.splitlines()]
+    payloads = payloads_of(content)
     at = rng.choice((0, rng.randrange(len(payloads)), rng.randrange(len(payloads))))
     record = msgspec.json.decode(payloads[at])
     payloads[at] = as_json(record, rng).replace(b"\n", b" ")
-    value, out = chain.seed("a" * 32), io.BytesIO()
-    for payload in payloads:
-        value = chain.extend(value, payload)
-        out.write(chain.join_line(value, payload))
-    return out.getvalue()
+    return chained(payloads)
 
 
 READERS: dict[str, Callable[[random.Random], Any]] = {

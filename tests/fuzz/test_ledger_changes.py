@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.reader import read_ledger
 from carbon_plugin.ledger.records import Close, Record, Window
@@ -28,8 +27,8 @@ from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.verification.verify import RunCheck, verify_run
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job
+from tests.ledger.chaining import chained, payloads_of
 
-RUN_ID = "a" * 32
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -69,12 +68,7 @@ def any_file(run_dir: Path, rng: random.Random) -> Path:
 
 def rewrite(path: Path, records: list[Record]) -> None:
     """What a forger does: write records with a chain that is consistent."""
-    value, lines = chain.seed(RUN_ID), []
-    for record in records:
-        payload = encode_record(record)
-        value = chain.extend(value, payload)
-        lines.append(chain.join_line(value, payload))
-    path.write_bytes(b"".join(lines))
+    path.write_bytes(chained(map(encode_record, records)))
 
 
 def closed_anew(records: list[Record]) -> list[Record]:
@@ -170,16 +164,12 @@ def put_a_window_and_a_close_behind_a_killed_attempt(run_dir: Path, rng: random.
 
 def state_what_cannot_be(run_dir: Path, rng: random.Random) -> None:
     path = any_file(run_dir, rng)
-    payloads = [line[chain.HEX_DIGITS + 1 :] for line in path.read_bytes().splitlines()]
+    payloads = payloads_of(path.read_bytes())
     at = rng.choice([n for n, payload in enumerate(payloads) if payload.startswith(b'{"type":"window"')])
     wrong = rng.choice((b"1e308", b"-1e308", b"-5", b"NaN", b"Infinity", b'"8"', b"1e400", b"[]", b"9" * 400))
     figure = rng.choice(list(re.finditer(FIGURES + rb"([0-9.]+)", payloads[at])))
     payloads[at] = payloads[at][: figure.start(1)] + wrong + payloads[at][figure.end(1) :]
-    value, lines = chain.seed(RUN_ID), []
-    for payload in payloads:
-        value = chain.extend(value, payload)
-        lines.append(chain.join_line(value, payload))
-    path.write_bytes(b"".join(lines))
+    path.write_bytes(chained(payloads))
 
 
 FOUND: dict[str, tuple[int, Callable[[Path, random.Random], None], set[str]]] = {

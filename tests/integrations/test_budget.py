@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.pages import blocks_of
 
 JOB = Path(__file__).parent / "jobs" / "budget.py"
 TITAN = ("torchtitan", "spmd_types", "torchdata", "torch_checkpointing", "tokenizers", "datasets")
@@ -113,8 +113,7 @@ def test_nobody_stops_for_a_rank_that_never_answers_and_the_record_says_so(torch
 @pytest.mark.exhaustive
 def test_program_of_the_page_on_budgets_runs(tmp_path):
     """It has no GPU to exceed its budget with, so that it goes to its end."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "budgets.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (program,) = (block.code for block in blocks_of("docs/budgets.md", "python"))
 
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close
 from carbon_plugin.ledger.verification.verify import verify_run
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "loops.md"
+from tests.pages import blocks_of
 
 
 def program() -> str:
-    (found,) = re.findall(r"^```python\n(from pathlib[^`]*TorchTrainer.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
-    return str(found)
+    (found,) = (block.code for block in blocks_of("docs/loops.md", "python") if "TorchTrainer" in block.code)
+    return found
 
 
 @pytest.mark.exhaustive

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +9,7 @@ import pytest
 
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Host, Network, Node
+from tests.meters.scripts import runner
 
 PRELUDE = """
 import json, os, sys, time
@@ -66,22 +63,7 @@ def metering_module(
     simulated_nvml: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Any]:
     """The same for a job that the tests of a module share."""
-    armed = tmp_path_factory.mktemp("armed")
-    number = itertools.count()
-
-    def run(spec: str, script: str, **variables: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + script],
-            env=simulated_nvml(spec, ARMED=str(armed / str(next(number))), **variables),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+    return runner(PRELUDE, simulated_nvml, tmp_path_factory.mktemp("armed"))
 
 
 @pytest.fixture

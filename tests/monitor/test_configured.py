@@ -18,6 +18,7 @@ from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.monitor.configured import effective, merged, read_configuration, variables
 from carbon_plugin.monitor.settings import DEFAULTS, MonitorArguments, make_settings
 from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
+from tests.pages import blocks_of
 
 FILE = """\
 site:
@@ -242,7 +243,7 @@ def fields_of(schema: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_the_published_schema_is_the_one_that_is_printed_and_takes_the_file_of_the_page(published, capsys):
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    (text,) = (block.code for block in blocks_of("docs/configuration.md", "yaml"))
 
     assert run(["config", "schema"]) == 0
 

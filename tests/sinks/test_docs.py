@@ -15,11 +15,11 @@ import pytest
 
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.sinks.choose import KINDS
+from tests.pages import ROOT, blocks_of
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PROMETHEUS = DOCS / "prometheus.md"
-PAGE = (DOCS / "loggers.md").read_text(encoding="utf-8")
-CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "loggers.md").read_text(encoding="utf-8")
+CODE = [block.code for block in blocks_of("docs/loggers.md", "python")]
+PROMETHEUS_CODE = [block.code for block in blocks_of("docs/prometheus.md", "python")]
 
 
 def open_names(torch: Any, run_dir: Path) -> dict[str, Any]:
@@ -76,8 +76,7 @@ def test_function_of_the_page_hands_rows_to_a_run_as_that_of_aim(tmp_path, monke
 
 def test_code_of_the_page_on_opentelemetry_sends_the_totals_to_a_receiver(tmp_path, receiver):
     torch = pytest.importorskip("torch")
-    page = PROMETHEUS.read_text(encoding="utf-8")
-    code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[1]
+    code = PROMETHEUS_CODE[1]
     run_dir = tmp_path / "run"
     exec(code.replace("//localhost:4318", receiver.address), open_names(torch, run_dir))
 
@@ -90,8 +89,7 @@ def test_code_of_the_page_on_opentelemetry_sends_the_totals_to_a_receiver(tmp_pa
 def test_training_of_the_page_on_prometheus_is_scraped_with_its_totals(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("prometheus_client", reason="prometheus_client is not installed; `make test` installs it")
-    page = PROMETHEUS.read_text(encoding="utf-8")
-    code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[0]
+    code = PROMETHEUS_CODE[0]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     run_dir = tmp_path / "run"

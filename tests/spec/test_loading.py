@@ -21,6 +21,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.stack import STACKS, Stack
+from tests.pages import blocks_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "spec.md"
 
@@ -79,8 +80,8 @@ def test_a_file_is_read_in_full(write):
 
 
 def test_the_example_of_the_documentation_is_a_valid_run(tmp_path: Path):
-    (example, *others) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
-    (tmp_path / "run.yaml").write_text(example)
+    example, *others = blocks_of("docs/spec.md", "yaml")
+    (tmp_path / "run.yaml").write_text(example.code)
 
     run = load_run_spec(tmp_path / "run.yaml")
 

@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import torch
 import torch.distributed as dist
+from looking import as_plain_data, count_hooks
 from pipelines import MICRO_BATCHES, PIPELINES
 from tiny import LENGTH, VOCAB, Block, Model, SparseBlock, mesh, sharded
 from torch import nn
@@ -266,22 +266,9 @@ def pipelined(build: Callable[[], object], *, told: bool) -> dict[str, object]:
     }
 
 
-def count_hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
-
-
 def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, object]:
     found, _ = first.look(model, world_size=dist.get_world_size(), optimizer=optimizer)
-    return {
-        "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
-        "unexplained": found.layout.unexplained,
-        "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
-        "sources": {name: value.source for name, value in found.fields.items()},
-        "model": found.model and msgspec.to_builtins(found.model.fields),
-        "model_source": found.model and found.model.source,
-        "parameters": found.model and found.model.parameters,
-        "problems": found.problems,
-    }
+    return as_plain_data(found)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from tiny import LENGTH, VOCAB
 from torch import nn
 
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.observed import Detected
 
 
 class Look:
@@ -25,18 +26,22 @@ class Look:
         """What is seen; `model` if the loop wrapped it since."""
         world = dist.get_world_size()
         found, _ = self._first.look(model or self._model, world_size=world, optimizer=optimizer, framework=framework)
-        return {
-            "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
-            "unexplained": found.layout.unexplained,
-            "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
-            "sources": {name: value.source for name, value in found.fields.items()},
-            "model": found.model and msgspec.to_builtins(found.model.fields),
-            "model_source": found.model and found.model.source,
-            "parameters": found.model and found.model.parameters,
-            "partial": found.model and found.model.partial,
-            "problems": found.problems,
-            "hooks_left": count_hooks(self._model) - self._hooks,
-        }
+        return as_plain_data(found) | {"hooks_left": count_hooks(self._model) - self._hooks}
+
+
+def as_plain_data(found: Detected) -> dict[str, Any]:
+    """What was detected, with the source of each value."""
+    return {
+        "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
+        "unexplained": found.layout.unexplained,
+        "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
+        "sources": {name: value.source for name, value in found.fields.items()},
+        "model": found.model and msgspec.to_builtins(found.model.fields),
+        "model_source": found.model and found.model.source,
+        "parameters": found.model and found.model.parameters,
+        "partial": found.model and found.model.partial,
+        "problems": found.problems,
+    }
 
 
 def look(model: nn.Module, train: Callable[[], Any], *, framework: Any = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import Attempt, Job
+from tests.ledger.chaining import chained, payloads_of
 
 RUN_ID = "b" * 32
 
@@ -52,13 +53,7 @@ def windows_changed(change: Callable[[int, Window], Window | None]) -> list[Reco
 
 def rechain(path: Path) -> None:
     """What a forger does: compute the chain of a changed file anew."""
-    value = chain.seed("a" * 32)
-    lines = []
-    for line in path.read_bytes().splitlines():
-        payload = line[chain.HEX_DIGITS + 1 :]
-        value = chain.extend(value, payload)
-        lines.append(chain.join_line(value, payload))
-    path.write_bytes(b"".join(lines))
+    path.write_bytes(chained(payloads_of(path.read_bytes())))
 
 
 def test_honest_run_passes_and_its_killed_attempt_is_only_a_note(run_dir: Path) -> None:

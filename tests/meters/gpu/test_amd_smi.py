@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.meters.scripts import runner
 
 Metering = Callable[..., Any]
 Rounds = list[list[dict[str, Any]]]
@@ -52,22 +52,7 @@ LISTED = "meter = open_gpu_meters(); show([[d.key, d.share, d.energy_kind] for d
 @pytest.fixture(scope="module")
 def metering(simulated_amd: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Metering:
     """Run a script under a simulator spec; what it shows last is the answer."""
-    armed = tmp_path_factory.mktemp("armed")
-    number = itertools.count()
-
-    def run(spec: str, script: str, **variables: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + script],
-            env=simulated_amd(spec, ARMED=str(armed / str(next(number))), **variables),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+    return runner(PRELUDE, simulated_amd, tmp_path_factory.mktemp("armed"))
 
 
 def mean_power_w(rounds: Rounds, *devices: int) -> float:
