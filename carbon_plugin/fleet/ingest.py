@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.extra import needed
 from carbon_plugin.fleet.reading import ReadRun, RunToRead, read_run, read_runs
 from carbon_plugin.fleet.run_rows import RunRows
 from carbon_plugin.fleet.scan import FoundRun, find
@@ -71,8 +71,7 @@ def ingest(sources: Sequence[str], into: str, processes: int | None = None) -> I
     Raises `FleetError` where a source or the store cannot be reached; what was committed until then stays, and the next
     ingest goes on from there. Without pyarrow it raises it before anything is written.
     """
-    if find_spec("pyarrow") is None:
-        raise FleetError("a store of runs needs pyarrow: pip install 'carbon-plugin[fleet]'")
+    needed("pyarrow", "a store of runs")
     store = open_place(into)
     catalogue = read_catalogue(store) or empty_catalogue()
     runs = find(sources)

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.errors import CarbonPluginError, FleetError
+from carbon_plugin.fleet.extra import needed
 from carbon_plugin.fleet.store.catalogue import Catalogue, DataFile
 from carbon_plugin.fleet.store.places import Location, reaching
 from carbon_plugin.fleet.store.schema import TABLES, schema_of
@@ -100,7 +101,7 @@ def _copied(store: Location, file: DataFile, cache: Path) -> Path:
 
 @contextmanager
 def _duckdb(paths: dict[str, list[str]], scratch: Path) -> Iterator[Engine]:
-    ibis = _ibis()
+    ibis = needed("ibis", "a report of a fleet")
     connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch / "spilled"))
     connection.raw_sql("SET enable_progress_bar = false")  # it would stand in the middle of a JSON document
     try:
@@ -116,15 +117,12 @@ def _duckdb(paths: dict[str, list[str]], scratch: Path) -> Iterator[Engine]:
 
 @contextmanager
 def _spark(paths: dict[str, list[str]], name: str) -> Iterator[Engine]:
-    try:
-        from pyspark.sql import SparkSession
-    except ModuleNotFoundError:
-        raise FleetError(f"engine {name}: needs pyspark: pip install 'carbon-plugin[fleet,spark]'") from None
-    ibis = _ibis()
+    spark = needed("pyspark.sql", f"engine {name}", "fleet,spark")
+    ibis = needed("ibis", "a report of a fleet")
     master = "local-cluster[2,1,1024]" if name == LOCAL_CLUSTER else name
     with _in_one_line(name, paths):
         session = (
-            SparkSession.builder.master(master)
+            spark.SparkSession.builder.master(master)
             .appName("carbon-plugin fleet")
             .config("spark.ui.enabled", "false")
             .config("spark.sql.session.timeZone", "UTC")
@@ -171,11 +169,3 @@ def _damaged(paths: dict[str, list[str]]) -> str | None:
         except (OSError, pa.ArrowException):
             return path
     return None
-
-
-def _ibis() -> Any:
-    try:
-        import ibis
-    except ModuleNotFoundError as error:
-        raise FleetError(f"a report of a fleet needs {error.name}: pip install 'carbon-plugin[fleet]'") from None
-    return ibis

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.extra import needed
 
 EXTRAS = {"s3": "s3fs (pip install 'carbon-plugin[fleet,s3]')", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 TRIES = 3
@@ -60,10 +61,7 @@ def open_place(text: str) -> Location:
     if not found or protocol == "file":
         path = str(Path(text.removeprefix("file://")).expanduser().absolute())
         return Location(path, path)
-    try:
-        import fsspec
-    except ModuleNotFoundError:
-        raise FleetError(f"{text}: object stores need fsspec: pip install 'carbon-plugin[fleet,s3]'") from None
+    fsspec = needed("fsspec", f"{text}: an object store", "fleet,s3")
     try:
         fs, path = fsspec.core.url_to_fs(text, use_listings_cache=False)
     except ImportError:
