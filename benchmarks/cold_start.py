@@ -1,4 +1,4 @@
-"""What a cold start costs, beside what every Python program pays: CPU of one process from its start to its end.
+"""Measure what a cold start costs, beside what every Python program pays: CPU of one process from its start to its end.
 
     make bench                                      # with the other benchmarks
     .venv/bin/python benchmarks/cold_start.py       # about a minute
@@ -44,7 +44,7 @@ CASES = {
 
 
 class Cpu(NamedTuple):
-    """CPU of one process, s."""
+    """Holds the CPU time of one process, s."""
 
     user_s: float
     system_s: float

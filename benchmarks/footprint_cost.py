@@ -1,4 +1,4 @@
-"""What one accounting with its uncertainty costs: the call that a live monitor makes in every window.
+"""Measure what one accounting with its uncertainty costs: the call that a live monitor makes in every window.
 
     python benchmarks/footprint_cost.py             # a few seconds
 

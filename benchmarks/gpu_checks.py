@@ -99,7 +99,7 @@ def configurations(quick: bool) -> list[Configuration]:
 
 
 class Recomputed(nn.Module):
-    """A layer that is run again in the backward pass."""
+    """Runs a layer again in the backward pass."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def synchronise() -> None:
 
 
 class Board:
-    """The first GPU, by the real binding."""
+    """Reads the first GPU, by the real binding."""
 
     def __init__(self) -> None:
         pynvml.nvmlInit()
@@ -152,7 +152,7 @@ class Board:
 
 
 class Integrator:
-    """Power integrated by a thread of its own, every 20 ms."""
+    """Integrates power by a thread of its own, every 20 ms."""
 
     def __init__(self, board: Board) -> None:
         self.joules = 0.0
@@ -325,7 +325,7 @@ def predict(config: Configuration, accelerator: Accelerator) -> StepPrediction:
 
 
 def summed_up(rows: Sequence[dict[str, Any]], profile: str) -> dict[str, float]:
-    """Mean absolute errors of the measured rows, percent."""
+    """Return the mean absolute errors of the measured rows, percent."""
     pairs = [(row, row[profile]) for row in rows if profile in row]
     return {
         "n": len(pairs),

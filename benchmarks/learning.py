@@ -1,4 +1,5 @@
-"""What a few runs of a cluster bring: published clusters, calibrated with 0, 1 and 3 of their rows, on all others.
+"""Measure what a few runs of a cluster bring: published clusters, calibrated with 0, 1 and 3 of their rows, on all
+others.
 
 `python benchmarks/learning.py` prints a table in Markdown: mean absolute error in percent by how many rows were seen,
 mean of three random draws. The shipped constants have seen rows of the fitted sources, so that the first column is
@@ -24,7 +25,7 @@ LEAST_ROWS = 8
 
 
 def errors(rows: list[PublishedRow], seed: int = 0) -> list[float]:
-    """Mean absolute error of the rows that were not seen, percent, for each number of rows in `SEEN`."""
+    """Return the mean absolute error of the rows that were not seen, percent, for each number of rows in `SEEN`."""
     draw = random.Random(seed)
     table = tabulate(rows)
     table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))

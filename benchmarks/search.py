@@ -1,4 +1,4 @@
-"""What a search costs: layouts a second of `plan --search`, beside the same layouts predicted one at a time.
+"""Measure what a search costs: layouts a second of `plan --search`, beside the same layouts predicted one at a time.
 
     make bench                                  # with the other benchmarks
     .venv/bin/python benchmarks/search.py       # about fifteen seconds
@@ -48,7 +48,7 @@ AGREEMENT = 1e-9
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """A layout with what the search computes for it: seconds a step, W a device, bytes a device."""
+    """Holds a layout with what the search computes for it: seconds a step, W a device, bytes a device."""
 
     layout: ParallelLayout
     time_s: float
@@ -92,7 +92,7 @@ def one_at_a_time(spec: RunSpec, layouts: list[Sampled]) -> float:
 
 
 def measure(spec: RunSpec, rounds: int, sampled: int, seed: int) -> dict[str, object]:
-    """The search and the plain evaluation of one spec, in turns."""
+    """Measure the search and the plain evaluation of one spec, in turns."""
     inputs = inputs_of(spec)
     layouts = sample(inputs, sampled, seed)
     found = search(spec, EVERYTHING)  # caches and pages are warm from here on

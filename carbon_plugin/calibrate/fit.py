@@ -40,10 +40,10 @@ MOST_ROWS, STRIDE = 400, 7
 """Of a data set with more rows than `MOST_ROWS` only every seventh enters a fit. Such a table (vTrain on one node) is
 almost linear in layers and micro-batches, and its thousand rows are some fifty independent points."""
 MODEL_FOLDS = 12
-"""Number of groups in which the models are left out. Each group costs a fit."""
+"""The number of groups in which the models are left out. Each group costs a fit."""
 MAX_EVALUATIONS = 100
 TOLERANCE = 1e-9
-"""Relative change of the loss at which a fit stops. It is so small that a refit agrees in the first 3 digits."""
+"""The relative change of the loss at which a fit stops. It is so small that a refit agrees in the first 3 digits."""
 LEFT_OUT_TOLERANCE = 1e-5
 """The same for fits of which only predictions are used. They agree with those of `TOLERANCE` within 0.3 %, in half the
 time."""
@@ -74,7 +74,9 @@ class FitParameter:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Logarithms of the fitted multipliers and their posterior spreads (one sigma), in the order of `parameters`."""
+    """Holds the logarithms of the fitted multipliers and their posterior spreads (one sigma), in the order of
+    `parameters`.
+    """
 
     parameters: tuple[FitParameter, ...]
     logs: Floats

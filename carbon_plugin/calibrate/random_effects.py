@@ -13,7 +13,7 @@ ODD, NORMAL_MEDIAN, LEAST_SPREAD = 2.5, 0.6745, 0.05
 """A source far from the others counts as if it were `ODD` spreads away, where a spread is the median of |offset| over
 that of a normal variable."""
 HELD = 0.8
-"""Share of runs that the interval holds."""
+"""The share of runs that the interval holds."""
 HELD_SPREADS = NormalDist().inv_cdf((1 + HELD) / 2)
 """Half of the interval of a normal variable in standard deviations."""
 FEWEST_ROWS = 5

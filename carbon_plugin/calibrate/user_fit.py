@@ -50,13 +50,14 @@ POWER_SIGMA, POWER_NOISE = 0.08, 0.05
 """Spreads of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to
 run."""
 SEEN = 0.005
-"""Relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows the
-constant. It is a tenth of the spread from row to row."""
+"""The relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows
+the constant. It is a tenth of the spread from row to row.
+"""
 NUDGE = 0.1
 
 
 class FittedConstant(Struct, frozen=True, kw_only=True):
-    """A constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation.
+    """Holds a constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation.
 
     `stack` names the software stack that it belongs to, and is None for a constant of the device. `kernel` names the
     attention kernel.
@@ -71,7 +72,7 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
 
 
 class LearnedPower(Struct, frozen=True, kw_only=True):
-    """Power of back-to-back matrix products that the given number of runs shows, in W.
+    """Holds the power of back-to-back matrix products that the given number of runs shows, in W.
 
     `spread` is one relative standard deviation.
     """
@@ -83,7 +84,7 @@ class LearnedPower(Struct, frozen=True, kw_only=True):
 
 
 class RefusedConstant(Struct, frozen=True, kw_only=True):
-    """A constant that the rows do not determine, and the reason."""
+    """Names a constant that the rows do not determine, and the reason."""
 
     name: str
     reason: str
@@ -99,7 +100,9 @@ class RowResidual(Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """Result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured time."""
+    """Holds the result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured
+    time.
+    """
 
     accelerator: str
     fitted: tuple[FittedConstant, ...]

@@ -18,8 +18,9 @@ from carbon_plugin.spec.stack import Stack
 
 DIGITS = 6
 ENOUGH_ROWS = 8
-"""Number of rows from which on a device that nobody had calibrated counts as calibrated, with the narrower interval.
-The median draw is then within 6 % on all other rows (docs/calibration.md)."""
+"""The number of rows from which on a device that nobody had calibrated counts as calibrated, with the narrower
+interval. The median draw is then within 6 % on all other rows (docs/calibration.md).
+"""
 P90_SIGMAS = 1.2816
 """Standard deviations from the middle of a normal distribution to its 90th percentile."""
 

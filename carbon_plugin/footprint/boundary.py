@@ -22,7 +22,7 @@ _LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class RungTotal(Struct, frozen=True, kw_only=True):
-    """Energy up to a rung, J, ranges of its parts added; `missing` are parts that nobody knows."""
+    """Holds the energy up to a rung, J, ranges of its parts added; `missing` are parts that nobody knows."""
 
     rung: str
     energy: Figure

@@ -22,14 +22,14 @@ RESIDUAL = "residual"
 
 
 class Market(NamedTuple):
-    """Operational carbon by contract, kgCO2e, one value per draw, and its lines at the first draw."""
+    """Holds the operational carbon by contract, kgCO2e, one value per draw, and its lines at the first draw."""
 
     operational_kg: Floats
     lines: tuple[MarketLine, ...]
 
 
 class Contracts(NamedTuple):
-    """Instruments of a site, and g/kWh of what they do not cover, None for the location's intensity."""
+    """Holds the instruments of a site, and g/kWh of what they do not cover, None for the location's intensity."""
 
     instruments: tuple[Instrument, ...]
     residual_g_per_kwh: float | None

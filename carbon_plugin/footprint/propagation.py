@@ -31,7 +31,7 @@ _CERTAIN = (1.0, 1.0, 1.0)
 
 
 class UncertainInputs(NamedTuple):
-    """Uncertain inputs, one row each, and how they combine.
+    """Holds uncertain inputs, one row each, and how they combine.
 
     Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime, fleet
     utilisation and duration factor; then kg of each embodied scope, kg of the building a device-year where it is
@@ -51,7 +51,7 @@ class UncertainInputs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Energy by rung with "it" and "facility" (J) and carbon (kgCO2e), one value per draw."""
+    """Holds the energy by rung with "it" and "facility" (J) and carbon (kgCO2e), one value per draw."""
 
     energy_j: dict[str, Floats]
     operational_kg: Floats

@@ -25,7 +25,9 @@ PERCENTILES = (0.025, 0.1, 0.9, 0.975)
 
 @lru_cache(maxsize=256)
 def scores(scope: str, draws: int, seed: int) -> Floats:
-    """`draws` scores of a scope, shape (draws,), read-only. Cached: a live monitor asks for the same ones each time."""
+    """Return `draws` scores of a scope, shape (draws,), read-only. Cached: a live monitor asks for the same ones each
+    time.
+    """
     stream = int.from_bytes(hashlib.blake2b(scope.encode(), digest_size=8).digest(), "big")
     shuffled = np.random.default_rng([seed, stream]).permutation(_strata(draws))
     shuffled.flags.writeable = False

@@ -46,13 +46,15 @@ class IntensityPart(Struct, frozen=True, kw_only=True):
 
 
 class Intensity(Struct, frozen=True, kw_only=True):
-    """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling.
+    """Holds the grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for
+    sampling.
 
     `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
     it: an old vintage, an area that stands for a cloud region. `parts` are the sources of the mean over the windows of
     a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`.
     `asked` is the zone as the user wrote it ("aws:us-east-1"), empty in older ledgers. `gases` are the
-    greenhouse gases that count, and `gwp` the global warming potentials that they are added with."""
+    greenhouse gases that count, and `gwp` the global warming potentials that they are added with.
+    """
 
     zone: str
     zone_name: str
@@ -75,7 +77,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
 
 
 class Factors(Struct, frozen=True, kw_only=True):
-    """Every factor in force for one run.
+    """Holds every factor in force for one run.
 
     `embodied_kg` maps a scope to cradle-to-gate kgCO2e of one unit: "device" (one accelerator), "host" (one node
     without its accelerators), "network" (share of one accelerator). `lifetime_years` amortises them by reserved
@@ -110,10 +112,11 @@ class Factors(Struct, frozen=True, kw_only=True):
 
 
 class EnergyItem(Struct, frozen=True, kw_only=True):
-    """Energy of one IT rung and uncertainty scope, J. Items with the same `scope` share one draw (one device model's
-    systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
-    (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy
-    is known."""
+    """Holds the energy of one IT rung and uncertainty scope, J. Items with the same `scope` share one draw (one device
+    model's systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
+    (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy is
+    known.
+    """
 
     rung: Rung
     scope: str
@@ -123,7 +126,9 @@ class EnergyItem(Struct, frozen=True, kw_only=True):
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
-    """So many units of an embodied scope ("device", "host", "network"), each reserved for `time_s` seconds."""
+    """Says that so many units of an embodied scope ("device", "host", "network") are reserved for `time_s`
+    seconds.
+    """
 
     scope: str
     units: float
@@ -131,7 +136,9 @@ class Reservation(Struct, frozen=True, kw_only=True):
 
 
 class MarketLine(Struct, frozen=True, kw_only=True):
-    """Energy of the facility that one instrument covers, or that none does (`kind` "residual"), and its carbon."""
+    """Holds the energy of the facility that one instrument covers, or that none does (`kind` "residual"), and its
+    carbon.
+    """
 
     kind: str
     source: str
@@ -141,22 +148,25 @@ class MarketLine(Struct, frozen=True, kw_only=True):
 
 
 class MarketBased(Struct, frozen=True, kw_only=True):
-    """Operational carbon by contract (GHG Protocol scope 2, market-based): beside the location-based figure, never
-    in its place. The lines are central values and add up to `operational_kg`."""
+    """Holds the operational carbon by contract (GHG Protocol scope 2, market-based). It stands beside the
+    location-based figure, never in its place. The lines are central values and add up to `operational_kg`.
+    """
 
     operational_kg: Figure
     lines: tuple[MarketLine, ...]
 
 
 class Footprint(Struct, frozen=True, kw_only=True):
-    """Energy by rung (J; "gpu", "host", "network", "it" = their sum, "facility" = it times PUE) and carbon (kgCO2e).
+    """Holds the energy by rung (J; "gpu", "host", "network", "it" = their sum, "facility" = it times PUE) and carbon
+    (kgCO2e).
 
     A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
     embodied add up to `total_kg`, central values exactly, ranges by sampling. `interval_95` holds the 2.5th and 97.5th
     percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each: of many
     runs, the means add up to the mean of the sum, and the central values do not. `operational_kg` is location-based;
     `market` stands beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as
-    far as known."""
+    far as known.
+    """
 
     energy_j: dict[str, Figure]
     operational_kg: Figure
@@ -170,9 +180,10 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
 
 class CarbonTotals(Struct, frozen=True, kw_only=True):
-    """The sums of a `Footprint` without its parts: IT energy, J, and carbon, kgCO2e, each with its p10 and p90.
+    """Holds the sums of a `Footprint` without its parts: IT energy, J, and carbon, kgCO2e, each with its p10 and p90.
 
-    `embodied_kg` and `total_kg` are None where no embodied carbon is known."""
+    `embodied_kg` and `total_kg` are None where no embodied carbon is known.
+    """
 
     energy_j: Range
     operational_kg: Range
@@ -181,7 +192,7 @@ class CarbonTotals(Struct, frozen=True, kw_only=True):
 
 
 class CentralCarbon(Struct, frozen=True, kw_only=True):
-    """The central values of a `Footprint`, kgCO2e. The fields are those of `CarbonTotals`."""
+    """Holds the central values of a `Footprint`, kgCO2e. The fields are those of `CarbonTotals`."""
 
     operational_kg: float
     embodied_kg: float | None
@@ -189,7 +200,7 @@ class CentralCarbon(Struct, frozen=True, kw_only=True):
 
 
 class RunPeriod(NamedTuple):
-    """When a run takes place; `start_unix_s` is None where that is not decided."""
+    """Says when a run takes place; `start_unix_s` is None where that is not decided."""
 
     start_unix_s: float | None
     duration_s: float

@@ -16,7 +16,7 @@ from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework.
+    """Holds the defaults of one framework.
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
     pipelines do not interleave as those of its stack do, and `plain_modules` that norms, gates and loss are plain

@@ -20,7 +20,7 @@ class MissingFieldError(SpecError):
 
 
 class Fields:
-    """The fields of a row. A field that is absent, null or empty is not stated.
+    """Holds the fields of a row. A field that is absent, null or empty is not stated.
 
     `looked_at` are the names that were asked for, by these fields and by all that were made from them.
     """

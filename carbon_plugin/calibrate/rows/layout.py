@@ -17,8 +17,9 @@ from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 MAX_UNSPLIT_BATCH = 16
-"""Largest number of sequences per rank that count as one micro-batch where neither micro-batch nor accumulation is
-stated."""
+"""The largest number of sequences per rank that count as one micro-batch where neither micro-batch nor accumulation is
+stated.
+"""
 PRECISIONS: dict[str, Precision] = {
     "bf16": "bf16",
     "bfloat16": "bf16",
@@ -46,7 +47,7 @@ RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
     "mlp": "mlp",
     "shared_experts": "shared_experts",
 }
-"""Parts in a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
+"""The parts in a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
 
 
 def row_execution(

@@ -29,13 +29,13 @@ VOCABULARIES: tuple[tuple[str, int], ...] = (
 """Sizes of the vocabularies of families of models, by a pattern of the model's name (`config.json` of Qwen 1 to 3,
 DeepSeek-V3, Llama 2 and 3, Mistral and Gemma). The first match holds where a row does not state its own size."""
 BIASED_EXPERTS = "gpt_oss"
-"""Start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
+"""The start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 ENCODER = "encoder"
-"""Start of the note of an architecture whose layers see the whole sequence."""
+"""The start of the note of an architecture whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 QUANTISED = ("nf4", "qlora")
-"""Words by which rows name a base model in 4 bits."""
+"""The words by which rows name a base model in 4 bits."""
 ADAPTER_FRACTION = 0.005
 """Ratio of the parameters that low-rank adapters train to those of the model: rank 16 to 32 on all linear layers."""
 

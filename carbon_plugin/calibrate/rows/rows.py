@@ -58,7 +58,7 @@ DESCRIPTIVE = frozenset(
         "hfu_pct",
     }
 )
-"""Fields that describe a row or that another field replaces, so that it is no surprise that they are not used."""
+"""The fields that describe a row or that another field replaces, so that it is no surprise that they are not used."""
 STEP_TIME_FIELDS = (
     "step_time_s",
     "tokens_per_s_per_gpu",
@@ -118,7 +118,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
-    """A row whose step time cannot be compared, and the reason.
+    """Names a row whose step time cannot be compared, and the reason.
 
     `memory` is what it says of memory, where this can be compared.
     """

@@ -35,8 +35,9 @@ BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b")
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """Settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave them
-    out."""
+    """Holds the settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave
+    them out.
+    """
 
     said: str
     since: tuple[int, int]

@@ -31,7 +31,7 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True, slots=True)
 class RowArrays:
-    """Arrays of n rows.
+    """Holds the arrays of n rows.
 
     `shipped` are the constants of profiles and stacks, and `prior` those that laws and priors give without any
     calibration (with framework factors of 1). `sheet` holds the shipped framework factors. Labels are string arrays of

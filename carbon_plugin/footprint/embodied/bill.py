@@ -38,7 +38,7 @@ class BillLine(Struct, frozen=True, kw_only=True):
 
 
 class Bill(Struct, frozen=True, kw_only=True):
-    """The parts of one unit ("h100-sxm, one accelerator"), whose central values add up to `total`."""
+    """Holds the parts of one unit ("h100-sxm, one accelerator"), whose central values add up to `total`."""
 
     name: str
     unit: str

@@ -137,8 +137,9 @@ def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
 
 
 def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float, float]:
-    """p10 and p90 of the intensity during a run, widened to the spread of the parts where the row is of more, or of
-    less, than the place."""
+    """Return p10 and p90 of the intensity during a run, widened to the spread of the parts where the row is of more, or
+    of less, than the place.
+    """
     spread = relative_spread(row, age_years)
     if area.larger:
         spread = math.hypot(spread, PART_SPREAD)
@@ -253,8 +254,9 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
 
 
 def direct_warning(intensity: Intensity) -> str | None:
-    """A sentence for the user where a low published value counts direct emissions only, else None: what it leaves out
-    is a good part of the lifecycle, which the values of countries count."""
+    """Return a sentence for the user where a low published value counts direct emissions only, else None: what it
+    leaves out is a good part of the lifecycle, which the values of countries count.
+    """
     low, basis = intensity.figure.value < DIRECT_ALONE_G_PER_KWH, intensity.basis
     if intensity.granularity != "annual" or basis is None or basis.scope != "direct" or not low:
         return None
@@ -283,8 +285,9 @@ def _unlike_scope(country: Area) -> str:
 
 
 def low_warning(intensity: Intensity) -> str | None:
-    """A sentence for the user where a number, or the mean of a series, is lower than a grid can be, else None. A stated
-    0 is taken as it is."""
+    """Return a sentence for the user where a number, or the mean of a series, is lower than a grid can be, else None. A
+    stated 0 is taken as it is.
+    """
     value, published = intensity.figure.value, intensity.granularity == "annual"
     if not published and 0 < value < LEAST_G_PER_KWH:
         return f"the stated intensity of {value:.3g} g/kWh is below that of any grid: was {value:.3g} kg/kWh meant?"

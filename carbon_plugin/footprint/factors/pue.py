@@ -1,4 +1,6 @@
-"""Power usage effectiveness of a site: the user's, a cloud region's, a provider's fleet, or the industry mean."""
+"""Find the power usage effectiveness of a site: the user's, a cloud region's, a provider's fleet, or the industry
+mean.
+"""
 
 from __future__ import annotations
 

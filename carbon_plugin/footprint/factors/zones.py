@@ -43,7 +43,8 @@ _MOST_SHOWN = 4
 
 
 class Area(Struct, frozen=True, kw_only=True):
-    """A row of an intensity table: which table and its key there, with readable names of the place and of the row.
+    """Describes a row of an intensity table: which table and its key there, with readable names of the place and of the
+    row.
 
     `stands_for` is what the row stands for by place (a cloud region, a part of a country), None where the user named
     the row itself. `larger` says that the row is of a larger area, of which that place is one part; `also` are other

@@ -27,7 +27,9 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 class DiskCache:
-    """The newest value of one zone of one provider, in a file. A folder that cannot be used counts as an empty one."""
+    """Keeps the newest value of one zone of one provider in a file. A folder that cannot be used counts as an empty
+    one.
+    """
 
     def __init__(self, folder: Path, provider: str, zone: str) -> None:
         safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in f"{provider}-{zone}")

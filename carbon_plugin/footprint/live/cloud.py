@@ -31,7 +31,9 @@ _TOKEN_S = "60"
 
 
 class CloudAnswers(Struct, frozen=True, kw_only=True):
-    """What the services answered. `zone` is a zone of the kind "aws:eu-north-1", or None, and `said` a sentence."""
+    """Holds what the services answered. `zone` is a zone of the kind "aws:eu-north-1", or None, and `said` a
+    sentence.
+    """
 
     zone: str | None
     said: str

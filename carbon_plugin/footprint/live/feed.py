@@ -25,14 +25,14 @@ MOST_PATIENCE_S = 86400.0
 
 
 class IntensityReading(Struct, frozen=True, kw_only=True):
-    """The intensity in force, g/kWh, and where it comes from. The intensity is None if nothing is known."""
+    """Holds the intensity in force, g/kWh, and where it comes from. The intensity is None if nothing is known."""
 
     g_per_kwh: float | None
     origin: SampleOrigin
 
 
 class LiveFeed:
-    """Follow one provider. `refresh` may block for `DEADLINE_S`, so it belongs on a thread that may wait."""
+    """Follows one provider. `refresh` may block for `DEADLINE_S`, so it belongs on a thread that may wait."""
 
     def __init__(self, provider: IntensityProvider, cache: DiskCache) -> None:
         self.provider = provider

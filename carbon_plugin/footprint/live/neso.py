@@ -35,7 +35,7 @@ class _Answer(Struct):
 
 
 class Neso:
-    """The Carbon Intensity API as an `IntensityProvider`."""
+    """Asks the Carbon Intensity API as an `IntensityProvider`."""
 
     name = NAME
     zone = ZONE

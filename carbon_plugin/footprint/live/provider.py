@@ -19,8 +19,9 @@ MOST_G_PER_KWH = 3000.0
 
 
 class LiveSample(Struct, frozen=True, kw_only=True):
-    """The intensity of a zone at a moment, g/kWh. `zone` is the provider's name of it. `estimated` is True if the
-    provider says that the value was not measured."""
+    """Holds the intensity of a zone at a moment, g/kWh. `zone` is the provider's name of it. `estimated` is True if the
+    provider says that the value was not measured.
+    """
 
     provider: str
     zone: str

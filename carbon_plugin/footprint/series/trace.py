@@ -23,7 +23,7 @@ LEAST_COVERED = 0.5
 
 
 class Trace(NamedTuple):
-    """Values g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most.
+    """Holds the values, g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most.
 
     `knots` are the moments where a value begins or ends, shape (2 n,), `weighted` and `known` the integrals up to them
     of the value and of the known time: a mean is two differences. Make it with `make_trace`.
@@ -95,7 +95,9 @@ class Trace(NamedTuple):
         return float(moved[best]) if known[best] >= LEAST_COVERED else None
 
     def starts(self, duration_s: float) -> Floats:
-        """Moments of the trace at which a period of this length could begin and be covered; empty if there are none."""
+        """Return the moments of the trace at which a period of this length could begin and be covered; empty if there
+        are none.
+        """
         candidates = self.start_unix_s[self.start_unix_s + duration_s <= self.end_unix_s]
         _, known = self.means(candidates, duration_s)
         chosen: Floats = candidates[known >= LEAST_COVERED]
@@ -103,7 +105,8 @@ class Trace(NamedTuple):
 
 
 def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis: Basis | None = None) -> Trace:
-    """A trace from moments and values of the same length, in any order; the step is their most frequent distance.
+    """Return a trace from moments and values of the same length, in any order; the step is their most frequent
+    distance.
 
     Raises `FootprintError` for fewer than two values, a moment given twice, or a value below 0 or not finite.
     """
