@@ -70,8 +70,9 @@ lint: $(VENV)/.installed-dev ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-dev ## mypy --strict on the package and its integrations
+types: $(VENV)/.installed-dev ## mypy --strict on the package and its integrations, and names that tests and scripts use
 	$(BIN)/mypy carbon_plugin
+	$(BIN)/python -m tests.repository.unknown_names
 
 bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a second of the search, cold starts, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py

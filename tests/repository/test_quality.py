@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("ruff", "format", "--check", "."),
         # Reading torch's own types takes more than a minute where nothing is cached.
         pytest.param(("mypy", "carbon_plugin"), marks=pytest.mark.exhaustive),
+        pytest.param(("tests.repository.unknown_names",), marks=pytest.mark.exhaustive),
     ],
-    ids=["lint", "format", "types"],
+    ids=["lint", "format", "types", "names"],
 )
 def test_the_tools_find_nothing(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
