@@ -21,14 +21,11 @@ from carbon_plugin.ledger.held import account_inputs
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
 from carbon_plugin.plan.search.feasibility import with_held
-from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
 from carbon_plugin.plan.search.layouts import describe, search_layout
-from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
+from carbon_plugin.plan.warnings import misfit, warnings_of
 from carbon_plugin.predict.power import idle_power_figure
-from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
+from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.predict.uncertainty.fit import fit_probability
-from carbon_plugin.spec import amounts
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
@@ -40,10 +37,6 @@ from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
-WORTH_A_TRY = 0.05
-"""The probability from which on a layout that is said to be too large is worth a try."""
-MUCH_MORE = 1.1
-"""The ratio of tokens in whole steps to those asked for from which on the rounding is reported."""
 FORECAST_VERSION = 1
 
 
@@ -142,7 +135,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
         cost_usd=device_hours.scaled(price, "USD") if price is not None else None,
         layout_source=layout_source,
         assumptions=_unique(assumptions),
-        warnings=(*_warnings(spec, prediction), *factors.warnings),
+        warnings=(*warnings_of(spec, prediction), *factors.warnings),
         seed=seed,
         goodput=goodput,
         wasted=wasted,
@@ -182,25 +175,9 @@ def require_fit(forecast: Forecast) -> None:
     if not forecast.prediction.memory.fits:
         assert forecast.spec.layout is not None  # a forecast always has one
         raise InfeasibleLayoutError(
-            f"layout: {describe(forecast.spec.layout)} {_misfit(forecast.prediction.memory)}; leave the layout out and "
+            f"layout: {describe(forecast.spec.layout)} {misfit(forecast.prediction.memory)}; leave the layout out and "
             "it is searched, or plan it all the same with --force"
         )
-
-
-def _misfit(memory: MemoryPrediction) -> str:
-    """Return in words by how much the memory is too small, and what takes most of it."""
-    largest = memory.largest_part
-    return (
-        f"does not fit{_chance(memory)}: needs {amounts.memory(memory.total_bytes)} of "
-        f"{amounts.memory(memory.capacity_bytes)} a device; most of it is {largest} "
-        f"({amounts.memory(memory.parts_bytes[largest])})"
-    )
-
-
-def _chance(memory: MemoryPrediction) -> str:
-    """Return " with a probability of 88%" where there is a chance that a layout fits after all, else nothing."""
-    likely = memory.fit_probability or 0.0
-    return f" with a probability of {1 - likely:.0%}" if likely >= WORTH_A_TRY else ""
 
 
 def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
@@ -315,53 +292,6 @@ def _waiting_energies(cluster: Cluster, time_s: float) -> list[EnergyItem]:
 
 def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:
     return tuple(dict.fromkeys(assumptions))
-
-
-def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
-    memory = prediction.memory
-    used = memory.total_bytes / memory.capacity_bytes
-    found = []
-    if not memory.fits:
-        found.append(_misfit(memory))
-    elif used > NEARLY_FULL:
-        slower = float(expected_slowdown(used, spec.stack.population)) - 1
-        likely = float(fit_probability(used, spec.stack.population))
-        found.append(
-            f"memory is {used:.0%} full: expect {slower:.0%} more time than predicted here (allocator retries, up to "
-            f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - likely:.0%}"
-        )
-    training = spec.training
-    if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:
-        found.append(
-            f"{training.tokens:,.0f} tokens are rounded up to "
-            f"{plural(training.total_steps, 'whole step')} of {training.tokens_per_step:,} tokens: give a smaller "
-            "global_batch_size, or steps"
-        )
-    found += [
-        f"sequences of {training.seq_len:,} tokens: {beyond.source}"
-        for beyond in prediction.assumptions
-        if beyond.field == LONGER_THAN_MADE_FOR
-    ]
-    found += [
-        f"{item.field} is not stated, and {item.value} is assumed: {item.source}; state all_matrices, attention, "
-        "query_key_value or none, because the step time depends on it by tens of percent"
-        for item in prediction.assumptions
-        if item.field == ADAPTERS
-    ]
-    if spec.training.optimizer_offload:
-        found += _host_memory_warning(spec)
-    return found
-
-
-def _host_memory_warning(spec: RunSpec) -> list[str]:
-    """Return a warning if the optimizer states that leave the devices have no room in their host's memory."""
-    kept = msgspec.structs.replace(spec.training, optimizer_offload=False)
-    parts = predict_step(msgspec.structs.replace(spec, training=kept)).memory.parts_bytes
-    need, node = parts.get("optimizer", 0.0) * spec.cluster.devices_per_node, spec.cluster.node
-    room = node.host.dram_bytes.value
-    if need <= room:
-        return []
-    return [f"offloaded optimizer states need {amounts.memory(need)} of {amounts.memory(room)} of {node.name}'s memory"]
 
 
 def layout_phrase(forecast: Forecast) -> str:
