@@ -3,12 +3,10 @@
 #include "amd_smi.h"
 #include "simulator.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { MAX_PARTS = 8, MAX_TEXT = 65536 };
 
@@ -35,20 +33,6 @@ static struct device devices[MAX_GPUS * MAX_PARTS];
 static struct socket sockets[MAX_GPUS * MAX_PARTS];
 static int device_count, socket_count, initialised;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void record(const char *function, int package)
-{
-    char line[160];
-    if (!spec.log[0])
-        return;
-    int file = open(spec.log, O_WRONLY | O_APPEND | O_CREAT, 0644);
-    if (file < 0)
-        return;
-    int length = snprintf(line, sizeof line, "%d %s %d\n", (int)getpid(), function, package);
-    if (write(file, line, (size_t)length) != length)
-        fprintf(stderr, "amd smi simulator: cannot write %s\n", spec.log);
-    close(file);
-}
 
 /* Two dies have PCI devices, and so sockets, of their own; partitions are functions of one. */
 static bool has_dies(int package)
@@ -139,7 +123,7 @@ amdsmi_status_t amdsmi_init(uint64_t flags)
         }
         enumerate();
     }
-    record(__func__, -1);
+    world_log(&spec, __func__, -1);
     const struct fault *slow = world_fault(&spec, TARGET_INIT, FAULT_SLOW);
     const struct fault *denied = world_fault(&spec, TARGET_INIT, FAULT_NO_PERMISSION);
     const struct fault *failing = world_fault(&spec, TARGET_INIT, FAULT_ERROR);
@@ -155,7 +139,7 @@ amdsmi_status_t amdsmi_init(uint64_t flags)
 
 amdsmi_status_t amdsmi_shut_down(void)
 {
-    record(__func__, -1);
+    world_log(&spec, __func__, -1);
     amdsmi_status_t result = initialised ? AMDSMI_STATUS_SUCCESS : AMDSMI_STATUS_NOT_INIT;
     initialised = 0;
     return result;
@@ -186,7 +170,7 @@ amdsmi_status_t amdsmi_get_processor_handles(amdsmi_socket_handle socket, uint32
 /* What every call on a device has in common: it is logged, and the device must be initialised and not lost. */
 static amdsmi_status_t enter(const char *function, const struct device *device)
 {
-    record(function, device->package);
+    world_log(&spec, function, device->package);
     if (!initialised)
         return AMDSMI_STATUS_NOT_INIT;
     return world_fault(&spec, device->package, FAULT_LOST) ? AMDSMI_STATUS_NOT_FOUND : AMDSMI_STATUS_SUCCESS;

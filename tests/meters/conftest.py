@@ -12,40 +12,12 @@ from carbon_plugin.spec.hardware.cluster import Host, Network, Node
 from tests.meters.scripts import runner
 
 PRELUDE = """
-import json, os, sys, time
-import msgspec
-from carbon_plugin.meters.gpu.open import list_gpus, open_gpu_meters
-from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
-
 # Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.
 os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()};armed={os.environ['ARMED']}"
-
-def arm():
-    open(os.environ["ARMED"], "w").close()
 
 def open_nvml_meter(*arguments, **settings):
     meter = open_gpu_meters(*arguments, **settings)
     return meter if meter.answers else meter.shown
-
-def flat(value):
-    # A reading has the names of a record of the ledger, so that the tests of both look alike.
-    if isinstance(value, list):
-        return [flat(one) for one in value]
-    if isinstance(value, dict) and "energy" in value:
-        energy = value.pop("energy") or {"value": None, "low": None, "high": None}
-        return value | {"energy_j": energy["value"], "low_j": energy["low"], "high_j": energy["high"]}
-    return value
-
-def show(value):
-    print(json.dumps(flat(msgspec.to_builtins(value))))
-
-def watch(meter, seconds, every=0.1):
-    rounds = [meter.read()]
-    arm()
-    while rounds[-1][0].monotonic_s < rounds[0][0].monotonic_s + seconds:
-        time.sleep(every)
-        rounds.append(meter.read())
-    return rounds
 """
 
 

@@ -3,12 +3,10 @@
 #define _POSIX_C_SOURCE 200809L
 #include "driver.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct spec spec;
 struct device gpus[MAX_GPUS];
@@ -16,24 +14,9 @@ struct device slices[MAX_GPUS][MAX_SLICES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int references;
 
-/* Appends "pid function device" to the log that the spec names, in one write. */
-static void record(const char *function, int gpu)
-{
-    char line[160];
-    if (!spec.log[0])
-        return;
-    int file = open(spec.log, O_WRONLY | O_APPEND | O_CREAT, 0644);
-    if (file < 0)
-        return;
-    int length = snprintf(line, sizeof line, "%d %s %d\n", (int)getpid(), function, gpu);
-    if (write(file, line, (size_t)length) != length)
-        fprintf(stderr, "nvml simulator: cannot write %s\n", spec.log);
-    close(file);
-}
-
 nvmlReturn_t enter(const char *function, nvmlDevice_t device)
 {
-    record(function, device ? device->gpu : -1);
+    world_log(&spec, function, device ? device->gpu : -1);
     if (references == 0)
         return NVML_ERROR_UNINITIALIZED;
     if (!device || device->gpu >= spec.gpus)
@@ -43,7 +26,7 @@ nvmlReturn_t enter(const char *function, nvmlDevice_t device)
 
 static nvmlReturn_t system_enter(const char *function)
 {
-    record(function, -1);
+    world_log(&spec, function, -1);
     return references == 0 ? NVML_ERROR_UNINITIALIZED : NVML_SUCCESS;
 }
 
@@ -81,7 +64,7 @@ nvmlReturn_t nvmlInitWithFlags(unsigned flags)
                 slices[i][j] = (struct device){i, j};
         }
     }
-    record(__func__, -1);
+    world_log(&spec, __func__, -1);
     const struct fault *slow = world_fault(&spec, TARGET_INIT, FAULT_SLOW);
     const struct fault *denied = world_fault(&spec, TARGET_INIT, FAULT_NO_PERMISSION);
     const struct fault *failing = world_fault(&spec, TARGET_INIT, FAULT_ERROR);
@@ -102,7 +85,7 @@ nvmlReturn_t nvmlInit_v2(void)
 nvmlReturn_t nvmlShutdown(void)
 {
     pthread_mutex_lock(&lock);
-    record(__func__, -1);
+    world_log(&spec, __func__, -1);
     nvmlReturn_t result = references > 0 ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
     if (references > 0)
         references--;

@@ -101,5 +101,7 @@ double world_energy_j(const struct spec *spec, int gpu, bool module);
 unsigned long long world_counter_mj(const struct spec *spec, int gpu, bool module);
 unsigned world_power_mw(const struct spec *spec, int gpu, double power_w);
 void world_sleep(double seconds);
+/* Appends "pid function gpu" to the log that the spec names, in one write. */
+void world_log(const struct spec *spec, const char *function, int gpu);
 
 #endif

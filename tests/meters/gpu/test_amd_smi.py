@@ -15,34 +15,7 @@ Metering = Callable[..., Any]
 Rounds = list[list[dict[str, Any]]]
 
 PRELUDE = """
-import json, os, sys, time
-import msgspec
-from carbon_plugin.meters.gpu.open import list_gpus, open_gpu_meters
-from carbon_plugin.meters.open import JobPart, open_meters
-
 os.environ["AMD_SIM"] += f";epoch={time.monotonic()};armed={os.environ['ARMED']}"
-
-def arm():
-    open(os.environ["ARMED"], "w").close()
-
-def flat(value):
-    # A reading has the names of a record of the ledger, so that the tests of both look alike.
-    if isinstance(value, list):
-        return [flat(one) for one in value]
-    if isinstance(value, dict) and "energy" in value:
-        energy = value.pop("energy") or {"value": None, "low": None, "high": None}
-        return value | {"energy_j": energy["value"], "low_j": energy["low"], "high_j": energy["high"]}
-    return value
-
-def show(value):
-    print(json.dumps(flat(msgspec.to_builtins(value))))
-
-def watch(meter, seconds, every=0.1):
-    rounds = [meter.read()]
-    while rounds[-1][0].monotonic_s < rounds[0][0].monotonic_s + seconds:
-        time.sleep(every)
-        rounds.append(meter.read())
-    return rounds
 """
 WATCH = "meter = open_gpu_meters(); show([meter.devices, meter.notes, watch(meter, 1.0), meter.contexts()])"
 MI250X = "name=AMD Instinct MI250X;limit=560;memory=128;tells=average"

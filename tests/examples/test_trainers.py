@@ -1,4 +1,4 @@
-"""The example for the Hugging Face Trainer runs and ends with its metrics."""
+"""The examples for trainers of frameworks run and end with their metrics."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "transformers" / "train.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-MISSING = [name for name in ("accelerate", "transformers") if find_spec(name) is None]
-
-
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}; `make test` installs them")
-@pytest.mark.exhaustive  # tests/integrations holds what the example shows
-def test_the_transformers_example_prints_its_metrics(tmp_path):
+@pytest.mark.exhaustive  # tests/integrations holds what the examples show
+@pytest.mark.parametrize(
+    ("example", "needs"),
+    [("demo/lightning_train.py", ("lightning",)), ("transformers/train.py", ("accelerate", "transformers"))],
+    ids=["Lightning", "Hugging Face Trainer"],
+)
+def test_the_example_prints_its_metrics(tmp_path, example, needs):
+    missing = [name for name in needs if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {missing}; `make test` installs them")
     done = subprocess.run(
-        [sys.executable, EXAMPLE, "--steps=20", f"--run-dir={tmp_path}"],
+        [sys.executable, EXAMPLES / example, "--steps=20", f"--run-dir={tmp_path}"],
         capture_output=True,
         text=True,
         check=False,
