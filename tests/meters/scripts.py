@@ -47,8 +47,8 @@ def watch(meter, seconds, every=0.1):
 def runner(prelude: str, simulated: Callable[..., dict[str, str]], armed: Path) -> Callable[..., Any]:
     """Return a function that runs a script under a simulator spec and returns what the script shows last.
 
-    `prelude` stands between `PRELUDE` and the script. `simulated` gives the environment of a spec. The faults of a spec begin when a file in `armed`, whose name is in the
-    variable ARMED, is there.
+    `prelude` stands between `PRELUDE` and the script. `simulated` gives the environment of a spec. The faults of a spec
+    begin when a file in `armed`, whose name is in the variable ARMED, is there.
     """
     number = itertools.count()
 
