@@ -36,7 +36,7 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted with Ctrl-C",
     READER_GONE: "the reader of the output went away (`carbon-plugin ... | head`)",
 }
-"""What each exit code means, for every command."""
+"""The meaning of each exit code, for every command."""
 
 
 class Command(Struct, frozen=True):

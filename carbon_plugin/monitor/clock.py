@@ -83,9 +83,9 @@ class TrainingClock:
         self._now = now
         self._transitions: deque[Transition] = deque(maxlen=_MAX_TRANSITIONS)
         self.attend = True
-        """Whether the next step is to call `attended`. Any thread may set it."""
+        """This says whether the next step is to call `attended`. Any thread may set it."""
         self.attended: Callable[[], None] | None = None
-        """What the training thread does at the first step after `attend` was set. Steps that only count skip it."""
+        """The training thread calls this at the first step after `attend` was set. Steps that only count skip it."""
 
     @property
     def mark(self) -> Mark:

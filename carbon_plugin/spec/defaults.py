@@ -12,8 +12,8 @@ MOST_CHUNKS = 8
 bubble.
 """
 SPARE_LAYERS = 2
-"""How many layers embedding and loss may stand for where layers are dealt out to stages (Llama 3 405B deals out 128, of
-which 126 are layers).
+"""The number of layers that embedding and loss may stand for where layers are dealt out to stages (Llama 3 405B deals
+out 128, of which 126 are layers).
 """
 
 

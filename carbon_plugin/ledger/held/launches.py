@@ -9,7 +9,7 @@ from carbon_plugin.ledger.held.outline import Outline, find_events
 from carbon_plugin.ledger.records import Event
 
 RANK_0_FILES = "node-0."
-"""How the names of files begin that the node of rank 0 has written."""
+"""The names of the files that the node of rank 0 has written begin so."""
 
 SKEW_EVENT = "clock_skew"
 """The event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}},

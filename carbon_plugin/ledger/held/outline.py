@@ -25,7 +25,7 @@ _TAIL_BYTES = 1 << 16
 """Some forty windows of eight GPUs; read further back where no step ended in them."""
 _PIECE_BYTES = 1 << 20
 _EVENT, _WINDOW = b'{"type":"event"', b'{"type":"window"'
-"""How the JSON of an event and of a window begins."""
+"""The JSON of an event and of a window begins so."""
 
 
 class _Device(Struct, frozen=True):

@@ -20,7 +20,7 @@ from carbon_plugin.spec.own_thread import OwnThread
 T = TypeVar("T")
 STOP, GO_ON = b"stop\n", b"go on\n"
 END = b"\n"
-"""What is complete ends so."""
+"""The content of a file that is complete ends with this."""
 MOST_HALF_READ_S = 1.0
 ANSWER_S = 2.0
 """The monitor thread waits at most this long for an answer of the store, s."""

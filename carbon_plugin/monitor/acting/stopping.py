@@ -88,9 +88,9 @@ class StopAgreement:
         self.missing: tuple[int, ...] = ()
         """The ranks that had not acknowledged the last proposal of this process."""
         self.refusal: str | None = None
-        """Why the last proposal of this process came to nothing, where a rank has said so."""
+        """The reason why the last proposal of this process came to nothing, where a rank has said so."""
         self.tries = 0
-        """How many proposals of this process came to nothing."""
+        """The number of proposals of this process that came to nothing."""
 
     @property
     def decided(self) -> Proposal | None:

@@ -40,7 +40,9 @@ over devices.
 BEST_MFU = 0.7
 """The search begins with the cluster that would meet the deadline at this MFU."""
 DOUBLINGS = 7
-"""How often the cluster is doubled from there, and how often it is halved where no cluster is in time."""
+"""The number of times that the cluster is doubled from there, and how often it is halved where no cluster is in
+time.
+"""
 
 
 class Target(Struct, frozen=True, kw_only=True):
