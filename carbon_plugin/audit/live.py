@@ -49,9 +49,10 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
     rows += _power(recent)
     carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
     rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
-    if state != "running" and newest is not None and newest.remaining_s:
-        newest = None
-        rows.append(("projection", "none, because the run has ended"))
+    if state != "running" and newest is not None:
+        if newest.remaining_s:
+            rows.append(("projection", "none, because the run has ended"))
+        newest = None  # what is spent is all that there will be
     rows += _projected(newest)
     if summary.budget:
         rows.append(("budget", "; ".join(line.phrase for line in _against_budget(summary, newest))))
@@ -70,8 +71,9 @@ def summary_line(run_dir: str | os.PathLike[str]) -> str:
     parts = [f"{summary.run.name}: {state_of(summary)}", f"step {progress.last_step:,}{of}"]
     parts.append(wording.energy(summary.energy.energy_j))
     if footprint is not None:
-        figure = footprint.total_kg
-        parts.append(f"{wording.carbon(figure.value)} ({wording.carbon_range(figure)})")
+        figure, without = footprint.counted_kg, phrases.without_embodied(summary)
+        said = f"{wording.carbon(figure.value)} ({wording.carbon_range(figure)})"
+        parts.append(f"{said} {without}" if without else said)
     parts.append(f"{wording.percent(phrases.measured_share(summary))} measured")
     return ", ".join(parts)
 

@@ -10,6 +10,7 @@ emissions of their grids are turned into one of the two before they are added.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     """One run of a programme, or one part of a run that went on in another directory.
 
     `energy_j` is that of the machines, and `facility_j` that of the facility with them, None where the run stated no
-    site. Carbon is the mean over the draws, on the basis of the programme, and None where it is not known.
+    site. Carbon is the mean over the draws, on the basis of the programme, and None where it is not known; `total_kg`
+    is None where the operational or the embodied carbon is.
     `stated_operational_kg` is the central value in the run's own audit, which counts `basis`. `turned` says how the
     carbon was brought to the basis of the programme, where it was.
     """
@@ -49,7 +51,7 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     directory: str
     role: str
     steps: int
-    tokens: int
+    tokens: int | None
     device_s: float
     energy_j: float
     facility_j: float | None
@@ -86,7 +88,8 @@ class Programme(Struct, frozen=True, kw_only=True):
     site. `counts` says which emissions of the grids count ("lifecycle" or "direct"), None where no operational carbon
     is summed up. `development_share` is the share of all roles but "final". Operational carbon is None, and a warning
     says why, where a run has none; the manufacture of hardware does not depend on a grid and always sums over the runs
-    that know it.
+    that know it. The total holds the operational carbon alone of runs that do not know it, which a warning names, and
+    is None where no run knows it. The same holds for the total of a role.
     """
 
     name: str
@@ -180,7 +183,7 @@ def add_up(
         facility_j=sum(filter(None, facility)) if None not in facility else None,
         operational_kg=_sum([its.operational for its in carbon]) if reason is None else None,
         embodied_kg=_sum(embodied) if embodied else None,
-        total_kg=_sum([its.total for its in carbon]) if reason is None else None,
+        total_kg=_sum([its.counted for its in carbon]) if reason is None and embodied else None,
         counts=scope if reason is None else None,
         development_share=1.0 - sum(total.share for total in roles if total.role == FINAL),
         missing_roles=missing,
@@ -271,18 +274,22 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
             "some grid intensities are of the electricity that a zone generates and some of what it consumes, with its "
             "imports; they are added as they are"
         )
-    if len(runs) > 1 and any(its.total is not None for its in carbon):
+    if len(runs) > 1 and any(its.counted is not None for its in carbon):
         found.append("carbon of several runs is the sum of their means, which is above the sum of their central values")
     return found
 
 
 def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[RoleTotal]:
     """Return one total for each role: those of `ROLES` in their order, then any other."""
-    measure = "total_kg" if with_carbon else "energy_j"
-    whole = sum(getattr(run, measure) for run in runs)
+
+    def measure(run: ProgrammeRun) -> float:
+        return _counted_kg(run) if with_carbon else run.energy_j
+
+    whole = math.fsum(map(measure, runs))
     totals = []
     for role in sorted({run.role for run in runs}, key=lambda role: (_rank(role), role)):
         of_role = [run for run in runs if run.role == role]
+        embodied = [run.embodied_kg for run in of_role if run.embodied_kg is not None] if with_carbon else []
         totals.append(
             RoleTotal(
                 role=role,
@@ -290,12 +297,17 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
                 device_s=sum(run.device_s for run in of_role),
                 energy_j=sum(run.energy_j for run in of_role),
                 operational_kg=sum(run.operational_kg or 0.0 for run in of_role) if with_carbon else None,
-                embodied_kg=sum(run.embodied_kg or 0.0 for run in of_role) if with_carbon else None,
-                total_kg=sum(run.total_kg or 0.0 for run in of_role) if with_carbon else None,
-                share=sum(getattr(run, measure) for run in of_role) / whole if whole else 0.0,
+                embodied_kg=sum(embodied) if embodied else None,
+                total_kg=sum(map(_counted_kg, of_role)) if embodied else None,
+                share=sum(map(measure, of_role)) / whole if whole else 0.0,
             )
         )
     return totals
+
+
+def _counted_kg(run: ProgrammeRun) -> float:
+    """Return the carbon that is known of a run, kgCO2e: the total, or the operational carbon alone."""
+    return (run.operational_kg or 0.0) if run.total_kg is None else run.total_kg
 
 
 def _rank(role: str) -> int:

@@ -19,9 +19,9 @@ UNIT = "kgCO2e"
 class RunCarbon(Struct, frozen=True, kw_only=True):
     """The carbon of one run, kgCO2e: means with their p10 and p90.
 
-    `missing` says, as the end of a sentence about the run, why there is no operational carbon; `total` is None then.
-    `embodied` is None where the manufacture of the hardware is not known. `turned` says how the intensity was brought
-    to the basis of the roll-up, None where it counted that already.
+    `missing` says, as the end of a sentence about the run, why there is no operational carbon. `embodied` is None where
+    the manufacture of the hardware is not known. `total` is None where one of the two is. `turned` says how
+    the intensity was brought to the basis of the roll-up, None where it counted that already.
     """
 
     operational: Figure | None
@@ -29,6 +29,11 @@ class RunCarbon(Struct, frozen=True, kw_only=True):
     total: Figure | None
     missing: str | None = None
     turned: str | None = None
+
+    @property
+    def counted(self) -> Figure | None:
+        """Return the total, or the operational carbon where the manufacture of the hardware is unknown."""
+        return self.operational if self.total is None else self.total
 
 
 def common_scope(summaries: Iterable[AuditSummary]) -> EmissionScope:
@@ -48,12 +53,14 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:
         return RunCarbon(operational=None, embodied=None, total=None, missing="stated no site")
-    embodied = _mean(footprint, "embodied_kg", footprint.embodied_kg) if footprint.embodied_parts_kg else None
+    embodied = _mean(footprint, "embodied_kg", footprint.embodied_kg)
     intensity = factors.intensity
     if all(basis is not None and basis.scope == scope for basis in intensity.bases):
-        operational = _mean(footprint, "operational_kg", footprint.operational_kg)
-        total = _mean(footprint, "total_kg", footprint.total_kg)
-        return RunCarbon(operational=operational, embodied=embodied, total=total)
+        return RunCarbon(
+            operational=_mean(footprint, "operational_kg", footprint.operational_kg),
+            embodied=embodied,
+            total=_mean(footprint, "total_kg", footprint.total_kg),
+        )
     other = turned_figure(intensity, scope)
     if other is None:
         missing = "counts its intensity on a basis that is not stated (site.intensity_basis)"
@@ -62,13 +69,16 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
     return RunCarbon(
         operational=operational,
         embodied=embodied,
-        total=_plus(operational, embodied or Figure(0.0, 0.0, 0.0, UNIT, "modelled", "unknown")),
+        total=None if embodied is None else _plus(operational, embodied),
         turned=other.source,
     )
 
 
-def _mean(footprint: Footprint, name: str, figure: Figure) -> Figure:
-    """Return a figure whose value is the mean over the draws; older audits do not hold it."""
+def _mean(footprint: Footprint, name: str, figure: Figure | None) -> Figure | None:
+    """Return a figure whose value is the mean over the draws, which older audits do not hold; None for an unknown
+    one."""
+    if figure is None:
+        return None
     value = footprint.means.get(name, figure.value)
     return Figure(value, min(figure.low, value), max(figure.high, value), figure.unit, figure.kind, figure.source)
 

@@ -15,9 +15,11 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import stated_fields
 
 SAME_WORK = 0.02
@@ -32,8 +34,9 @@ Number = float | int | str | None
 class ListedRun(Struct, frozen=True, kw_only=True):
     """One run of a list.
 
-    `total_kg` lacks the manufacture of the hardware that `unknown_embodied` names. `forecast_error` is total carbon
-    over its forecast, less one, and None where that manufacture is unknown. A run that cannot be read has only its
+    `total_kg` is None where the manufacture of the hardware is unknown, which `unknown_embodied` names;
+    `operational_kg` is then all that is known. `forecast_error` is the carbon that is known of both over its forecast,
+    less one. A run that cannot be read has only its
     directory and the `problem`.
     """
 
@@ -43,6 +46,7 @@ class ListedRun(Struct, frozen=True, kw_only=True):
     role: str | None = None
     start_unix_s: float | None = None
     energy_j: float | None = None
+    operational_kg: float | None = None
     total_kg: float | None = None
     unknown_embodied: list[str] = []
     forecast_error: float | None = None
@@ -159,8 +163,10 @@ def _listed(directory: Path) -> ListedRun:
     except CarbonPluginError as error:
         return ListedRun(directory=str(directory), problem=str(error))
     footprint, forecast = summary.footprint, summary.forecast
-    planned_kg = forecast.footprint.total_kg.value if forecast else 0.0
-    unknown = unknown_embodied(summary)
+    off = None
+    if footprint is not None and forecast is not None:
+        _, planned, actual = comparable_kg(forecast.footprint, footprint)
+        off = actual.value / planned.value - 1 if planned.value > 0 else None
     return ListedRun(
         directory=str(directory),
         name=summary.run.name,
@@ -168,11 +174,10 @@ def _listed(directory: Path) -> ListedRun:
         role=summary.run.role,
         start_unix_s=summary.period.start_unix_s,
         energy_j=summary.energy.energy_j,
-        total_kg=footprint.total_kg.value if footprint else None,
-        unknown_embodied=unknown,
-        forecast_error=footprint.total_kg.value / planned_kg - 1
-        if footprint and planned_kg > 0 and not unknown
-        else None,
+        operational_kg=footprint.operational_kg.value if footprint else None,
+        total_kg=_kilograms(footprint.total_kg) if footprint else None,
+        unknown_embodied=unknown_embodied(summary),
+        forecast_error=off,
         state=state_of(summary),
     )
 
@@ -222,11 +227,11 @@ def _said(value: Any, is_default: bool) -> str | None:
     return f"{text} (default)" if text and is_default else text or None
 
 
-def _total_kg(one: AuditSummary) -> float | None:
-    return one.footprint.total_kg.value if one.footprint else None
+def _kilograms(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
 
 
-def _per(amount: float | None, count: int) -> float | None:
+def _per(amount: float | None, count: int | None) -> float | None:
     return amount / count if amount is not None and count else None
 
 
@@ -237,7 +242,7 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
     ("GPUs", ""): lambda one: one.coverage.gpus,
     ("time running", "s"): lambda one: one.period.active_s,
     ("optimizer steps", ""): lambda one: one.progress.steps,
-    ("tokens", ""): lambda one: one.progress.tokens or None,  # 0 where nobody counted them
+    ("tokens", ""): lambda one: one.progress.tokens or None,  # reports of earlier releases hold 0
     ("step time", "s"): lambda one: one.steps.measured_step_time_s.value if one.steps else None,
     ("energy of the machines", "J"): lambda one: one.energy.energy_j,
     ("energy a token", "J"): lambda one: _per(one.energy.energy_j, one.progress.tokens),
@@ -245,13 +250,16 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
         one.energy.measured_j / one.energy.energy_j if one.energy.energy_j else None
     ),
     ("operational carbon", "kgCO2e"): lambda one: one.footprint.operational_kg.value if one.footprint else None,
-    ("embodied carbon", "kgCO2e"): lambda one: (
-        one.footprint.embodied_kg.value if one.footprint and one.footprint.embodied_parts_kg else None
-    ),
-    ("total carbon", "kgCO2e"): _total_kg,
+    ("embodied carbon", "kgCO2e"): lambda one: _kilograms(one.footprint.embodied_kg) if one.footprint else None,
+    ("total carbon", "kgCO2e"): lambda one: _kilograms(one.footprint.total_kg) if one.footprint else None,
     ("manufacture in no total", ""): lambda one: " and ".join(unknown_embodied(one)) or None,
-    ("carbon a million tokens", "kgCO2e"): lambda one: (
-        _per((_total_kg(one) or 0.0) * 1e6, one.progress.tokens) if one.footprint else None
+    ("operational carbon a million tokens", "kgCO2e"): lambda one: (
+        _per(one.footprint.operational_kg.value * 1e6, one.progress.tokens) if one.footprint else None
+    ),
+    ("total carbon a million tokens", "kgCO2e"): lambda one: (
+        _per(one.footprint.total_kg.value * 1e6, one.progress.tokens)
+        if one.footprint and one.footprint.total_kg
+        else None
     ),
     ("grid intensity", "gCO2e/kWh"): lambda one: one.factors.intensity.figure.value if one.factors else None,
     ("PUE", ""): lambda one: one.factors.pue.value if one.factors else None,

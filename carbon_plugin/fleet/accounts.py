@@ -211,8 +211,8 @@ def known_sum(masses_kg: Iterable[float | None]) -> float | None:
 
 
 def total_kg(operational: float | None, embodied: float | None) -> float | None:
-    """Return operational and embodied carbon together, None without the operational one, as `audit.run_carbon` does."""
-    return None if operational is None else operational + (embodied or 0.0)
+    """Return operational and embodied carbon together, or None where one is unknown, as `audit.run_carbon` does."""
+    return None if operational is None or embodied is None else operational + embodied
 
 
 def forecasts_of(month: int, rows: Sequence[Mapping[str, int]]) -> ForecastMonth:

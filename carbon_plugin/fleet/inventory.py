@@ -16,6 +16,9 @@ BOUNDARIES = ("own", "colo", "cloud")
 LOCATION, MARKET = "location-based", "market-based"
 DIRECT, LIFECYCLE = "direct", "lifecycle"
 
+CAPITAL_GOODS = 2
+"""The category of scope 3 that holds hardware which was bought."""
+
 
 def year_lines(
     months: Mapping[str, Sequence[AccountLine]], capital_kg: Mapping[int, float | None], boundary: str, counts: str
@@ -37,7 +40,8 @@ def year_lines(
                 "which a run first used it"
             )
             kg = capital_kg.get(year, 0.0)
-            found.append(YearLine(year=year, scope=3, category=2, name="capital goods: hardware", kg=kg, note=note))
+            name = "capital goods: hardware"
+            found.append(YearLine(year=year, scope=3, category=CAPITAL_GOODS, name=name, kg=kg, note=note))
     return found
 
 

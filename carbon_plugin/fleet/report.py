@@ -90,7 +90,10 @@ def report(store: str, asked: Asked) -> Accounts:
     if asked.sacct is not None and asked.kubernetes is not None:
         raise FleetError("--sacct and --kubernetes: one scheduler's account at a time")
     if asked.boundary is not None and asked.boundary not in BOUNDARIES:
-        raise FleetError(f"--boundary {asked.boundary!r}: expected one of {', '.join(BOUNDARIES)}")
+        raise FleetError(
+            f"--boundary {asked.boundary!r}: expected own (your machines in your building), colo (your machines in "
+            "another's building) or cloud (rented machines)"
+        )
     months = _months(asked.first, asked.last)
     place = open_place(store)
     catalogue = read_catalogue(place)
@@ -253,7 +256,10 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
-        found = ["carbon is the sum of the runs' means: their medians and central values do not add up"]
+        found = [
+            "carbon is the sum of the means of the runs; the central values that the runs' own reports show are a "
+            "little lower and do not add up to it"
+        ]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
             found.append(
@@ -279,7 +285,10 @@ class _Report:
                 )
         uncontracted = sum(row["runs"] for row in self._bases if not row["has_market"])
         if all(not row["has_market"] for row in self._bases):
-            found.append("no run states a contract or a residual mix: market-based lines equal the location-based ones")
+            found.append(
+                "no run states a contract for its electricity (site.instruments) or a residual mix "
+                "(site.residual_g_per_kwh), so the market-based figures equal the location-based ones"
+            )
         elif uncontracted:
             found.append(
                 f"{plural(uncontracted, 'run')} {verb(uncontracted, 'states', 'state')} no contract and no residual "

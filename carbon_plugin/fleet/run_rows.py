@@ -30,7 +30,7 @@ from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, T
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
-from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors
+from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors, Footprint
 from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
@@ -312,12 +312,22 @@ def _run_row(
         "steps": progress.steps,
         "tokens": progress.tokens,
         "stalled_ms": round(MS_PER_S * period.stalled_s),
-        "forecast_ug": round(UG_PER_KG * forecast.footprint.total_kg.value) if forecast and carbon else None,
+        **_forecast(forecast.footprint if forecast else None, carbon),
         "forecast_mj": round(MJ_PER_J * it.value)
         if forecast and (it := forecast.footprint.energy_j.get("it"))
         else None,
-        "actual_ug": carbon.central_ug + carbon.embodied_central_ug if forecast and carbon else None,
     }
+
+
+def _forecast(planned: Footprint | None, carbon: RunMicrograms | None) -> dict[str, int | None]:
+    """Return the forecast and the actual carbon in micrograms: totals, or operational carbon where the manufacture of
+    the hardware is unknown on one side."""
+    if planned is None or carbon is None:
+        return {"forecast_ug": None, "actual_ug": None}
+    if planned.total_kg is None or not carbon.parts_ug:
+        return {"forecast_ug": round(UG_PER_KG * planned.operational_kg.value), "actual_ug": carbon.central_ug}
+    actual_ug = carbon.central_ug + carbon.embodied_central_ug
+    return {"forecast_ug": round(UG_PER_KG * planned.total_kg.value), "actual_ug": actual_ug}
 
 
 def _hardware(collected: HourCollector, manifest: Manifest) -> str:

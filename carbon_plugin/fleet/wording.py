@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
+from carbon_plugin.fleet.inventory import CAPITAL_GOODS
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit, plural
+from carbon_plugin.spec.amounts import fitting_unit, number, plural
 from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 MOVED_SHOWN = 12
@@ -31,11 +32,12 @@ def summary_lines(accounts: Accounts) -> list[str]:
     first, last = month_name(accounts.first_month), month_name(accounts.last_month)
     period = first if first == last else f"{first} to {last}"
     measured = totals.measured_kwh / totals.energy_kwh if totals.energy_kwh else 0.0
+    total = "total unknown" if totals.total_kg is None else mass(totals.total_kg)
     found = [
         f"{plural(totals.runs, 'run')}, {period}: {wording.energy(totals.energy_kwh * JOULES_PER_KWH)} of the "
         f"machines, "
         f"{wording.percent(measured)} measured",
-        f"{mass(totals.total_kg)}: operational {mass(totals.location_kg)} ({accounts.counts}, "
+        f"{total}: operational {mass(totals.location_kg)} ({accounts.counts}, "
         f"location-based; market-based {mass(totals.market_kg)}), embodied "
         f"{mass(totals.embodied_kg)} "
         f"({accounts.embodied_rule})",
@@ -51,12 +53,29 @@ def summary_lines(accounts: Accounts) -> list[str]:
         )
     if accounts.restatement is not None:
         found += restatement_sentences(accounts.restatement)
-    found += [
-        f"{line.year} scope {line.scope}{f' category {line.category}' if line.category else ''}, {line.name}"
+    return found + inventory_lines(accounts)
+
+
+def inventory_lines(accounts: Accounts) -> list[str]:
+    """Return the lines of a GHG Protocol inventory with a heading, empty where none was asked for."""
+    if not accounts.years:
+        return []
+    lines = [
+        f"  {line.year}, scope {line.scope}{f' category {line.category}' if line.category else ''}, {line.name}"
         f"{f' ({line.method})' if line.method else ''}: {mass(line.kg)}"
         for line in accounts.years
     ]
-    return found
+    heading = (
+        "Lines for a GHG Protocol inventory, by year (location- and market-based are two views of one electricity):"
+    )
+    if all(line.category != CAPITAL_GOODS for line in accounts.years):
+        return [heading, *lines]
+    return [
+        heading,
+        *lines,
+        "  Capital goods are whole devices, booked in the year in which a run first used them. They are not comparable "
+        "with the embodied carbon above, which is the runs' share of them; never add the two.",
+    ]
 
 
 def restatement_sentences(restated: Restatement) -> list[str]:
@@ -116,7 +135,7 @@ def mass(kilograms: float | None) -> str:
 
 def cell(value: float | None, size: float = 1.0) -> str:
     """Return a number for a table in a unit of a size, "-" where it is not known."""
-    return "-" if value is None else wording.number(value / size)
+    return "-" if value is None else number(value / size)
 
 
 def lacking_sentences(line: AccountLine) -> list[str]:
@@ -152,7 +171,7 @@ def rows_of(
     """Return the headings and rows of a table of lines, with one unit a column."""
     energy_size, energy_unit = fitting_unit(max(line.energy_kwh for line in lines) * JOULES_PER_KWH, ENERGY_UNITS)
     carbon_size, carbon_unit = fitting_unit(
-        max(line.total_kg or line.embodied_kg or 0.0 for line in lines), CARBON_UNITS
+        max(line.total_kg or line.location_kg or line.embodied_kg or 0.0 for line in lines), CARBON_UNITS
     )
     headings = [
         title,
@@ -172,13 +191,13 @@ def rows_of(
             [
                 " / ".join(line.group.values()) or name_of(line.month),
                 f"{line.runs:,}",
-                wording.number(line.device_hours),
-                wording.number(line.energy_kwh * JOULES_PER_KWH / energy_size),
+                number(line.device_hours),
+                number(line.energy_kwh * JOULES_PER_KWH / energy_size),
                 *(
                     cell(mass_kg, carbon_size)
                     for mass_kg in (line.location_kg, line.market_kg, line.embodied_kg, line.total_kg)
                 ),
-                wording.number(share),
+                number(share),
             ]
         )
     return headings, rows

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from carbon_plugin.footprint.propagation import Outcome, UncertainInputs
     from carbon_plugin.footprint.uncertainty import Floats
 
+DRAWS, SEED = 2000, 0
+"""Forecast, spent carbon and audit sample with these, so that the same inputs have the same range everywhere."""
+
 
 def account(
     energies: Sequence[EnergyItem],
@@ -31,8 +34,8 @@ def account(
     factors: Factors,
     *,
     duration_spread: tuple[float, float] = (1.0, 1.0),
-    draws: int = 2000,
-    seed: int = 0,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Footprint:
     """Return the carbon of energy and of reserved device time under the given factors.
 
@@ -62,8 +65,8 @@ def carbon_totals(
     factors: Factors,
     *,
     duration_spread: tuple[float, float] = (1.0, 1.0),
-    draws: int = 2000,
-    seed: int = 0,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> CarbonTotals:
     """Return the sums of the footprint that `account` returns for the same arguments, without its parts.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from carbon_plugin.spec.figure import Assumption, Figure, Kind
 from carbon_plugin.spec.metered import Rung
@@ -15,6 +16,9 @@ from carbon_plugin.spec.site import Instrument
 IT_RUNGS: tuple[Rung, ...] = ("gpu", "host", "network")
 BUILDING = "building"
 
+
+CountedCarbon = Literal["total_kg", "operational_kg"]
+"""A field of `Footprint` that holds all carbon that is known of a run."""
 
 EmissionScope = Literal["lifecycle", "direct"]
 """Which emissions of a grid count: those of fuels and plants over their life, or those of the stacks alone."""
@@ -161,8 +165,9 @@ class Footprint(Struct, frozen=True, kw_only=True):
     (kgCO2e).
 
     A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
-    embodied add up to `total_kg`, central values exactly, ranges by sampling. `interval_95` holds the 2.5th and 97.5th
-    percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each: of many
+    embodied add up to `total_kg`, central values exactly, ranges by sampling. Without any embodied part both are None,
+    because the manufacture of the hardware is then unknown; `counted_kg` is what is known. `interval_95` holds the
+    2.5th and 97.5th percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each: of many
     runs, the means add up to the mean of the sum, and the central values do not. `operational_kg` is location-based;
     `market` stands beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as
     far as known.
@@ -170,13 +175,42 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
     energy_j: dict[str, Figure]
     operational_kg: Figure
-    embodied_kg: Figure
+    embodied_kg: Figure | None
     embodied_parts_kg: dict[str, Figure]
-    total_kg: Figure
+    total_kg: Figure | None
     interval_95: dict[str, tuple[float, float]] = {}
     means: dict[str, float] = {}
     market: MarketBased | None = None
     water_l: dict[str, Figure] = {}
+
+    def __post_init__(self) -> None:
+        """Make an embodied carbon without any part, and the total with it, unknown.
+
+        Its sum over no parts is 0, which reports of earlier releases hold too; nobody knows that it is 0.
+        """
+        if not self.embodied_parts_kg:
+            for name in ("embodied_kg", "total_kg"):
+                force_setattr(self, name, None)
+            for name in ("interval_95", "means"):
+                kept = {key: value for key, value in getattr(self, name).items() if key == "operational_kg"}
+                force_setattr(self, name, kept)
+
+    @property
+    def counted(self) -> CountedCarbon:
+        """Return the name of the widest carbon that is known: the total, or that of the operation alone."""
+        return "operational_kg" if self.total_kg is None else "total_kg"
+
+    @property
+    def counted_kg(self) -> Figure:
+        """Return the total, or the operational carbon where the manufacture of the hardware is unknown."""
+        return self.operational_kg if self.total_kg is None else self.total_kg
+
+
+def comparable_kg(one: Footprint, other: Footprint) -> tuple[CountedCarbon, Figure, Figure]:
+    """Return the widest carbon that is known of both footprints, with its name: never a total beside a part."""
+    if one.total_kg is None or other.total_kg is None:
+        return "operational_kg", one.operational_kg, other.operational_kg
+    return "total_kg", one.total_kg, other.total_kg
 
 
 class CarbonTotals(Struct, frozen=True, kw_only=True):
@@ -189,6 +223,11 @@ class CarbonTotals(Struct, frozen=True, kw_only=True):
     operational_kg: Range
     embodied_kg: Range | None
     total_kg: Range | None
+
+    @property
+    def counted_kg(self) -> Range:
+        """Return the total, or the operational carbon where the manufacture of the hardware is unknown."""
+        return self.operational_kg if self.total_kg is None else self.total_kg
 
 
 class CentralCarbon(Struct, frozen=True, kw_only=True):

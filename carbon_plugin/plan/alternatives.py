@@ -197,7 +197,7 @@ class _Candidate(NamedTuple):
         forecast = self.forecast
         memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
         slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, forecast.spec.stack.population))
-        return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.total_kg))
+        return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.counted_kg))
 
 
 def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
@@ -259,6 +259,7 @@ def _option(candidate: _Candidate, best: tuple[str, ...]) -> RunOption:
     forecast = candidate.forecast
     prediction, footprint, cluster = forecast.prediction, forecast.footprint, forecast.spec.cluster
     assert forecast.spec.layout is not None  # a forecast always has one
+    assert footprint.embodied_kg is not None  # every profile states the manufacture of its hardware
     return RunOption(
         accelerator=cluster.accelerator.name,
         node=cluster.node.name,
@@ -277,7 +278,7 @@ def _option(candidate: _Candidate, best: tuple[str, ...]) -> RunOption:
         energy_j=footprint.energy_j["facility"],
         operational_kg=footprint.operational_kg,
         embodied_kg=footprint.embodied_kg,
-        total_kg=footprint.total_kg,
+        total_kg=footprint.counted_kg,
         cost_usd=forecast.cost_usd,
         best_case=forecast.best_case,
         best=best,

@@ -48,7 +48,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     kind = accuracy_class(spec.model, device, training.precision, spec.stack, terms.get("host", 0.0) / total)
     own = own_rows(device, spec.stack)
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
-    assumed = not own and any(item.field in FILLED_FIELDS for item in spec.assumptions)
+    assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
     figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=own)
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)

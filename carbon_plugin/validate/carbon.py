@@ -139,7 +139,7 @@ def _row(row: CarbonSource, setup: CarbonSetup) -> CarbonRow:
         device_hours=_compared(row.accel_hours, *(one.device_hours for one in three)),
         energy_mwh=_compared(row.published_energy_mwh, *(_energy_mwh(one, setup.energy) for one in three)),
         carbon_t=_compared(row.operational_tco2e, *(_carbon_t(one, setup.carbon) for one in three)),
-        with_everything_t=forecast.footprint.total_kg.scaled(1e-3, "tCO2e"),
+        with_everything_t=forecast.footprint.counted_kg.scaled(1e-3, "tCO2e"),
         layout=layout_phrase(forecast),
     )
 

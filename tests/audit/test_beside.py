@@ -52,7 +52,7 @@ def test_contracts_stand_beside_the_location_based_total(summary: AuditSummary) 
 
 def test_wide_interval_and_water_are_told(summary: AuditSummary) -> None:
     rows = {row.name: row for row in beside_rows(summary)}
-    assert "2.5th" in rows["total, 95 % interval"].how
+    assert "2.5th" in rows["total carbon, 95 % interval"].how
     assert rows["water, on-site"].value.endswith(" L")
 
 

@@ -312,7 +312,8 @@ def test_forecasts_are_compared_by_month(tmp_path: Path) -> None:
     (month,) = report(str(tmp_path / "store"), Asked()).forecasts
 
     (run,) = table(tmp_path / "store", "run")
-    assert run["forecast_ug"] == round(1e9 * forecast["footprint"]["total_kg"]["value"])
+    assert run["forecast_ug"] == round(1e9 * forecast["footprint"]["operational_kg"]["value"])
+    assert run["actual_ug"] == run["run_central_ug"]
     assert run["forecast_mj"] == 10**8
     assert (month.month, month.runs) == (202510, 1)
     assert month.bias == pytest.approx(run["actual_ug"] / run["forecast_ug"] - 1)
@@ -458,7 +459,7 @@ def test_a_name_that_is_a_formula_stays_text_in_a_spreadsheet(tmp_path: Path) ->
         (["--from", "2026-02", "--to", "2026-01"], "expected a first month before the last"),
         (["--counts", "all"], "--counts 'all': expected one of lifecycle, direct"),
         (["--embodied", "never"], "--embodied 'never': expected one of reserved-time, first-use"),
-        (["--boundary", "mine"], "--boundary 'mine': expected one of own, colo, cloud"),
+        (["--boundary", "mine"], "--boundary 'mine': expected own (your machines in your building), colo"),
         (["--engine", "sqlite"], "engine 'sqlite': expected one of duckdb"),
         (["--out", "lines.xlsx"], "lines.xlsx: accounts are written as .json"),
         (["--from", "1999-01", "--to", "1999-02"], "no run in these months"),

@@ -64,6 +64,8 @@ def _sampled(summary: AuditSummary) -> str:
 
 def _total(summary: AuditSummary, path: Path) -> Reason:
     how = f"operational + embodied; {_sampled(summary)}"
+    if summary.footprint is not None and summary.footprint.total_kg is None:
+        how = "unknown, because the manufacture of the hardware is; the operational carbon is what is known"
     return Reason(how, [], ["footprint.operational_kg", "footprint.embodied_kg"])
 
 

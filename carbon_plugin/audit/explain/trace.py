@@ -18,6 +18,7 @@ from carbon_plugin.show import wording
 
 HEADLINES = (
     "footprint.total_kg",
+    "footprint.operational_kg",
     "energy",
     "progress.tokens",
     "steps.measured_step_time_s",
@@ -47,7 +48,7 @@ def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation
     document = document_of(summary)
     asked = [name for name in HEADLINES if _at(document, name) is not None] if field is None else []
     if field is not None:
-        asked = [_resolve(document, field)]
+        asked = [_resolve(summary, document, field)]
     seen: set[str] = set()
     return [item for name in asked for item in _follow(summary, document, name, 0, seen)]
 
@@ -85,6 +86,15 @@ def numbers(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
         for position, item in enumerate(document):
             yield from numbers(item, (*path, str(position)))
     elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield path
+
+
+def unknowns(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of everything in a document that is null, because nobody knows it or there is none."""
+    if isinstance(document, dict):
+        for name, item in document.items():
+            yield from unknowns(item, (*path, str(name)))
+    elif document is None:
         yield path
 
 
@@ -137,15 +147,25 @@ def _at(document: Any, field: str) -> Any:
     return None
 
 
-def _resolve(document: dict[str, Any], field: str) -> str:
-    """Return the full path of a field that was named by its end. Raises `ReportError` where no field fits."""
+def _resolve(summary: AuditSummary, document: dict[str, Any], field: str) -> str:
+    """Return the full path of a field that was named by its end.
+
+    Raises `ReportError` where no field fits, and for one that is null, with what its rule says of that.
+    """
     if _at(document, field) is not None:
         return field
     paths = {".".join(path[:length]) for path in numbers(document) for length in range(1, len(path) + 1)}
-    fitting = sorted((path for path in paths if path.endswith(f".{field}")), key=lambda path: (path.count("."), path))
+    null = set(map(".".join, unknowns(document)))
+    fitting = sorted(
+        (path for path in paths | null if path == field or path.endswith(f".{field}")),
+        key=lambda path: (path.count("."), path),
+    )
     if fitting:
         shortest = [path for path in fitting if path.count(".") == fitting[0].count(".")]
-        return next((path for path in shortest if path.startswith("footprint.")), shortest[0])
+        found = next((path for path in shortest if path.startswith("footprint.")), shortest[0])
+        if found in null:
+            raise ReportError(f"explain: {found} is null in this report; its rule: {reason_of(summary, found).how}")
+        return found
     near = difflib.get_close_matches(field, [*paths, *(path.rpartition(".")[2] for path in paths)], n=3, cutoff=0.5)
     raise ReportError(
         f"explain: the report has no field {field!r}; nearest: {', '.join(dict.fromkeys(near)) or 'none'}"

@@ -129,13 +129,17 @@ def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors
     return summary.footprint, summary.factors
 
 
-def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
-    """Raise `ReportError` where reserved hardware has no embodied carbon, which is unknown and not zero."""
-    if unknown := phrases.unknown_embodied(summary):
+def embodied_of(summary: AuditSummary, wanted_by: str) -> Figure:
+    """Return the embodied carbon of a run, kgCO2e. Raises `ReportError` where that of some reserved hardware is
+    unknown."""
+    footprint, _ = carbon_of(summary, wanted_by)
+    unknown = phrases.unknown_embodied(summary)
+    if unknown or footprint.embodied_kg is None:
         raise ReportError(
             f"{wanted_by}: run {summary.run.name} has no embodied carbon of {' and '.join(unknown)}, expected an "
             "estimate for all reserved hardware; name it (cluster.accelerator, cluster.node)"
         )
+    return footprint.embodied_kg
 
 
 def basis_of(factors: Factors, wanted_by: str) -> Basis:

@@ -22,7 +22,7 @@ from carbon_plugin.audit.exports.evidence import (
     Origin,
     basis_of,
     carbon_of,
-    check_embodied,
+    embodied_of,
     grid_factor,
     kwh,
     origin_of,
@@ -101,7 +101,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
             "whose electricity and hardware this is decides the scope"
         )
     footprint, factors = carbon_of(summary, "GHG")
-    check_embodied(summary, "GHG")
+    embodied = embodied_of(summary, "GHG")
     basis = basis_of(factors, "GHG")
     if basis.signal != "average":
         raise ReportError(
@@ -112,7 +112,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
     years = years_of(summary, factors, location, basis, inputs)
     outside: list[OutsideInventory] = []
     if inputs.organisational_boundary == "cloud":
-        lines = [line for one in years for line in _cloud(footprint, factors, one)]
+        lines = [line for one in years for line in _cloud(footprint, embodied, factors, one)]
     else:
         _check_owned(factors, electricity, inputs)
         lines = [line for one in years for line in _tenant_or_owner(footprint, factors, one, inputs)]
@@ -120,7 +120,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         outside.append(
             OutsideInventory(
                 name="embodied carbon, share of the run",
-                kg=footprint.embodied_kg,
+                kg=embodied,
                 note=f"allocation outside the inventory: {factors.amortisation}; never added to category 2",
             )
         )
@@ -165,7 +165,7 @@ def _tenant_or_owner(footprint: Footprint, factors: Factors, year: InventoryYear
     return [*lines, *_upstream(energy, footprint, year)]
 
 
-def _cloud(footprint: Footprint, factors: Factors, year: InventoryYear) -> list[GhgLine]:
+def _cloud(footprint: Footprint, embodied: Figure, factors: Factors, year: InventoryYear) -> list[GhgLine]:
     electricity = year.electricity
     rate = electricity.lifecycle or electricity.direct
     assert rate is not None  # one of the two is the run's own
@@ -184,7 +184,7 @@ def _cloud(footprint: Footprint, factors: Factors, year: InventoryYear) -> list[
             category=1,
             name="purchased cloud service: manufacture of the hardware, share of the run",
             method=None,
-            kg=footprint.embodied_kg.scaled(year.time_share),
+            kg=embodied.scaled(year.time_share),
             inventory_year=year.year,
             note=f"the provider's capital goods, allocated by {factors.amortisation}",
         ),

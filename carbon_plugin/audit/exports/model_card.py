@@ -45,7 +45,7 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
     """
     footprint, factors = carbon_of(summary, "model card")
     intensity = factors.intensity
-    embodied = wording.carbon(footprint.embodied_kg.value) if footprint.embodied_parts_kg else "unknown and"
+    embodied = "unknown and" if footprint.embodied_kg is None else wording.carbon(footprint.embodied_kg.value)
     source = (
         f"carbon-plugin {summary.plugin_version}: operational ({basis_words(intensity)}), "
         f"PUE {wording.plain(factors.pue.value)}, energy: {how_known(summary)}, one training run, p10-p90 "

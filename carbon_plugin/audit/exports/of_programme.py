@@ -191,7 +191,10 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
     programme, summaries = _members(audited, name)
     carbon = _carbon(programme, "paper")
     roles = ", ".join(f"{wording.percent(role.share)} {role.role}" for role in programme.roles)
-    tokens = sum(one.progress.tokens for one in summaries)
+    uncounted = sum(one.progress.tokens is None for one in summaries)
+    tokens = wording.number(sum(one.progress.tokens or 0 for one in summaries))
+    trained = f" and {tokens} tokens" if uncounted < len(summaries) else ""
+    trained += f" (without {plural(uncounted, 'run')} that counted none)" if trained and uncounted else ""
     hardware = "; ".join(dict.fromkeys(one.work.hardware for one in summaries if one.work))
     embodied = programme.embodied_kg
     adds = (
@@ -202,7 +205,7 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
     facility = f", {wording.energy(programme.facility_j)} with the facilities" if programme.facility_j else ""
     sentences = [
         f"The {plural(len(summaries), 'run')} of {programme.name} took {wording.device_hours(programme.device_s)} of "
-        f"reserved device time on {hardware} and {wording.number(tokens)} tokens.",
+        f"reserved device time on {hardware}{trained}.",
         f"The machines used {wording.energy(programme.energy_j)}{facility}.",
         f"That is {wording.carbon(carbon.value)} of operational emissions ({wording.carbon_range(carbon)}; "
         f"location-based, {programme.counts}), by role {roles}; {adds}.",

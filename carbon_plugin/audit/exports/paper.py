@@ -61,7 +61,7 @@ def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
     adds = (
         f"the manufacture of the hardware adds {wording.carbon(footprint.embodied_kg.value)} "
         f"({wording.carbon_range(footprint.embodied_kg)}), {wording.carbon(footprint.total_kg.value)} in total."
-        if footprint.embodied_parts_kg
+        if footprint.embodied_kg is not None and footprint.total_kg is not None
         else "the manufacture of the hardware is not known and not included."
     )
     sentence = (

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -13,8 +15,8 @@ from carbon_plugin.audit.exports.evidence import (
     Origin,
     basis_of,
     carbon_of,
-    check_embodied,
     effective_share,
+    embodied_of,
     energy_method,
     grid_factor,
     kwh,
@@ -87,12 +89,14 @@ def sci_report(summary: AuditSummary) -> SciReport:
     """
     footprint, factors = carbon_of(summary, "SCI")
     check_sci_basis(summary, "SCI")
-    tokens = summary.progress.tokens * effective_share(summary)
+    tokens = (summary.progress.tokens or 0) * effective_share(summary)
     if tokens <= 0:
         raise ReportError(f"SCI: run {summary.run.name} recorded no training tokens, expected the functional unit R")
     operational = footprint.operational_kg.scaled(GRAMS_PER_KG, "gCO2e")
-    embodied = footprint.embodied_kg.scaled(GRAMS_PER_KG, "gCO2e")
-    total = footprint.total_kg.scaled(GRAMS_PER_KG, "gCO2e")
+    embodied_kg = embodied_of(summary, "SCI")
+    embodied = embodied_kg.scaled(GRAMS_PER_KG, "gCO2e")
+    total = footprint.counted_kg.scaled(GRAMS_PER_KG, "gCO2e")
+    left_out = left_out_of(footprint.operational_kg.value, embodied_kg.value)
     return SciReport(
         standard=STANDARD,
         score=Figure(
@@ -115,16 +119,16 @@ def sci_report(summary: AuditSummary) -> SciReport:
             scope: part.scaled(GRAMS_PER_KG, "gCO2e") for scope, part in footprint.embodied_parts_kg.items()
         },
         hardware=_hardware(summary, footprint, factors),
-        left_out=left_out_of(footprint),
+        left_out=left_out,
         boundary=sci_boundary(summary),
         method=sci_method(summary, factors),
-        origin=_origin(summary, footprint),
+        origin=_origin(summary, left_out),
     )
 
 
-def _origin(summary: AuditSummary, footprint: Footprint) -> Origin:
+def _origin(summary: AuditSummary, left_out: Sequence[Figure]) -> Origin:
     origin = origin_of(summary)
-    return replace(origin, limits=[*origin.limits, *map(left_out_words, left_out_of(footprint))])
+    return replace(origin, limits=[*origin.limits, *map(left_out_words, left_out)])
 
 
 def _unobserved(summary: AuditSummary, factors: Factors) -> Figure:
@@ -155,13 +159,13 @@ def _hardware(summary: AuditSummary, footprint: Footprint, factors: Factors) -> 
     return found
 
 
-def left_out_of(footprint: Footprint) -> list[Figure]:
+def left_out_of(operational_kg: float, embodied_kg: float) -> list[Figure]:
     """Return estimates, in gCO2e, of what no run accounts for: the end of life of its share of the hardware, and shared
     storage."""
     table = outside_table()
     parts = {
-        "end of life of the hardware": (table.end_of_life, footprint.embodied_kg.value),
-        "shared storage, its electricity": (table.storage, footprint.operational_kg.value),
+        "end of life of the hardware": (table.end_of_life, embodied_kg),
+        "shared storage, its electricity": (table.storage, operational_kg),
     }
     return [
         Figure(
@@ -203,7 +207,7 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
         )
     if "host" not in summary.by_rung:
         raise ReportError(f"{wanted_by}: run {name} has no energy of its hosts, expected that of all reserved hardware")
-    check_embodied(summary, wanted_by)
+    embodied_of(summary, wanted_by)
 
 
 def sci_boundary(summary: AuditSummary) -> list[str]:

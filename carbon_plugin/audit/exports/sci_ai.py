@@ -73,14 +73,14 @@ def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collecti
     """
     declared = _declared(covers)
     programme = add_up(audited)
-    if programme.operational_kg is None or programme.embodied_kg is None or programme.total_kg is None:
-        raise ReportError(f"SCI for AI: {programme.warnings[-1]}")
     stray = sorted({run.role for run in programme.runs} - set(ROLES))
     if stray:
         raise ReportError(f"SCI for AI: runs of role {', '.join(stray)}, expected one of {', '.join(ROLES)}")
     summaries = _of_programme(audited, programme)
     for summary in summaries:
         check_sci_basis(summary, "SCI for AI")
+    if programme.operational_kg is None or programme.embodied_kg is None or programme.total_kg is None:
+        raise ReportError(f"SCI for AI: {programme.warnings[-1]}")
     final = [summary for summary in summaries if summary.run.role == FINAL]
     operational, embodied, total = (
         figure.scaled(GRAMS_PER_KG, "gCO2e")
@@ -145,7 +145,7 @@ def _score(unit: str, units: float, operational: Figure, embodied: Figure, total
 
 
 def _tokens(final: Sequence[AuditSummary]) -> float:
-    return _positive("training tokens", sum(one.progress.tokens * effective_share(one) for one in final))
+    return _positive("training tokens", sum((one.progress.tokens or 0) * effective_share(one) for one in final))
 
 
 def _flops(final: Sequence[AuditSummary]) -> float:

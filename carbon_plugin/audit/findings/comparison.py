@@ -44,8 +44,8 @@ class ForecastComparison(Struct, frozen=True, kw_only=True):
     """The forecast from before launch against the actual run.
 
     The factors of `parts` multiply to actual over forecast operational carbon. Their `carbon_kg` and `embodied_kg` add
-    up to actual minus forecast total. The parts are empty, and `no_parts_reason` says why, where a split is not
-    possible.
+    up to actual minus forecast total; `embodied_kg` is None where the manufacture of the hardware is unknown. The
+    parts are empty, and `no_parts_reason` says why, where a split is not possible.
     """
 
     created_unix_s: float

@@ -96,13 +96,13 @@ class Progress(Struct, frozen=True, kw_only=True):
     """What the energy was spent on: the `steps` and `tokens` that were executed, redone ones included, and the last
     step reached.
 
-    `tokens_source` says how the tokens were counted.
+    `tokens_source` says how the tokens were counted; `tokens` are None where nobody counted them.
     """
 
     steps: int
     last_step: int
     total_steps: int | None
-    tokens: int
+    tokens: int | None
     tokens_source: str = "not recorded"
 
 

@@ -50,7 +50,7 @@ class RunCard(Struct, frozen=True, kw_only=True):
 def render_comparison(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()) -> str:
     """Return the comparison of two or more runs as HTML. Raises `CarbonPluginError` as `compare_runs` does."""
     found = compare_runs(summaries, losses)
-    most_kg = max((one.footprint.total_kg.high for one in summaries if one.footprint), default=0.0)
+    most_kg = max((one.footprint.counted_kg.high for one in summaries if one.footprint), default=0.0)
     most_j = max(one.energy.high_j for one in summaries)
     context: dict[str, Any] = {
         "styles": styles(),

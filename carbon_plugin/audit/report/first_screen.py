@@ -8,6 +8,7 @@ from carbon_plugin.audit.report.tables.forecast import unit_of_time
 from carbon_plugin.audit.report.tables.table import Unit, unit_of_carbon
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
+from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import fitting_unit, plural
 from carbon_plugin.spec.range import Range
@@ -25,7 +26,7 @@ class Share(Struct, frozen=True):
     percent: float
     colour: str
     field: str
-    raw: float
+    raw: float | None
 
 
 class RunTotal(Struct, frozen=True, kw_only=True):
@@ -75,20 +76,23 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
         return _total(
             what, Unit(size, name), phrases.range_of(summary, summary.energy, "it"), most, "energy.energy_j", []
         )
-    total = footprint.total_kg
+    total = footprint.counted_kg
     unit = unit_of_carbon(total.value)
     split = []
     for name, figure, colour in (
         ("operational", footprint.operational_kg, "gpu"),
         ("embodied", footprint.embodied_kg, "host"),
     ):
+        if figure is None:
+            split.append(Share(name, "unknown", 0.0, colour, "", None))
+            continue
         share = 100 * figure.value / total.value if total.value > 0 else 0.0
-        known = name == "operational" or bool(footprint.embodied_parts_kg)
-        text = f"{unit.number(figure.value)} {unit.name}" if known else "unknown"
+        text = f"{unit.number(figure.value)} {unit.name}"
         split.append(Share(name, text, share, colour, f"footprint.{name}_kg.value", figure.value))
-    unknown = phrases.unknown_embodied(summary)
-    what = f"Carbon without the manufacture of {' and '.join(unknown)}, which is unknown" if unknown else "Total carbon"
-    return _total(what, unit, total.range, most, "footprint.total_kg.value", split)
+    without = phrases.without_embodied(summary)
+    name = phrases.carbon_name(summary).capitalize()
+    what = f"{name} {without}, which is unknown" if without else name
+    return _total(what, unit, total.range, most, f"footprint.{footprint.counted}.value", split)
 
 
 def tiles(summary: AuditSummary) -> list[Tile]:
@@ -155,7 +159,7 @@ def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
         """Return a part of the carbon, or of the energy where no carbon is stated."""
         if summary.footprint is None:
             return wording.energy(summary.energy.energy_j * part)
-        return wording.carbon(summary.footprint.total_kg.value * part)
+        return wording.carbon(summary.footprint.counted_kg.value * part)
 
     if progress.tokens:
         figure = share(TOKENS / progress.tokens)
@@ -183,17 +187,18 @@ def _forecast_tile(summary: AuditSummary) -> Tile:
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None:
         return Tile(what="Result against forecast", much="no forecast", more="The run was started without one.")
-    planned = forecast.footprint.total_kg
-    if footprint is None or planned.value <= 0:
+    if footprint is None or forecast.footprint.counted_kg.value <= 0:
         return Tile(what="Result against forecast", much="not comparable", more="There is no carbon to compare.")
-    inside = planned.low <= footprint.total_kg.value <= planned.high
+    counted, planned, actual = comparable_kg(forecast.footprint, footprint)
+    where = "inside" if planned.low <= actual.value <= planned.high else "outside"
+    of = "" if counted == "total_kg" else f", {phrases.CARBON_NAMES[counted]} only"
     unit = unit_of_carbon(planned.value)
     span = unit.span(planned.low, planned.high)
     return Tile(
         what="Result against forecast",
-        much=wording.off_by(footprint.total_kg.value / planned.value),
-        more=f"{'inside' if inside else 'outside'} the forecast of {unit.number(planned.value)} ({span}) {unit.name}",
-        explained="forecast.footprint.total_kg",
+        much=wording.off_by(actual.value / planned.value),
+        more=f"{where} the forecast of {unit.number(planned.value)} ({span}) {unit.name}{of}",
+        explained=f"forecast.footprint.{counted}",
     )
 
 

@@ -23,12 +23,12 @@ class EverydayComparison(Struct, frozen=True, kw_only=True):
     address: str
 
 
-def as_a_drive(total_kg: float) -> EverydayComparison | None:
+def as_a_drive(carbon_kg: float) -> EverydayComparison | None:
     """Return the distance over which an average US petrol car emits as much, or None for no carbon."""
-    if total_kg <= 0:
+    if carbon_kg <= 0:
         return None
-    size, unit = fitting_unit(total_kg / CAR_KG_PER_KM * 1e3, _LENGTH_UNITS, 2)
-    length = f"{wording.number(total_kg / CAR_KG_PER_KM * 1e3 / size, 2)} {unit}"
+    size, unit = fitting_unit(carbon_kg / CAR_KG_PER_KM * 1e3, _LENGTH_UNITS, 2)
+    length = f"{wording.number(carbon_kg / CAR_KG_PER_KM * 1e3 / size, 2)} {unit}"
     return EverydayComparison(
         text=f"about {length} in an average US petrol car", source=CAR_SOURCE, address=CAR_ADDRESS
     )

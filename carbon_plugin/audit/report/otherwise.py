@@ -5,6 +5,7 @@ from __future__ import annotations
 from carbon_plugin.audit.measured import measured_run
 from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_carbon
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
@@ -36,8 +37,8 @@ def elsewhere(summary: AuditSummary) -> Table | str | None:
     if footprint.energy_j["facility"].value <= 0:
         return "The run took no energy."
     found = compare_run(measured_run(summary), {"zone": tuple(zone for zone in ZONES if zone != here.zone)})
-    rows = sorted([found.base, *found.alternatives], key=_total_kg)
-    unit = unit_of_carbon(max(map(_total_kg, rows)))
+    rows = sorted([found.base, *found.alternatives], key=_counted_kg)
+    unit = unit_of_carbon(max(map(_counted_kg, rows)))
     cells: list[list[Cell | str]] = []
     for one in rows:
         if one.footprint is None or one.intensity is None:
@@ -47,11 +48,17 @@ def elsewhere(summary: AuditSummary) -> Table | str | None:
                 Cell(one.intensity.zone_name, "" if one.changes else "where the run was"),
                 wording.number(one.g_per_kwh or 0.0),
                 unit.number(one.footprint.operational_kg.value),
-                unit.number(one.footprint.total_kg.value),
+                "unknown" if one.footprint.total_kg is None else unit.number(one.footprint.total_kg.value),
                 _change(found, one),
             ]
         )
-    headings = ["grid", "gCO2e/kWh", f"operational, {unit.name}", f"total, {unit.name}", "total against this run"]
+    headings = [
+        "grid",
+        "gCO2e/kWh",
+        f"operational, {unit.name}",
+        f"total, {unit.name}",
+        f"{phrases.carbon_name(summary)} against this run",
+    ]
     sources = [one.intensity.figure.source for one in found.alternatives if one.intensity is not None]
     note = f"Annual averages; {sources[0]}" if sources else ""
     return table(headings, cells, (1, 2, 3, 4), note=note)
@@ -81,8 +88,8 @@ def at_hours(summary: AuditSummary) -> Comparison | str | None:
     return found
 
 
-def _total_kg(one: Alternative) -> float:
-    return one.footprint.total_kg.value if one.footprint else 0.0
+def _counted_kg(one: Alternative) -> float:
+    return one.footprint.counted_kg.value if one.footprint else 0.0
 
 
 def _change(found: Comparison, one: Alternative) -> str:

@@ -28,6 +28,7 @@ EXPLAINED = (
     "steps.measured_step_time_s",
     "steps.predicted_step_time_s",
     "forecast.footprint.total_kg",
+    "forecast.footprint.operational_kg",
     "coverage",
     "period",
     "series",
@@ -101,14 +102,13 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
 
 
 def _first_screen(summary: AuditSummary) -> dict[str, Any]:
-    total_kg = summary.footprint.total_kg.value if summary.footprint else 0.0
     return {
         "s": summary,
         "subtitle": narrative.subtitle(summary),
         "headline": first_screen.total_of(summary),
         "tiles": first_screen.tiles(summary),
         "quality": data_quality(summary),
-        "drive": grasp.as_a_drive(total_kg),
+        "drive": grasp.as_a_drive(summary.footprint.counted_kg.value) if summary.footprint else None,
         "energy_badge": phrases.energy_quality(summary.energy),
     }
 

@@ -49,7 +49,7 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
 
 def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
     span = phrases.energy_span(summary, energy, rung)
-    return (name, wording.energy(energy.energy_j), span, phrases.energy_how(energy))
+    return (name, phrases.energy_text(energy), span, phrases.energy_how(energy))
 
 
 def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
@@ -57,18 +57,18 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
         return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
     footprint = summary.footprint
     grid = f"{wording.number(phrases.grid_g_per_kwh(summary))} g/kWh"
-    unknown = phrases.unknown_embodied(summary)
-    without = f"without the manufacture of {' and '.join(unknown)}, which is unknown" if unknown else ""
+    without = phrases.without_embodied(summary)
     rows = [
         (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
         for name, figure, how in (
             ("operational carbon", footprint.operational_kg, grid),
             ("embodied carbon", footprint.embodied_kg, f"{wording.device_hours(summary.reserved.device_s)} of devices"),
-            ("total carbon", footprint.total_kg, without),
+            ("total carbon", footprint.total_kg, f"{without}, which is unknown" if without else ""),
         )
+        if figure is not None
     ]
-    if not footprint.embodied_parts_kg:
-        rows[1:] = [("embodied carbon", "unknown", "", "no profile of the hardware: in no total")]
+    if footprint.embodied_kg is None:
+        rows.append(("embodied carbon", "unknown", "", "no profile of the hardware: in no total"))
     if footprint.market is not None:
         figure = footprint.market.operational_kg
         beside = "beside the total, not in it"

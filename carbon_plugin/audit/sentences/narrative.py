@@ -7,6 +7,7 @@ import math
 from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import (
+    CARBON_NAMES,
     counted_and_beyond,
     estimated_devices,
     estimated_for,
@@ -16,6 +17,7 @@ from carbon_plugin.audit.sentences.phrases import (
     unknown_embodied,
 )
 from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
@@ -105,7 +107,7 @@ def left_out(summary: AuditSummary) -> list[str]:
     if account is not None and beyond_s:
         hours, of = wording.device_hours(beyond_s), wording.device_hours(account.allocated_device_s)
         modelled = account.footprint
-        what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
+        what = f"; modelled as idle they add {wording.carbon(modelled.counted_kg.value)}" if modelled else ""
         beside = f"; another {wording.device_hours(counted_s)} are in the totals as idle" if counted_s else ""
         found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total{beside}.")
     if unknown := unknown_embodied(summary):
@@ -282,10 +284,10 @@ def _what_it_used(summary: AuditSummary) -> str:
     if footprint is None or factors is None:
         return f"{sentence} No carbon is stated: {summary.no_carbon_reason}."
     grid = f"{wording.number(grid_g_per_kwh(summary))} g/kWh ({factors.intensity.zone_name})"
-    if footprint.embodied_parts_kg:
-        adds = f", and the manufacture of the reserved hardware adds {wording.carbon(footprint.embodied_kg.value)}"
-    else:
+    if footprint.embodied_kg is None:
         adds = "; what the manufacture of the hardware adds is unknown"
+    else:
+        adds = f", and the manufacture of the reserved hardware adds {wording.carbon(footprint.embodied_kg.value)}"
     operational = wording.carbon(footprint.operational_kg.value)
     return f"{sentence} With PUE {wording.plain(factors.pue.value)} and {grid} that is {operational}{adds}."
 
@@ -294,11 +296,12 @@ def _how_the_forecast_did(summary: AuditSummary) -> str:
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None or footprint is None or not forecast.parts:
         return ""
-    planned, actual = forecast.footprint.total_kg, footprint.total_kg.value
-    where = "inside" if planned.low <= actual <= planned.high else "outside"
+    counted, planned, actual = comparable_kg(forecast.footprint, footprint)
+    of = "" if counted == "total_kg" else f" of the {CARBON_NAMES[counted]}"
+    where = "inside" if planned.low <= actual.value <= planned.high else "outside"
     largest = max(forecast.parts, key=lambda part: abs(part.carbon_kg))
     cause = f"; the largest cause of the difference was {largest.cause}" if abs(largest.factor - 1) > 0.005 else ""
     return (
-        f"The forecast from before launch was {wording.carbon(planned.value)} ({wording.carbon_range(planned)}); the "
-        f"result lies {where} that range{cause}."
+        f"The forecast{of} from before launch was {wording.carbon(planned.value)} ({wording.carbon_range(planned)}); "
+        f"the result lies {where} that range{cause}."
     )

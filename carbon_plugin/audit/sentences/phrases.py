@@ -9,15 +9,17 @@ from carbon_plugin.audit.findings.energy import Energy, MeterQuality, Quality
 from carbon_plugin.audit.findings.reserved import Reconciliation
 from carbon_plugin.audit.findings.run import Coverage
 from carbon_plugin.audit.result import AuditSummary, Device
+from carbon_plugin.footprint.values import CountedCarbon
 from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
+
+CARBON_NAMES: dict[CountedCarbon, str] = {"total_kg": "total carbon", "operational_kg": "operational carbon"}
 
 
 class BesideRow(Struct, frozen=True):
@@ -58,6 +60,16 @@ def energy_how(energy: Energy) -> str:
     return ", ".join(f"{name} {wording.energy(joules)}" for name, joules in told.items())
 
 
+def energy_text(energy: Energy) -> str:
+    """Return an energy in words, "unknown" where no device of it could be read."""
+    return wording.energy(energy.energy_j) if is_known(energy) else "unknown"
+
+
+def is_known(energy: Energy) -> bool:
+    """Return whether something of an energy was measured or modelled: without that its sum of 0 J says nothing."""
+    return energy.energy_j > 0 or energy_quality(energy) != "absent"
+
+
 def estimated_devices(summary: AuditSummary, rung: Rung) -> list[Device]:
     """Return the devices of a rung of which a part of the energy, or all of it, is an estimate."""
     return [device for device in summary.devices if device.identity.rung == rung and device.energy.estimated_j > 0]
@@ -72,12 +84,12 @@ def estimated_for(summary: AuditSummary) -> str:
 
 
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
-    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase of it.
+    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase of it; empty for an unknown one.
 
     The range is the rung's sampled one, in which the errors of meters are independent. Without one, it is the sum of
     the meters' own ranges, as if all errors were the same.
     """
-    return wording.energy_range(range_of(summary, energy, rung))
+    return wording.energy_range(range_of(summary, energy, rung)) if is_known(energy) else ""
 
 
 def range_of(summary: AuditSummary, energy: Energy, rung: str | None) -> Range:
@@ -160,13 +172,22 @@ def total_phrase(summary: AuditSummary) -> str:
     footprint = summary.footprint
     if footprint is None:
         return "no carbon is stated"
+    counted = wording.carbon(footprint.counted_kg.value)
     if unknown_embodied(summary):
-        return f"{wording.carbon(footprint.total_kg.value)} without the manufacture of {_listed(summary)}"
-    return wording.carbon(footprint.total_kg.value)
+        return f"{counted} {without_embodied(summary)}"
+    return counted
 
 
-def _listed(summary: AuditSummary) -> str:
-    return " and ".join(unknown_embodied(summary))
+def carbon_name(summary: AuditSummary) -> str:
+    """Return what to call all carbon that is known of a run: "total carbon", or "operational carbon" where the
+    manufacture of the hardware is unknown."""
+    return CARBON_NAMES[summary.footprint.counted] if summary.footprint else "carbon"
+
+
+def without_embodied(summary: AuditSummary) -> str:
+    """Return what the carbon of a run leaves out because it is unknown, in words; empty where nothing is."""
+    unknown = unknown_embodied(summary)
+    return f"without the manufacture of {' and '.join(unknown)}" if unknown else ""
 
 
 def embodied_how(summary: AuditSummary) -> dict[str, str]:
@@ -200,12 +221,12 @@ def beside_rows(summary: AuditSummary) -> list[BesideRow]:
         rows.append(
             BesideRow("operation, market-based", wording.carbon(figure.value), wording.carbon_range(figure), how)
         )
-    wide = footprint.interval_95.get("total_kg")
+    wide = footprint.interval_95.get(footprint.counted)
     if wide is not None:
-        total = footprint.total_kg
-        figure = Figure(total.value, *wide, total.unit, total.kind, total.source)
-        span = wording.carbon_range(figure)
-        rows.append(BesideRow("total, 95 % interval", wording.carbon(total.value), span, "2.5th to 97.5th percentile"))
+        value = footprint.counted_kg.value
+        span = wording.carbon_range(Range(value, *wide))
+        name = f"{carbon_name(summary)}, 95 % interval"
+        rows.append(BesideRow(name, wording.carbon(value), span, "2.5th to 97.5th percentile"))
     for place, water in footprint.water_l.items():
         span = f"{wording.number(water.low)} to {wording.number(water.high)} L"
         rows.append(BesideRow(f"water, {place}", f"{wording.number(water.value)} L", span, water.source))
@@ -229,7 +250,7 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
         return [BesideRow("allocated, not observed", hours, "", seen)]
     if account.footprint is None or account.power_w is None:
         return [BesideRow("allocated, not observed", hours, "", f"{seen}; {account.not_modelled_reason}")]
-    total, watts = account.footprint.total_kg, wording.power(account.power_w.value)
+    total, watts = account.footprint.counted_kg, wording.power(account.power_w.value)
     rest = wording.device_hours(beyond_s)
     how = f"{seen}; the other {rest} modelled as idle at {watts} a device, up to the mean power of the run"
     return [BesideRow("allocated, not observed", wording.carbon(total.value), wording.carbon_range(total), how)]

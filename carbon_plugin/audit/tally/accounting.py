@@ -11,7 +11,7 @@ from carbon_plugin.audit.result import Sampling
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.energy_sums import EnergySums, used_energy
 from carbon_plugin.audit.tally.in_force import in_force
-from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.account import DRAWS, SEED, account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.ledger.held.account_inputs import (
@@ -25,7 +25,7 @@ from carbon_plugin.ledger.held.account_inputs import (
 )
 from carbon_plugin.ledger.held.unobserved import UnobservedEnergy
 
-SAMPLING = Sampling(draws=2000, seed=0)
+SAMPLING = Sampling(draws=DRAWS, seed=SEED)
 
 
 class RunEnergy(Struct, frozen=True, kw_only=True):

@@ -35,12 +35,9 @@ def budget_lines(
 
 def spent_amounts(*, energy_j: float, footprint: Footprint | None, device_s: float, price: float | None) -> Amounts:
     """Return what a run has used, as a budget counts it: the energy of the machines, carbon with its embodied part."""
-    carbon = None
-    if footprint is not None:
-        carbon = (footprint.total_kg if footprint.embodied_parts_kg else footprint.operational_kg).range
     return Amounts(
         energy_kwh=Range.exactly(energy_j / JOULES_PER_KWH),
-        emissions_kg=carbon,
+        emissions_kg=None if footprint is None else footprint.counted_kg.range,
         cost=None if price is None else Range.exactly(device_s / SECONDS_PER_HOUR * price),
     )
 

@@ -74,9 +74,16 @@ def compare_forecast(
         footprint=planned,
         step_time_s=forecast.prediction.step_time_s,
         parts=[] if isinstance(split, str) else split,
-        embodied_kg=footprint.embodied_kg.value - planned.embodied_kg.value if footprint else None,
+        embodied_kg=_embodied_change_kg(planned, footprint),
         no_parts_reason=split if isinstance(split, str) else None,
     )
+
+
+def _embodied_change_kg(planned: Footprint, actual: Footprint | None) -> float | None:
+    """Return actual minus forecast embodied carbon, kgCO2e, or None where one of them is unknown."""
+    if actual is None or actual.embodied_kg is None or planned.embodied_kg is None:
+        return None
+    return actual.embodied_kg.value - planned.embodied_kg.value
 
 
 def split_error(

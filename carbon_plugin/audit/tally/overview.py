@@ -107,7 +107,7 @@ def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
         steps=sum(file.steps for file in longest),
         last_step=max(file.last_step for file in files),
         total_steps=manifest.total_steps,
-        tokens=sum(file.tokens for file in longest),
+        tokens=sum(file.tokens for file in longest) or None,
         tokens_source=_tokens_source(longest),
     )
 

@@ -36,11 +36,14 @@ def doctor(
         str | None,
         Option("Try this meter of the whole node, for instance redfish://bmc7 or ipmi."),
     ] = None,
+    site: Annotated[
+        str | None, Option("Look up this zone, for instance FRA, egrid:SRVC or gcp:us-central1.", metavar="ZONE")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what can be measured on this machine, what will be modelled, and what to do about it."""
 
-    diagnosis = diagnose(node_meter)
+    diagnosis = diagnose(node_meter, site)
     if as_json:
         echo_json(diagnosis)
         return
@@ -54,17 +57,20 @@ def doctor(
         echo("")
 
 
-def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.environ) -> Diagnosis:
+def diagnose(
+    node_meter: str | None = None, zone: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Diagnosis:
     """Open the meters as a run does, read them once and describe what they answer.
 
     Takes well under a second, or some seconds if a node meter does not answer. Raises `SpecError` for the address of a
-    node meter that cannot be used.
+    node meter that cannot be used, and `FootprintError` for an unknown zone.
     """
     from importlib.metadata import version
 
     from carbon_plugin.meters.node.address import chosen_address
     from carbon_plugin.meters.open import KnownHardware, open_meters
 
+    location = _location(zone)
     accelerator, node, profile_findings = _profiles()
     address = chosen_address(node_meter, environ)
     meters = open_meters(
@@ -79,7 +85,7 @@ def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.envi
             *boundary(meters.devices),
             *_machine(meters),
             *_software(meters, environ),
-            *_location(),
+            location,
         ]
         return Diagnosis(
             plugin_version=version("carbon-plugin"),
@@ -231,12 +237,29 @@ def _software(meters: MeterSet, environ: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _location() -> list[Finding]:
-    return [
-        Finding(
+def _location(zone: str | None) -> Finding:
+    """Return the grid intensity of a zone, or that none was named. Raises `FootprintError` for an unknown zone."""
+    if zone is None:
+        return Finding(
             area="Location",
             state="missing",
-            text="carbon needs to be told where the machine is: no location is ever assumed",
-            advice="give zone: in the run spec or zone to the callback, for instance FRA, egrid:SRVC, gcp:us-central1",
+            text="no zone is named, and none is ever assumed: energy is measured without one, carbon is not computed",
+            advice="name the zone of the machine's grid: site: {zone: FRA} in the run spec, site='FRA' in the script, "
+            "or --site FRA here to look it up; carbon-plugin list zones WORD finds a name",
         )
-    ]
+    from carbon_plugin.footprint.factors.grid import describe_basis
+    from carbon_plugin.footprint.intensity import average_intensity
+    from carbon_plugin.show import wording
+    from carbon_plugin.spec.site import Site
+
+    found = average_intensity(Site(zone=zone))
+    figure = found.figure
+    year = f" {found.year}" if found.year else ""
+    counted = f", {describe_basis(found.basis)}" if found.basis else ""
+    return Finding(
+        area="Location",
+        state="note",
+        text=f"{found.zone_name}: {wording.plain(figure.value)} gCO2e/kWh ({wording.plain(figure.low)} to "
+        f"{wording.plain(figure.high)}), {found.granularity}{year}{counted}; {figure.source}",
+        advice="; ".join(found.notes) or None,
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import Argument, AsJson
 from carbon_plugin.cli.terminal import echo, echo_json
+
+if TYPE_CHECKING:
+    from carbon_plugin.audit.runs import ListedRun
 
 
 def runs(
@@ -37,15 +40,23 @@ def runs(
                 escape(run.name),
                 escape(run.role or "–"),
                 wording.energy(run.energy_j),
-                "–" if run.total_kg is None else wording.carbon(run.total_kg) + (" *" if run.unknown_embodied else ""),
+                _carbon(run),
                 "–" if run.forecast_error is None else wording.off_by(1 + run.forecast_error),
                 escape(run.state),
                 escape(os.path.relpath(run.directory)),
             )
     print_numbers(Console(highlight=False), table)
-    unknown = sorted({name for run in found for name in run.unknown_embodied})
+    unknown = sorted({name for run in found if run.operational_kg is not None for name in run.unknown_embodied})
     if unknown:
-        echo(f"* operational carbon only: the manufacture of {' and '.join(unknown)} is unknown and in no total")
+        echo(f"* without the manufacture of {' and '.join(unknown)}, which is unknown; all other carbon is the total")
     for run in found:
         if run.problem is not None:
             echo(f"not read: {run.problem}")
+
+
+def _carbon(run: ListedRun) -> str:
+    """Return the carbon that is known of a run, with a mark where it is not the total."""
+    from carbon_plugin.show import wording
+
+    known = run.operational_kg if run.total_kg is None else run.total_kg
+    return "–" if known is None else wording.carbon(known) + (" *" if run.unknown_embodied else "")

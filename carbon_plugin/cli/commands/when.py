@@ -72,13 +72,13 @@ def _print(found: BestStart) -> None:
     from carbon_plugin.show import wording
 
     now, best, saved = found.now, found.best, found.saved_kg
-    echo(f"{found.name}: {wording.duration(found.run_time_s.value)} of run time; {found.source}")
+    echo(f"{found.name}: the run takes {wording.duration(found.run_time_s.value)}; grid: {found.source}")
     echo("")
     for label, one in (("now", now), ("best", best)):
         kg = one.operational_kg
         echo(
-            f"{label:<5} {one.start}  {one.g_per_kwh:7.1f} g/kWh  {wording.carbon(kg.value)} in operation "
-            f"({wording.carbon(kg.low)} to {wording.carbon(kg.high)})"
+            f"{label:<5} {one.start}  {one.g_per_kwh:7.1f} g/kWh  {wording.carbon(kg.value)} of operational carbon "
+            f"({wording.carbon_range(kg)})"
         )
     echo("")
     if best.start_unix_s == now.start_unix_s:
@@ -87,7 +87,7 @@ def _print(found: BestStart) -> None:
         hours = (best.start_unix_s - now.start_unix_s) / SECONDS_PER_HOUR
         echo(
             f"Starting {hours:.1f} hours from now saves {wording.carbon(saved.value)} "
-            f"({wording.carbon(saved.low)} to {wording.carbon(saved.high)}), {found.saved_share:.0%} of operation."
+            f"({wording.carbon_range(saved)}), {wording.percent(found.saved_share)} of the operational carbon."
         )
     for note in found.notes:
         echo(f"- {note}")

@@ -61,7 +61,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     out = console or Console()
     alternatives = [comparison.base, *comparison.alternatives]
     footprints = [one.footprint for one in alternatives if one.footprint is not None]
-    carbon = fitting_unit(max((one.total_kg.value for one in footprints), default=0.0), CARBON_UNITS)
+    carbon = fitting_unit(max((one.counted_kg.value for one in footprints), default=0.0), CARBON_UNITS)
     energy = fitting_unit(max((one.energy_j["facility"].value for one in footprints), default=0.0), ENERGY_UNITS)
     marginal = any(one.marginal_kg is not None for one in alternatives)
     table = Table(box=None, padding=(0, 1), title_justify="left", title_style="bold")
@@ -108,7 +108,7 @@ def comparison_chart(comparison: Comparison) -> str:
     Raises `SpecError` if no alternative has numbers.
     """
     shown = [one for one in (comparison.base, *comparison.alternatives) if one.footprint is not None]
-    totals = [one.footprint.total_kg for one in shown if one.footprint is not None]
+    totals = [one.footprint.counted_kg for one in shown if one.footprint is not None]
     if not totals:
         raise SpecError("comparison: no alternative can be computed, so there is nothing to draw")
     size, unit = fitting_unit(max(total.value for total in totals), CARBON_UNITS)
@@ -147,16 +147,16 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
     footprint = alternative.footprint
     if footprint is None:
         return ["-"]
-    total, relative = footprint.total_kg, comparison.relative(alternative)
+    total, counted, relative = footprint.total_kg, footprint.counted_kg, comparison.relative(alternative)
     return [
         "" if alternative.elapsed_s is None else _amount(alternative.elapsed_s, TIME_UNITS),
         number(footprint.energy_j["facility"].value / joules),
         *([_pue(footprint)] if with_pue else []),
         "" if alternative.g_per_kwh is None else number(alternative.g_per_kwh),
         number(footprint.operational_kg.value / kg),
-        number(footprint.embodied_kg.value / kg) if footprint.embodied_parts_kg else "unknown",
-        number(total.value / kg),
-        f"{number(total.low / kg)}-{number(total.high / kg)}",
+        "unknown" if footprint.embodied_kg is None else number(footprint.embodied_kg.value / kg),
+        "unknown" if total is None else number(total.value / kg),
+        f"{number(counted.low / kg)}-{number(counted.high / kg)}",
         "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",
     ]
 

@@ -48,7 +48,10 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     if best is not None:
         table.add_column("best case", justify="right")
 
-    def row(name: str, figure: Figure, units: Units, at_best: Figure | None = None) -> None:
+    def row(name: str, figure: Figure | None, units: Units, at_best: Figure | None = None) -> None:
+        if figure is None:
+            table.add_row(f"  {name}", "unknown")
+            return
         size, unit = fitting_unit(figure.value, units)
         values = [number(value / size) for value in (figure.value, figure.low, figure.high)]
         table.add_row(f"  {name}", *values, unit, *([number(at_best.value / size)] if at_best is not None else []))
@@ -76,7 +79,7 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     print_numbers(out, table)
     wide = footprint.interval_95.get("total_kg")
     if verbose and wide is not None:
-        size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)
+        size, unit = fitting_unit(footprint.counted_kg.value, CARBON_UNITS)
         out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
     ranked = [f"{driver.scope} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE]
     if ranked:
@@ -89,14 +92,14 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     out.print()
 
 
-def _wasted(forecast: Forecast, row: Callable[[str, Figure, Units], None]) -> None:
+def _wasted(forecast: Forecast, row: Callable[[str, Figure | None, Units], None]) -> None:
     if forecast.wasted is None:
         return
     # A stated overhead may include evaluation, which is not wasted.
     modelled = forecast.goodput is not None and forecast.goodput.expected is not None
     lost = "wasted" if modelled else "outside the steps"
     row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
-    row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
+    row(f"carbon {lost}", forecast.wasted.counted_kg, CARBON_UNITS)
 
 
 def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
@@ -142,7 +145,7 @@ def best_case_phrase(best: BestCase) -> str:
     figures = (
         (best.run_time_s, TIME_UNITS),
         (best.footprint.energy_j["facility"], ENERGY_UNITS),
-        (best.footprint.total_kg, CARBON_UNITS),
+        (best.footprint.counted_kg, CARBON_UNITS),
     )
     amounts = []
     for figure, units in figures:

@@ -9,7 +9,7 @@ import msgspec
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.spec.site import Site, stated_fields
 
-DEFAULT = "default"
+DEFAULT, PLANNED = "default", "planned"
 
 
 class FieldTable:
@@ -38,7 +38,7 @@ class FieldTable:
         elif declared is not None:
             value, source = declared, "declared"
         elif planned is not None:
-            value, source = planned, "planned"
+            value, source = planned, PLANNED
         else:
             value, source = default, DEFAULT if default is not None else "unknown"
         seen = None if detected is None else detected.value

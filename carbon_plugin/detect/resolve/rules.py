@@ -10,7 +10,7 @@ import msgspec
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve.cluster import resolve_clusters
 from carbon_plugin.detect.resolve.effective import Declared, Effective, World
-from carbon_plugin.detect.resolve.fields import FieldTable
+from carbon_plugin.detect.resolve.fields import PLANNED, FieldTable
 from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import note_tokens
 from carbon_plugin.errors import SpecError
@@ -63,7 +63,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             training=training,
             site=site or NOWHERE,
             stack=stack,
-            assumptions=tuple(assumptions),
+            assumptions=(*assumptions, *_still_assumed(table, planned)),
         )
     for name, observed in detected.fields.items() if detected else ():
         if name not in table.rows:  # the record has fields that no spec has, too
@@ -82,6 +82,15 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         charged=clusters.charged,
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
+    )
+
+
+def _still_assumed(table: FieldTable, planned: RunSpec | None) -> tuple[Assumption, ...]:
+    """Return the assumptions of the plan about fields of the layout that nothing in the job has shown or declared."""
+    return tuple(
+        item
+        for item in (planned.assumptions if planned else ())
+        if item.field.startswith("layout.") and table.rows.get(item.field, {}).get("source") == PLANNED
     )
 
 

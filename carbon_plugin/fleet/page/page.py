@@ -60,7 +60,7 @@ def render(accounts: Accounts) -> str:
 
 def _context(accounts: Accounts) -> dict[str, Any]:
     totals = accounts.totals
-    size, unit = fitting_unit(totals.total_kg or 0.0, CARBON_UNITS)
+    size, unit = fitting_unit(totals.total_kg or totals.location_kg or 0.0, CARBON_UNITS)
     energy_unit, carbon_unit, top = _top_runs(accounts)
     return {
         "styles": styles(),
@@ -70,8 +70,8 @@ def _context(accounts: Accounts) -> dict[str, Any]:
         "a": accounts,
         "charts": charts_of(accounts),
         "period": _period(accounts),
-        "total": cell(totals.total_kg, size),
-        "unit": unit,
+        "total": "unknown" if totals.total_kg is None else cell(totals.total_kg, size),
+        "unit": "" if totals.total_kg is None else unit,
         "split": [
             ("gpu", "operational", totals.location_kg, _share(totals.location_kg, totals.total_kg)),
             ("host", "embodied", totals.embodied_kg, _share(totals.embodied_kg, totals.total_kg)),
@@ -187,14 +187,16 @@ def _moved_table(accounts: Accounts) -> Table | None:
 def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:
     runs = accounts.top_runs
     energy_size, energy_unit = fitting_unit(max(run.energy_kwh for run in runs) * JOULES_PER_KWH, ENERGY_UNITS)
-    carbon_size, carbon_unit = fitting_unit(max(run.total_kg or 0.0 for run in runs), CARBON_UNITS)
+    carbon_size, carbon_unit = fitting_unit(max(run.total_kg or run.location_kg or 0.0 for run in runs), CARBON_UNITS)
     rows = [
         TopRun(
             name=run.name,
             what=" · ".join((run.team, run.programme, run.role, run.hardware, run.region)),
             started=wording.moment(run.start_unix_s),
             energy=wording.number(run.energy_kwh * JOULES_PER_KWH / energy_size),
-            carbon=cell(run.total_kg, carbon_size),
+            carbon=cell(run.location_kg, carbon_size) + " in operation"
+            if run.total_kg is None and run.location_kg is not None
+            else cell(run.total_kg, carbon_size),
             place=run.place,
             address=_address(run),
             failed=run.failed,

@@ -33,8 +33,9 @@ def forecast_trace(site: Site, environ: Mapping[str, str]) -> Trace:
 
     if site.live is None:
         raise FootprintError(
-            f"the site names no service that forecasts: give a file with --forecast, or live: {{provider: ...}} of "
-            f"{FORECASTING}"
+            "no forecast of the grid is known for this run: give a file with --forecast (a column of times and one of "
+            "gCO2e/kWh), or name a service in the run spec, for instance site: {live: {provider: electricity-maps}}; "
+            f"those that forecast are {FORECASTING}"
         )
     provider = open_provider(site.live, site, environ)
     if not isinstance(provider, ElectricityMaps | Neso):

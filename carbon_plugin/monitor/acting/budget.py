@@ -85,8 +85,7 @@ def amounts_of(
 
 
 def _carbon_kg(carbon: CarbonTotals | None) -> Range | None:
-    """Return the total, without the embodied part where that is not known."""
-    return None if carbon is None else carbon.total_kg or carbon.operational_kg
+    return None if carbon is None else carbon.counted_kg
 
 
 def _cost(totals: RunTotals, remaining: Remaining | None, price: float | None) -> Range | None:

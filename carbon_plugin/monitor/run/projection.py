@@ -11,7 +11,7 @@ import math
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import carbon_totals, central_carbon
+from carbon_plugin.footprint.account import DRAWS, carbon_totals, central_carbon
 from carbon_plugin.footprint.values import CarbonTotals, CentralCarbon, EnergyItem, Factors, Reservation
 from carbon_plugin.ledger.held.account_inputs import account_inputs, chargeable
 from carbon_plugin.monitor.run.totals import RunTotals
@@ -22,7 +22,8 @@ from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.turns import give_way
 
 LIVE_DRAWS = 400
-"""So many samples make a live range. Its ends then vary by about 2 % of the range, and a call takes well under 1 ms."""
+"""So many samples make the range of a projection. Its ends then vary by about 2 % of the range, and a call takes well
+under 1 ms. What is spent, and a run that has ended, have the samples of the audit and so its range."""
 MEASURED_STEPS = 10
 MEASURED_S = 10.0
 P90_SCORE = 1.2816
@@ -113,13 +114,14 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     give_way()
     items, in_force = account_inputs(totals.spent, factors, to_come=remaining.energies)
     reserved = chargeable([*totals.reserved, *remaining.reserved], factors)
-    whole = carbon_totals(items, reserved, in_force, duration_spread=(low, high), draws=LIVE_DRAWS)
+    draws = LIVE_DRAWS if remaining.energies else DRAWS
+    whole = carbon_totals(items, reserved, in_force, duration_spread=(low, high), draws=draws)
     return Outlook(spent=spent, whole=whole, energy_j=whole.energy_j, remaining_s=remaining.time_s)
 
 
 def spent_carbon(totals: RunTotals, factors: Factors | None) -> CarbonTotals | None:
-    """Return the carbon so far with its range, or None without factors. The central values are those of `outlook`."""
-    return None if factors is None else carbon_totals(*_spent_inputs(totals, factors), draws=LIVE_DRAWS)
+    """Return the carbon so far with its range, or None without factors. Both are those of the audit of this moment."""
+    return None if factors is None else carbon_totals(*_spent_inputs(totals, factors))
 
 
 def _spent_inputs(totals: RunTotals, factors: Factors) -> tuple[list[EnergyItem], list[Reservation], Factors]:

@@ -56,7 +56,7 @@ def closing(
     """
     carbon = ""
     if spent is not None:
-        known = spent.total_kg or spent.operational_kg
+        known = spent.counted_kg
         carbon = f" and {wording.carbon(known.value)} ({wording.carbon_range(known)})"
         carbon += " in operation" if spent.total_kg is None else ""
     seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""

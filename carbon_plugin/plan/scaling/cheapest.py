@@ -225,7 +225,7 @@ def ideal_kg(flops: float, hardware: DeviceInNode, factors: Factors) -> float:
     watts = sustained_w(cluster)
     power = Figure(watts, watts, watts, "W", "modelled", "back-to-back matrix products")
     energies = modelled_energies(cluster, power, time_s)
-    return account(energies, reservations(cluster, time_s), factors, draws=1).total_kg.value
+    return account(energies, reservations(cluster, time_s), factors, draws=1).counted_kg.value
 
 
 def _point(
@@ -244,6 +244,7 @@ def _point(
     best = best_case_of(option)
     low, high = loss_range(target.law, target.split)
     assert spec.layout is not None  # an option is laid out
+    assert footprint.embodied_kg is not None  # every profile states the manufacture of its hardware
     return ScalePoint(
         law=target.law.name,
         compute_flop=target.split.flops,
@@ -268,7 +269,7 @@ def _point(
         facility_energy_j=footprint.energy_j["facility"],
         operational_kg=footprint.operational_kg,
         embodied_kg=footprint.embodied_kg,
-        total_kg=_widened(footprint.total_kg, [item.total_kg for item in by_law.values() if item.meets_deadline]),
+        total_kg=_widened(footprint.counted_kg, [item.total_kg for item in by_law.values() if item.meets_deadline]),
         ideal_kg=ideal_kg(target.split.flops, hardware, factors),
         by_batch_law=by_law,
         extrapolated=_extrapolated(target, cluster),

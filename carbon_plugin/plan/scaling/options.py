@@ -203,4 +203,4 @@ def footprint_of(option: TrainingOption, factors: Factors, *, draws: int = 2000,
 
 def central_kg(option: TrainingOption, factors: Factors) -> float:
     """Return the carbon of the whole run without its range, in kgCO2e."""
-    return footprint_of(option, factors, draws=1).total_kg.value
+    return footprint_of(option, factors, draws=1).counted_kg.value

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from carbon_plugin.footprint.factors.grid import describe_basis
-from carbon_plugin.footprint.values import Footprint, Intensity
+from carbon_plugin.footprint.values import Footprint, Intensity, comparable_kg
 from carbon_plugin.plan.real_run import BestCase
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
@@ -46,11 +46,15 @@ class Comparison(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
     def relative(self, alternative: Alternative) -> float | None:
-        """Return the total of an alternative over that of the run, less one; None where either has no total."""
+        """Return the carbon of an alternative over that of the run, less one; None where either has none.
+
+        It is the total, or the operational carbon where the manufacture of the hardware is unknown.
+        """
         ours, theirs = self.base.footprint, alternative.footprint
-        if ours is None or theirs is None or ours.total_kg.value == 0:
+        if ours is None or theirs is None:
             return None
-        return theirs.total_kg.value / ours.total_kg.value - 1
+        _, ours_kg, theirs_kg = comparable_kg(ours, theirs)
+        return theirs_kg.value / ours_kg.value - 1 if ours_kg.value else None
 
 
 def make_comparison(name: str, base: Alternative, alternatives: Sequence[Alternative]) -> Comparison:

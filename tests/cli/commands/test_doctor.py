@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.footprint.intensity import average_intensity
+from carbon_plugin.spec.site import Site
+
 Environment = Callable[..., dict[str, str]]
 
 COMMAND = "import sys; from carbon_plugin.cli.main import run; sys.exit(run(['doctor', *sys.argv[1:]]))"
@@ -50,7 +53,7 @@ def test_plain_words_are_grouped_by_area(simulated_nvml: Environment) -> None:
     text = run(simulated_nvml("gpus=1"))
     areas = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert areas == ["GPUs", "Host and network", "Boundary", "Machine", "Software", "Location"]
-    assert "-> give zone: in the run spec" in text
+    assert "-> name the zone of the machine's grid" in text
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,16 @@ def test_a_node_meter_below_its_gpus_is_contradicted(
 def test_without_a_node_meter_there_is_advice(simulated_nvml: Environment) -> None:
     (found,) = (one for one in findings(simulated_nvml("gpus=1")) if "no meter of the whole node" in one["text"])
     assert "CARBON_PLUGIN_NODE_METER" in found["advice"]
+
+
+def test_the_grid_of_a_zone_is_looked_up(simulated_nvml: Environment) -> None:
+    intensity = average_intensity(Site(zone="FRA")).figure
+
+    said = run(simulated_nvml("gpus=1"), "--site", "FRA")
+
+    assert f"France: {intensity.value:.4g} gCO2e/kWh ({intensity.low:.4g} to {intensity.high:.4g})" in said
+    with pytest.raises(AssertionError, match="zone 'nowhere' is unknown"):
+        run(simulated_nvml("gpus=1"), "--site", "nowhere")
 
 
 def test_an_address_that_cannot_be_used_is_one_line(simulated_nvml: Environment) -> None:

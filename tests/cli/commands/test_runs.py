@@ -99,10 +99,11 @@ def test_what_no_profile_or_no_run_tells_is_unknown_and_not_zero(place, tmp_path
     assert rows["embodied carbon"] == [summarise(place / "four").footprint.embodied_kg.value, None]
     assert rows["manufacture in no total"] == [None, "accelerators and hosts"]
     assert rows["tokens"][1] is None
-    assert rows["total carbon"][1] == bare.footprint.operational_kg.value
+    assert rows["total carbon"][1] is None
+    assert rows["operational carbon"][1] == bare.footprint.operational_kg.value
 
     assert run(["whatif", str(tmp_path / "bare"), "zone=SWE"]) == 0
-    assert capsys.readouterr().out.count("unknown") == 2
+    assert capsys.readouterr().out.count("unknown") == 4  # embodied and total of the run and of the alternative
 
 
 def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys):

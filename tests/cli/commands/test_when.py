@@ -97,7 +97,7 @@ def test_the_answer_is_sentences_without_json(spec, grid, capsys):
     said = capsys.readouterr().out
     assert "best  2026-03-02T08:00Z" in said
     assert "Starting 19.5 hours from now saves" in said
-    assert "75% of operation" in said
+    assert "75 % of the operational carbon" in said
 
 
 @pytest.mark.parametrize(
@@ -211,5 +211,6 @@ def test_a_site_without_a_service_says_what_to_give(spec, capsys):
 
     assert run(["when", str(spec)]) == 2
     assert (
-        "give a file with --forecast, or live: {provider: ...} of electricity-maps and neso" in capsys.readouterr().err
+        "give a file with --forecast (a column of times and one of gCO2e/kWh), or name a service in the run spec"
+        in capsys.readouterr().err
     )

@@ -88,6 +88,21 @@ def test_declared_fills_what_cannot_be_seen_and_comes_before_the_plan():
     assert effective.fields["layout.recompute"]["source"] == "declared"
 
 
+def test_range_is_that_of_the_forecast_until_the_job_shows_what_the_plan_assumed():
+    filled = (Assumption("layout.recompute", "none", "not stated"),)
+    plan = msgspec.structs.replace(planned(dp_shard=8, zero_stage=3, micro_batch_size=8), assumptions=filled)
+    forecast = predict_step(plan).step_time_s
+
+    unseen = resolve(plan, Declared(), None, EIGHT)
+    seen = resolve(plan, Declared(), detected(shaped(), layout__recompute="none", **FSDP, **STEP), EIGHT)
+
+    assert predict_step(unseen.spec).step_time_s == forecast
+    assert "assumed layout.recompute" in forecast.source
+    narrower = predict_step(seen.spec).step_time_s
+    assert narrower.high / narrower.value < forecast.high / forecast.value
+    assert "assumed" not in narrower.source
+
+
 def test_planned_modules_fall_away_where_another_kind_of_recompute_is_seen():
     plan = planned(dp_shard=8, zero_stage=3, recompute="selective", recompute_modules=("layernorm",))
     kept = resolve(plan, Declared(), detected(shaped(), **FSDP, **STEP), EIGHT)

@@ -21,7 +21,8 @@ from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Manifest,
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.follower import LedgerFollower
-from carbon_plugin.monitor.run.projection import outlook
+from carbon_plugin.monitor.run.projection import outlook, spent_carbon
+from carbon_plugin.monitor.run.projector import NOTHING
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
@@ -174,10 +175,22 @@ def assert_equal(ledgers: list[Ledger]) -> RunTotals:
     assert reserved_s(live, "host") == pytest.approx(summary.reserved.host_s, rel=1e-9)
     assert reserved_s(live, "network") == pytest.approx(summary.reserved.device_s, rel=1e-9)
     if summary.footprint is not None:
-        spent = outlook(live, None, FACTORS).spent
+        spent, said, whole = (
+            outlook(live, None, FACTORS).spent,
+            spent_carbon(live, FACTORS),
+            outlook(live, NOTHING, FACTORS).whole,
+        )
         assert spent is not None
+        assert said is not None
+        assert whole is not None
         for name in ("operational_kg", "embodied_kg", "total_kg"):
-            assert getattr(spent, name) == pytest.approx(getattr(summary.footprint, name).value, rel=1e-9)
+            audited = getattr(summary.footprint, name)
+            assert getattr(spent, name) == pytest.approx(audited.value, rel=1e-9)
+            for closing in (said, whole):
+                found = getattr(closing, name)
+                assert (found.value, found.low, found.high) == pytest.approx(
+                    (audited.value, audited.low, audited.high), rel=1e-9
+                )
     return live
 
 

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from carbon_plugin.audit.report.charts.chart import Chart, chart
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.phrases import CARBON_NAMES
+from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import (
     OWN_PHASE_COLOUR,
@@ -95,13 +97,15 @@ def split_chart(summary: AuditSummary) -> Chart | None:
 
 
 def forecast_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the way from the total carbon of the forecast to the actual one, a bar for each cause."""
+    """Draw the way from the carbon of the forecast to the actual one, a bar for each cause."""
     forecast, footprint = summary.forecast, summary.footprint
-    if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
+    if forecast is None or footprint is None or not forecast.parts:
         return None
-    planned_kg, actual_kg = forecast.footprint.total_kg.value, footprint.total_kg.value
+    counted, planned, actual = comparable_kg(forecast.footprint, footprint)
+    carbon, planned_kg, actual_kg = CARBON_NAMES[counted], planned.value, actual.value
     size, unit = fitting_unit(max(planned_kg, actual_kg), CARBON_UNITS)
-    changes = [(part.cause, part.carbon_kg) for part in forecast.parts] + [("embodied", forecast.embodied_kg)]
+    changes: list[tuple[str, float]] = [(part.cause, part.carbon_kg) for part in forecast.parts]
+    changes += [("embodied", forecast.embodied_kg)] if forecast.embodied_kg is not None else []
     levels, reached = [planned_kg, actual_kg], planned_kg
     for _, change_kg in changes:
         reached += change_kg
@@ -115,7 +119,7 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
         height_px = 26.0 * len(names) + 50
         of = plot.frame(width_px, height_px, (low, 1.02 * high), (0, 1), left_px=left_px, right_px=76, top_px=6)
         marks = plot.labelled(plot.ticks(low, high, 4 if narrow else 8))
-        drawn, level = [plot.x_axis(of, marks, f"total carbon, {unit}", grid=True)], planned_kg / size
+        drawn, level = [plot.x_axis(of, marks, f"{carbon}, {unit}", grid=True)], planned_kg / size
         for place, name in enumerate(names):
             top = 8 + 26.0 * place
             if name in ("forecast", "actual") and place in (0, len(names) - 1):
@@ -140,7 +144,7 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
     return chart(
         "forecast",
         "From the forecast to the result",
-        "Each bar is what one cause added to or took from the total carbon of the forecast.",
+        f"Each bar is what one cause added to or took from the {carbon} of the forecast.",
         draw,
         ["cause", f"carbon, {unit}"],
         [*rows, ["actual", wording.number(actual_kg / size)]],
@@ -148,12 +152,12 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
 
 
 def driver_chart(summary: AuditSummary) -> Chart | None:
-    """Draw a tornado: the total carbon with one input at its p10 and at its p90, and all others central."""
+    """Draw a tornado: the carbon with one input at its p10 and at its p90, and all others central."""
     footprint = summary.footprint
     largest = summary.drivers[:DRIVERS_SHOWN]
-    if footprint is None or not largest or footprint.total_kg.value <= 0:
+    if footprint is None or not largest or footprint.counted_kg.value <= 0:
         return None
-    central_kg = footprint.total_kg.value
+    central_kg, carbon = footprint.counted_kg.value, CARBON_NAMES[footprint.counted]
     size, unit = fitting_unit(central_kg, CARBON_UNITS)
     edges = [edge / size for driver in largest for edge in (driver.at_p10_kg, driver.at_p90_kg)]
     low, high = min(edges), max(edges)
@@ -166,12 +170,12 @@ def driver_chart(summary: AuditSummary) -> Chart | None:
         height_px = 28.0 * len(largest) + 50
         of = plot.frame(width_px, height_px, (low - room, high + room), (0, 1), left_px=left_px, top_px=6)
         marks = plot.labelled(plot.ticks(low - room, high + room, 4 if width_px < _NARROW_PX else 8))
-        drawn, middle = [plot.x_axis(of, marks, f"total carbon, {unit}", grid=True)], of.x.at(central_kg / size)
+        drawn, middle = [plot.x_axis(of, marks, f"{carbon}, {unit}", grid=True)], of.x.at(central_kg / size)
         for place, (driver, name) in enumerate(zip(largest, names, strict=True)):
             top = 10 + 28.0 * place
             for edge_kg, colour, word in ((driver.at_p10_kg, "band", "p10"), (driver.at_p90_kg, "gpu", "p90")):
                 left, right = sorted((of.x.at(edge_kg / size), middle))
-                tip = f"{name} at its {word}: the total is {wording.carbon(edge_kg)}"
+                tip = f"{name} at its {word}: the {carbon} is {wording.carbon(edge_kg)}"
                 drawn.append(plot.box(left, top, right - left, 16, colour, tip))
             drawn.append(plot.words(left_px - 8, top + 12, plot.shortened(name, most), anchor="end"))
         drawn.append(plot.rule(middle, 6, middle, of.y.start_px, "ink"))
@@ -184,11 +188,11 @@ def driver_chart(summary: AuditSummary) -> Chart | None:
     ]
     return chart(
         "drivers",
-        "What makes the total uncertain",
-        "The total carbon with one input at the low and the high end of its range and all others at their central "
+        f"What makes the {carbon} uncertain",
+        f"The {carbon} with one input at the low and the high end of its range and all others at their central "
         "value. The vertical line is the result.",
         draw,
-        ["input", f"total with it at its p10, {unit}", f"total with it at its p90, {unit}"],
+        ["input", f"{carbon} with it at its p10, {unit}", f"{carbon} with it at its p90, {unit}"],
         rows,
     )
 

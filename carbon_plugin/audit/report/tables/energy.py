@@ -64,7 +64,7 @@ def carbon_table(summary: AuditSummary) -> Table | None:
     footprint = summary.footprint
     if footprint is None or summary.factors is None:
         return None
-    unit = unit_of_carbon(footprint.total_kg.value)
+    unit = unit_of_carbon(footprint.counted_kg.value)
     facility = wording.energy(footprint.energy_j["facility"].value)
     intensity = wording.plain(phrases.grid_g_per_kwh(summary))
     grid = f"{facility} at {intensity} g/kWh ({summary.factors.intensity.zone_name})"
@@ -73,15 +73,18 @@ def carbon_table(summary: AuditSummary) -> Table | None:
     for scope, figure in footprint.embodied_parts_kg.items():
         name = f"manufacture, {SCOPE_NAMES.get(scope, scope)}"
         parts.append((name, f"footprint.embodied_parts_kg.{scope}", figure, how.get(scope, "")))
-    parts.append(("total", "footprint.total_kg", footprint.total_kg, ""))
+    if footprint.total_kg is not None:
+        without = phrases.without_embodied(summary)
+        parts.append(("total", "footprint.total_kg", footprint.total_kg, without))
     rows = [
         [Cell(name), unit.cell(figure.value, f"{field}.value"), Cell(unit.span(figure.low, figure.high)), Cell(text)]
         for name, field, figure, text in parts
     ]
-    if not footprint.embodied_parts_kg:
+    if footprint.embodied_kg is None:
         unknown = "no profile of the hardware: in no total"
-        rows.insert(1, [Cell("manufacture"), Cell("unknown"), Cell(""), Cell(unknown)])
-    return table(["part", unit.name, f"p10 to p90, {unit.name}", "how"], rows, (1, 2), summed=True)
+        rows.append([Cell("manufacture"), Cell("unknown"), Cell(""), Cell(unknown)])
+    summed = footprint.total_kg is not None
+    return table(["part", unit.name, f"p10 to p90, {unit.name}", "how"], rows, (1, 2), summed=summed)
 
 
 def beside_table(summary: AuditSummary) -> Table | None:
@@ -112,11 +115,12 @@ def _energy_row(
     known = phrases.energy_how(one) if one.estimated_j else phrases.meters_phrase(one.meters)
     kilograms = one.operational_kg
     known_j = phrases.range_of(summary, one, rung)
+    is_known = phrases.is_known(one)
     return [
         name,
-        energy.cell(one.energy_j, f"{field}.energy_j"),
-        Cell(energy.span(known_j.low, known_j.high)),
-        Cell(wording.number(share)),
+        energy.cell(one.energy_j, f"{field}.energy_j") if is_known else Cell("unknown"),
+        Cell(energy.span(known_j.low, known_j.high) if is_known else ""),
+        Cell(wording.number(share) if is_known else "–"),
         Cell(known, kind=one.meters.quality),
-        Cell("–") if kilograms is None else carbon.cell(kilograms, f"{field}.operational_kg"),
+        Cell("–") if kilograms is None or not is_known else carbon.cell(kilograms, f"{field}.operational_kg"),
     ]

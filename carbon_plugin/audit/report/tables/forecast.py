@@ -5,6 +5,7 @@ from __future__ import annotations
 from carbon_plugin.audit.report.tables.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
+from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import fitting_unit
 from carbon_plugin.spec.figure import Figure
@@ -90,23 +91,25 @@ def forecast_table(summary: AuditSummary) -> Table | None:
     unit = unit_of_energy(max(it.value, used_j))
     rows.append(_row("energy of the machines", it, used_j, unit, "forecast.footprint.energy_j.it"))
     if footprint is not None:
-        carbon = unit_of_carbon(max(forecast.footprint.total_kg.value, footprint.total_kg.value))
+        carbon = unit_of_carbon(max(forecast.footprint.counted_kg.value, footprint.counted_kg.value))
         for name in ("operational", "embodied", "total"):
             before, after = (getattr(one, f"{name}_kg") for one in (forecast.footprint, footprint))
-            rows.append(_row(f"{name} carbon", before, after.value, carbon, f"forecast.footprint.{name}_kg"))
+            if before is not None:
+                field = f"forecast.footprint.{name}_kg"
+                rows.append(_row(f"{name} carbon", before, after.value if after else None, carbon, field))
     return table(["quantity", "forecast", "p10 to p90", "result", "difference"], rows, (1, 2, 3, 4))
 
 
 def cause_table(summary: AuditSummary) -> Table | None:
     """Return why the forecast was off, or None where it cannot be split. The last row is the whole difference."""
     forecast, footprint = summary.forecast, summary.footprint
-    if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
+    if forecast is None or footprint is None or not forecast.parts:
         return None
-    total_kg = footprint.total_kg.value
-    unit = unit_of_carbon(max(total_kg, forecast.footprint.total_kg.value))
+    counted, planned, actual = comparable_kg(forecast.footprint, footprint)
+    unit = unit_of_carbon(max(actual.value, planned.value))
 
     def change(kilograms: float) -> str:
-        return wording.signed(kilograms / unit.size, of=total_kg / unit.size)
+        return wording.signed(kilograms / unit.size, of=actual.value / unit.size)
 
     rows = [
         [Cell(part.cause), Cell(wording.off_by(part.factor)), Cell(change(part.carbon_kg)), Cell(part.explanation)]
@@ -114,10 +117,11 @@ def cause_table(summary: AuditSummary) -> Table | None:
     ]
     hours, planned_hours = summary.reserved.device_s / SECONDS_PER_HOUR, forecast.device_hours.value
     reserved = f"devices were reserved for {wording.number(hours)} h, planned {wording.number(planned_hours)} h"
-    rows.append([Cell("embodied"), Cell(""), Cell(change(forecast.embodied_kg)), Cell(reserved)])
-    whole = change(total_kg - forecast.footprint.total_kg.value)
-    rows.append([Cell("all"), Cell(""), Cell(whole), Cell("")])
-    return table(["cause", "factor", f"carbon, {unit.name}", "what happened"], rows, (1, 2), summed=True)
+    if forecast.embodied_kg is not None:
+        rows.append([Cell("embodied"), Cell(""), Cell(change(forecast.embodied_kg)), Cell(reserved)])
+    rows.append([Cell("all"), Cell(""), Cell(change(actual.value - planned.value)), Cell("")])
+    name = phrases.CARBON_NAMES[counted]
+    return table(["cause", "factor", f"{name}, {unit.name}", "what happened"], rows, (1, 2), summed=True)
 
 
 def unit_of_time(seconds: float) -> Unit:
@@ -125,13 +129,13 @@ def unit_of_time(seconds: float) -> Unit:
     return Unit(*fitting_unit(seconds, TIME_UNITS))
 
 
-def _row(name: str, planned: Figure, actual: float, unit: Unit, field: str) -> list[Cell]:
+def _row(name: str, planned: Figure, actual: float | None, unit: Unit, field: str) -> list[Cell]:
     return [
         Cell(f"{name}, {unit.name}"),
         unit.cell(planned.value, f"{field}.value"),
         Cell(unit.span(planned.low, planned.high)),
-        Cell(unit.number(actual)),
-        Cell(_off(actual, planned.value)),
+        Cell("unknown" if actual is None else unit.number(actual)),
+        Cell("–" if actual is None else _off(actual, planned.value)),
     ]
 
 
