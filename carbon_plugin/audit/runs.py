@@ -15,6 +15,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
@@ -131,9 +132,12 @@ def _cautions(summaries: Sequence[AuditSummary], losses: Sequence[float]) -> lis
     """Return a sentence for each reason for which figures of these runs do not compare as they stand."""
     found = []
     labelled = list(zip(_labels(summaries), summaries, strict=True))
-    bases = {name: one.factors.intensity.basis or "parts of unlike basis" for name, one in labelled if one.factors}
-    if len(set(bases.values())) > 1:
-        said = ", ".join(f"{basis} of {name}" for name, basis in bases.items())
+    bases: dict[str, list[str]] = {}
+    for name, one in labelled:
+        if one.factors:
+            bases.setdefault(" and ".join(map(describe_basis, one.factors.intensity.bases)), []).append(name)
+    if len(bases) > 1:
+        said = "; ".join(f"{basis} ({', '.join(names)})" for basis, names in bases.items())
         found.append(f"The grid intensities do not count the same emissions: {said}.")
     tokens = [one.progress.tokens for one in summaries if one.progress.tokens]
     if tokens and max(tokens) > (1 + SAME_WORK) * min(tokens):

@@ -227,7 +227,9 @@ def y_axis(of: Frame, marks: Sequence[Tick], label: str = "") -> str:
 def legend(entries: Sequence[tuple[str, str]], width_px: float, left_px: float = 8) -> tuple[str, float]:
     """Return a legend of (colour, text) in as many rows as `width_px` asks for, and its height."""
     x, y, parts = left_px, 14.0, []
-    for colour, text in entries:
+    most = int((width_px - left_px - _SWATCH_PX) / CHARACTER_PX)
+    for colour, name in entries:
+        text = shortened(name, most)
         needed = _SWATCH_PX + width_of(text) + 14
         if x > left_px and x + needed > width_px:
             x, y = left_px, y + LEGEND_ROW_PX

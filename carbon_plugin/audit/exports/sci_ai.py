@@ -73,14 +73,16 @@ def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collecti
     """
     declared = _declared(covers)
     programme = add_up(audited)
+    if programme.operational_kg is None:
+        raise ReportError(f"SCI for AI: {programme.warnings[-1]}")
     stray = sorted({run.role for run in programme.runs} - set(ROLES))
     if stray:
         raise ReportError(f"SCI for AI: runs of role {', '.join(stray)}, expected one of {', '.join(ROLES)}")
     summaries = _of_programme(audited, programme)
     for summary in summaries:
         check_sci_basis(summary, "SCI for AI")
-    if programme.operational_kg is None or programme.embodied_kg is None or programme.total_kg is None:
-        raise ReportError(f"SCI for AI: {programme.warnings[-1]}")
+    assert programme.embodied_kg is not None  # each run has been asked for it
+    assert programme.total_kg is not None
     final = [summary for summary in summaries if summary.run.role == FINAL]
     operational, embodied, total = (
         figure.scaled(GRAMS_PER_KG, "gCO2e")

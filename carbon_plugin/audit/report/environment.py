@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carbon_plugin.audit.report.addresses import linked
+from carbon_plugin.printable import printable
 from carbon_plugin.show import wording
 from carbon_plugin.show.plot import paint
 from carbon_plugin.spec.amounts import plural
@@ -33,17 +34,28 @@ def environment(package: str = "carbon_plugin.audit.report", folder: str = "web"
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=readable,
     )
     made.filters |= {
         "energy": wording.energy,
         "duration": wording.duration,
         "moment": wording.moment,
         "plural": plural,
-        "linked": linked,
+        "linked": lambda text: linked(readable(text)),
         "paint": paint,
         "script_json": script_json,
     }
     return made
+
+
+def readable(value: Any) -> Any:
+    """Return what a template writes: control characters of others' texts become visible, and a number stays on one
+    line with its percent sign."""
+    from markupsafe import Markup
+
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return printable(value).replace(" %", "\u00a0%")
 
 
 def script_json(value: Any) -> Markup:

@@ -206,10 +206,11 @@ def _work_tile(summary: AuditSummary) -> Tile:
     coverage, period = summary.coverage, summary.period
     machines = phrases.gpus_phrase(coverage) if coverage.gpus else "no GPU"
     attempts = f", {len(period.attempts)} attempts" if len(period.attempts) > 1 else ""
+    ran = wording.duration(period.active_s) if period.active_s else "nothing recorded"
     within = f" in {wording.duration(period.wall_s)}" if period.gaps else ""
     return Tile(
         what="Machines",
         much=machines,
-        more=f"{wording.duration(period.active_s)}{within} on {plural(coverage.nodes, 'node')}{attempts}",
+        more=f"{ran}{within} on {plural(coverage.nodes, 'node')}{attempts}",
         explained="coverage",
     )

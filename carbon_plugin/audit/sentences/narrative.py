@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import (
     CARBON_NAMES,
@@ -15,6 +14,7 @@ from carbon_plugin.audit.sentences.phrases import (
     grid_g_per_kwh,
     measured_share,
     unknown_embodied,
+    unread_share,
 )
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import comparable_kg
@@ -72,9 +72,8 @@ def left_out(summary: AuditSummary) -> list[str]:
         missing = plural(coverage.nodes - coverage.nodes_seen, "node")
         found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
     found += coverage.missing
-    gpu = summary.by_rung.get("gpu")
-    if gpu is not None and gpu.meters.absent > 0:
-        found.append(_unread(gpu))
+    if unread := unread_share(summary):
+        found.append(_unread(summary, unread))
     for rung in ("host", "network"):
         if rung not in summary.by_rung:
             found.append(f"The {rung} was not metered and is in no total.")
@@ -228,16 +227,16 @@ def _below_gpus(summary: AuditSummary) -> list[str]:
     ]
 
 
-def _unread(gpu: Energy) -> str:
-    """Return a sentence about what GPUs drew while they could not be read, estimated from the time when they could."""
-    share = wording.percent(gpu.meters.absent)
-    read = 1 - gpu.meters.absent
-    if not read:
-        return "No GPU could be read; their energy is in no total."
-    drawn = wording.energy(gpu.energy_j * gpu.meters.absent / read)
+def _unread(summary: AuditSummary, unread: float) -> str:
+    """Return a sentence about what GPUs drew in the part `unread` of their recorded time, estimated from the rest."""
+    idle = summary.unobserved.get("gpu")
+    read_j = summary.by_rung["gpu"].energy_j - (idle.energy_j if idle else 0.0)
+    if 1 - unread <= ROUNDING:
+        return "No GPU could be read; what they drew while the job ran is in no total."
+    drawn = wording.energy(read_j * unread / (1 - unread))
     return (
-        f"GPUs could not be read during {share} of their time. What they drew then, about {drawn} if it was as in the "
-        "rest, is in no total."
+        f"GPUs could not be read during {wording.percent(unread)} of their time. What they drew then, about {drawn} if "
+        "it was as in the rest, is in no total."
     )
 
 
@@ -259,6 +258,10 @@ def _what_ran(summary: AuditSummary) -> str:
     machines = gpus_phrase(coverage) if coverage.gpus else ranks
     if coverage.gpus_missing:
         machines += f", {coverage.gpus_missing} of which are in no ledger,"
+    if not summary.energy.windows and not summary.period.active_s:
+        return (
+            f"The ledgers of {machines} of {plural(coverage.nodes, 'node')} hold no window: nothing was recorded yet."
+        )
     sentence = (
         f"The job ran for {wording.duration(summary.period.active_s)} on {machines} of "
         f"{plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "
@@ -276,9 +279,8 @@ def _what_it_used(summary: AuditSummary) -> str:
     guessed = f", {wording.percent(estimated)} estimated for {estimated_for(summary)}" if estimated else ""
     rest = ", the rest modelled" if share + estimated < 1 - ROUNDING else ""
     known = known or f"{wording.percent(share)} of that was measured{guessed}{rest}"
-    gpu = summary.by_rung.get("gpu")
-    if gpu is not None and gpu.meters.absent > 0:
-        known += f", and {wording.percent(gpu.meters.absent)} of the GPUs' time, which could not be read, is missing"
+    if unread := unread_share(summary):
+        known += f", and {wording.percent(unread)} of the GPUs' time, which could not be read, is missing"
     sentence = f"Its machines used {wording.energy(summary.energy.energy_j)}; {known}."
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:

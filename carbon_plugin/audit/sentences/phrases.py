@@ -60,6 +60,18 @@ def energy_how(energy: Energy) -> str:
     return ", ".join(f"{name} {wording.energy(joules)}" for name, joules in told.items())
 
 
+def unread_share(summary: AuditSummary) -> float:
+    """Return the part of the recorded time of the GPUs in which they could not be read, 0 to 1.
+
+    Reserved time without records is no part of it: nobody tried to read them then.
+    """
+    gpu, idle = summary.by_rung.get("gpu"), summary.unobserved.get("gpu")
+    if gpu is None or gpu.meters.absent <= 0:
+        return 0.0
+    recorded_s = gpu.device_s - (idle.device_s if idle else 0.0)
+    return min(1.0, gpu.meters.absent * gpu.device_s / recorded_s) if recorded_s > 0 else 0.0
+
+
 def energy_text(energy: Energy) -> str:
     """Return an energy in words, "unknown" where no device of it could be read."""
     return wording.energy(energy.energy_j) if is_known(energy) else "unknown"

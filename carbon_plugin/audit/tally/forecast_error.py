@@ -22,8 +22,8 @@ from msgspec import Struct
 from carbon_plugin.audit.findings.comparison import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.amounts import number, plural
-from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
+from carbon_plugin.spec.amounts import number, plural, quantity
+from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J, POWER_UNITS, TIME_UNITS
 
 
 class Actual(Struct, frozen=True, kw_only=True):
@@ -121,19 +121,20 @@ def split_error(
     factors: dict[Cause, tuple[float, str]] = {
         "spec drift": (
             expected_step_s / planned_step_s * expected_power,
-            f"the spec that ran should take {expected_step_s:.4g} s a step at {expected_power:.3g} times the planned "
-            f"power; the plan said {planned_step_s:.4g} s"
+            f"the spec that ran should take {quantity(expected_step_s, TIME_UNITS, 4)} a step at "
+            f"{expected_power:.3g} times the planned power; the plan said {quantity(planned_step_s, TIME_UNITS, 4)}"
             if prediction
             else "unknown: the run carries no prediction of the spec that ran",
         ),
         "step time": (
             actual_step_s / expected_step_s,
-            f"a step took {actual_step_s:.4g} s, predicted {expected_step_s:.4g} s",
+            f"a step took {quantity(actual_step_s, TIME_UNITS, 4)}, "
+            f"predicted {quantity(expected_step_s, TIME_UNITS, 4)}",
         ),
         "power": (
             actual_power_w / (planned_power_w * expected_power),
-            f"mean power of {' and '.join(rungs)} was {actual_power_w:.4g} W, "
-            f"predicted {planned_power_w * expected_power:.4g} W",
+            f"mean power of {' and '.join(rungs)} was {quantity(actual_power_w, POWER_UNITS, 4)}, "
+            f"predicted {quantity(planned_power_w * expected_power, POWER_UNITS, 4)}",
         ),
         "run length": (
             actual_length / planned_length,
