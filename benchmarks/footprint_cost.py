@@ -23,7 +23,7 @@ from carbon_plugin.plan.forecast import reservations
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Site
 
 REPORT_DRAWS = 2000

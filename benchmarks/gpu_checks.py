@@ -48,7 +48,7 @@ from carbon_plugin.probe.probe import probe, write_profiles  # noqa: E402
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster  # noqa: E402
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, match_device_name  # noqa: E402
 from carbon_plugin.spec.layout import ParallelLayout  # noqa: E402
-from carbon_plugin.spec.model import TransformerModel  # noqa: E402
+from carbon_plugin.spec.models.model import TransformerModel  # noqa: E402
 from carbon_plugin.spec.run import RunSpec  # noqa: E402
 from carbon_plugin.spec.site import Site  # noqa: E402
 from carbon_plugin.spec.stack import Stack  # noqa: E402

@@ -31,7 +31,7 @@ from carbon_plugin.fleet.ingest import ingest  # noqa: E402
 from carbon_plugin.fleet.page.page import render as render_fleet  # noqa: E402
 from carbon_plugin.fleet.report import Asked, report  # noqa: E402
 from carbon_plugin.footprint.run_factors import resolve_factors  # noqa: E402
-from carbon_plugin.spec.figure import Figure  # noqa: E402
+from carbon_plugin.spec.numbers.figure import Figure  # noqa: E402
 from carbon_plugin.spec.site import Site  # noqa: E402
 from tests.ledger.builder import Attempt, Job  # noqa: E402
 

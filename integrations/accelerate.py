@@ -12,9 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
-from carbon_plugin.monitor.loop import TrainingLoop
+from carbon_plugin.monitor.loops.loop import TrainingLoop
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,8 +16,8 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from carbon_plugin.errors import WatchError
 from carbon_plugin.integrations.hands_free import HandsFree
 from carbon_plugin.integrations.pytorch import TorchCarbon
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 __all__ = ["watch_training"]
 

@@ -19,11 +19,11 @@ from carbon_plugin.detect.observed import Detected, DetectedLayout, Observed
 from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_done
 from carbon_plugin.detect.primary import Primary
 from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.loop import place_of_process
-from carbon_plugin.monitor.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.loop import place_of_process
+from carbon_plugin.monitor.loops.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.versions import versions_of
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.show.saying import say
 
 NOT_SEEN = (

@@ -11,12 +11,12 @@ import os
 import sys
 from typing import Any, Unpack
 
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
-from carbon_plugin.monitor.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
-from carbon_plugin.monitor.versions import versions_of
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 __all__ = ["JaxCarbon", "watch_jax"]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
+from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.versions import versions_of
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 # The two packages have classes of their own, and a Trainer refuses a callback that is not of its own package.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
-from carbon_plugin.monitor.loop import TrainingLoop
+from carbon_plugin.monitor.loops.loop import TrainingLoop
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 if TYPE_CHECKING:
     from torch import nn

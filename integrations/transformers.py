@@ -17,12 +17,12 @@ from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.trainer_tokens import TrainerTokens
 from carbon_plugin.detect.wrappers import unwrapped
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
-from carbon_plugin.monitor.methods import Methods
+from carbon_plugin.monitor.loops.methods import Methods
+from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.versions import versions_of
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 
 _LAST_ROW = {"train_runtime", "train_loss"}
 """Keys of the trainer's own last row; the rows before it have a "loss"."""

@@ -16,9 +16,9 @@ from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.budget import BudgetLine
-from carbon_plugin.spec.units import JOULES_PER_KWH
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH
 
 RECENT_S = 60.0
 """The present power is the mean over this many seconds, or over the last window where that is longer."""

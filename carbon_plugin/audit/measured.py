@@ -9,7 +9,7 @@ from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, re
 from carbon_plugin.plan.whatif.measured_run import MeasuredRun
 from carbon_plugin.predict.power import idle_with_context_w
 from carbon_plugin.spec.hardware.profiles import find_accelerator
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 
 def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:

@@ -26,10 +26,10 @@ from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.values import Basis, EmissionScope
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.verification.verify import VerificationState
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 
 ROLES: tuple[str, ...] = get_args(Role)
 FINAL = "final"

@@ -22,8 +22,8 @@ from carbon_plugin.ledger.records import Phase
 from carbon_plugin.ledger.verification.file_check import FileCheck
 from carbon_plugin.ledger.verification.verify import AnchorCheck, VerificationState
 from carbon_plugin.spec.budget import BudgetLine
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.numbers.figure import Assumption
 
 AUDIT_VERSION = 1
 

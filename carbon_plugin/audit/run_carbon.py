@@ -10,8 +10,8 @@ from msgspec import Struct
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EmissionScope, Footprint, Intensity
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 UNIT = "kgCO2e"
 

@@ -19,8 +19,8 @@ from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import stated_fields
 
 SAME_WORK = 0.02

@@ -45,7 +45,7 @@ from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import RunCheck, checked_anchor, combine_checks, files_by_start
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.numbers.figure import Assumption
 
 
 def summarise(

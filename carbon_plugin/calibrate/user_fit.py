@@ -22,7 +22,7 @@ from carbon_plugin.predict.power import idle_with_context_w, sustained_w
 from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import EFFECTS
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.stack import ORDINARY, STACKS
 
 # Spread of a constant's logarithm before the rows are seen: first where a fit or a measurement supports the constant,

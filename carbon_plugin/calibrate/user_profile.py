@@ -11,9 +11,9 @@ import msgspec
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates.resolve import is_calibrated
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Efficiency
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Confidence, Sourced
 from carbon_plugin.spec.stack import Stack
 
 DIGITS = 6

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from carbon_plugin.cli.options import Option, ProfileDirectories
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.numbers.figure import Assumption
 
 if TYPE_CHECKING:
     from carbon_plugin.spec.run import RunSpec
@@ -153,7 +153,7 @@ def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
 
 def _counted_at_its_length(run: RunSpec) -> RunSpec:
     """Return the run. A counted model is counted again if the plan has another sequence length."""
-    from carbon_plugin.spec.model import CountedModel
+    from carbon_plugin.spec.models.model import CountedModel
 
     if not isinstance(run.model, CountedModel):
         return run
@@ -165,7 +165,7 @@ def _counted_at_its_length(run: RunSpec) -> RunSpec:
 def _checked_by_class(run: RunSpec) -> RunSpec:
     """Return the run with a note of its model that says whether transformers finds the same number of parameters."""
     from carbon_plugin.detect.shape.meta_class import checked_by_class
-    from carbon_plugin.spec.model import TransformerModel
+    from carbon_plugin.spec.models.model import TransformerModel
 
     config = Path(run.model.source.partition(" (")[0])
     if not isinstance(run.model, TransformerModel) or not config.exists():

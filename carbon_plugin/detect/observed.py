@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.figure import Assumption
 
 DEGREES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 """The axes that multiply to the world size; `ep` divides it and is not among them."""

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedModel
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.amounts import plural
 
 STAGES = "model.stages"
 """The field in which a rank's own stages are found."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from carbon_plugin.fleet.coverage import SchedulerCoverage
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
-from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 ACCOUNTS_VERSION = 1
 MJ_PER_KWH = MJ_PER_J * JOULES_PER_KWH

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.audit.tally.calendar import month_ends
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 UNDATED = -1
 """Stands for the month of an allocation whose start is not known."""

@@ -21,7 +21,7 @@ from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, stated_factors
 from carbon_plugin.ledger.records import Manifest, Span
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.range_array import Floats
 
 HOUR_S = 3600.0
 

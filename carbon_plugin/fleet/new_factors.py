@@ -18,9 +18,9 @@ from carbon_plugin.footprint.embodied.devices import building_kg, embodied_facto
 from carbon_plugin.footprint.factors.pue import resolve_pue
 from carbon_plugin.footprint.intensity import average_intensity
 from carbon_plugin.footprint.values import Factors, Intensity
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.parsing.document import read_document
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE, Site
 

@@ -38,7 +38,7 @@ from carbon_plugin.fleet.store.catalogue import Catalogue, read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG
 from carbon_plugin.ledger.held.account_inputs import stated_factors
-from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 BY_TIME, BY_PURCHASE = "reserved-time", "first-use"
 RULES = {

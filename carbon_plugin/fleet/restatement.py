@@ -30,8 +30,8 @@ from carbon_plugin.footprint.market import Contracts
 from carbon_plugin.footprint.uncertainty import mean_of
 from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors, Intensity
 from carbon_plugin.ledger.held.unobserved import IdleTime, modelled_idle
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 LOCATION, MARKET, EMBODIED, CAPITAL = "location-based", "market-based", "embodied", "capital goods"
 TOTALS = (LOCATION, MARKET, EMBODIED, CAPITAL)

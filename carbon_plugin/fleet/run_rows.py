@@ -35,8 +35,8 @@ from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
-from carbon_plugin.spec.range_array import Floats
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.range_array import Floats
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 FAILED_ENDS = ("exception", "failed")
 """An attempt whose end begins with one of these words did not reach what it was started for."""

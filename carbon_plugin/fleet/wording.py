@@ -8,8 +8,8 @@ from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.fleet.inventory import CAPITAL_GOODS
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit, number, plural
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, plural
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 MOVED_SHOWN = 12
 REASON_SHOWN = 160

@@ -16,9 +16,9 @@ from carbon_plugin.footprint.values import (
     MarketBased,
     Reservation,
 )
-from carbon_plugin.spec.figure import Figure, Kind
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.figure import Figure, Kind
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.propagation import Outcome, UncertainInputs

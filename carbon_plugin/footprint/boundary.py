@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from carbon_plugin.spec.figure import Figure, Kind
+from carbon_plugin.spec.numbers.figure import Figure, Kind
 
 _LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gpu", ("gpu",)),

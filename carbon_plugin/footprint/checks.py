@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Factors, Reservation
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 # A low or high that misses the central value by less than this share is rounding, not a mistake.
 _ROUNDING = 1e-9

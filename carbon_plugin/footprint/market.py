@@ -15,8 +15,8 @@ import numpy as np
 
 from carbon_plugin.footprint.uncertainty import Floats
 from carbon_plugin.footprint.values import Factors, MarketLine
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.spec.site import Instrument
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 RESIDUAL = "residual"
 

@@ -22,9 +22,9 @@ from carbon_plugin.footprint.factors.water import OFF_SITE
 from carbon_plugin.footprint.market import Contracts, Market
 from carbon_plugin.footprint.uncertainty import Floats, mean_of, spread
 from carbon_plugin.footprint.values import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
 _CERTAIN = (1.0, 1.0, 1.0)

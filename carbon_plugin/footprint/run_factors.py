@@ -18,9 +18,9 @@ from carbon_plugin.footprint.factors.water import resolve_water
 from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.intensity import average_intensity, marginal_intensity
 from carbon_plugin.footprint.values import Factors, Intensity, RunPeriod
-from carbon_plugin.spec.amounts import number
-from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.site import Site
 
 

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from carbon_plugin.spec.figure import Assumption, Figure, Kind
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Assumption, Figure, Kind
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Instrument
 
 # Rungs whose energy is given; that of the facility follows from theirs and the PUE.

@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, shown
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE

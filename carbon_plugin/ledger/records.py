@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 LEDGER_VERSION = 1
 

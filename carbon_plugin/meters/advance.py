@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds, possible_energy, possible_power
 from carbon_plugin.meters.track import COUNTER_SPREAD, Moving, Sample, Step, Track, Traits
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 GAP_SPREAD = 0.30
 """The error of power times time across a gap without a sample inside: two readings represent all of it (our

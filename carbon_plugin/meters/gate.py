@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
 from carbon_plugin.meters.protocol import PowerSource, Reading
-from carbon_plugin.spec.range import ZERO, Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.range import ZERO, Range
+from carbon_plugin.threads.turns import give_way
 
 SAME_S = 0.05
 """Stretches shorter than this do not count as stretches: they come from two clocks that are read one after

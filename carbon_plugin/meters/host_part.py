@@ -8,9 +8,9 @@ from carbon_plugin.meters.gpu.open import GpuMeters
 from carbon_plugin.meters.host.machine import HostInfo
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
 from carbon_plugin.meters.protocol import Note, UnreadGpus
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Node
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.range import Range
 
 
 def split_source(share: HostShare) -> ShareSource:

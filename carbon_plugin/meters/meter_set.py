@@ -14,8 +14,8 @@ from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter
 from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter
 from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Reading, Unavailable, UnreadGpus
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 _ALIKE = ("package", "dram")
 """The scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""

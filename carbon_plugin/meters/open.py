@@ -30,9 +30,9 @@ from carbon_plugin.meters.meter_set import Found, GpuSide, MeterSet
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Unavailable, UnreadGpus
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
 
 
 class JobPart(Struct, frozen=True, kw_only=True):

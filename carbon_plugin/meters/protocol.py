@@ -9,9 +9,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.range import Range
 
 PowerSource = Callable[[float], Range]
 """A function that returns the mean power, W, of the stretch that ends now and took the given number of seconds."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.spec.metered import EnergyKind
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 COUNTER_SPREAD = 0.05
 """The proportional device error of the NVML energy counter as p10-p90 (arXiv 2312.02741: about 5 %, proportional)."""

@@ -15,10 +15,10 @@ from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.numbers.figure import Assumption
 
 Notes = list[tuple[str, str]]
 """Pairs (kind, sentence) that are recorded as events."""

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from carbon_plugin.printable import brief
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 
 
 class WatchedJob(NamedTuple):

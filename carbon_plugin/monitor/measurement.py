@@ -14,7 +14,7 @@ from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
 from carbon_plugin.sinks.sink import NotTakenError

@@ -17,22 +17,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.arguments import MonitorArguments
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
-from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.loggers import Loggers
 from carbon_plugin.monitor.processes.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.documented import with_arguments
 from carbon_plugin.monitor.trainings import Training, any_measured, reason_of
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from carbon_plugin.detect.observed import Detected
     from carbon_plugin.monitor.acting.pausing import PausePlan
     from carbon_plugin.monitor.measurement import Measurement
-    from carbon_plugin.monitor.settings import Settings
+    from carbon_plugin.monitor.settings.settings import Settings
     from carbon_plugin.sinks.given import Log
 
 # What is large is imported where it is first needed: the settings by the constructor, and what measures by `start`. A
@@ -70,7 +70,7 @@ class CarbonMonitor:
         self.loggers = Loggers()
         self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
-            from carbon_plugin.monitor.settings import make_settings
+            from carbon_plugin.monitor.settings.settings import make_settings
 
             self._settings = make_settings(**arguments)
             self.loggers = self._settings.loggers

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
-from carbon_plugin.spec.turns import take_turns
+from carbon_plugin.threads.turns import take_turns
 
 _LEAST_WAIT_S = 0.001
 

@@ -32,7 +32,7 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.run.metrics import never_back
 from carbon_plugin.monitor.run.rows import description_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.sinks.row import Row, RunDescription, without_outlook
 
 

@@ -25,13 +25,13 @@ from carbon_plugin.plan.search.layouts import FoundLayouts, ProgressCallback, se
 from carbon_plugin.plan.search.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search.space import EVERYTHING
 from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
-from carbon_plugin.spec.amounts import days_phrase, plural
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.numbers.amounts import days_phrase, plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec, with_layout
-from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 SEARCH_VERSION = 1
 OBJECTIVES = ("time", "energy", "carbon")

@@ -26,16 +26,16 @@ from carbon_plugin.plan.warnings import misfit, warnings_of
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
-from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 FORECAST_VERSION = 1
 

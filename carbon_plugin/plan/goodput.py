@@ -21,8 +21,8 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.reliability import Losses, checkpoint_bytes, losses_of, stated_or_assumed
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.run import RunSpec
 
 WAITING = ("startup", "checkpoint", "restart")

@@ -20,9 +20,9 @@ from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
 from carbon_plugin.predict.rates.resolve import own_rows
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.run import RunSpec
 
 RunClass = Literal["dense, ordinary", "dense, tuned", "mixture, ordinary", "mixture, tuned"]

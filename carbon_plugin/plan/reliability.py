@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from carbon_plugin.predict.case.from_spec import optimizer_state_bytes
-from carbon_plugin.spec.amounts import number, quantity
-from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.amounts import number, quantity
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.units import BYTE_RATE_UNITS, SECONDS_PER_HOUR, STEP_TIME_UNITS
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.units import BYTE_RATE_UNITS, SECONDS_PER_HOUR, STEP_TIME_UNITS
 
 WEIGHT_BYTES = 4
 """The bytes of a weight in a checkpoint, which holds fp32 weights beside the optimizer's states."""

@@ -9,8 +9,8 @@ from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.fit import fit_probability
-from carbon_plugin.spec import amounts
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers import amounts
+from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.run import RunSpec
 
 WORTH_A_TRY = 0.05

@@ -7,9 +7,9 @@ from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.laws import host_rates
 from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
 from carbon_plugin.predict.time.schedule import MUON_ITERATIONS
-from carbon_plugin.spec.adapters import why_usual
-from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.adapters import why_usual
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"

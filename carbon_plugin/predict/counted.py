@@ -14,7 +14,7 @@ from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.layer import exposed_exchange, overlapped
 from carbon_plugin.predict.time.schedule import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.result import Activity
-from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.range import Range
 
 DRAWS = {
     "tensor": Range(1.00, 0.90, 1.00),

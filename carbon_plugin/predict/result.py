@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
 
 AccuracyClass = Literal[
     "calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "ordinary", "counted", "unvalidated"

@@ -20,7 +20,7 @@ from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
 from carbon_plugin.predict.uncertainty.interval import accuracy_class, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
 FILLED_FIELDS = ("layout.micro_batch_size", "layout.recompute", "layout.virtual_stages")

@@ -17,7 +17,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import operators
 from carbon_plugin.predict.time.layer import HOST_OPS_BACKWARD, HOST_OPS_FORWARD, layer_time
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.probe import counts, layer
 from carbon_plugin.probe.result import GemmRate, Measurements
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.training import Precision
 
 if TYPE_CHECKING:

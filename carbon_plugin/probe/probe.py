@@ -22,9 +22,9 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.probe.machine import describe_machine
 from carbon_plugin.probe.profile import build_profiles, probe_source
 from carbon_plugin.probe.result import Measurements, Probe, combine
-from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import match_device_name
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 if TYPE_CHECKING:
     import torch

@@ -15,11 +15,11 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.factors.tables import embodied_table
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.result import Machine, Measurements, contention
-from carbon_plugin.spec.amounts import memory, plural, quantity
-from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
-from carbon_plugin.spec.range import ZERO, Range
-from carbon_plugin.spec.units import (
+from carbon_plugin.spec.numbers.amounts import memory, plural, quantity
+from carbon_plugin.spec.numbers.figure import Confidence, Sourced
+from carbon_plugin.spec.numbers.range import ZERO, Range
+from carbon_plugin.spec.numbers.units import (
     BYTE_RATE_UNITS,
     BYTES_PER_MEMORY_GB,
     BYTES_PER_STORAGE_GB,

@@ -1,4 +1,4 @@
-"""Write the quantities of reports, exports and tables for a person, by the functions of `spec.amounts`.
+"""Write the quantities of reports, exports and tables for a person, by the functions of `spec.numbers.amounts`.
 
 Every computed or measured value has three significant digits and the unit that fits its size.
 """
@@ -8,10 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from carbon_plugin.spec import amounts
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import CARBON_UNITS, DEVICE_TIME_UNITS, ENERGY_UNITS, POWER_UNITS, TIME_UNITS, Units
+from carbon_plugin.spec.numbers import amounts
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import (
+    CARBON_UNITS,
+    DEVICE_TIME_UNITS,
+    ENERGY_UNITS,
+    POWER_UNITS,
+    TIME_UNITS,
+    Units,
+)
 
 
 def number(value: float, digits: int = 3) -> str:

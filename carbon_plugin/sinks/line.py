@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from carbon_plugin.show import wording
 from carbon_plugin.sinks.row import PREFIX, Row
-from carbon_plugin.spec.amounts import quantity_range
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import CARBON_UNITS, JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.amounts import quantity_range
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, JOULES_PER_KWH, SECONDS_PER_HOUR
 
 
 def line_of(row: Row) -> str:

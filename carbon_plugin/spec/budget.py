@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 Quantity = Literal["emissions_kg", "energy_kwh", "cost"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)

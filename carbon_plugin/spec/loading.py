@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
@@ -26,8 +25,9 @@ from carbon_plugin.spec.hardware.profiles import (
     usual_node,
 )
 from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_scaleup
-from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, overlay, read_document

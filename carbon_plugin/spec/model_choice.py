@@ -12,11 +12,11 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import load_hf_config
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.presets import find_preset, load_preset, with_implied_fields
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, overlay
-from carbon_plugin.spec.presets import find_preset, load_preset, with_implied_fields
 
 MODEL: Keys = ("model",)
 BASES = ("preset", "config")

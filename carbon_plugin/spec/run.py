@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack

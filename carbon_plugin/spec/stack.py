@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]

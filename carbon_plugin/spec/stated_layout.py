@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.spec.defaults import pipeline_chunks
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document
 from carbon_plugin.spec.stack import Stack

@@ -17,9 +17,9 @@ from msgspec import Struct
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.real_run import run_class
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.units import JOULES_PER_MWH
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import JOULES_PER_MWH
 from carbon_plugin.validate.carbon_rows import (
     CarbonSetup,
     CarbonSource,

@@ -14,11 +14,11 @@ from carbon_plugin.footprint.embodied.bill import BillLine, device_form, host_pa
 from carbon_plugin.footprint.embodied.bottom_up import modelled_device_kg
 from carbon_plugin.footprint.embodied.devices import building_kg
 from carbon_plugin.footprint.factors import tables
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
+from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
 
 
 class ValidationRow(Struct, frozen=True, kw_only=True):

@@ -23,17 +23,17 @@ from carbon_plugin.plan.goodput import run_goodput
 from carbon_plugin.plan.real_run import planned_goodput
 from carbon_plugin.plan.search.layouts import describe, search_layout
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout, Recompute
-from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.presets import load_preset
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.models.presets import load_preset
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 BATCH_TOKENS = 4 * 2**20
 """Largest number of tokens in a step of a run whose batch is not stated. It is usual for models of 7 B parameters and

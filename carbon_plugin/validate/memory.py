@@ -22,7 +22,7 @@ from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
 from carbon_plugin.predict.uncertainty.interval import Effects
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Population
 
 PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")

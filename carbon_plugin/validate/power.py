@@ -20,9 +20,9 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast, make_forecast, modelled_energies
 from carbon_plugin.predict.power import clock_share
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.validate.carbon_rows import carbon_sources, node_setups
 
 PowerScope = Literal["gpu", "node", "system"]

@@ -24,9 +24,9 @@ from carbon_plugin.plan.real_run import Overrun, RunClass, run_class
 from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Population, Stack
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
 from carbon_plugin.validate.carbon_rows import carbon_setups, carbon_sources
 from carbon_plugin.validate.full_runs import full_run_sources, planned_run
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from carbon_plugin.integrations.lightning import CarbonCallback
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 
 TEXT = Path(__file__).resolve().parents[1] / "text" / "harbour.txt"
 SEQ_LEN = 256

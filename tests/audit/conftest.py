@@ -6,7 +6,7 @@ import pytest
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Site
 
 

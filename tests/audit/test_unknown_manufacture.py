@@ -24,7 +24,7 @@ from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.wording import summary_lines
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.show import wording
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from tests.ledger.builder import Job
 
 

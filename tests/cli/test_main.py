@@ -14,7 +14,7 @@ import pytest
 import carbon_plugin
 from carbon_plugin.cli import main as cli
 from carbon_plugin.errors import MeterError
-from carbon_plugin.spec.amounts import days_phrase
+from carbon_plugin.spec.numbers.amounts import days_phrase
 
 BIN = str(Path(sys.executable).parent / "carbon-plugin")
 

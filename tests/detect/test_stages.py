@@ -6,7 +6,7 @@ import pytest
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout, DetectedModel, Observed
 from carbon_plugin.detect.stages import STAGES, StagePart, own_stages, with_all_stages
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 
 SHAPE = {"hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 256, "vocab": 1000, "gated": False}
 

@@ -29,8 +29,8 @@ from carbon_plugin.fleet.wording import rows_of, summary_lines
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from tests.fleet.conftest import RUNS
 from tests.fleet.test_ingest import table
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from carbon_plugin.footprint.values import Factors, Intensity
-from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host, Network, Node, ScaleUp
+from carbon_plugin.spec.numbers.figure import Figure, Sourced
 
 
 def _sourced(value: float, low: float | None = None, high: float | None = None) -> Sourced:

@@ -16,7 +16,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import propagation, uncertainty
 from carbon_plugin.footprint.account import account, carbon_totals, central_carbon
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 
 MakeFactors = Callable[..., Factors]
 

@@ -9,7 +9,7 @@ import pytest
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.footprint.values import EnergyItem, Factors
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 
 def energy(rung: str, joules: float) -> EnergyItem:

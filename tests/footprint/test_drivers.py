@@ -9,7 +9,7 @@ import pytest
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.drivers import drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 MakeFactors = Callable[..., Factors]
 

@@ -13,9 +13,9 @@ from carbon_plugin.errors import FootprintError, SpecError
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Instrument, LiveSource, Site
 
 MakeFactors = Callable[..., Factors]

@@ -24,8 +24,8 @@ from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.show.wording import energy
 from carbon_plugin.sinks import delivery
 from carbon_plugin.spec.budget import CarbonBudget

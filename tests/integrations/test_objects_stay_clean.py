@@ -13,7 +13,7 @@ from torch import nn
 
 from carbon_plugin.detect.hooks import Hooks
 from carbon_plugin.integrations.pytorch import watch
-from carbon_plugin.monitor.methods import Methods
+from carbon_plugin.monitor.loops.methods import Methods
 
 JOB = Path(__file__).parent / "jobs" / "clean.py"
 PIECES = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Host, Network, Node
+from carbon_plugin.spec.numbers.figure import Sourced
 from tests.meters.scripts import runner
 
 PRELUDE = """

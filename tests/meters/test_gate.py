@@ -13,7 +13,7 @@ from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 BOUNDS = Bounds(ceiling_w=840.0, limit_w=700.0, idle_w=70.0, source="its power limit of 700 W")
 

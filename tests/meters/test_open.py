@@ -11,9 +11,9 @@ from msgspec import structs
 
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
-from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.profiles import load_accelerator
+from carbon_plugin.spec.numbers.figure import Figure, Sourced
 
 MakeNode = Callable[..., Node]
 
@@ -21,7 +21,7 @@ MakeNode = Callable[..., Node]
 NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
 
 NODE = """
-from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Host, Network, Node
 def known(value): return Sourced(value, "test", "assumed")
 node = Node(

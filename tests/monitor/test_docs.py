@@ -29,7 +29,7 @@ def logged() -> set[str]:
     from carbon_plugin.monitor.run.totals import RunTotals
     from carbon_plugin.spec.hardware.cluster import Cluster
     from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
-    from carbon_plugin.spec.range import Range
+    from carbon_plugin.spec.numbers.range import Range
     from carbon_plugin.spec.site import Site
 
     energy = Range(1e6, 9e5, 1.1e6)

@@ -30,7 +30,7 @@ from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
 from carbon_plugin.monitor.intensity import IntensityWatch, expected_g_per_kwh
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals
-from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.settings.settings import make_settings
 from carbon_plugin.plan.whatif.measured_run import compare_run
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.parsing.moment import unix_s

@@ -13,7 +13,7 @@ from carbon_plugin.audit.summary import summarise
 JOB = """
 import json, sys
 from torch import nn
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.integrations.pytorch import watch
 
 def row(metrics, step):

@@ -13,8 +13,8 @@ from carbon_plugin.plan.alternatives import Question, SearchReport, search_alter
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 
 @pytest.fixture(scope="module")

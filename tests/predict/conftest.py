@@ -9,7 +9,7 @@ import pytest
 
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.rates.rates import Rates
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 
 A100 = {
     "gemm_flops": 240e12,

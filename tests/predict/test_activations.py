@@ -13,7 +13,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
+from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -17,7 +17,7 @@ from carbon_plugin.predict.time.schedule import device_parameters
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -11,7 +11,7 @@ from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.memory import allocated_bytes, layer_activation_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -8,7 +8,7 @@ import pytest
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
 GPT3 = {

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "carbon_plugin"
 UNITS = PACKAGE / "spec" / "units.py"
 CONVERSIONS = {3600, 86_400, 3.6e6, 3.6e9, 2**30}
-"""Factors between SI and the units that people read, each of which has a name in `spec.units`."""
+"""Factors between SI and the units that people read, each of which has a name in `spec.numbers.units`."""
 
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:
@@ -28,7 +28,7 @@ def test_conversions_between_units_have_one_home():
         and any(isinstance(side, ast.Constant) and side.value in CONVERSIONS for side in (node.left, node.right))
     ]
 
-    assert not found, "use the constants of spec/units.py"
+    assert not found, "use the constants of spec/numbers/units.py"
 
 
 def test_a_class_has_a_name_of_its_own():

@@ -15,7 +15,7 @@ import pytest
 
 import carbon_plugin
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.monitor.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
 
 RUN = Path(__file__).resolve().parents[2] / "examples" / "specs" / "moe-1t-h100-auto.yaml"
 RESULTS = {"AuditSummary", "CarbonPluginError", "Forecast", "StepPrediction"}

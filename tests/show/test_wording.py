@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.figure import Figure
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 from msgspec.structs import replace
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
 from carbon_plugin.sinks.line import line_of
 from carbon_plugin.sinks.metrics.exposition import Exposition, as_text
 from carbon_plugin.sinks.row import PREFIX, at_rest, without_outlook

@@ -6,7 +6,7 @@ import pytest
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.budget import Amounts, CarbonBudget, compare_budget
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 WHOLE = Amounts(energy_kwh=Range(10.0, 8.0, 13.0), emissions_kg=Range(3.0, 2.0, 4.0))
 SPENT = Amounts(energy_kwh=Range.exactly(4.0), emissions_kg=Range(1.0, 0.9, 1.1))

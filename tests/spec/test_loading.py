@@ -19,7 +19,7 @@ from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.spec.hardware.profiles import load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.stack import STACKS, Stack
 from tests.pages import blocks_of
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, held_of
 from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.parsing.boundary import Place, parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 

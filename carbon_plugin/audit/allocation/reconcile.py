@@ -14,12 +14,12 @@ from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
 from carbon_plugin.ledger.held.unobserved import IdlePower, host_power, idle_power
-from carbon_plugin.spec.amounts import number
-from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 _LISTED_NOTES = 8
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, slice_share
 from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
+from carbon_plugin.spec.numbers.units import SECONDS_PER_YEAR
 from carbon_plugin.spec.parsing.boundary import EARLIEST_UNIX_S, LATEST_UNIX_S, read_text, shown, whole_number
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
-from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 _COLUMNS = ("JobID", "AllocTRES")
 _FREE_TEXT = ("JobName", "Comment", "AdminComment", "SystemComment", "WorkDir", "SubmitLine")

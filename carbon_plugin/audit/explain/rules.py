@@ -19,10 +19,10 @@ from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.profiles import find_accelerator, find_node
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.figure import Figure
 
 _LISTED = 12
 

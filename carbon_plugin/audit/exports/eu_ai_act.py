@@ -23,8 +23,8 @@ from carbon_plugin.audit.exports.rounding import significant
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_DAY
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_DAY
 
 STANDARD = "Regulation (EU) 2024/1689, Annex XI section 1 (2) (d), (e); Model Documentation Form of 2025-07-10"
 DIGITS = 2

@@ -20,9 +20,9 @@ from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Factors, Footprint, Intensity, IntensityPart
 from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.show import wording
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
-from carbon_plugin.spec.units import JOULES_PER_KWH
 
 
 class Origin(Struct, frozen=True, kw_only=True):

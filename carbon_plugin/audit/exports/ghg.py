@@ -34,8 +34,8 @@ from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.zones import cloud_region
 from carbon_plugin.footprint.market import RESIDUAL
 from carbon_plugin.footprint.values import Factors, Footprint
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import GRAMS_PER_KG
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG
 
 STANDARD = "GHG Protocol: Corporate Standard, Scope 2 Guidance, Corporate Value Chain (Scope 3) Standard"
 BOUNDARIES = ("own", "colo", "cloud")

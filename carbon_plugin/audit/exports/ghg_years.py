@@ -15,7 +15,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.grid import value_of_year
 from carbon_plugin.footprint.values import Basis, Factors
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 
 class InventoryYear(Struct, frozen=True):

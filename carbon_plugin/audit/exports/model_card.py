@@ -19,8 +19,8 @@ from carbon_plugin.audit.exports.rounding import significant
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.units import GRAMS_PER_KG
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG
 
 KEY = "co2_eq_emissions"
 TrainingType = Literal["pre-training", "fine-tuning"]

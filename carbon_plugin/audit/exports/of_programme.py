@@ -36,10 +36,10 @@ from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.audit.tally.reservations import union
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_DAY
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_DAY
 
 Audited = Sequence[tuple[Path, AuditSummary]]
 

@@ -7,7 +7,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 
 def paper_paragraph(summary: AuditSummary) -> str:

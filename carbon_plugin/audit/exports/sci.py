@@ -30,9 +30,9 @@ from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import ZERO
-from carbon_plugin.spec.units import GRAMS_PER_KG, SECONDS_PER_HOUR, SECONDS_PER_YEAR
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import ZERO
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, SECONDS_PER_HOUR, SECONDS_PER_YEAR
 
 STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
 

@@ -26,9 +26,9 @@ from carbon_plugin.audit.programme import FINAL, ROLES, Programme, RoleTotal, ad
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.sci import score
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import GRAMS_PER_KG
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG
 
 STANDARD = "SCI for AI (Green Software Foundation, 2026-01-12) on ISO/IEC 21031:2024, provider score of training"
 ALL_ROLES = "all"

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 
 Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "grid", "waiting"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 Quality = Literal["measured", "modelled", "mixed", "absent"]
 

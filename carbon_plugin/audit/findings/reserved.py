@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
 
 
 class Reserved(Struct, frozen=True, kw_only=True):

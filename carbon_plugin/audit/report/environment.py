@@ -14,7 +14,7 @@ from carbon_plugin.audit.report.addresses import linked
 from carbon_plugin.printable import printable
 from carbon_plugin.show import wording
 from carbon_plugin.show.plot import paint
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 if TYPE_CHECKING:
     import jinja2

@@ -10,9 +10,9 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit, plural
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import ENERGY_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import ENERGY_UNITS
 
 TOKENS = 1e6
 """Carbon is given for this many tokens, because that of one token is too small to read."""

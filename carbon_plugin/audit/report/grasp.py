@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.numbers.amounts import fitting_unit
 
 CAR_KG_PER_KM = 0.400 / 1.609344
 """The tailpipe CO2 of an average US passenger vehicle: about 400 g a mile (US EPA, EPA-420-F-23-014, June 2023)."""

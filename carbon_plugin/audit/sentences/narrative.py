@@ -25,8 +25,8 @@ from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.records import BELOW_GPUS_EVENT
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 NAMED = 3
 """A sentence names this many devices one by one."""

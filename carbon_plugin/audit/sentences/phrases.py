@@ -14,10 +14,10 @@ from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import SCOPE_NAMES
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_KG_PER_J
 
 CARBON_NAMES: dict[CountedCarbon, str] = {"total_kg": "total carbon", "operational_kg": "operational carbon"}
 

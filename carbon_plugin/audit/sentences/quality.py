@@ -11,7 +11,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import gpus_phrase, measured_share, unknown_embodied
 from carbon_plugin.audit.sentences.verdict import verdict_reason, verdict_word
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 GOOD_SHARE, FAIR_SHARE = 0.9, 0.5
 """Good data need at least the first share of the energy measured, and fair data the second."""

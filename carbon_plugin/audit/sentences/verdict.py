@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from carbon_plugin.audit.result import Verification
 from carbon_plugin.ledger.verification.verify import VerificationState
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 _WORDS: dict[VerificationState, str] = {
     "contradicted": "NOT VERIFIED",

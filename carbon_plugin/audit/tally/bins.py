@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.range_array import Floats
 
 _FINEST_S = 1.0
 

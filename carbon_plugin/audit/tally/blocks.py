@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from carbon_plugin.ledger.records import DeviceEnergy, Phase, Window
 from carbon_plugin.spec.metered import EnergyKind
-from carbon_plugin.spec.range_array import Floats, RangeArray
+from carbon_plugin.spec.numbers.range_array import Floats, RangeArray
 
 Flags = NDArray[np.bool_]
 Places = NDArray[np.intp]

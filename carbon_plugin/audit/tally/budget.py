@@ -6,8 +6,8 @@ from typing import Any
 
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.spec.budget import QUANTITIES, Amounts, BudgetLine, CarbonBudget, compare_budget
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 Stated = dict[str, Any]
 """The budget of a manifest, as plain data."""

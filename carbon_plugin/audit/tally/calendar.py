@@ -15,8 +15,8 @@ from carbon_plugin.audit.findings.energy import MonthEnergy
 from carbon_plugin.audit.tally.exact_sum import ExactSum
 from carbon_plugin.ledger.held.account_inputs import total_used
 from carbon_plugin.ledger.held.unobserved import UnobservedEnergy
-from carbon_plugin.spec.range_array import Floats
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.range_array import Floats
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 Month = tuple[int, int]
 """Year and month."""

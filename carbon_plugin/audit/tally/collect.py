@@ -31,7 +31,7 @@ from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.range_array import Floats
 
 # These bound what a report lists one by one. Counts and sums always cover everything.
 MAX_EVENTS = 2000

@@ -14,7 +14,7 @@ from msgspec import Struct
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.ledger.records import Manifest
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.parsing.boundary import check_numbers
 
 _Document = TypeVar("_Document")

@@ -13,8 +13,8 @@ from carbon_plugin.audit.findings.energy import Energy, MeterQuality
 from carbon_plugin.audit.tally.blocks import Rows
 from carbon_plugin.audit.tally.exact_sum import ExactSum, total
 from carbon_plugin.ledger.held.account_inputs import UsedEnergy
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 

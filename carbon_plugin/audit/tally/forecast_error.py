@@ -22,8 +22,8 @@ from msgspec import Struct
 from carbon_plugin.audit.findings.comparison import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.amounts import number, plural, quantity
-from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J, POWER_UNITS, TIME_UNITS
+from carbon_plugin.spec.numbers.amounts import number, plural, quantity
+from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_KG_PER_J, POWER_UNITS, TIME_UNITS
 
 
 class Actual(Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.ledger.records import BY_HOUR, GRID_EVENT, Event
-from carbon_plugin.spec.range_array import Floats
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.range_array import Floats
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 HOURS = 24
 LEAST_CHANGE = 0.01

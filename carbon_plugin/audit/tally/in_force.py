@@ -19,8 +19,8 @@ from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Intensity, IntensityPart
 from carbon_plugin.ledger.records import GRID_EVENT, Event, IntensityOrigin, Window
 from carbon_plugin.show import wording
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range_array import Floats
 
 
 class IntensitySource(Struct, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ from carbon_plugin.audit.tally.hours import GridHours
 from carbon_plugin.audit.tally.peaks import PowerOverTime, without_seams
 from carbon_plugin.ledger.records import Phase
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range_array import Floats
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.range_array import Floats
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 _CARBON, _READ_S, _PHASE, _INTENSITY = "carbon", "read ", "phase ", "intensity"
 

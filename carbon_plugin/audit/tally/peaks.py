@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.range_array import Floats
 
 MOST_MOMENTS = 1 << 20
 """Moments are a second apart in runs of up to 12 days and 8 s apart in a run of 90 days, as long as the shortest

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Window
-from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.numbers.range_array import Floats
 
 LEAST_S = 60.0
 LEAST_STEPS = 20.0

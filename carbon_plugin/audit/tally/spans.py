@@ -12,8 +12,8 @@ from carbon_plugin.audit.tally.bins import TimeBins
 from carbon_plugin.audit.tally.documents import PredictionDocument
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.records import Span
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
 
 _STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED = "steps", "measured", "predicted steps", "predicted"
 

@@ -10,9 +10,9 @@ import msgspec
 from carbon_plugin.calibrate.rows.conventions import accelerator_name
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, scaleup_bytes_per_s
 
 USUAL_CHASSIS = 8

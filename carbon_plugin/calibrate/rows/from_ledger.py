@@ -23,7 +23,7 @@ from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Manifest, Span, Window
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Stack
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
-from carbon_plugin.spec.blocks import Block
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.blocks import Block
+from carbon_plugin.spec.models.model import TransformerModel
 
 
 def is_hybrid(row: PublishedRow) -> bool:

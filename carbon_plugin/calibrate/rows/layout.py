@@ -12,7 +12,7 @@ from carbon_plugin.predict.rates.laws import peak_of, wide_precision
 from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 

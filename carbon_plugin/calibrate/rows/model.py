@@ -14,9 +14,9 @@ import msgspec
 from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.adapters import Adapters
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
-from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
+from carbon_plugin.spec.models.adapters import Adapters
+from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 
 USUAL_VOCAB = 51200
 VOCABULARIES: tuple[tuple[str, int], ...] = (

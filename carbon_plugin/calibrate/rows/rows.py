@@ -27,7 +27,7 @@ from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.predict.rates.laws import default_attention_kernel
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
 from carbon_plugin.spec.parsing.document import load_yaml
 from carbon_plugin.spec.run import RunSpec, check_layout

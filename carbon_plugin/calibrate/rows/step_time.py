@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import number, quantity
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.amounts import number, quantity
+from carbon_plugin.spec.numbers.units import FLOP_RATE_UNITS
 from carbon_plugin.spec.training import TrainingPlan
-from carbon_plugin.spec.units import FLOP_RATE_UNITS
 
 RATES = ("tflops_per_gpu", "mfu_pct", "hfu_pct")
 

@@ -18,9 +18,9 @@ from carbon_plugin.predict.rates.laws import NARROW, default_attention_kernel
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
 from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants
 from carbon_plugin.predict.time.schedule import StepTime, step_time
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
 from carbon_plugin.spec.training import Precision

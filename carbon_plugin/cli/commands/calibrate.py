@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from carbon_plugin.cli.options import Argument, AsJson, Option
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 if TYPE_CHECKING:
     from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow

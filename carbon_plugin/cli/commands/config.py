@@ -14,8 +14,8 @@ Start = Annotated[Path | None, Option("Look for carbon_plugin.yaml from this fol
 
 def show(start: Start = None, as_json: AsJson = False) -> None:
     """Show every field with its value and its source: default, carbon_plugin.yaml, or environment variable."""
-    from carbon_plugin.monitor.configured import effective, read_configuration
-    from carbon_plugin.monitor.settings import DEFAULTS, check_configured
+    from carbon_plugin.monitor.settings.configured import effective, read_configuration
+    from carbon_plugin.monitor.settings.settings import DEFAULTS, check_configured
 
     configured = read_configuration(os.environ, start)
     check_configured(configured)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from carbon_plugin.cli.options import AsJson, Option
 from carbon_plugin.cli.tables.doctor_host import Finding, FindingState, boundary, host, unavailable
 from carbon_plugin.cli.terminal import echo, echo_json
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 if TYPE_CHECKING:
     from carbon_plugin.meters.gpu.driver import GpuVendor

@@ -14,9 +14,9 @@ from msgspec import Struct
 from carbon_plugin.cli.options import Argument, AsJson, ProfileDirectories
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import count, number
+from carbon_plugin.spec.numbers.amounts import count, number
+from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
-from carbon_plugin.spec.units import GIB
 
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
 Directories = Sequence[Path]
@@ -87,7 +87,7 @@ def _none(kind: ListedKind, wanted: str, aliases: dict[str, tuple[str, ...]]) ->
 
 
 def _models(directories: Directories) -> Iterator[Listed]:
-    from carbon_plugin.spec.presets import list_presets, preset_model
+    from carbon_plugin.spec.models.presets import list_presets, preset_model
 
     for name, preset in sorted(list_presets().items()):
         model = preset_model(name, preset)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option
 from carbon_plugin.cli.terminal import echo
-from carbon_plugin.spec.amounts import memory, number, plural
+from carbon_plugin.spec.numbers.amounts import memory, number, plural
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,8 +10,6 @@ from msgspec import Struct
 
 from carbon_plugin.cli.options import Argument, AsJson, Option, OptionFamily
 from carbon_plugin.cli.terminal import echo, echo_json
-from carbon_plugin.spec.amounts import number
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Die, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
@@ -22,8 +20,10 @@ from carbon_plugin.spec.hardware.profiles import (
     list_nodes,
     sourced_values,
 )
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.parsing.names import unknown_name
-from carbon_plugin.spec.units import GIB
 
 NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
 LISTED_DTYPES = ("bf16", "fp16", "fp32")

@@ -37,7 +37,7 @@ def run(
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.integrations import startup
     from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
-    from carbon_plugin.monitor.settings import make_settings
+    from carbon_plugin.monitor.settings.settings import make_settings
 
     stated = {
         "site": site,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from carbon_plugin.cli.options import AsJson, Option, ProfileDirectories, Seed
 from carbon_plugin.cli.terminal import echo, echo_json, steering_console
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import days_phrase
+from carbon_plugin.spec.numbers.amounts import days_phrase
 
 if TYPE_CHECKING:
     from carbon_plugin.plan.scaling.laws import ScalingLaw
@@ -56,7 +56,7 @@ def scale(
     from carbon_plugin.plan.scaling.cheapest import target_of_compute, target_of_loss
     from carbon_plugin.plan.scaling.laws import law_named
     from carbon_plugin.plan.scaling.table import logarithmic_steps, sweep
-    from carbon_plugin.spec.figure import Assumption
+    from carbon_plugin.spec.numbers.figure import Assumption
     from carbon_plugin.spec.site import Site
 
     chosen = law_named(law)

@@ -12,7 +12,7 @@ from carbon_plugin.cli.options import Argument, AsJson, Option
 from carbon_plugin.cli.run_options import RunOptions, run_of
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from carbon_plugin.plan.whatif.best_start import BestStart

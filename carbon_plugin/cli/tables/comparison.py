@@ -18,9 +18,9 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
 from carbon_plugin.show import plot
-from carbon_plugin.spec.amounts import fitting_unit, number
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units
 
 WIDTH_PX, ROW_PX = 820.0, 34.0
 SAME_PUE = 1.001

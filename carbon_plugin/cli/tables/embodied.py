@@ -15,10 +15,10 @@ from carbon_plugin.footprint.embodied.bill import Bill, device_bill, host_bill, 
 from carbon_plugin.footprint.embodied.devices import building_kg, per_device_hour_g
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import ANY_ACCELERATOR, Profile, default_node_for, load_accelerator
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Site
 
 

@@ -13,9 +13,9 @@ from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
 from carbon_plugin.plan.real_run import BestCase
-from carbon_plugin.spec.amounts import fitting_unit, number, plural
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS, Units
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS, Units
 
 PARTS = {
     "training": "training steps",

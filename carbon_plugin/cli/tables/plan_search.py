@@ -28,10 +28,10 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search.layouts import ProgressCallback
-from carbon_plugin.spec.amounts import days_phrase, fitting_unit, number, plural
+from carbon_plugin.spec.numbers.amounts import days_phrase, fitting_unit, number, plural
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
 from carbon_plugin.spec.parsing.document import read_document
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
 from carbon_plugin.spec.writing import write_run_spec
 
 MOST_ROWS = 20

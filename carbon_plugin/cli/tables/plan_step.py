@@ -7,10 +7,10 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_line
 from carbon_plugin.plan.forecast import Forecast
-from carbon_plugin.spec.amounts import fitting_unit, number, quantity
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
+from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, quantity
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
 
 ALMOST_SURE = 0.99
 """The largest probability that is printed. The residuals of a dozen sources make nothing certain."""

@@ -17,9 +17,9 @@ from carbon_plugin.cli.tables.plan_step import print_memory, print_step, samples
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Intensity
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
-from carbon_plugin.spec.amounts import count, number, plural
-from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.amounts import count, number, plural
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.training import TrainingPlan
 
 OPEN_CHOICES = (

@@ -9,7 +9,7 @@ from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.show import plot
 from carbon_plugin.show.drawing import LINE_COLOURS
-from carbon_plugin.spec.amounts import count
+from carbon_plugin.spec.numbers.amounts import count
 
 WIDTH_PX, HEIGHT_PX = 820.0, 440.0
 

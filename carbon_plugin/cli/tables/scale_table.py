@@ -11,8 +11,8 @@ from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep
-from carbon_plugin.spec.amounts import count, fitting_unit, number, plural
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS
+from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, plural
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from carbon_plugin.cli.tables.plan_step import TERMS, span
 from carbon_plugin.cli.terminal import echo_json
-from carbon_plugin.spec.amounts import fitting_unit, number
-from carbon_plugin.spec.units import STEP_TIME_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.units import STEP_TIME_UNITS
 from carbon_plugin.validate.explain import RowExplanation, explain_row
 
 

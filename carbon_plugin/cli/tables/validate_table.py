@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from carbon_plugin.calibrate.rows.rows import next_step
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.validate.error_summary import ErrorSummary
 from carbon_plugin.validate.full_runs import FullRunRow
 from carbon_plugin.validate.headlines import CollectionError

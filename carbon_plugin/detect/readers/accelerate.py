@@ -12,7 +12,7 @@ from typing import Any
 
 from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 _AXES = {"tp": "tp_size", "dp_replicate": "dp_replicate_size", "dp_shard": "dp_shard_size"}
 

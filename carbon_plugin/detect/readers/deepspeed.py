@@ -11,7 +11,7 @@ from typing import Any
 
 from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 _QUANTISED = (
     ("qwZ", "weights", "zero_quantized_weights"),

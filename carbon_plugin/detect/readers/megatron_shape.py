@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.job import StatedShape
-from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.models.model import MixtureOfExperts
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.shape.parameters import count_parameters
 from carbon_plugin.detect.shape.structure import repeated_blocks
 from carbon_plugin.detect.stages import STAGES, StagePart
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,9 @@ from carbon_plugin.detect.observed import Detected, Observed
 from carbon_plugin.detect.resolve.effective import Declared, World
 from carbon_plugin.detect.resolve.fields import FieldTable
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import ANY_ACCELERATOR, usual_node
+from carbon_plugin.spec.numbers.figure import Assumption
 
 
 class Clusters(Struct, frozen=True, kw_only=True):

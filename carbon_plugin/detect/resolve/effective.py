@@ -7,9 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack

@@ -10,8 +10,8 @@ from carbon_plugin.detect.observed import DetectedModel, Observed
 from carbon_plugin.detect.resolve.fields import FieldTable
 from carbon_plugin.detect.shape.model import COUNT_TOLERANCE
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 
 Model = TransformerModel | CountedModel
 _NOT_SHAPE = ("name", "source", "trainable_fraction")

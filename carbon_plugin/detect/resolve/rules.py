@@ -14,9 +14,9 @@ from carbon_plugin.detect.resolve.fields import PLANNED, FieldTable
 from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import note_tokens
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import STACKS, Stack

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from carbon_plugin.detect.shape.parameters import is_adapter
-from carbon_plugin.spec.adapters import Adapters
+from carbon_plugin.spec.models.adapters import Adapters
 
 if TYPE_CHECKING:
     from torch import nn

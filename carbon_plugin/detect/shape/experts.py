@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from carbon_plugin.detect.shape.matrices import attention_widths, feed_forward, matrices_of
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.models.model import MixtureOfExperts
 
 if TYPE_CHECKING:
     from torch import nn

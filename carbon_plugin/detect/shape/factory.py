@@ -13,7 +13,7 @@ from typing import Any
 from carbon_plugin.detect.shape.counting import count_forward
 from carbon_plugin.detect.tensors import batch_shape
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import inputs_at
 
 DEADLINE_S = 300.0

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import count
 from carbon_plugin.spec.huggingface.json_text import read_config
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.amounts import count
 
 AGREES = 0.01
 """The share of the class's count by which our count may differ before it is said to differ."""

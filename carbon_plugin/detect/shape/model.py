@@ -16,9 +16,9 @@ from carbon_plugin.detect.tensors import Example, batch_shape
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
 from carbon_plugin.printable import brief
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.amounts import plural
 
 STAGE = frozenset({"layers", "tied_embeddings"})
 """The fields that one stage of a pipeline does not show: the first one has no head, whichever rank has it."""

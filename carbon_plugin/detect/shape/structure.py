@@ -15,7 +15,7 @@ from msgspec import Struct
 from carbon_plugin.detect.shape.experts import read_mixture
 from carbon_plugin.detect.shape.matrices import attention_widths, feed_forward, matrices_of
 from carbon_plugin.detect.wrappers import class_name, unwrapped
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.numbers.figure import Assumption
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,8 @@ from carbon_plugin.audit.report.charts.chart import Chart, chart
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.fleet.wording import label_of, month_name
 from carbon_plugin.show import plot, wording
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH, Units
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH, Units
 
 BARS = 24
 """So many groups are drawn, those with the most carbon. The table behind a chart holds all."""

@@ -24,8 +24,8 @@ from carbon_plugin.fleet.wording import (
 )
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
-from carbon_plugin.spec.amounts import fitting_unit, plural
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 REPORT = "report.html"
 MISSING_SHOWN = 200

@@ -19,11 +19,11 @@ from carbon_plugin.footprint.embodied.bottom_up import device_bill_kg
 from carbon_plugin.footprint.embodied.devices import UNIT, node_rating_w
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.tables import Estimate
-from carbon_plugin.spec.amounts import quantity
-from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Host, Node
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB, POWER_UNITS
+from carbon_plugin.spec.numbers.amounts import quantity
+from carbon_plugin.spec.numbers.figure import Figure, Sourced
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB, POWER_UNITS
 
 DIFFERENCE = "total less the parts"
 

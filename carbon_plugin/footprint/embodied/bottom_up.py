@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors import tables
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Die
-from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, MM2_PER_CM2
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, MM2_PER_CM2
 
 # p10 and p90 of a normal distribution lie this many standard deviations from its mean.
 _P90_SIGMAS = 1.2815515655446004

@@ -8,11 +8,11 @@ from __future__ import annotations
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.values import Factors, Reservation
-from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Cluster, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
+from carbon_plugin.spec.numbers.figure import Figure, Sourced
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, SECONDS_PER_HOUR
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.units import GRAMS_PER_KG, SECONDS_PER_HOUR
 
 UNIT = "kgCO2e"
 

@@ -19,7 +19,7 @@ from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.grid import UNIT, zone_intensity
 from carbon_plugin.footprint.factors.zones import TABLES, Area, find, row_of
 from carbon_plugin.footprint.values import EmissionScope, Intensity
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 
 
 def in_scope(intensity: Intensity, scope: EmissionScope, *, today: date | None = None) -> Intensity | None:

@@ -19,9 +19,9 @@ from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.stated import range_words, stated_intensity_range
 from carbon_plugin.footprint.factors.zones import PARTED, TABLES, Area, find, locate, parts_of, row_of
 from carbon_plugin.footprint.values import Basis, Intensity
-from carbon_plugin.spec.amounts import number
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Site, StatedKind
 
 UNIT = "gCO2e/kWh"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.stated import stated_pue_range
 from carbon_plugin.footprint.factors.zones import cloud_region
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Site
 
 UNIT = "kWh facility/kWh IT"

@@ -6,7 +6,7 @@ whose source nobody knows may be of another year or of a larger area.
 
 from __future__ import annotations
 
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import StatedKind
 
 INTENSITY_SPREADS: dict[StatedKind, float] = {"metered": 0.03, "annual_report": 0.15, "unknown": 0.25}

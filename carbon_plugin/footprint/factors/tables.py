@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.footprint.values import Basis
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

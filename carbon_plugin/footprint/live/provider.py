@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import Basis
-from carbon_plugin.spec.amounts import number
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 # A value of the future or of last week is an error of the service.
 MOST_AHEAD_S = SECONDS_PER_HOUR

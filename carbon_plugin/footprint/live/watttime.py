@@ -14,7 +14,7 @@ from carbon_plugin.footprint.live.http import Service
 from carbon_plugin.footprint.live.provider import LiveSample, ProviderError, checked
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.net.connection import basic
-from carbon_plugin.spec.units import G_PER_KWH_OF_LB_PER_MWH
+from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_LB_PER_MWH
 
 NAME = "watttime"
 BASE_URL = "https://api.watttime.org"

@@ -19,9 +19,9 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series.trace import Trace, make_trace
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
 from carbon_plugin.spec.parsing.boundary import UNREADABLE, in_one_sentence, read_bytes, read_text, reason_of, shown
 from carbon_plugin.spec.site import MOST_G_PER_KWH, SeriesFile
-from carbon_plugin.spec.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
 
 _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
 _VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "aoer", "lbpermwh", "lbspermwh")

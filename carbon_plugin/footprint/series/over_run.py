@@ -18,11 +18,11 @@ from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.series.file import Signal, load_trace
 from carbon_plugin.footprint.series.trace import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.values import Intensity, RunPeriod
-from carbon_plugin.spec.amounts import number, plural, verb
-from carbon_plugin.spec.figure import Figure, Kind
+from carbon_plugin.spec.numbers.amounts import number, plural, verb
+from carbon_plugin.spec.numbers.figure import Figure, Kind
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.site import SeriesFile
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 LICENCE = "the user's file: its own terms hold"
 

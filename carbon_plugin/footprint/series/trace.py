@@ -13,8 +13,8 @@ import numpy as np
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.uncertainty import Floats
 from carbon_plugin.footprint.values import Basis
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 # A trace of another year stands for a period by whole weeks, so that hour of the day and day of the week stay.
 SHIFT_S = 52 * 7 * 24 * SECONDS_PER_HOUR

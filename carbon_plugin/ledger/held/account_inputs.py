@@ -18,10 +18,10 @@ from msgspec import Struct
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Factors, Intensity, Reservation
 from carbon_plugin.ledger.records import DeviceEnergy
-from carbon_plugin.spec.figure import Figure, Kind
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind, Rung
+from carbon_plugin.spec.numbers.figure import Figure, Kind
+from carbon_plugin.spec.numbers.range import ZERO, Range
 from carbon_plugin.spec.parsing.boundary import check_numbers
-from carbon_plugin.spec.range import ZERO, Range
 
 MEASURED_KINDS: tuple[EnergyKind, ...] = ("counter", "power_integrated")
 MEASURED_SHARE = 0.99

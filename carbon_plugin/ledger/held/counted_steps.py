@@ -8,8 +8,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Window
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
 
 IN_TRAINING = ("train", "data_wait")
 """The phases whose time is part of a step."""

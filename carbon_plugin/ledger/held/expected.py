@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Manifest
-from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 UNMETERED_EVENT = "gpus_unmetered"
 """The event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""

@@ -19,7 +19,7 @@ from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator, match_device_name
 from carbon_plugin.spec.metered import Rung
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 UNOBSERVED_PHASE = "unobserved"
 """The phase of energy that is modelled for reserved time without records."""

@@ -16,7 +16,7 @@ from carbon_plugin.meters.gpu.boards import Board
 from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 
 class _BoardSample(Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from carbon_plugin.errors import MeterError
-from carbon_plugin.spec.own_thread import Answer as DriverAnswer
-from carbon_plugin.spec.own_thread import OwnThread
+from carbon_plugin.threads.own_thread import Answer as DriverAnswer
+from carbon_plugin.threads.own_thread import OwnThread
 
 __all__ = ["DriverAnswer", "DriverBusyError", "DriverThread"]
 

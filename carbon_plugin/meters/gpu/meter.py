@@ -27,7 +27,7 @@ from carbon_plugin.meters.gpu.session import DriverSession
 from carbon_plugin.meters.protocol import Note, Reading
 from carbon_plugin.meters.track import POLL_S
 from carbon_plugin.spec.hardware.cluster import Accelerator
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 SLOW_CALL_S = 1.0
 """A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""

@@ -22,9 +22,9 @@ from carbon_plugin.meters.gpu.session import (
     open_sessions,
 )
 from carbon_plugin.meters.protocol import Note, Reading, Unavailable
-from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 
 class GpuMeters:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from carbon_plugin.meters.gpu.driver import Gpu, GpuVendor
 from carbon_plugin.meters.gpu.vendors import gpu_vendors, vendor_of
-from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 _SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 """The variables that are set where SLURM gives each task its own GPUs, which its cgroup then hides from the other

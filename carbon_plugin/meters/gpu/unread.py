@@ -7,9 +7,9 @@ from collections.abc import Callable
 from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.host.model_meter import ModelledPart, ModelMeter, constant
 from carbon_plugin.meters.protocol import UnreadGpus
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.numbers.figure import Figure
 
 
 def unread_meters(

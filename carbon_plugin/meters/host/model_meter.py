@@ -13,7 +13,7 @@ from carbon_plugin.meters.host.cpu_load import CpuLoad
 from carbon_plugin.meters.host.modelled import cpu_power
 from carbon_plugin.meters.protocol import PowerSource, Reading
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
 

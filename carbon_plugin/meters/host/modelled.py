@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from carbon_plugin.spec.hardware.cluster import Host, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 CPU_IDLE_SHARE = Range(0.1, 0.0, 0.3)
 """The share of TDP that an idle CPU draws (our convention)."""

@@ -20,10 +20,10 @@ from carbon_plugin.meters.host.modelled import (
 from carbon_plugin.meters.host.rapl import Platform
 from carbon_plugin.meters.host.share import HostShare
 from carbon_plugin.meters.protocol import UnreadGpus
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.range import Range
 
 NODE_HEADROOM = 1.5
 """The factor by which a node may exceed the sum of its parts: supplies lose power, and no list names all parts (our

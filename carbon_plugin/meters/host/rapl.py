@@ -22,7 +22,7 @@ from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.track import Sample, Step, Traits
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 RAPL_SPREAD = 0.05
 """The half-range of a RAPL domain as p10-p90 (our convention; the counters carry no stated accuracy)."""

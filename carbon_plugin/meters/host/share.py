@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 SHARE_SPREAD = 0.5
 """The relative half-range of a reserved share: a job uses more or less than its part of CPUs or GPUs (our

@@ -29,7 +29,7 @@ from carbon_plugin.meters.node.poller import (
 from carbon_plugin.meters.node.source import DEADLINE_S, FaultCode, NodeAnswer, SourceError
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 _KEPT_GPU_POINTS = 256
 """More rounds than there are between two answers of the slowest meter at one round a second."""

@@ -16,7 +16,7 @@ from carbon_plugin.meters.bounds import Bounds, possible_power
 from carbon_plugin.meters.node.source import DEADLINE_S, NodeAnswer, NodeSource, SourceError
 from carbon_plugin.meters.track import Sample, Track, Traits
 from carbon_plugin.spec.metered import EnergyKind
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 NODE_COUNTER_SPREAD = 0.05
 """The half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""

@@ -17,7 +17,7 @@ from carbon_plugin.monitor.acting.samples import PAUSING, Cycle, TrainingSample,
 from carbon_plugin.monitor.acting.suspects import suspect_data
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.alerts import AlertRules
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 
 ALERT_EVENT = "alert"
 OVER_EVENT = "alert_over"

@@ -10,8 +10,8 @@ from carbon_plugin.footprint.values import CarbonTotals, Factors, Reservation
 from carbon_plugin.monitor.run.projection import Outlook, Remaining, spent_carbon
 from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.spec.budget import Amounts, BudgetState, CarbonBudget, compare_budget
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 EXCEEDED_EVENT = "budget_exceeded"
 IN_A_ROW = 2

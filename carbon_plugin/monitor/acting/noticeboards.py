@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from carbon_plugin.ledger.once import publish_once
-from carbon_plugin.spec.own_thread import OwnThread
+from carbon_plugin.threads.own_thread import OwnThread
 
 T = TypeVar("T")
 STOP, GO_ON = b"stop\n", b"go on\n"

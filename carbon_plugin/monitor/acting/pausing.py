@@ -18,8 +18,8 @@ from msgspec import Struct
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.monitor.acting.noticeboards import DECISION_S, GO_ON, STOP, Noticeboard
 from carbon_plugin.plan.whatif.pausing import PauseSchedule, schedule
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.spec.parsing.moment import iso_utc
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace

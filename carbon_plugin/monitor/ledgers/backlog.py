@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 MAX_WAITING = 20_000
 """The number of records kept in memory: two days of windows of 10 s, some 20 MB. Beyond it, neighbouring windows are

@@ -14,7 +14,7 @@ from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.ledgers.backlog import Backlog
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 logger = logging.getLogger(__name__)
 

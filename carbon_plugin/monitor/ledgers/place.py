@@ -13,7 +13,7 @@ from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.identity import IDENTITY_FILE, agree_run
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 
 RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from carbon_plugin.ledger.records import HEADS_EVENT
 from carbon_plugin.ledger.verification.heads import witnessed_by
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 FIRST_S, MOST_S = 60.0, 3600.0
 """The first look comes after a minute, and each next one after twice as long, up to an hour. A short run is witnessed

@@ -15,7 +15,7 @@ from carbon_plugin.meters.gpu.open import GpuMeters, open_gpu_meters
 from carbon_plugin.meters.gpu.selection import DeviceSelection
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.monitor.clock import TrainingClock, last_mark
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 
 class Baseline:

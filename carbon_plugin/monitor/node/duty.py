@@ -19,7 +19,7 @@ from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.metering import JobHardware, look_at_hardware
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 
 GRACE_S = 3.0
 """Local rank 0 waits this many seconds for claims on GPUs that it does not have itself, because the launcher may have

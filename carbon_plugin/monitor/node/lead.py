@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.node.windows import Snapshot, energies
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 Estimate = Callable[[str], Range | None]
 """A function that returns the power of a device before its first reading, W, or None where nothing tells it."""

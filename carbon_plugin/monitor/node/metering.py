@@ -17,7 +17,7 @@ from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.node.missing_gpus import named_gpu, planned_gpus, unread_power
 from carbon_plugin.monitor.processes.leader import Claim
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import default_node_for, match_device_name
 from carbon_plugin.spec.metered import DeviceIdentity

@@ -10,12 +10,12 @@ from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.meters.gpu.presence import shows_driver
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
-from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.predict.power import unread_power_figure
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import list_accelerators
+from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.figure import Figure
 
 
 def named_gpu(settings: Settings) -> Accelerator | None:

@@ -28,7 +28,7 @@ from carbon_plugin.monitor.processes.leader import Claim
 from carbon_plugin.monitor.processes.neighbours import Neighbours
 from carbon_plugin.monitor.processes.sharing import OwnShare
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 
 class NodeRecorder:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy, Phase
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 MAX_PIECES = 8
 """With more phases than this between two reads, they are summed up by phase, so that a loop that changes its phase

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.host.share import SHARE_SPREAD
 from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 EVENT = "gpu_shared"
 FOLDER = "gpus"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from carbon_plugin.errors import SpecError
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
 RECEIVE_BUFFER_BYTES = 4 << 20

@@ -22,9 +22,9 @@ from carbon_plugin.ledger.held.account_inputs import UsedEnergy, UsedSum, total_
 from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
 from carbon_plugin.monitor.ledgers.file_totals import DeviceTotals, FileTotals
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import SECONDS_PER_YEAR
 from carbon_plugin.spec.site import MOST_PUE
-from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 MAGIC = b"CPR6"
 DIGEST_BYTES = 16

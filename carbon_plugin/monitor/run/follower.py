@@ -13,7 +13,7 @@ from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.ledgers.journal import Journal
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 UNNAMED = ""
 """This stands for the name of the own ledger as long as its file cannot be created."""

@@ -9,7 +9,7 @@ from msgspec import structs
 from carbon_plugin.footprint.values import CarbonTotals
 from carbon_plugin.monitor.run.projection import Outlook
 from carbon_plugin.monitor.run.totals import RunTotals
-from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 PREFIX = "carbon/"
 TOTALS = tuple(PREFIX + name for name in ("energy_kwh", "operational_kg", "embodied_kg", "total_kg"))

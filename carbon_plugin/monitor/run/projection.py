@@ -18,8 +18,8 @@ from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.plan.forecast import modelled_energies, reservations
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 LIVE_DRAWS = 400
 """So many samples make the range of a projection. Its ends then vary by about 2 % of the range, and a call takes well

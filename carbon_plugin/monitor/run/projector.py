@@ -33,9 +33,9 @@ from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copi
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import best_case, planned_goodput
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"

@@ -28,7 +28,7 @@ from carbon_plugin.ledger.held.unobserved import unobserved_energy
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.turns import give_way
+from carbon_plugin.threads.turns import give_way
 
 STALE_WINDOWS = 3
 """A ledger without news for this many of its windows no longer counts towards the present power."""

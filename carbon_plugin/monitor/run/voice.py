@@ -8,8 +8,8 @@ from pathlib import Path
 
 from carbon_plugin.footprint.values import CarbonTotals
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "modelled": "modelled", "absent": "not read"}
 

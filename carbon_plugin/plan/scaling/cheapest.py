@@ -45,13 +45,13 @@ from carbon_plugin.plan.scaling.options import (
 from carbon_plugin.plan.scaling.shape import model_of
 from carbon_plugin.plan.search.layouts import describe
 from carbon_plugin.predict.power import sustained_w
-from carbon_plugin.spec.amounts import count
-from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
+from carbon_plugin.spec.numbers.amounts import count
+from carbon_plugin.spec.numbers.figure import Assumption, Figure
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import PLAIN_STACK
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 MEASURED_DEVICES = 6144
 """The number of devices of the largest published run with which the predictor was compared."""

@@ -11,7 +11,7 @@ import math
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import count
+from carbon_plugin.spec.numbers.amounts import count
 from carbon_plugin.spec.parsing.names import unknown_name
 
 FLOPS_PER_PARAMETER_TOKEN = 6

@@ -25,11 +25,11 @@ from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import Directories, default_node_for, load_accelerator
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import Precision, TrainingPlan
-from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 SEQ_LEN = 4096
 """The number of tokens in a sequence."""

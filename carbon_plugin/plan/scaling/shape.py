@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from carbon_plugin.plan.scaling.laws import EXPANSION, GRANULARITY
-from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
+from carbon_plugin.spec.models.model import MixtureOfExperts, TransformerModel
 
 ASPECT = 128
 HEAD_DIM = 128

@@ -13,10 +13,10 @@ from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.scaling.cheapest import ScalePoint, answer
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.options import Target
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.profiles import Directories
+from carbon_plugin.spec.numbers.figure import Assumption
+from carbon_plugin.spec.numbers.units import JOULES_PER_MWH, SECONDS_PER_DAY
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.units import JOULES_PER_MWH, SECONDS_PER_DAY
 
 
 class Exponents(Struct, frozen=True, kw_only=True):

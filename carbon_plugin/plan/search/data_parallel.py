@@ -18,8 +18,8 @@ from carbon_plugin.plan.search.pareto import STEP
 from carbon_plugin.plan.search.space import describe, divisors, held_phrase, shardings
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.amounts import memory, plural
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.numbers.amounts import memory, plural
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 

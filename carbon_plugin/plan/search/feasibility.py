@@ -18,11 +18,11 @@ from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.uncertainty.fit import fits
-from carbon_plugin.spec.amounts import memory, plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.amounts import memory, plural
+from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
-from carbon_plugin.spec.units import GIB
 
 MORE_NODES = (2, 4, 8, 16, 32, 64)
 """The factors on the number of nodes that are tried to find what would help."""

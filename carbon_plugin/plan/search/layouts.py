@@ -25,7 +25,7 @@ from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
 __all__ = ["FoundLayouts", "Front", "ProgressCallback", "SearchResult", "describe", "search", "search_layout"]

@@ -22,7 +22,7 @@ from carbon_plugin.predict.case.inputs import NOT, Layout
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")

@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast
-from carbon_plugin.spec.amounts import number
+from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.moment import iso_utc
-from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace

@@ -9,7 +9,7 @@ from msgspec import Struct
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Footprint, Intensity, comparable_kg
 from carbon_plugin.plan.real_run import BestCase
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 COMPARISON_VERSION = 1
 

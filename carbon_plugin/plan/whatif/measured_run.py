@@ -23,9 +23,9 @@ from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshol
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison, make_comparison, mean_g_per_kwh
 from carbon_plugin.plan.whatif.pausing import schedule
 from carbon_plugin.plan.whatif.planned_run import marginal_kg
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.moment import iso_utc, unix_s
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace

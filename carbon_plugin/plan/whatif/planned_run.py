@@ -31,12 +31,12 @@ from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshol
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison, make_comparison, mean_g_per_kwh
 from carbon_plugin.plan.whatif.pausing import PauseSchedule, schedule
 from carbon_plugin.predict.power import idle_power_figure
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, usual_node
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 from carbon_plugin.spec.site import SeriesFile, Site
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.file import Signal

@@ -14,7 +14,7 @@ from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, Stack
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 

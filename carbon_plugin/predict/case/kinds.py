@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer, ModelPart
+from carbon_plugin.spec.models.model import TransformerModel
 
 ATTENTION = ("attention", "latent_attention")
 DELTA = ("gated_delta", "kimi_delta")

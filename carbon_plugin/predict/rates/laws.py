@@ -11,8 +11,8 @@ import math
 import re
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.stack import AttentionKernel
 from carbon_plugin.spec.training import Precision
 

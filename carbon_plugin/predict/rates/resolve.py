@@ -24,8 +24,8 @@ from carbon_plugin.predict.rates.laws import (
     wide_precision,
 )
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
-from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.numbers.figure import Assumption, Sourced
 from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of, routing_spread_of
 from carbon_plugin.spec.training import Precision
 

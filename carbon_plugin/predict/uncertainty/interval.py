@@ -17,9 +17,9 @@ from typing import NamedTuple
 from carbon_plugin.predict.rates.laws import NARROW
 from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.stack import ORDINARY, Stack
 from carbon_plugin.spec.training import Precision
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from carbon_plugin.sinks.row import PREFIX
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_HOUR
 
 UCUM = {"joules": "J", "watts": "W", "seconds": "s", "grams": "g", "ratio": "1", "": "1"}
 """The units as OpenTelemetry writes them."""

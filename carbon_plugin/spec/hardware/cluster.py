@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 MOST_NODES = 10**12

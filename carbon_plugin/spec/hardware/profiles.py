@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.boundary import read_text
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, read_document

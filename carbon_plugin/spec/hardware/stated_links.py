@@ -7,8 +7,8 @@ import re
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.boundary import shown
 from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, rate_bytes_per_s, scaleup_bytes_per_s
 

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Block
 from carbon_plugin.spec.huggingface.class_defaults import check_complete, defaults_note, left_out
 from carbon_plugin.spec.huggingface.encoder_decoder import encoder_decoder_model, is_encoder_decoder
 from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_note, is_hybrid
@@ -28,7 +27,8 @@ from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
 from carbon_plugin.spec.huggingface.nas import nas_blocks
 from carbon_plugin.spec.huggingface.parts import parts_note, parts_of
 from carbon_plugin.spec.huggingface.positions import learned_positions, longest_seq_len
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.blocks import Block
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document
 

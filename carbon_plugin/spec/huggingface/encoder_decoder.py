@@ -12,9 +12,9 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
 from carbon_plugin.spec.huggingface.keys import ConfigKeys
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer, ModelPart
+from carbon_plugin.spec.models.model import TransformerModel
 
 T5 = ("t5", "mt5", "umt5")
 BART = ("bart", "mbart")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.feeds import latent_width
 from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.mixers import mla_of
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer
 
 STATE_WINDOW = 256
 """The number of tokens that a layer with a state works on at once: the chunk of Mamba-2 and of gated delta rules. Such

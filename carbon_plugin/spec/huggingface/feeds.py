@@ -5,10 +5,10 @@ It is dense, or it has experts and what every token passes beside them.
 
 from __future__ import annotations
 
-from carbon_plugin.spec.blocks import FeedForward
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace
+from carbon_plugin.spec.models.blocks import FeedForward
 
 TOP_K = (
     "num_experts_per_tok",

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Mixer
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
+from carbon_plugin.spec.models.blocks import Mixer
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
 CHUNK = ("mamba_chunk_size", "chunk_size")

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, ConfigKeys
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer
 
 MULTIPLE = 256
 """The number to a multiple of which widths are rounded up (modeling_decilm.py, find_multiple)."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import count
-from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.feeds import image_experts
 from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, layer_count
 from carbon_plugin.spec.huggingface.projectors import audio_projector_parameters, projector_parameters
 from carbon_plugin.spec.huggingface.towers import qformer, tower, tower_width, with_defaults
+from carbon_plugin.spec.models.blocks import ModelPart
+from carbon_plugin.spec.numbers.amounts import count
 
 LANGUAGE = ("text_config", "llm_config", "language_config")
 VISION = ("vision_config", "vit_config", "visual")

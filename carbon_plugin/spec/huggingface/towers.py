@@ -7,10 +7,10 @@ refused by name.
 from __future__ import annotations
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.class_defaults import left_out
 from carbon_plugin.spec.huggingface.families import has_position_table, tower_of
 from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
+from carbon_plugin.spec.models.blocks import ModelPart
 
 DEPTH = ("num_hidden_layers", "depth", "num_layers", "layers", "encoder_layers", "num_blocks", "vt_num_hidden_layers")
 WIDTH = ("embed_dim", "hidden_size", "width", "d_model", "vt_hidden_size")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec import amounts
-from carbon_plugin.spec.figure import Sourced
-from carbon_plugin.spec.units import SECONDS_PER_YEAR
+from carbon_plugin.spec.numbers import amounts
+from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.numbers.units import SECONDS_PER_YEAR
 
 MOST_LAYERS = 100_000
 MOST_WIDTH = 10**9

@@ -32,7 +32,7 @@ from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Instrument, Site
 from tests.ledger.builder import Attempt, Job
 

@@ -13,7 +13,7 @@ from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, Span, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
 RUN = "b" * 32

@@ -11,7 +11,7 @@ import yaml
 
 from carbon_plugin.cli.main import run
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Job
 

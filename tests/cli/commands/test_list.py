@@ -13,7 +13,7 @@ from carbon_plugin.cli import main as cli
 from carbon_plugin.cli.commands.list import ListedKind
 from carbon_plugin.footprint.factors.grid import zone_intensity
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, load_stack
-from carbon_plugin.spec.presets import load_preset
+from carbon_plugin.spec.models.presets import load_preset
 
 KNOWN = {
     ListedKind.models: load_preset,

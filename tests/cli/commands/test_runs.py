@@ -20,7 +20,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger.held.quiet import QUIET_S
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job
 

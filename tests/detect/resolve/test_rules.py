@@ -12,11 +12,11 @@ from carbon_plugin.detect.resolve.effective import Declared, Effective, World
 from carbon_plugin.detect.resolve.rules import resolve
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import STACKS, Stack

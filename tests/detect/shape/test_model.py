@@ -13,7 +13,7 @@ from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.shape.adapters import adapted_matrices
 from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
 from carbon_plugin.detect.shape.parameters import count_parameters
-from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.models.model import MixtureOfExperts
 
 
 class Decoder(nn.Module):

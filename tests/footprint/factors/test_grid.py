@@ -22,7 +22,7 @@ from carbon_plugin.footprint.factors.grid import (
     stand_in_warning,
     zone_intensity,
 )
-from carbon_plugin.spec.amounts import number
+from carbon_plugin.spec.numbers.amounts import number
 from carbon_plugin.spec.site import Site
 
 TODAY = date(2026, 11, 22)

@@ -10,7 +10,7 @@ from carbon_plugin.footprint.factors.grid import resolve_intensity
 from carbon_plugin.footprint.factors.pue import resolve_pue
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Site
 
 

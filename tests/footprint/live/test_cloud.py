@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from carbon_plugin.footprint.live.cloud import find_region
-from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.settings.settings import make_settings
 
 Asked = list[tuple[str, str, dict[str, str]]]
 

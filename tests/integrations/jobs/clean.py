@@ -94,7 +94,7 @@ def pieces(model: nn.Module, optimizer: Any) -> dict[str, bytes]:
 
 def save() -> None:
     from carbon_plugin.integrations.pytorch import watch
-    from carbon_plugin.monitor.options import MonitorOptions
+    from carbon_plugin.monitor.settings.options import MonitorOptions
 
     torch.manual_seed(0)
     model = net()

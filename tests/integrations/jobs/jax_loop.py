@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from carbon_plugin.integrations.jax import watch_jax
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 RUN_DIR, PROCESS, PROCESSES, PORT = sys.argv[1], *map(int, sys.argv[2:])
 STEPS = 12

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from carbon_plugin.integrations.lightning import CarbonCallback
-from carbon_plugin.monitor.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
 
 VOCAB, HIDDEN, LENGTH = 32, 16, 8
 

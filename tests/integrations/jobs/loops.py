@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from carbon_plugin.monitor.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
 
 STEPS, STEP_S, WIDTH = 16, 0.1, 16
 ACCUMULATED = 2

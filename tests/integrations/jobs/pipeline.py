@@ -14,7 +14,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn import functional as F
 
 from carbon_plugin.integrations.pytorch import watch
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 VOCAB, HIDDEN, FFN, LENGTH, STEPS, MICRO_BATCHES = 64, 32, 128, 16, 12, 4
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from carbon_plugin.integrations.transformers import CarbonCallback
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 FOLDER, WORDS, STEPS = Path(sys.argv[1]), 60, 4
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")

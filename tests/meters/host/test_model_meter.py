@@ -9,7 +9,7 @@ import pytest
 from carbon_plugin.meters.host.model_meter import CpuPower, GpuDraw, ModelledPart, ModelMeter, constant, with_overhead
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 HOST = DeviceIdentity(key="boot/host", name="host", rung="host", scope="host", meter="model", energy_kind="modelled")
 

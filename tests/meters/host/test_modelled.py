@@ -16,9 +16,9 @@ from carbon_plugin.meters.host.modelled import (
     node_base_power,
     overhead_fractions,
 )
-from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Node
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.numbers.range import Range
 
 TDP = Range(100.0, 100.0, 100.0)
 shares = st.floats(0, 1)

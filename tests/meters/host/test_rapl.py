@@ -13,7 +13,7 @@ from carbon_plugin.meters.host.rapl import Platform, RaplMeter, open_rapl_meter
 from carbon_plugin.meters.host.rapl_domains import find_domains
 from carbon_plugin.meters.host.share import HostShare, fixed
 from carbon_plugin.meters.protocol import Reading, Unavailable
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 WRAP_J = 262_143.328850
 MACHINE = Platform(cpu_tdp=Range(200.0, 100.0, 400.0), dram=Range(20.0, 10.0, 40.0))

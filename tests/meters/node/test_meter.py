@@ -24,7 +24,7 @@ from carbon_plugin.meters.node.poller import NodePoller
 from carbon_plugin.meters.node.source import NodeAnswer, NodeSource
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", lag_s=30.0)
 IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")

@@ -13,7 +13,7 @@ import pytest
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.budget import BudgetState, CarbonBudget
 
 WITHIN_S = 30.0

@@ -14,8 +14,8 @@ from carbon_plugin.ledger.files import ledger_name
 from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.monitor.agent.runs import NodeRun, run_directories
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 HERE = read_host_info().key
 

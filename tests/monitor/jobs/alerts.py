@@ -15,7 +15,7 @@ from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
 from carbon_plugin.spec.alerts import AlertRules
 
 STEP_S, MORE_S = 0.03, 0.25

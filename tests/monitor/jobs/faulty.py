@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 
 def main(run_dir: Path, seconds: float, event: str | None = None) -> None:

@@ -24,7 +24,7 @@ from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.node import duty
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 STEP_S = 0.05
 

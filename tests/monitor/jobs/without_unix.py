@@ -55,7 +55,7 @@ def _without_proc(file, *arguments, **options):
 io.open = builtins.open = _without_proc
 
 from carbon_plugin.monitor.monitor import CarbonMonitor  # noqa: E402
-from carbon_plugin.monitor.options import MonitorOptions  # noqa: E402
+from carbon_plugin.monitor.settings.options import MonitorOptions  # noqa: E402
 
 
 def main(run_dir: Path) -> None:

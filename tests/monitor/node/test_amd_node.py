@@ -21,7 +21,7 @@ import sys, time
 
 from pathlib import Path
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 monitor = CarbonMonitor(run_dir=Path(sys.argv[1]), window_s=0.5, options=MonitorOptions(min_window_s=0.25))
 monitor.start()

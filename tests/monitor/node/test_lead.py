@@ -8,7 +8,7 @@ from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark
 from carbon_plugin.monitor.node.lead import stretches
 from carbon_plugin.monitor.node.windows import Snapshot
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 START = Mark(0, 100.0, 0, 0)
 

@@ -16,7 +16,7 @@ from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.processes.leader import Claim
-from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.settings.settings import make_settings
 from carbon_plugin.spec.metered import DeviceIdentity
 
 FIRST, SECOND, THIRD = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(3))

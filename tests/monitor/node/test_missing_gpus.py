@@ -16,7 +16,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Projection, Window
 from carbon_plugin.monitor.node.missing_gpus import unread_power
-from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.settings.settings import make_settings
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.loading import build_run_spec

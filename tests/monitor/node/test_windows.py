@@ -20,7 +20,7 @@ from carbon_plugin.monitor.node.windows import (
     merged,
     moment_of,
 )
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 PHASES = st.sampled_from(["train", "evaluation", "checkpoint", "data_wait"])
 

@@ -7,9 +7,9 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
 from carbon_plugin.monitor.processes import reserved
 from carbon_plugin.monitor.processes.reserved import ReservedTime
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 UPTIME_S = 100_000.0
 STARTED_UNIX_S = 1_700_000_000

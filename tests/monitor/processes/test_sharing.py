@@ -14,8 +14,8 @@ from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Window
 from carbon_plugin.ledger.verification.verify import verify_run
-from carbon_plugin.monitor.options import MonitorOptions
 from carbon_plugin.monitor.processes.sharing import SharedMachine, shared
+from carbon_plugin.monitor.settings.options import MonitorOptions
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import TrainingPlan

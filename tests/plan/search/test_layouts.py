@@ -25,7 +25,7 @@ from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.predict.uncertainty.fit import fit_probability
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.presets import load_preset
+from carbon_plugin.spec.models.presets import load_preset
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 
 TINY_MOE = {

@@ -11,7 +11,7 @@ from carbon_plugin.footprint.series.trace import make_trace
 from carbon_plugin.plan.forecast import Forecast, make_forecast
 from carbon_plugin.plan.whatif.best_start import find_best_start
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 NOW_S = 1_772_000_000.0
 FIRST_S = NOW_S - NOW_S % SECONDS_PER_HOUR

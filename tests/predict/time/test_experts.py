@@ -11,7 +11,7 @@ from carbon_plugin.predict.time.experts import EXPERT_BIAS_BYTES, EXPERT_TILE_RO
 from carbon_plugin.predict.time.layer import HOST_OPS_WAIT
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
+from carbon_plugin.spec.models.model import MixtureOfExperts, TransformerModel
 from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -19,10 +19,10 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.operators import attention_core
 from carbon_plugin.predict.time.scan import scan, scan_flops_per_token
 from carbon_plugin.predict.time.schedule import device_parameters, step_time
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.config import load_hf_config, model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -12,7 +12,7 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

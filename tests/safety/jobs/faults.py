@@ -21,7 +21,7 @@ from carbon_plugin.integrations.pytorch import watch
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Event, Window
-from carbon_plugin.monitor.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
 
 STEPS, STEP_S = 12, 0.015
 FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=SpanRule(min_s=0.05, min_steps=2))}
@@ -40,7 +40,7 @@ FAULTS = (
     "carbon_plugin.detect.live:detect_model",
     "carbon_plugin.detect.live:computing_gpus",
     "carbon_plugin.detect.batch:BatchWatch._see",
-    "carbon_plugin.monitor.loop:distributed_place",
+    "carbon_plugin.monitor.loops.loop:distributed_place",
     # on the monitor thread
     "carbon_plugin.monitor.thread:MonitorThread._next_edge_s",
     "carbon_plugin.monitor.ledgers.place:agree_run",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import load_hf_config, model_from_hf_config
-from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention
+from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention
 
 DATA = Path(__file__).parent / "data"
 

@@ -15,7 +15,7 @@ from carbon_plugin.plan.search.space import USUAL
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.huggingface.config import load_hf_config, model_from_hf_config
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 
 CASES = Path(__file__).parent / "data" / "hf_configs"

@@ -7,7 +7,7 @@ import pytest
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.huggingface.encoder_decoder import is_encoder_decoder
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from tests.spec.huggingface.transformers_classes import CAUSAL, IMAGE_TEXT, SEVERAL_STACKS, build, classes, shrunk
 
 WITHIN = 0.01

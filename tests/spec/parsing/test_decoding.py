@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, parse_document
 from carbon_plugin.spec.training import TrainingPlan

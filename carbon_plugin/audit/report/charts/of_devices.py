@@ -10,7 +10,7 @@ from carbon_plugin.audit.report.charts.chart import Chart, chart
 from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.show import plot, wording
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.numbers.amounts import plural
 
 BARS = 32
 """At most this many GPUs get a bar of their own."""

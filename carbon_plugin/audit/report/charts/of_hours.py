@@ -7,8 +7,8 @@ from carbon_plugin.audit.report.otherwise import at_hours
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.plan.whatif.comparison import Comparison
 from carbon_plugin.show import plot, wording
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS, SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 SAME = 0.01
 """A smaller difference between the best and the worst hour is none."""

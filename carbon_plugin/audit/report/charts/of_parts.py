@@ -20,8 +20,8 @@ from carbon_plugin.show.drawing import (
     RUNG_NAMES,
     SCOPE_NAMES,
 )
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS
 
 DRIVERS_SHOWN = 7
 _NARROW_PX = 500.0

@@ -26,8 +26,8 @@ from carbon_plugin.audit.report.charts.time_axis import (
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS, G_PER_KWH_OF_KG_PER_J
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, G_PER_KWH_OF_KG_PER_J
 
 
 def intensity_chart(summary: AuditSummary) -> Chart | None:

@@ -32,8 +32,8 @@ from carbon_plugin.show.drawing import (
     RUNG_COLOURS,
     RUNG_NAMES,
 )
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import POWER_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import POWER_UNITS
 
 STRIP_PX = 26.0
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
-from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 TABLE_ROWS = 24
 """The table behind a chart over time has at most this many rows, each of which then stands for several bins."""

@@ -13,9 +13,9 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES, SCOPE_NAMES
-from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import stated_fields
 
 LISTED_DEVICES = 64

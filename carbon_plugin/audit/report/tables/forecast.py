@@ -7,9 +7,9 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import POWER_UNITS, SECONDS_PER_HOUR, TIME_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import POWER_UNITS, SECONDS_PER_HOUR, TIME_UNITS
 
 
 def prediction_table(summary: AuditSummary) -> Table | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS
+from carbon_plugin.spec.numbers.amounts import fitting_unit
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS
 
 
 class Cell(Struct, frozen=True):

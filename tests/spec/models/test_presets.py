@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.presets import Preset, list_presets, load_preset, preset_model, with_implied_fields
+from carbon_plugin.spec.models.presets import Preset, list_presets, load_preset, preset_model, with_implied_fields
 
 PRESETS = list_presets()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.spec.amounts import count, fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from carbon_plugin.ledger.records import KNOWN_PHASES, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.clock import MAX_OWN
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.options import MonitorOptions
-from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.monitor.settings.settings import make_settings
 from carbon_plugin.spec.site import Site
 
 

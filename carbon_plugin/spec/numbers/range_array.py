@@ -1,4 +1,7 @@
-"""Define many numbers with their ranges as arrays, for sums over thousands of windows. `spec.range` has single ones."""
+"""Define many numbers with their ranges as arrays, for sums over thousands of windows.
+
+`spec.numbers.range` has single numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 Floats = NDArray[np.float64]
 

@@ -18,11 +18,11 @@ from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.meters.node.address import NodeAddress, chosen_address
 from carbon_plugin.meters.node.open import load_source
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.configured import Configured, at_its_place, effective, merged, read_configuration
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
-from carbon_plugin.monitor.options import MonitorOptions
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.configured import Configured, at_its_place, effective, merged, read_configuration
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.plan.forecast import Forecast, load_forecast
 from carbon_plugin.spec.alerts import AlertRules
 from carbon_plugin.spec.budget import CarbonBudget
@@ -31,8 +31,8 @@ from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Role
-from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.parsing.decoding import decode, describe
 from carbon_plugin.spec.parsing.document import Document
 from carbon_plugin.spec.parsing.names import unknown_name

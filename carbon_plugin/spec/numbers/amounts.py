@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from carbon_plugin.spec.units import COUNT_UNITS, MEMORY_UNITS, Units
+from carbon_plugin.spec.numbers.units import COUNT_UNITS, MEMORY_UNITS, Units
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -4, 15
 """The powers of ten between which a number is written without an exponent."""

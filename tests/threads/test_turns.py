@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from carbon_plugin.spec import turns
+from carbon_plugin.threads import turns
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from carbon_plugin.detect.modules import Watched, watched
 from carbon_plugin.detect.optimizers import prepares_states, steps_done, steps_scheduled
 from carbon_plugin.detect.successor import StepKind, Successor, weakly
 from carbon_plugin.detect.tensors import Arriving
-from carbon_plugin.monitor.arguments import MonitorArguments
-from carbon_plugin.monitor.measured import MeasuredTraining
-from carbon_plugin.monitor.methods import Methods
+from carbon_plugin.monitor.loops.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.methods import Methods
+from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
-from carbon_plugin.monitor.versions import versions_of
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
 
 
 class TrainingLoop(MeasuredTraining):

@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.numbers.range import Range
 
 Kind = Literal["measured", "modelled", "assumed", "declared"]
 Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted", "assumed"]

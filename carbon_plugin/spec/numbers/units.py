@@ -1,7 +1,8 @@
 """Define units and conversion factors: the constants between SI and carbon accounting, and the units that people read.
 
 All quantities inside the package are in SI units. A tuple `*_UNITS` lists the units in which one kind of quantity is
-written, from the smallest to the largest, each as (size in the SI unit, name); `spec.amounts.fitting_unit` picks one.
+written, from the smallest to the largest, each as (size in the SI unit, name); `spec.numbers.amounts.fitting_unit`
+picks one.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from typing import Any, TypeVar
 
-from carbon_plugin.monitor.arguments import MonitorArguments
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
 
 _LINE = "    **arguments: Those of `MonitorArguments`."
 

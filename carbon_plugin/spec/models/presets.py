@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, read_document
 from carbon_plugin.spec.parsing.names import normalized, unknown_name

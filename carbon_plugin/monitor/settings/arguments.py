@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from carbon_plugin.monitor.options import MonitorOptions
+    from carbon_plugin.monitor.settings.options import MonitorOptions
     from carbon_plugin.plan.forecast import Forecast
     from carbon_plugin.spec.alerts import AlertRules
     from carbon_plugin.spec.budget import CarbonBudget
     from carbon_plugin.spec.hardware.cluster import Accelerator
     from carbon_plugin.spec.layout import ParallelLayout
-    from carbon_plugin.spec.model import CountedModel, TransformerModel
+    from carbon_plugin.spec.models.model import CountedModel, TransformerModel
     from carbon_plugin.spec.site import Site
 
 

@@ -15,8 +15,8 @@ import carbon_plugin
 from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.cli.main import run
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.monitor.configured import effective, merged, read_configuration, variables
-from carbon_plugin.monitor.settings import DEFAULTS, MonitorArguments, make_settings
+from carbon_plugin.monitor.settings.configured import effective, merged, read_configuration, variables
+from carbon_plugin.monitor.settings.settings import DEFAULTS, MonitorArguments, make_settings
 from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
 from tests.pages import blocks_of
 
@@ -31,7 +31,7 @@ budget:
   energy_kwh: 5e3
   on_exceed: stop
 """
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
 OF_ONE_CALL = {"log", "step", "options"}
 
 
@@ -44,7 +44,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_every_argument_is_in_the_configuration_or_belongs_to_one_call():
-    from carbon_plugin.monitor.settings import ARGUMENT_TYPES
+    from carbon_plugin.monitor.settings.settings import ARGUMENT_TYPES
 
     arguments = set(get_type_hints(MonitorArguments, localns=ARGUMENT_TYPES))
     assert arguments - OF_ONE_CALL == set(Configuration.__struct_fields__)

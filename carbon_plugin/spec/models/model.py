@@ -8,9 +8,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.adapters import Adapters, usual_adapters
-from carbon_plugin.spec.amounts import count, plural
-from carbon_plugin.spec.blocks import Block, ModelPart
+from carbon_plugin.spec.models.adapters import Adapters, usual_adapters
+from carbon_plugin.spec.models.blocks import Block, ModelPart
+from carbon_plugin.spec.numbers.amounts import count, plural
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 FROZEN_BITS = (4, 8, 16)
@@ -72,7 +72,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokens. `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the plain projections.
     `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` is how many bits a frozen
     parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314). `adapters` are the
-    matrices that have low-rank adapters beside them (None: by the rule of `spec.adapters`).
+    matrices that have low-rank adapters beside them (None: by the rule of `spec.models.adapters`).
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import ZERO, Range
 
 amounts = st.floats(0.0, 1e12)
 fractions = st.floats(0.0, 1.0)

@@ -1,0 +1,1 @@
+"""Keep the threads of this package out of the way of the training beside them."""
