@@ -29,9 +29,8 @@ import msgspec
 import numpy as np
 from fleet_generator import HARDWARE, PROGRAMMES, REGIONS, ROLES, TEAMS, Shape, write_fleet
 
-from carbon_plugin.fleet.run_rows import month_of
 from carbon_plugin.fleet.store.catalogue import Catalogue, DataFile, Entry, Segment
-from carbon_plugin.fleet.store.schema import DIMENSIONS, STORE_VERSION, SUMS, TABLES, schema_of
+from carbon_plugin.fleet.store.schema import DIMENSIONS, STORE_VERSION, SUMS, TABLES, month_number, schema_of
 
 RESULTS = Path(__file__).parent / "results" / "fleet.json"
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +127,7 @@ def write_hours(store: Path, rows: int, runs: int) -> None:
         columns[name] = np.ones(runs, dtype=np.int64)
     pq.write_table(pa.Table.from_pydict(columns, schema_of("run")), store / "run" / "all.parquet")
     files.append(DataFile(table="run", path="run/all.parquet", rows=runs))
-    months = np.array([month_of(3600 * (FIRST_HOUR + hour)) for hour in range(HOURS)], dtype=np.int32)
+    months = np.array([month_number(3600 * (FIRST_HOUR + hour)) for hour in range(HOURS)], dtype=np.int32)
     by_month = {int(month): np.flatnonzero(months == month) for month in np.unique(months)}
     part = 0
     for month, hours in by_month.items():

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from carbon_plugin.audit.tally.blocks import RowBlock, Rows
+from carbon_plugin.audit.tally.blocks import Metered, RowBlock
 from carbon_plugin.audit.tally.calendar import month_of, next_month_unix_s
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.reservations import holdings_of, reserved_by_month, union
@@ -96,30 +96,23 @@ class HourCollector(RunCollector):
     def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
         spans.clear()  # a fleet compares no steps
 
-    def _add_over_time(
-        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
-    ) -> None:
-        sums: dict[Rung, Floats] = {}
-        waiting = np.array([float(window.phase == IDLE_PHASE) for window in block.windows])
-        gpus = any(self.devices[key].identity.rung == "gpu" for key, _ in metered)
-        for key, rows in metered:
-            identity = self.devices[key].identity
-            if identity.rung == "facility":
-                continue  # it contains the others
-            counts_time = identity.rung == ("gpu" if gpus else "host")
-            unclaimed = identity.rung == "gpu" and not identity.ranks
-            table = _table(rows, rework, np.ones_like(waiting) if unclaimed else waiting)
-            if counts_time:
-                table[COLUMNS.index("device_s")] = rows.seconds * identity.units
-            if identity.rung in sums:
-                sums[identity.rung] += table
-            else:
-                sums[identity.rung] = table
-        if not sums:
+    def _add_over_time(self, file: FilePass, block: RowBlock, metered: Metered, it_j: Floats, rework: Rework) -> None:
+        identities = [self.devices[key].identity for key in metered.keys]
+        of_rung: dict[Rung, list[int]] = {}
+        for device, identity in enumerate(identities):
+            if identity.rung != "facility":  # it contains the others
+                of_rung.setdefault(identity.rung, []).append(device)
+        if not of_rung:
             return
+        waiting = np.array([window.phase == IDLE_PHASE for window in block.windows], dtype=float)
+        unclaimed = [identity.rung == "gpu" and not identity.ranks for identity in identities]
+        timed: Rung = "gpu" if "gpu" in of_rung else "host"
+        units = [identity.units if identity.rung == timed else 0.0 for identity in identities]
+        table = _table(metered, rework, np.maximum(waiting, np.array(unclaimed)[:, None]), np.array(units))
+        whole = [table[:, devices].sum(axis=1) for devices in of_rung.values()]
         starts_s = block.start_unix_s - file.context.clock_offset_s
-        hours, stacked = _by_hour(starts_s, block.duration_s, np.concatenate(list(sums.values())))
-        for place, rung in enumerate(sums):
+        hours, stacked = _by_hour(starts_s, block.duration_s, np.concatenate(whole))
+        for place, rung in enumerate(of_rung):
             rows_of_rung = stacked[place * len(COLUMNS) : (place + 1) * len(COLUMNS)]
             for column, hour in enumerate(hours):
                 self._add((file.context.launch, rung, hour), rows_of_rung[:, column])
@@ -209,28 +202,26 @@ def _in_order(item: tuple[Slot, Floats]) -> tuple[Any, ...]:
     return item[0][2], *item[0]
 
 
-def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
-    """Return the columns of one device in some windows, shape (columns, windows)."""
-    energy_j, estimated_j = rows.energy.value, rows.estimated_j
-    facility_j = energy_j * rows.pue
-    known = ~np.isnan(facility_j * rows.intensity_g_per_kwh)
-    facility_j = np.where(known, facility_j, 0.0)
-    weighted = np.where(known, facility_j * rows.intensity_g_per_kwh, 0.0)
-    told = energy_j if rows.kind in MEASURED_KINDS else np.where(estimated_j != 0, energy_j, 0.0)
+def _table(metered: Metered, rework: Rework, idle: Floats, units: Floats) -> Floats:
+    """Return the columns of some devices in some windows, shape (columns, devices, windows). `idle` is the share of
+    each window in which a device waited, and `units` is what each device counts for in the time of devices."""
+    energy_j, weighted = metered.energy.value, metered.weighted_j_g_per_kwh
+    measured = np.array([kind in MEASURED_KINDS for kind in metered.kinds])[:, None]
+    told = np.where(measured | (metered.estimated_j != 0), energy_j, 0.0)
     nothing = np.zeros_like(energy_j)
     redone = nothing if rework.redone is None else rework.redone
     restart = nothing if rework.restart is None else rework.restart
-    idle = np.clip(idle - redone - restart, 0.0, 1.0)  # a joule is wasted once
-    return np.stack(
+    idle = (idle - redone - restart).clip(0.0, 1.0)  # a joule is wasted once
+    return np.array(
         [
             energy_j,
-            told - estimated_j,
-            rows.energy.low,
-            rows.energy.high,
-            facility_j,
+            told - metered.estimated_j,
+            metered.energy.low,
+            metered.energy.high,
+            metered.facility_j,
             weighted,
-            np.where(known, 0.0, energy_j),
-            nothing,
+            np.where(metered.priced, 0.0, energy_j),
+            metered.seconds * units[:, None],
             energy_j * redone,
             energy_j * restart,
             energy_j * idle,

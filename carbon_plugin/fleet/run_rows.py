@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +12,34 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.findings.run import Attempt, Period
-from carbon_plugin.audit.tally.accounting import RunEnergy, inputs_of, run_energy, unobserved_sums
+from carbon_plugin.audit.tally.accounting import run_energy, unobserved_sums
 from carbon_plugin.audit.tally.collect import FilePass
 from carbon_plugin.audit.tally.documents import read_forecast
 from carbon_plugin.audit.tally.energy_sums import energy_of
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time
-from carbon_plugin.errors import FootprintError, LedgerError
-from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
-from carbon_plugin.fleet.run_places import SCOPES, UNSTATED, factors_by_launch, place_of, scope_ratio, turned
-from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.fleet.hour_rows import Columns, hour_columns
+from carbon_plugin.fleet.hours import HourCollector
+from carbon_plugin.fleet.run_carbon import RunMicrograms, carbon_of
+from carbon_plugin.fleet.run_places import SCOPES, UNSTATED, factors_by_launch, place_of
+from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG, month_number
 from carbon_plugin.footprint.factors.grid import describe_basis
-from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
-from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors, Footprint
+from carbon_plugin.footprint.values import BUILDING, Factors, Footprint
 from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
-from carbon_plugin.spec.numbers.range_array import Floats
-from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 FAILED_ENDS = ("exception", "failed")
 """An attempt whose end begins with one of these words did not reach what it was started for."""
 
-
-WASTE = ("redone", "restart", "idle")
-"""The kinds of waste that an hour tells apart. That of failed runs is all of their energy."""
-
 EMBODIED_PARTS = ("device", "host", "network", BUILDING)
 
 Row = dict[str, Any]
-Columns = dict[str, list[Any]]
 
 
 class RunRows(Struct, frozen=True, kw_only=True):
@@ -65,23 +56,6 @@ class RunRows(Struct, frozen=True, kw_only=True):
     fingerprints: list[str]
     tables: dict[str, list[Row]]
     hours: Columns
-
-
-class RunMicrograms(Struct, frozen=True, kw_only=True):
-    """The carbon of a run in whole micrograms, as its audit computes it: central values, and means.
-
-    `means_ug` is the location-based mean by the scope of emissions that the grid's intensity counts, for those scopes
-    in which it is known.
-    """
-
-    scope: EmissionScope | None
-    facility_mj: int
-    central_ug: int
-    means_ug: dict[EmissionScope, int]
-    market_ug: int | None
-    embodied_central_ug: int
-    embodied_ug: int
-    parts_ug: dict[str, int]
 
 
 def rows_of(directory: Path, place: str, content: str, processes: int | None = None) -> RunRows:
@@ -111,11 +85,11 @@ def rows_of(directory: Path, place: str, content: str, processes: int | None = N
     used = run_energy(collected, unobserved)
     factors = next(file.factors for file in collected.files if file.manifest is manifest)
     collected.unobserved = unobserved_sums(unobserved, used.idle_factors(factors))
-    carbon = _carbon(used, collected.files, reserved, factors)
+    carbon = carbon_of(used, collected.files, reserved, factors)
     collected.add_unobserved(reserved.before_first_record_s)
-    hours = _hours(run, collected, reserved, factors, carbon)
+    hours = hour_columns(run, collected, reserved, factors, carbon)
     recorded = _recorded_factors(collected.files)
-    first_month = month_of(period.start_unix_s)
+    first_month = month_number(period.start_unix_s)
     run_row = _run_row(collected, manifest, identity, period, factors, carbon)
     run_row |= {"run": run, "place": place, "content": content, "month": first_month, "state": checks.state}
     run_row |= {f"run_{name}": sum(hours.get(name, ())) for name in (*SUMS, "unobserved_mj")}
@@ -146,123 +120,6 @@ def number_of(*texts: str) -> int:
     """Return a number of 63 bits that stands for some texts."""
     digest = blake2b("\0".join(texts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def month_of(unix_s: float) -> int:
-    """Return the month of a moment in UTC as a number, for instance 202511."""
-    moment = datetime.fromtimestamp(unix_s, UTC)
-    return 100 * moment.year + moment.month
-
-
-def apportioned(total: int, weights: Floats) -> list[int]:
-    """Divide a whole number by weights so that the parts are whole and add up to it exactly.
-
-    Each running sum is rounded, so that no part is off by more than 1. Without any weight the first part takes all.
-    """
-    if len(weights) == 1:
-        return [total]
-    running = np.cumsum(weights)
-    if not running[-1] > 0:
-        return [total, *[0] * (len(weights) - 1)]
-    edges = np.rint(running * (total / running[-1])).astype(np.int64)
-    edges[-1] = total
-    edges[1:] -= edges[:-1].copy()
-    parts: list[int] = edges.tolist()
-    return parts
-
-
-def _carbon(
-    energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, factors: Factors | None
-) -> RunMicrograms | None:
-    if factors is None:
-        return None
-    try:
-        inputs = inputs_of(energy, files, reserved, factors)
-        outcome = central_and_mean(gather(inputs.items, inputs.charged, inputs.factors, (1.0, 1.0)))
-    except FootprintError as error:
-        raise LedgerError(f"its carbon cannot be computed: {error}") from None
-    location, embodied = outcome.operational_kg.tolist(), outcome.embodied_kg.tolist()
-    facility_j = outcome.energy_j["facility"].tolist()[0]
-    intensity = inputs.factors.intensity
-    scopes = {basis.scope if basis else None for basis in intensity.bases}
-    own = scopes.pop() if len(scopes) == 1 else None
-    skew = location[1] / location[0] if location[0] > 0 else 1.0
-    means_ug = {}
-    for scope in SCOPES:
-        if scope == own:
-            means_ug[scope] = round(location[1] * UG_PER_KG)
-        elif (g_per_kwh := turned(intensity, scope)) is not None:  # as `audit.run_carbon` turns the run of a programme
-            means_ug[scope] = round(facility_j / JOULES_PER_KWH * g_per_kwh / GRAMS_PER_KG * skew * UG_PER_KG)
-    return RunMicrograms(
-        scope=own,
-        facility_mj=round(facility_j * MJ_PER_J),
-        central_ug=round(location[0] * UG_PER_KG),
-        means_ug=means_ug,
-        market_ug=None if outcome.market is None else round(outcome.market.operational_kg.tolist()[1] * UG_PER_KG),
-        embodied_central_ug=round(embodied[0] * UG_PER_KG),
-        embodied_ug=round(embodied[1] * UG_PER_KG),
-        parts_ug={part: round(float(kg[1]) * UG_PER_KG) for part, kg in outcome.embodied_parts_kg.items()},
-    )
-
-
-def _hours(
-    run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: RunMicrograms | None
-) -> Columns:
-    """Return the columns of the table by the hour. They add up to what the audit says of the run, to the last unit."""
-    slots = list(collected.hours)
-    if not slots:
-        return {}
-    table = np.array(list(collected.hours.values())).T
-    summed = dict(zip(COLUMNS, table, strict=True))
-    facility_j, weighted = summed["facility"], summed["weighted"]
-    if factors is not None:  # windows that state no factors have those of the run
-        without_j = summed["without"] * factors.pue.value
-        facility_j = facility_j + without_j
-        weighted = weighted + without_j * factors.intensity.figure.value
-    facility_mj = carbon.facility_mj if carbon else round(MJ_PER_J * float(facility_j.sum()))
-    energy = energy_of(chain.from_iterable(collected.by_phase().values()))
-    hours = [slot[2] for slot in slots]
-    months = {hour: month_of(hour * HOUR_S) for hour in dict.fromkeys(hours)}
-    nothing = [0] * len(slots)
-    columns: Columns = {
-        "run": [run] * len(slots),
-        "attempt": [slot[0] for slot in slots],
-        "rung": [slot[1] for slot in slots],
-        "hour": hours,
-        "month": [months[hour] for hour in hours],
-        "energy_mj": apportioned(round(MJ_PER_J * energy.energy_j), summed["energy"]),
-        "measured_mj": apportioned(round(MJ_PER_J * energy.measured_j), summed["measured"]),
-        "low_mj": apportioned(round(MJ_PER_J * energy.low_j), summed["low"]),
-        "high_mj": apportioned(round(MJ_PER_J * energy.high_j), summed["high"]),
-        "facility_mj": apportioned(facility_mj, facility_j),
-        "device_ms": apportioned(round(MS_PER_S * reserved.device_s), summed["device_s"]),
-    }
-    modelled_mj = round(MJ_PER_J * float(summed["unobserved"].sum()))
-    columns["unobserved_mj"] = apportioned(modelled_mj, summed["unobserved"]) if modelled_mj else nothing
-    for kind in WASTE:
-        wasted_j = float(summed[kind].sum())
-        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * wasted_j), summed[kind]) if wasted_j else nothing
-    wasted = sum((summed[f"{kind}_weighted"] for kind in WASTE), np.zeros(len(slots)))
-    stated = factors_by_launch(collected)
-    places = {launch: place_of(one or factors) for launch, one in stated.items()}
-    columns["region"] = [places[slot[0]][0] for slot in slots]
-    columns["region_name"] = [places[slot[0]][1] for slot in slots]
-    for scope in SCOPES:
-        total_ug = carbon.means_ug.get(scope) if carbon else None
-        # Launches in several regions may count other emissions each, so that each is brought to the same ones first.
-        ratios = {launch: scope_ratio(one or factors, scope) for launch, one in stated.items()}
-        ratio = np.array([ratios[slot[0]] for slot in slots])
-        emitted, lost = weighted * ratio, wasted * ratio
-        columns[f"{scope}_ug"] = nothing if total_ug is None else apportioned(total_ug, emitted)
-        whole = float(emitted.sum())
-        wasted_ug = round((total_ug or 0) * float(lost.sum()) / whole) if whole > 0 else 0
-        columns[f"wasted_{scope}_ug"] = apportioned(wasted_ug, lost) if wasted_ug else nothing
-    if carbon is None:
-        return columns | dict.fromkeys(("central_ug", "market_ug", "embodied_ug"), nothing)
-    columns["central_ug"] = apportioned(carbon.central_ug, weighted)
-    columns["market_ug"] = nothing if carbon.market_ug is None else apportioned(carbon.market_ug, facility_j)
-    columns["embodied_ug"] = apportioned(carbon.embodied_ug, summed["device_s"])
-    return columns
 
 
 def _run_row(

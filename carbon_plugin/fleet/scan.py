@@ -16,6 +16,8 @@ from carbon_plugin.fleet.store.places import TRIES, AccessError, Location, open_
 from carbon_plugin.ledger.files import node_of
 from carbon_plugin.ledger.identity import IDENTITY_FILE
 
+_PIECE_BYTES = 1 << 20
+
 
 class FoundFile(Struct, frozen=True):
     """A file of a run: its name, its size in bytes, and a stamp that changes with its content."""
@@ -130,12 +132,11 @@ def _download(place: Location, target: Path, size: int) -> None:
 
 def content_of(directory: Path, run: FoundRun) -> str:
     """Return a digest of the bytes of a run's files: two runs with the same digest are the same."""
-    digest = blake2b(digest_size=16)
+    digest, folder = blake2b(digest_size=16), os.fspath(directory)
     for file in run.files:
-        path = directory / file.name
-        with reaching(run.place.below(file.name), "read"), path.open("rb") as content:
-            part = blake2b(digest_size=16)
-            while chunk := content.read(1 << 20):
+        part = blake2b(digest_size=16)
+        with reaching(run.place.below(file.name), "read"), open(f"{folder}/{file.name}", "rb", buffering=0) as content:
+            while chunk := content.read(_PIECE_BYTES):
                 part.update(chunk)
         digest.update(file.name.encode() + b"\0" + part.digest())
     return digest.hexdigest()

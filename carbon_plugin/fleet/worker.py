@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import sys
@@ -12,6 +13,9 @@ from carbon_plugin.fleet.reading import read_run
 
 def main() -> None:
     """Answer each chunk with the list of what was read of its runs, until the input ends."""
+    # Looking for reference cycles among the modules over and over takes a twentieth of the time.
+    gc.freeze()
+    gc.disable()
     with os.fdopen(os.dup(1), "wb") as results:
         os.dup2(2, 1)  # whatever a library prints must not stand among the results
         known = pickle.load(sys.stdin.buffer)
@@ -22,6 +26,7 @@ def main() -> None:
                 return
             pickle.dump([read_run(task, known, processes=1) for task in chunk], results)
             results.flush()
+            gc.collect()
 
 
 if __name__ == "__main__":

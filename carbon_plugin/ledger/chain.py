@@ -7,10 +7,12 @@ also rewrite the chain. An anchor kept elsewhere shows that too (`ledger.verific
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from hashlib import blake2b
 
 DIGEST_BYTES = 16
 HEX_DIGITS = 2 * DIGEST_BYTES
+_SPACE = ord(" ")
 
 
 def seed(run_id: str) -> bytes:
@@ -31,9 +33,9 @@ def join_line(chain: bytes, payload: bytes) -> bytes:
 def split_line(line: bytes) -> tuple[bytes, bytes] | None:
     """Return the chain and the JSON of a line without its newline, or None if it does not have the shape of a ledger
     line."""
-    if len(line) <= HEX_DIGITS + 1 or line[HEX_DIGITS] != ord(" "):
+    if len(line) <= HEX_DIGITS + 1 or line[HEX_DIGITS] != _SPACE:
         return None
     try:
-        return bytes.fromhex(line[:HEX_DIGITS].decode("ascii")), line[HEX_DIGITS + 1 :]
+        return unhexlify(line[:HEX_DIGITS]), line[HEX_DIGITS + 1 :]
     except ValueError:
         return None

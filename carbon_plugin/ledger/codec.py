@@ -64,7 +64,7 @@ def decode_record(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Reco
         raise LedgerError(f"cannot be decoded: {reason_of(error)}") from None
 
 
-def decoder_for(version: int, origin: str) -> msgspec.json.Decoder[Record]:
+def decoder_for(version: int, origin: object) -> msgspec.json.Decoder[Record]:
     """Return the decoder of a ledger version. Raises `LedgerError` naming `origin` for a version that is not known
     here."""
     try:

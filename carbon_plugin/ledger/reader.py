@@ -89,7 +89,7 @@ class LedgerStream:
             self.problems.append(f"{more} more problems of lines")
 
     def _records(self, lines: Iterator[bytes]) -> Iterator[Record]:
-        decoder = decoder_for(LEDGER_VERSION, str(self.path))
+        decoder = decoder_for(LEDGER_VERSION, self.path)
         for line in lines:
             if not line.endswith(b"\n"):
                 self.torn_tail = True
@@ -103,7 +103,7 @@ class LedgerStream:
             if self.lines == 1:
                 opening = decode_opening(payload)
                 if opening is not None:
-                    decoder = decoder_for(opening.version, str(self.path))
+                    decoder = decoder_for(opening.version, self.path)
                 self._start_chain(opening)
             if self._chain and chain.extend(self._chain, payload) != stated:
                 self._broken("does not follow from the line before it: edited, or lines are missing")

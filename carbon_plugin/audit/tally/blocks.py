@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -20,49 +20,40 @@ MAX_WINDOWS = 512
 small."""
 
 
-class Rows(Struct, frozen=True, kw_only=True):
-    """One device in several windows, one value a window.
+class Metered(Struct, frozen=True, kw_only=True):
+    """Some devices in several windows, as far as no earlier file has metered them. Arrays have the shape (devices,
+    windows), but for `priced` with (windows,).
 
     `energy` is in J, and 0 where `known` is false, because the window does not know it. `estimated_j` is the part of
-    it that is estimated because the meter could not tell it, or 0. `pue` and
-    `intensity_g_per_kwh` are the factors in force, or NaN where there are none.
+    it that is estimated because the meter could not tell it, or 0. `priced` says whether PUE and intensity are known.
+    `facility_j` is the energy times the PUE, and `weighted_j_g_per_kwh` that times the intensity; both are 0 where a
+    window is not priced.
     """
 
-    kind: EnergyKind
+    keys: list[str]
+    kinds: list[EnergyKind]
     known: Flags
     seconds: Floats
     energy: RangeArray
     estimated_j: Floats
-    pue: Floats
-    intensity_g_per_kwh: Floats
+    priced: Flags
+    facility_j: Floats
+    weighted_j_g_per_kwh: Floats
 
-    def weighted(self, weights: Floats) -> Rows:
-        """Return the windows with a weight above 0, each times its weight."""
+    def weighted(self, weights: Floats) -> Metered:
+        """Return the windows with a weight above 0, each times its weight, shape (windows,)."""
         places = np.flatnonzero(weights > 0)
-        return self.at(places).times(weights[places])
-
-    def at(self, places: Places) -> Rows:
-        """Return the windows at some places."""
-        return Rows(
-            kind=self.kind,
-            known=self.known[places],
-            seconds=self.seconds[places],
-            energy=self.energy.at(places),
-            estimated_j=self.estimated_j[places],
-            pue=self.pue[places],
-            intensity_g_per_kwh=self.intensity_g_per_kwh[places],
-        )
-
-    def times(self, weights: Floats) -> Rows:
-        """Return the windows, each times its weight."""
-        return Rows(
-            kind=self.kind,
-            known=self.known,
-            seconds=self.seconds * weights,
-            energy=self.energy.scaled(weights),
-            estimated_j=self.estimated_j * weights,
-            pue=self.pue,
-            intensity_g_per_kwh=self.intensity_g_per_kwh,
+        weights = weights[places]
+        return Metered(
+            keys=self.keys,
+            kinds=self.kinds,
+            known=self.known[:, places],
+            seconds=self.seconds[:, places] * weights,
+            energy=RangeArray(*(numbers[:, places] * weights for numbers in self.energy)),
+            estimated_j=self.estimated_j[:, places] * weights,
+            priced=self.priced[places],
+            facility_j=self.facility_j[:, places] * weights,
+            weighted_j_g_per_kwh=self.weighted_j_g_per_kwh[:, places] * weights,
         )
 
 
@@ -82,18 +73,34 @@ class RowBlock(Struct, frozen=True, kw_only=True):
     pue: Floats
     intensity_g_per_kwh: Floats
 
-    def rows(self, device: int, shares: Floats | None) -> Rows:
-        """Return one device, each window times its share. With `shares` None every window counts as a whole."""
-        rows = Rows(
-            kind=self.kinds[device],
-            known=self.known[device],
-            seconds=self.duration_s,
-            energy=self.energy.at(device),
-            estimated_j=self.estimated_j[device],
-            pue=self.pue,
-            intensity_g_per_kwh=self.intensity_g_per_kwh,
+    def metered(self, shares: Mapping[int, Floats | None]) -> Metered:
+        """Return some devices by their places, each window of a device times its share. With None for its shares every
+        window of a device counts as a whole."""
+        devices = list(shares)
+        every = len(devices) == len(self.keys)
+        known, estimated_j = (a if every else a[devices] for a in (self.known, self.estimated_j))
+        energy = self.energy if every else RangeArray(*(numbers[devices] for numbers in self.energy))
+        seconds = np.ones((len(devices), 1)) * self.duration_s
+        if any(each is not None for each in shares.values()):
+            whole = np.ones(len(self.windows))
+            parts = np.array([whole if each is None else each for each in shares.values()])
+            seconds, energy, estimated_j = seconds * parts, energy.scaled(parts), estimated_j * parts
+        facility_j = energy.value * self.pue
+        weighted = facility_j * self.intensity_g_per_kwh
+        priced = ~np.isnan(self.pue + self.intensity_g_per_kwh)
+        if not priced.all():
+            facility_j, weighted = np.where(priced, facility_j, 0.0), np.where(priced, weighted, 0.0)
+        return Metered(
+            keys=[self.keys[device] for device in devices],
+            kinds=[self.kinds[device] for device in devices],
+            known=known,
+            seconds=seconds,
+            energy=energy,
+            estimated_j=estimated_j,
+            priced=priced,
+            facility_j=facility_j,
+            weighted_j_g_per_kwh=weighted,
         )
-        return rows if shares is None else rows.times(shares)
 
     def phases(self) -> dict[Phase, Places | None]:
         """Return the phases, each with the places of its windows, or None if all windows are of one phase."""
@@ -149,7 +156,7 @@ def _block(
         duration_s=np.array([window.duration_s for window in windows]),
         known=~np.isnan(energy_j),
         energy=RangeArray.of(energy_j, low_j, high_j),
-        estimated_j=np.nan_to_num(_devices([energy.estimated_j for energy in energies], shape)),
+        estimated_j=_estimates(energies, shape),
         pue=np.where(np.isnan(own_pue), pue, own_pue),
         intensity_g_per_kwh=np.where(np.isnan(own_intensity), intensity, own_intensity),
     )
@@ -158,6 +165,13 @@ def _block(
 def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
     noted = [energy for energy in energies if energy.note]
     return list(dict.fromkeys((energy.key, energy.note or "") for energy in noted))
+
+
+def _estimates(energies: Sequence[DeviceEnergy], shape: tuple[int, int]) -> Floats:
+    """Return the estimated part of each energy as an array of (devices, windows), with 0 for None."""
+    if not any(energy.estimated_j for energy in energies):
+        return np.zeros((shape[1], shape[0]))
+    return _devices([energy.estimated_j or 0.0 for energy in energies], shape)
 
 
 def _devices(values: list[float | None], shape: tuple[int, int]) -> Floats:

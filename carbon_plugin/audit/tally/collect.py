@@ -4,7 +4,7 @@ conclusions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import EventNote
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, Rows, blocks_of
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Metered, RowBlock, blocks_of
 from carbon_plugin.audit.tally.calendar import Calendar
 from carbon_plugin.audit.tally.documents import SharedDocuments
-from carbon_plugin.audit.tally.energy_sums import EnergySums
+from carbon_plugin.audit.tally.energy_sums import EnergySums, add_windows
 from carbon_plugin.audit.tally.in_force import GridTally
-from carbon_plugin.audit.tally.over_time import MeteredRows, OverTime
+from carbon_plugin.audit.tally.over_time import OverTime
 from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.footprint.values import Factors
@@ -292,24 +292,28 @@ class RunCollector:
         reached_step = max(context.resumed_at_step, file.last_step)
         rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
         phases = block.phases()
-        metered: list[tuple[str, Rows]] = []
-        for index, key in enumerate(block.keys):
-            seen = self.devices.get(key)
-            if seen is None:
-                continue  # the verification says that no manifest names this device
-            rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
-            for phase, chosen in phases.items():
-                _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.at(chosen))
-            metered.append((key, rows))
-            if seen.identity.rung != "facility":
-                for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
-                    if weights is not None:
-                        _sums_of(parts, key).add(rows.weighted(weights))
+        # The verification names devices that no manifest names.
+        metered = block.metered(
+            {
+                index: self._shares(block, index, context.clock_offset_s)
+                for index, key in enumerate(block.keys)
+                if key in self.devices
+            }
+        )
+        keys = metered.keys
+        add_windows(
+            {phase: [_sums_of(self.recorded, (key, phase)) for key in keys] for phase in phases}, metered, phases
+        )
+        for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
+            if weights is not None:
+                sums = [_sums_of(parts, key) if self.is_it(key) else None for key in keys]
+                add_windows({"all": sums}, metered.weighted(weights), {"all": None})
         for key, note in block.notes:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        it_j = sum((rows.energy.value for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
+        energies = zip(keys, metered.energy.value, strict=True)
+        it_j = sum((energy_j for key, energy_j in energies if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
         self._add_over_time(file, block, metered, it_j, rework)
@@ -323,14 +327,14 @@ class RunCollector:
         file.redone_steps += rework.steps
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
-    def _add_over_time(
-        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
-    ) -> None:
+    def _add_over_time(self, file: FilePass, block: RowBlock, metered: Metered, it_j: Floats, rework: Rework) -> None:
         """Add what devices did in windows to the series over time and to the months. The collector of a fleet adds it
         up by the hour."""
-        found = [MeteredRows(key, self.devices[key].identity.rung, rows, key in self._charted) for key, rows in metered]
+        rungs = [self.devices[key].identity.rung for key in metered.keys]
         starts_s = block.start_unix_s - file.context.clock_offset_s
-        file.followed_until_s = self.over_time.add(block, starts_s, found, it_j, file.followed_until_s)
+        file.followed_until_s = self.over_time.add(
+            block, starts_s, metered, rungs, self._charted, it_j, file.followed_until_s
+        )
         self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
 
     def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:

@@ -5,16 +5,20 @@ They are kept without intermediate rounding, so that a total is the same however
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from carbon_plugin.audit.findings.energy import Energy, MeterQuality
-from carbon_plugin.audit.tally.blocks import Rows
+from carbon_plugin.audit.tally.blocks import Metered, Places
 from carbon_plugin.audit.tally.exact_sum import ExactSum, total
 from carbon_plugin.ledger.held.account_inputs import UsedEnergy
+from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 
@@ -69,34 +73,64 @@ class EnergySums:
             sums.weighted_j_g_per_kwh = sums.facility_j * g_per_kwh
         return sums
 
-    def add(self, rows: Rows) -> None:
-        """Add some windows of the device."""
-        quality = _QUALITY[rows.kind]
+    def add(self, kind: EnergyKind, energy_j: list[float], estimated_j: list[float], sums: Sequence[float]) -> None:
+        """Add some windows of the device: the energy of each, and its estimated part, J, without any where the list is
+        empty. `sums` are those over the windows of seconds, of the low and the high of the energy, of facility energy,
+        of that times the intensity, and of energy without factors."""
+        quality = _QUALITY[kind]
         if not quality:
-            self.told_j.add(rows.energy.value.tolist())
-            if rows.estimated_j.any():  # a measurement that replaces an earlier estimate
-                self.estimated_j.add(rows.estimated_j.tolist())
-        elif rows.estimated_j.any():
+            self.told_j.add(energy_j)
+            self.estimated_j.add(estimated_j)  # a measurement that replaces an earlier estimate
+        elif any(estimated_j):
             # Of a modelled window, the part that is no estimate was told by its meter.
-            estimated = rows.estimated_j != 0
-            self.told_j.add(rows.energy.value[estimated].tolist())
-            self.estimated_j.add(rows.estimated_j[estimated].tolist())
-            self.modelled_j.add(rows.energy.value[~estimated].tolist())
+            self.told_j.add(value for value, part in zip(energy_j, estimated_j, strict=True) if part)
+            self.estimated_j.add(estimated_j)
+            self.modelled_j.add(value for value, part in zip(energy_j, estimated_j, strict=True) if not part)
         else:
-            self.modelled_j.add(rows.energy.value.tolist())
-        self.seconds[quality] += float(rows.seconds.sum())
-        self.windows += len(rows.seconds)
-        ends = rows.energy.total()
-        self.low_j += ends.low
-        self.high_j += ends.high
-        facility_j = rows.energy.value * rows.pue
-        weighted = facility_j * rows.intensity_g_per_kwh
-        without = np.isnan(rows.pue + rows.intensity_g_per_kwh)
-        if without.any():
-            self.without_factors_j += float(rows.energy.value[without].sum())
-            facility_j, weighted = facility_j[~without], weighted[~without]
-        self.facility_j += float(facility_j.sum())
-        self.weighted_j_g_per_kwh += float(weighted.sum())
+            self.modelled_j.add(energy_j)
+        seconds, low_j, high_j, facility_j, weighted, without_factors_j = sums
+        self.seconds[quality] += seconds
+        self.windows += len(energy_j)
+        self.low_j += low_j
+        self.high_j += high_j
+        self.facility_j += facility_j
+        self.weighted_j_g_per_kwh += weighted
+        self.without_factors_j += without_factors_j
+
+
+def add_windows(
+    parts: Mapping[_Key, Sequence[EnergySums | None]], metered: Metered, chosen: Mapping[_Key, Places | None]
+) -> None:
+    """Add windows of some devices to sums. Each key has the sums of every device, None for one that is left out, and
+    the places of its windows, None for all of them.
+
+    All devices are added up in one go, because an addition over arrays costs the same for one device as for many.
+    """
+    energy = metered.energy
+    table = np.array(
+        [
+            energy.value,
+            metered.seconds,
+            energy.low,
+            energy.high,
+            metered.facility_j,
+            metered.weighted_j_g_per_kwh,
+            np.where(metered.priced, 0.0, energy.value),
+        ]
+    )
+    estimated = metered.estimated_j if metered.estimated_j.any() else None
+    for key, places in chosen.items():
+        columns = table if places is None else table.take(places, axis=2)
+        sums = columns[1:].sum(axis=2).T.tolist()
+        values = columns[0].tolist()
+        estimates: list[list[float]] = [[]] * len(values)
+        if estimated is not None:
+            estimates = (estimated if places is None else estimated[:, places]).tolist()
+        for one, kind, energy_j, estimated_j, device in zip(
+            parts[key], metered.kinds, values, estimates, sums, strict=True
+        ):
+            if one is not None:
+                one.add(kind, energy_j, estimated_j, device)
 
 
 def used_energy(parts: Iterable[EnergySums]) -> UsedEnergy:

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
-from msgspec import Struct
 
 from carbon_plugin.audit.findings.series import Series, StepSeries
 from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import Places, RowBlock, Rows
+from carbon_plugin.audit.tally.blocks import Metered, Places, RowBlock
 from carbon_plugin.audit.tally.hours import GridHours
 from carbon_plugin.audit.tally.peaks import PowerOverTime, without_seams
 from carbon_plugin.ledger.records import Phase
@@ -19,15 +18,6 @@ from carbon_plugin.spec.numbers.range_array import Floats
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 _CARBON, _READ_S, _PHASE, _INTENSITY = "carbon", "read ", "phase ", "intensity"
-
-
-class MeteredRows(Struct, frozen=True):
-    """The windows of one device in a block, with its rung. `charted` says that its own power is in a chart."""
-
-    key: str
-    rung: Rung
-    rows: Rows
-    charted: bool
 
 
 class OverTime:
@@ -39,22 +29,30 @@ class OverTime:
         self.hours = GridHours()
 
     def add(
-        self, block: RowBlock, starts_s: Floats, metered: Sequence[MeteredRows], it_j: Floats, until_s: float
+        self,
+        block: RowBlock,
+        starts_s: Floats,
+        metered: Metered,
+        rungs: Sequence[Rung],
+        charted: Collection[str],
+        it_j: Floats,
+        until_s: float,
     ) -> float:
         """Add a block of windows of a file, and return where the last of them ends, Unix s.
 
         `starts_s` are their starts by the clock of rank 0, `it_j` is the energy of the IT rungs in each of them, and
-        `until_s` is where the window before them ends.
+        `until_s` is where the window before them ends. `rungs` are those of the metered devices, and `charted` are
+        devices whose own power is in a chart.
         """
         binned: dict[str, Floats] = {}
         rates = {_INTENSITY: block.intensity_g_per_kwh}
         lasted_s = np.where(block.duration_s > 0, block.duration_s, np.nan)
-        for one in metered:
-            rows = one.rows
-            binned[one.rung] = binned[one.rung] + rows.energy.value if one.rung in binned else rows.energy.value
-            if one.charted:
-                binned[one.key], binned[_READ_S + one.key] = rows.energy.value, rows.seconds * rows.known
-                rates[one.key] = np.where(rows.known, rows.energy.value / lasted_s, np.nan)
+        for device, (key, rung) in enumerate(zip(metered.keys, rungs, strict=True)):
+            energy_j, known = metered.energy.value[device], metered.known[device]
+            binned[rung] = binned[rung] + energy_j if rung in binned else energy_j
+            if key in charted:
+                binned[key], binned[_READ_S + key] = energy_j, metered.seconds[device] * known
+                rates[key] = np.where(known, energy_j / lasted_s, np.nan)
         for phase, chosen in block.phases().items():
             binned[_PHASE + phase] = it_j if chosen is None else _only_at(it_j, chosen)
         binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)

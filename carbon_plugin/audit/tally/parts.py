@@ -21,7 +21,7 @@ from msgspec import Struct
 from carbon_plugin.audit.tally.collect import FileContext, RunCollector
 from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.launches import clock_offsets, earlier_steps, launches_of
-from carbon_plugin.ledger.held.outline import Outline, outline_of
+from carbon_plugin.ledger.held.outline import Outline, outline_of, own_opening
 from carbon_plugin.ledger.verification.file_check import CheckedLedger, PassedLedger
 from carbon_plugin.ledger.verification.verify import wanted_chains
 
@@ -66,6 +66,8 @@ def pass_over(
     the size of the ledgers is worth. `collector` is the class that adds up. Raises `LedgerError` if a ledger cannot be
     read or is of an unknown version.
     """
+    if len(paths) == 1:
+        return _alone(paths[0], run_id, anchors, collector)
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     offsets_s = clock_offsets(list(outlines.values()))
     paths = sorted(paths, key=lambda path: _started_s(outlines.get(path), offsets_s))
@@ -93,6 +95,21 @@ def pass_over(
     passed.collected.finish()
     order = {path.name: number for number, path in enumerate(paths)}
     return Passed(passed.collected, sorted(passed.ledgers, key=lambda ledger: order[ledger.check.file]))
+
+
+def _alone(path: Path, run_id: str | None, anchors: Sequence[str], collector: type[RunCollector]) -> Passed:
+    """Return the sums over the only ledger of a run, which is compared with no other one, so that it is read once."""
+    opening = own_opening(path)
+    part = FilesToPass(
+        files=[(path, FileContext(order=0, spans=opening is not None))],
+        run_id=run_id,
+        origin_unix_s=opening.started_unix_s if opening else 0.0,
+        wanted=frozenset(anchors),
+        collector=collector,
+    )
+    passed = add_up(part)
+    passed.collected.finish()
+    return passed
 
 
 def add_up(part: FilesToPass) -> Passed:

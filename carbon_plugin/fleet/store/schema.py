@@ -7,6 +7,7 @@ not; `central_ug` columns hold the central values that a run's own report states
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,12 @@ from, and `unobserved_mj` is that energy.
 
 PARTITIONED = "hour"
 """The table whose files hold one month each."""
+
+
+def month_number(unix_s: float) -> int:
+    """Return the month of a moment in UTC as its number in the tables, for instance 202511."""
+    moment = datetime.fromtimestamp(unix_s, UTC)
+    return 100 * moment.year + moment.month
 
 
 @cache

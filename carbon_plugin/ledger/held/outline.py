@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
-from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, decoder_for
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.held.clocks import TimedFile
 from carbon_plugin.ledger.held.copies import first_fingerprint
 from carbon_plugin.ledger.possible import MOST_COUNT
+from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record
 from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, UNREADABLE, too_deep
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
@@ -107,6 +108,22 @@ class Outline(Struct, frozen=True, kw_only=True):
         return self.host_key, self.node
 
 
+def own_opening(path: Path) -> Opening | None:
+    """Return who wrote a file and when it starts; None if it does not begin with a manifest that can be read, or is a
+    copy of another one.
+
+    Raises `LedgerError` for a file that cannot be opened.
+    """
+    opening = read_opening(path)
+    return opening if opening is not None and _is_own(path, opening) else None
+
+
+def _is_own(path: Path, opening: Opening) -> bool:
+    """Return whether a file has the name that its writer gave it, and a start that can be."""
+    possible = 0 <= opening.started_unix_s <= LATEST_UNIX_S
+    return possible and is_own_name(path.name, stated=opening.file, node=opening.node, attempt=opening.attempt)
+
+
 def outline_of(path: Path) -> Outline | None:
     """Return the outline of a file; None if it does not begin with a manifest that can be read, or is a copy of another
     one.
@@ -121,13 +138,11 @@ def outline_of(path: Path) -> Outline | None:
             if parts is None or opening is None:
                 return None
             manifest = _manifest(parts[1])
-            decoder_for(opening.version, str(path))
+            decoder_for(opening.version, path)
             windows = _tail(file, size)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if manifest is None or not 0 <= manifest.started_unix_s <= LATEST_UNIX_S:
-        return None
-    if not is_own_name(path.name, stated=manifest.file, node=manifest.node, attempt=manifest.attempt):
+    if manifest is None or not _is_own(path, opening):
         return None
     trained = [window for window in windows if window.steps] or windows
     return Outline(
@@ -150,7 +165,7 @@ def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iter
 
     Raises `LedgerError` for a file that cannot be read.
     """
-    decoder = decoder_for(LEDGER_VERSION, str(path))
+    decoder = decoder_for(LEDGER_VERSION, path)
     try:
         with path.open("rb") as file:
             for piece in _pieces(file) if edge_bytes is None else _edges(file, edge_bytes):
