@@ -1,15 +1,17 @@
 """What a fleet costs: runs ingested a second, an ingest that finds nothing new, and a report over many hours.
 
-    python benchmarks/fleet.py                     # 3,000 runs and 100 million rows: about ten minutes
+    python benchmarks/fleet.py --page              # 3,000 runs and 100 million rows: five to ten minutes
     python benchmarks/fleet.py --runs 600 --rows 5000000
 
-1. Ingest: the runs of `fleet_generator` from a cold start, in a process of its own, beside `programme`'s way of adding
-   them up (an audit of each run).
+1. Ingest: the runs of `fleet_generator` from a cold start, in one process and in as many as are used by default, beside
+   `programme`'s way of adding them up (an audit of each run).
 2. Again: the same store with nothing new.
 3. Query: a store with so many rows by the hour, written as Parquet without ledgers, reported by team and month by
    DuckDB, beside pandas that reads the same files and adds up the same columns.
 
-Peak memory is that of the process. Writes benchmarks/results/fleet.json.
+Seconds of the processor are those of the process and of all that it started, with the start of the package. Peak memory
+is that of the largest of these processes. Writes benchmarks/results/fleet.json, and with --page the table of
+docs/fleet.md.
 """
 
 from __future__ import annotations
@@ -34,11 +36,17 @@ from carbon_plugin.fleet.store.schema import DIMENSIONS, STORE_VERSION, SUMS, TA
 
 RESULTS = Path(__file__).parent / "results" / "fleet.json"
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "fleet.md"
+BEGIN, END = "<!-- written by benchmarks/fleet.py -->", "<!-- end -->"
 FIRST_HOUR = 1_735_689_600 // 3600  # 2025-01-01 00:00 UTC
 HOURS = 365 * 24
 ROWS_A_FILE = 2_000_000
 
-INGEST = "from carbon_plugin.fleet.ingest import ingest; done = ingest([sys.argv[1]], sys.argv[2]); count = done.held"
+INGEST = (
+    "from carbon_plugin.fleet.ingest import ingest\n"
+    "processes = int(sys.argv[3]) if sys.argv[3:] else None\n"
+    "count = ingest([sys.argv[1]], sys.argv[2], processes=processes).held"
+)
 AUDIT = "from carbon_plugin.audit.programme import summaries_of; count = len(summaries_of([sys.argv[1]]))"
 REPORT = (
     "from carbon_plugin.fleet.report import Asked, report; count = report(sys.argv[1], Asked(by=('team',))).totals.runs"
@@ -69,9 +77,11 @@ def measured(script: str, *arguments: str) -> dict[str, Any]:
         "wall, cpu = time.perf_counter(), time.process_time()\n"
         f"{script}\n"
         "wall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
+        "others = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
         "status = open('/proc/self/status').read().split()\n"
-        "print(json.dumps({'wall_s': wall, 'cpu_s': cpu, 'peak_bytes': 1024 * int(status[status.index('VmHWM:') + 1]), "
-        "'count': count}))"
+        "peak = max(int(status[status.index('VmHWM:') + 1]), others.ru_maxrss)\n"
+        "print(json.dumps({'wall_s': wall, 'cpu_s': cpu + others.ru_utime + others.ru_stime, "
+        "'peak_bytes': 1024 * peak, 'count': count}))"
     )
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -87,14 +97,16 @@ def measure_ingest(folder: Path, runs: int) -> dict[str, Any]:
     root, store = folder / "runs", folder / "store"
     write_fleet(root, runs, Shape())
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    alone = measured(INGEST, str(root), str(folder / "alone"), "1")
     first = measured(INGEST, str(root), str(store))
     again = measured(INGEST, str(root), str(store))
     audits = measured(AUDIT, str(root))
     return {
         "runs": runs,
         "bytes": size,
+        "in_one_process": alone,
         "first": first,
-        "runs_per_cpu_s": runs / first["cpu_s"],
+        "runs_per_cpu_s": runs / alone["cpu_s"],
         "again_unchanged": again,
         "as_audits": audits,
         "store_bytes": sum(path.stat().st_size for path in store.rglob("*") if path.is_file()),
@@ -180,17 +192,61 @@ def measure_query(folder: Path, rows: int, pandas_rows: int) -> dict[str, Any]:
     }
 
 
+def section(result: dict[str, Any]) -> str:
+    """The table of the page, with the machine that it was measured on."""
+    machine, ingest, query = result["machine"], result["ingest"], result["query"]
+    runs, beside = ingest["runs"], query["beside"]
+    many, fewer = (f"{number / 1e6:g} million rows" for number in (query["rows"], beside["rows"]))
+    lines = [
+        (f"{runs:,} runs of 20 windows ({ingest['bytes'] / 1e6:.0f} MB) ingested by one process", "in_one_process"),
+        ("the same by as many processes as are used by default", "first"),
+        ("the same runs as audits, one after the other (`programme`)", "as_audits"),
+        ("ingest again, nothing new", "again_unchanged"),
+        ("their report by team", "report"),
+    ]
+    rows = [(name, ingest[key], runs if key in ("in_one_process", "first", "as_audits") else 0) for name, key in lines]
+    rows.append((f"sums by team and month over {many} by the hour ({query['bytes'] / 1e9:.1f} GB)", query["duckdb"], 0))
+    rows += [(f"the same over {fewer}, DuckDB", beside["duckdb"], 0), ("over these, pandas", beside["pandas"], 0)]
+    headings = ["", "processor", "runs a second of it", "clock", "peak memory"]
+    made = "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * 5, *(_line(*row) for row in rows)])
+    return (
+        f"Measured on {machine['cores']} processors (Python {machine['python']}, {machine['system']}), of which other "
+        f"processes wanted {machine['load_before']:.1f} in the five minutes before.\n\n{made}"
+    )
+
+
+def _line(name: str, found: dict[str, Any], runs: int) -> list[str]:
+    if "failed" in found:
+        return [name, found["failed"], "", "", ""]
+    rate = f"{runs / found['cpu_s']:.0f}" if runs else ""
+    return [name, f"{found['cpu_s']:.2f} s", rate, f"{found['wall_s']:.2f} s", f"{found['peak_bytes'] / 1e6:,.0f} MB"]
+
+
+def write_page(result: dict[str, Any], page: Path) -> None:
+    """Write the table into the page, between its two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{section(result)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3000)
     parser.add_argument("--rows", type=int, default=100_000_000, help="rows by the hour of the query")
     parser.add_argument("--pandas-rows", type=int, default=10_000_000, help="rows that pandas adds up too")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--page", nargs="?", const=PAGE, type=Path, help="write the table into docs/fleet.md, or into another page"
+    )
     arguments = parser.parse_args()
-    began = time.perf_counter()
+    began, load = time.perf_counter(), os.getloadavg()[1]
     with tempfile.TemporaryDirectory(prefix="fleet-benchmark-") as folder:
         result = {
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+            "machine": {
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "load_before": load,
+            },
             "ingest": measure_ingest(Path(folder), arguments.runs),
             "query": measure_query(Path(folder), arguments.rows, arguments.pandas_rows),
         }
@@ -198,6 +254,8 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    if arguments.page:
+        write_page(result, arguments.page)
 
 
 if __name__ == "__main__":
