@@ -20,6 +20,8 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast, make_forecast, modelled_energies
 from carbon_plugin.predict.power import clock_share
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.hardware.fabric import nic_share
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
@@ -51,8 +53,8 @@ class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PowerRow(Struct, frozen=True, kw_only=True):
-    """One measurement, in W, of one accelerator ("gpu"), of a node, or of a chip with its share of host and network
-    ("system").
+    """One measurement, in W, of one accelerator ("gpu"), of a node, or of a chip with its share of the host and of its
+    NICs ("system"). Switches and optics are in none of them.
 
     `unit` is "1" where a ratio of two runs was published. `left_out_ratio` is predicted over measured after the mean
     error of the other sources is removed.
@@ -192,11 +194,14 @@ def drawn_w(forecast: Forecast, scope: PowerScope) -> Figure:
     """
     cluster = forecast.spec.cluster
     units = cluster.nodes if scope == "node" else cluster.devices
-    items = [
-        item for item in modelled_energies(cluster, forecast.prediction.gpu_power_w, 1.0) if item.rung in RUNGS[scope]
+    parts = {"network": nic_share(cluster.node, cluster.nodes)}
+    energies = [
+        item.energy.scaled(parts.get(item.rung, 1.0))
+        for item in modelled_energies(cluster, forecast.prediction.gpu_power_w, 1.0)
+        if item.rung in RUNGS[scope]
     ]
-    power = Range.total(item.energy for item in items).scaled(1 / units)  # the energy of one second
-    return Figure.of(power, "W", "modelled", "accelerators, host and network during a step, as measured")
+    power = Range.total(energies).scaled(1 / units)  # the energy of one second
+    return Figure.of(power, "W", "modelled", "accelerators, hosts and their NICs during a step, as measured")
 
 
 def _compared(head: PowerRow, measured: float, predicted: Figure) -> PowerRow:

@@ -19,6 +19,8 @@ a port (MLPerf Training v4.1, Dell).
 """
 TIER_SHARE = (2 * PORT_W + 2 * OPTIC_W) / (NIC_W + PORT_W + 2 * OPTIC_W)
 """The power of a further tier over that of the first one with its NIC: 0.83."""
+NIC_SHARE = NIC_W / (NIC_W + PORT_W + 2 * OPTIC_W)
+"""The power of the NIC over that of the first tier with it: 0.44."""
 
 
 def tiers(endpoints: int) -> int:
@@ -36,6 +38,12 @@ def fabric_factor(node: Node, nodes: int) -> float:
     """
     ports = max(1.0, node.host.nics / node.accelerators)
     return ports * _factor(node.network, tiers(nodes * node.accelerators))
+
+
+def nic_share(node: Node, nodes: int) -> float:
+    """Return the part of the network power of `nodes` nodes that their NICs draw, which a measurement of the machines
+    themselves holds. The rest is that of transceivers and switches."""
+    return NIC_SHARE / _factor(node.network, tiers(nodes * node.accelerators))
 
 
 def _factor(network: Network, count: int) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.hardware.fabric import fabric_factor, tiers
+from carbon_plugin.spec.hardware.fabric import fabric_factor, nic_share, tiers
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 
 
@@ -72,7 +72,17 @@ def test_a_tpu_and_its_share_of_the_machine_draw_what_was_published(
 ) -> None:
     sustained, node = load_accelerator(chip).efficiency.sustained_power_w, load_node(host)
     assert sustained is not None
-    shared_w = node.host.base_power_w.value / node.accelerators + node.network.power_w_per_device.value
+    nic_w = nic_share(node, 1) * node.network.power_w_per_device.value  # no measurement of machines holds switches
+    shared_w = node.host.base_power_w.value / node.accelerators + nic_w
 
-    assert sustained.value == pytest.approx(chip_w, rel=0.10)
-    assert sustained.value + shared_w == pytest.approx(machine_w, rel=0.10)
+    assert sustained.value == pytest.approx(chip_w, rel=0.07)
+    assert sustained.value + shared_w == pytest.approx(machine_w, rel=0.04)
+
+
+def test_the_nics_draw_a_smaller_part_of_the_network_where_it_has_more_tiers() -> None:
+    node = load_node("dgx-h100")
+    nics_w = [nic_share(node, nodes) * fabric_factor(node, nodes) for nodes in (1, 128, 4096)]
+
+    assert nics_w == pytest.approx([nics_w[0]] * 3)
+    assert nic_share(node, 1) == pytest.approx(25 / 56.6)
+    assert nic_share(node, 4096) < nic_share(node, 128) < nic_share(node, 1)
