@@ -128,6 +128,15 @@ def test_two_parts_are_their_module_in_rate_power_and_embodied_carbon(part, modu
     assert 2 * half.scaleup.bandwidth_bytes_per_s.value == pytest.approx(whole.scaleup.bandwidth_bytes_per_s.value)
 
 
+def test_an_mi300a_has_the_peaks_of_228_of_the_304_units_of_an_mi300x() -> None:
+    whole, part = load_accelerator("mi300x").peak_flops, load_accelerator("mi300a").peak_flops
+
+    assert set(part) == set(whole)
+    for dtype, peak in part.items():
+        assert peak.value == pytest.approx(whole[dtype].value * 228 / 304, rel=1e-3), dtype
+        assert peak.confidence == "derived", dtype
+
+
 @pytest.mark.parametrize(("part", "module"), PARTS.items())
 def test_a_node_of_parts_is_the_node_of_modules_with_twice_as_many_devices(part, module):
     parts, modules = default_node_for(load_accelerator(part)), default_node_for(load_accelerator(module))
