@@ -161,3 +161,23 @@ def test_a_basis_is_three_words_in_any_order() -> None:
 def test_marginal_and_average_providers_are_kept_apart() -> None:
     with pytest.raises(SpecError, match="marginal intensity, expected it as live_marginal"):
         Site(zone="USA", live=LiveSource(provider="watttime"))
+
+
+@pytest.mark.parametrize(
+    ("zone", "liters", "words"),
+    [
+        ("azure:westeurope", 0.03, "Europe, the Middle East and Africa"),
+        ("azure:southcentralus", 0.34, "the Americas"),
+        ("azure:japaneast", 0.25, "Asia-Pacific"),
+        ("azure:chinaeast", 0.27, "fleet average"),
+        ("scaleway:nl-ams-1", 0.85, "Scaleway data centre"),
+        ("scaleway:pl-waw-1", 0.27, "mean of the four zones"),
+    ],
+)
+def test_water_on_site_is_that_of_the_region_of_its_part_of_the_world_or_of_the_fleet(
+    zone: str, liters: float, words: str
+) -> None:
+    figure = resolve_factors(Site(zone=zone), None).water_l_per_kwh["on-site"]
+
+    assert figure.value == liters
+    assert words in figure.source

@@ -24,7 +24,9 @@ from carbon_plugin.spec.site import Site
         ("azure:southcentralus", 1.28),
         ("azure:southeastasia", 1.34),  # its own value of 2022 before the newer average of Asia-Pacific
         ("azure:japaneast", 1.28),
-        ("azure:uksouth", 1.17),
+        ("azure:uksouth", 1.16),  # the average of Europe, the Middle East and Africa
+        ("azure:westus", 1.16),  # the average of the Americas
+        ("azure:chinaeast", 1.17),  # not run by Microsoft, in no average: fleet
         ("oci:us-phoenix-1", 1.37),
         ("coreweave:us-east-04", 1.54),
         ("scaleway:fr-par-2", 1.16),

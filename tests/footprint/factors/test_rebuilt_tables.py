@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("tool", ["egrid_table.py", "consumption_table.py"])
+@pytest.mark.parametrize("tool", ["egrid_table.py", "consumption_table.py", "region_table.py"])
 def test_a_table_is_what_its_script_writes(tool: str) -> None:
     script = runpy.run_path(str(ROOT / "tools" / tool))
 
@@ -47,4 +48,55 @@ def test_a_whole_download_of_our_world_in_data_is_read_for_the_newest_year_of_ea
     assert script["_owid"](rows) == [
         "  FRA: {g_per_kwh: 41.44, year: 2025}\n",
         "  WORLD: {g_per_kwh: 458.3, year: 2025, previous: 470.5}\n",
+    ]
+
+
+@pytest.mark.parametrize("table", ["pue", "water"])
+def test_pue_and_water_are_what_the_script_writes(table: str) -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "facility_tables.py"))
+
+    text = script["TABLES"][table](script["rows_of"](table))
+
+    assert (script["DATA"] / f"{table}.yaml").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("table", ["pue", "water"])
+def test_every_published_figure_has_an_address_and_a_year_and_what_was_read_has_a_quotation(table: str) -> None:
+    rows = runpy.run_path(str(ROOT / "tools" / "facility_tables.py"))["rows_of"](table)
+
+    assert [row["source"] for row in rows if not row["address"].startswith("https://") or not row["year"]] == []
+    read = [row for row in rows if row["read_on"]]
+    assert len(read) > 0.8 * len(rows)
+    # The figure stands in the words that it was read in.
+    assert [row for row in read if f"{float(row['value']):g}" not in _figures(row["quotation"])] == []
+
+
+def _figures(quotation: str) -> set[str]:
+    return {f"{float(number):g}" for number in re.findall(r"\d+\.\d+", quotation)}
+
+
+def test_the_numbers_of_hardware_profiles_are_those_of_their_source_file() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "hardware_tables.py"))
+    rows = script["read_rows"]()
+
+    assert script["collect"](rows) == rows  # no number of a profile lacks a row, and no row lacks its number
+    places = script["by_place"](rows)
+    texts = {path: path.read_text("utf-8") for path in script["profiles"]()}
+    assert [path.name for path, text in texts.items() if text != script["written"](path, places)] == []
+
+
+def test_a_changed_row_changes_its_number_in_the_profile_and_nothing_else() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "hardware_tables.py"))
+    path = next(path for path in script["profiles"]() if path.stem == "h100-sxm")
+    rows = script["by_place"](script["read_rows"]())
+    changed = {**rows, ("h100-sxm", "tdp_w"): {**rows["h100-sxm", "tdp_w"], "value": "650", "low": "600"}}
+
+    before, after = path.read_text("utf-8").splitlines(), script["written"](path, changed).splitlines()
+
+    different = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert different == [
+        (
+            "tdp_w: {value: 700, source: epoch, confidence: read}",
+            "tdp_w: {value: 650, low: 600, source: epoch, confidence: read}",
+        )
     ]
