@@ -77,9 +77,10 @@ class RowBlock(Struct, frozen=True, kw_only=True):
         """Return some devices by their places, each window of a device times its share. With None for its shares every
         window of a device counts as a whole."""
         devices = list(shares)
-        every = len(devices) == len(self.keys)
-        known, estimated_j = (a if every else a[devices] for a in (self.known, self.estimated_j))
-        energy = self.energy if every else RangeArray(*(numbers[devices] for numbers in self.energy))
+        known, energy, estimated_j = self.known, self.energy, self.estimated_j
+        if len(devices) < len(self.keys):
+            known, estimated_j = known[devices], estimated_j[devices]
+            energy = RangeArray(*(numbers[devices] for numbers in energy))
         seconds = np.ones((len(devices), 1)) * self.duration_s
         if any(each is not None for each in shares.values()):
             whole = np.ones(len(self.windows))
