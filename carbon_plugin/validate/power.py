@@ -20,7 +20,6 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast, make_forecast, modelled_energies
 from carbon_plugin.predict.power import clock_share
-from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.hardware.fabric import nic_share
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.numbers.figure import Figure
