@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from carbon_plugin.audit.report.charts.all_charts import charts_of
+from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.report.text import render_text
-from carbon_plugin.audit.report.write import render_html
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import beside_rows, embodied_how
 from carbon_plugin.audit.summary import summarise

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.report.text import render_text
-from carbon_plugin.audit.report.write import render_html
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.narrative import opening, warnings
 from carbon_plugin.audit.sentences.phrases import gaps

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.repository.unknown_names import is_of_a_rename
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,3 +28,20 @@ def test_the_tools_find_nothing(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        ('Module "carbon_plugin.spec.site" has no attribute "Sight"  [attr-defined]', True),
+        ('Unexpected keyword argument "sit" for "Site"  [call-arg]', True),
+        (
+            'Cannot find implementation or library stub for module named "carbon_plugin.gone.x"  [import-not-found]',
+            True,
+        ),
+        ('Cannot find implementation or library stub for module named "zeus.monitor"  [import-not-found]', False),
+        ("Function is missing a type annotation  [no-untyped-def]", False),
+    ],
+)
+def test_what_a_rename_leaves_behind_counts_and_missing_types_do_not(told, counts):
+    assert is_of_a_rename(f"tests/x.py:1: error: {told}") == counts

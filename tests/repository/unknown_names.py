@@ -20,14 +20,15 @@ CODES = ("attr-defined", "call-arg")
 def unknown_names() -> list[str]:
     """Return a line for each use of a name that is not there, with file and line; empty if there is none."""
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--explicit-package-bases", "--no-error-summary", *PLACES],
+        [sys.executable, "-m", "mypy", "--explicit-package-bases", "--implicit-reexport", *PLACES],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if _is_of_a_rename(line)]
+    return [line for line in done.stdout.splitlines() if is_of_a_rename(line)]
 
 
-def _is_of_a_rename(line: str) -> bool:
+def is_of_a_rename(line: str) -> bool:
+    """Return whether mypy tells in this line of a name, an argument or a module of ours that is not there."""
     missing = re.search(r'module named "(\w+)[\w.]*"  \[import-not-found\]$', line)
     return missing[1] in OURS if missing else line.endswith(tuple(f"[{code}]" for code in CODES))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -249,7 +250,7 @@ def step(build: Callable[[], nn.Module]) -> dict[str, object]:
     return seen(first, model, optimizer) | {"hooks_left": count_hooks(model) - hooks}
 
 
-def pipelined(build: Callable[[], object], *, told: bool) -> dict[str, object]:
+def pipelined(build: Callable[[], Any], *, told: bool) -> dict[str, object]:
     """One step under a pipeline schedule, which the script hands over or not."""
     schedule = build()
     stages = getattr(schedule, "_stages", None) or [schedule._stage]

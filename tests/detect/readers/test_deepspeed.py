@@ -28,7 +28,7 @@ def findings(monkeypatch):
         methods = {name: (lambda self, value=value: value) for name, value in (plain | answers).items()}
         engine = type("DeepSpeedEngine", (), methods | stated)
         module = ModuleType("deepspeed.runtime.engine")
-        module.DeepSpeedEngine = engine
+        vars(module)["DeepSpeedEngine"] = engine
         monkeypatch.setitem(sys.modules, "deepspeed.runtime.engine", module)
         monkeypatch.delitem(sys.modules, "deepspeed.utils.groups", raising=False)
         found = read(Job(model=SimpleNamespace(), world_size=8, framework=engine()))

@@ -166,7 +166,7 @@ def decorated() -> None:
         until_stopped(carbon, advance, saved_on_rank_0)
 
     model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
-    train(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1))  # type: ignore[call-arg]  # the decorator gives `carbon`
 
 
 def accelerate() -> None:
@@ -257,7 +257,7 @@ def torchtitan() -> None:
     from carbon_plugin.integrations.torchtitan import watch
 
     dist.init_process_group("gloo")
-    dist.set_timeout = lambda timeout, group: None  # of a later torch
+    dist.set_timeout = lambda timeout, group: None  # type: ignore[attr-defined]  # of a later torch
     trainer, _ = job.trainer_of("out", MOST_STEPS)
     trainer.config.checkpoint.interval = MOST_STEPS
     job.MEASURED = True

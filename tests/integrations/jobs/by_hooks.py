@@ -61,7 +61,7 @@ def wrapped(model: nn.Module) -> None:
         step(outer, model=model)
 
 
-def one_group_at_a_time(model: nn.Module) -> None:
+def one_group_at_a_time(model: nn.Sequential) -> None:
     """As DeepSpeed does: each call has the parameters of one group."""
     groups = [{"params": list(part.parameters())} for part in model]
     optimizer = torch.optim.AdamW(groups, lr=1e-2)

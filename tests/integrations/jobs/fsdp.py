@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,7 +79,7 @@ def train(run_dir: str | None, forecast: str) -> list[float]:
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     tokens, losses = Tokens(), []
-    session = nullcontext()
+    session: Any = nullcontext()
     if run_dir is not None:
         session = tokens.carbon = watch(
             model,

@@ -138,7 +138,7 @@ def trainer_of(folder: str, steps: int) -> tuple[Trainer, Rows]:
 
 def begin() -> None:
     dist.init_process_group("gloo")
-    dist.set_timeout = lambda timeout, group: None  # of a later torch
+    dist.set_timeout = lambda timeout, group: None  # type: ignore[attr-defined]  # of a later torch
 
 
 def main() -> None:

@@ -102,8 +102,8 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, mo
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
-        of_gpus = [[e for e in w.energies if "gpu" in e.key.lower()] for w in records(file, Window)]
-        assert all(len(energies) <= len(ends) for energies in of_gpus), name
+        by_window = [[e for e in w.energies if "gpu" in e.key.lower()] for w in records(file, Window)]
+        assert all(len(energies) <= len(ends) for energies in by_window), name
         if name == "late, given":
             assert summarise(tmp_path / name).coverage.gpus == 1
         is_of_the_whole_training(name, records(file, Window), json.loads(output))

@@ -15,8 +15,9 @@ import carbon_plugin
 from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.cli.main import run
 from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.monitor.settings.configured import effective, merged, read_configuration, variables
-from carbon_plugin.monitor.settings.settings import DEFAULTS, MonitorArguments, make_settings
+from carbon_plugin.monitor.settings.settings import DEFAULTS, make_settings
 from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
 from tests.pages import blocks_of
 

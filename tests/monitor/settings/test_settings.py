@@ -99,7 +99,7 @@ def test_more_steps_than_the_run_was_to_have_are_said(tmp_path, caplog):
 
 def test_misspelt_argument_is_refused():
     with pytest.raises(TypeError, match="no argument 'sit', did you mean 'site'"):
-        CarbonMonitor(sit="FRA")
+        CarbonMonitor(sit="FRA")  # type: ignore[call-arg]
 
 
 def test_without_a_site_nothing_is_guessed():

@@ -156,6 +156,9 @@ def test_forked_child_leaves_the_port_to_its_parent(rows, free_port):
         os.read(held, 1)  # it outlives the exporter of its parent
         os._exit(0)
     os.close(held)
+    from carbon_plugin.sinks.metrics.exporter import PrometheusSink
+
+    assert isinstance(sink, PrometheusSink)
     sink._exporter.close()
     with socket.create_server(("127.0.0.1", free_port)) as server:
         assert server.getsockname()[1] == free_port

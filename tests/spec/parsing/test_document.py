@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.parsing.document import dotted, overlay, parse_document, read_document
+from carbon_plugin.spec.parsing.boundary import dotted
+from carbon_plugin.spec.parsing.document import overlay, parse_document, read_document
 
 
 @pytest.mark.parametrize(
