@@ -39,6 +39,8 @@ AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
 PARTED = frozenset(("AUS", "BRA", "CAN", "CHN", "IND", "ITA", "JPN", "SWE", "USA"))
 """Countries of several grid zones of which some are published; their tables are read only for these."""
+DIVIDED = PARTED | {"DNK", "NOR"}
+"""Countries of several grid zones, published or not."""
 _MOST_SHOWN = 4
 
 
@@ -271,7 +273,7 @@ def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
     # A region of another provider is not called by the name of Google's.
     name = row.place if area.table in ("gcp", "egrid") and area.place is None else area.name
     # A region is in one part of a country of several grids, also where the provider does not say in which.
-    larger = area.larger or (area.table == "country" and area.code in PARTED)
+    larger = area.larger or (area.table == "country" and area.code in DIVIDED)
     return _replace(area, name=name, larger=larger, stands_for=f"{provider}:{region.lower()} ({row.place})")
 
 

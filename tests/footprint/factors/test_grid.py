@@ -16,12 +16,14 @@ from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.grid import (
     PART_SPREAD,
     TRADE_SPREAD,
+    WIDEST_TRADE,
     direct_warning,
     relative_spread,
     resolve_intensity,
     stand_in_warning,
     zone_intensity,
 )
+from carbon_plugin.footprint.factors.zones import DIVIDED
 from carbon_plugin.spec.numbers.amounts import number
 from carbon_plugin.spec.site import Site
 
@@ -189,6 +191,32 @@ def test_range_of_a_country_that_imports_reaches_what_it_consumes() -> None:
     assert swiss.figure.value == pytest.approx(39.22)
     assert swiss.figure.high > 98.0
     assert any("has 50 g/kWh (Electricity Maps 2025, lifecycle; zone consumption:CHE)" in note for note in swiss.notes)
+
+
+@pytest.mark.parametrize("code", sorted(tables.trade()))
+def test_half_of_imports_counts_no_farther_from_the_published_consumption_than_a_year_has_taken_any(code: str) -> None:
+    """Albania generates 25 g/kWh by water and consumed 69; its neighbours have 429, half of which would be 227."""
+    figure = zone_intensity(code, today=TODAY).figure
+    consumed = tables.consumption_intensities().areas[code].g_per_kwh
+    row = tables.country_intensities().areas[code]
+    own = math.exp(relative_spread(row, TODAY.year - row.year))
+
+    assert figure.high <= max(figure.value * own, consumed * WIDEST_TRADE) * (1 + 1e-9)
+    assert figure.low >= min(figure.value / own, consumed / WIDEST_TRADE) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("zone", ["crusoe:eu-norway1", "lambda:asia-south-1", "crusoe:us-west1"])
+def test_a_region_somewhere_in_a_country_of_several_grids_may_differ_from_it_as_parts_do(zone: str) -> None:
+    intensity = zone_intensity(zone, today=TODAY)
+
+    assert intensity.figure.high / intensity.figure.value >= math.exp(PART_SPREAD)
+    assert stand_in_warning(Site(zone=zone), intensity) is not None
+
+
+def test_the_countries_of_several_grids_are_those_with_parts_in_the_table_of_places() -> None:
+    alpha2 = {country.alpha2: code for code, country in tables.countries().items()}
+
+    assert {alpha2[place.partition("-")[0]] for place in tables.places()} == DIVIDED
 
 
 def test_the_published_consumption_stands_beside_the_generation_of_a_country() -> None:
