@@ -28,6 +28,11 @@ GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one."""
 SCATTER_BYTES = 6
 """Bytes per gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
+GATHERED_SEQUENCES = 5
+"""Whole sequences that a layer leaves in the allocator's cache under sequence parallelism: the gathered inputs of
+attention and feed-forward block, their results before they are summed over tensor parallelism, and the head's input."""
+CHUNKED_SEQUENCES = 3
+"""The same where the exchange is cut into chunks that run beside the products, so that no whole result is built."""
 
 
 def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
@@ -70,12 +75,36 @@ def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
         "parameters": copies * (kept + gathered + work.parameter_bytes * widened),
         "gradients": copies * kept_here * gradients * trained,
         "optimizer": where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
-        "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
+        "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, _unsummed(shape, layout, work) * trained),
         **_activations(shape, layout, work, rates),
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
+    parts["cached"] = _cached(layout, work, shape)
     return parts
+
+
+def _unsummed(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes of the gradient of one weight that waits until it is added to a buffer of all gradients.
+
+    The gate and the first product of a feed-forward block are one weight where gradients have buffers (Megatron), and
+    each expert has weights of its own.
+    """
+    weight = shape.hidden * np.maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
+    return where(work.gradient_buffers > 0, work.parameter_bytes * weight, 0.0)
+
+
+def _cached(layout: Layout, work: StepWork, shape: Shape) -> Values:
+    """Return the bytes of whole sequences that layers have freed and that the logits do not fit in.
+
+    Layers run before the loss, so that the blocks which the allocator keeps of them are too small for the logits.
+    Megatron gathers every sequence into one buffer that it never frees.
+    """
+    tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    count = where(layout.async_tp > 0, CHUNKED_SEQUENCES, GATHERED_SEQUENCES)
+    count = where(work.gradient_buffers > 0, 1, count)
+    apart = (layout.sequence_parallel > 0) & (layout.tp > 1)
+    return where(apart, count * tokens * shape.hidden * work.activation_bytes, 0.0)
 
 
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
@@ -172,23 +201,37 @@ def reserved_bytes(parts: Mapping[str, Values]) -> Values:
 
     Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count.
     """
-    return np.asarray(sum(size for name, size in parts.items() if name != "reserve")) * (1 + FRAGMENTATION_SHARE)
+    return _held(parts) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
 
 
-def allocated_bytes(parts: Mapping[str, Values], layout: Layout, work: StepWork) -> Values:
+def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the largest number of bytes of the parts of `memory_bytes` that are allocated at one time.
 
     PyTorch frees gradients after each step. In the first micro-batch of a step they come into being layer by layer, as
-    the activations of the same layers are freed: the peak is at the loss, without gradients, or at the end of the
-    backward pass, without activations and logits. Gradients that other micro-batches add to, and those in buffers of
-    their own (`Stack.gradient_buffers`), are there at the loss too.
+    the activations of the same layers are freed: the peak is at the loss, where of the gradients there are only those
+    of the head that a loss in chunks has made, or at the end of the backward pass, without activations and logits.
+    Gradients that other micro-batches add to, and those in buffers of their own (`Stack.gradient_buffers`), are there
+    at the loss too.
     """
     rounds = work.batch / (layout.dp * layout.micro_batch_size)
     held = (rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0)
     passing = parts["activations"] + parts["logits"] + parts["working"]
-    gradients = parts["gradients"]
-    whole = np.asarray(sum(size for name, size in parts.items() if name != "reserve"))
-    return where(held, whole, whole - np.minimum(gradients, passing))
+    table = where((shape.trainable < 1) | (layout.pp > 1), 0.0, _table_gradient_bytes(shape, layout, work))
+    # A table that is embedding and head gets two gradients, and the second one lies beside the sum until it is added.
+    last = table * (where(shape.tied > 0, 1, 0) + 1 - work.gradients_kept)
+    at_loss = _held(parts) - parts["gradients"] + work.head_gradients * table
+    at_end = _held(parts) - passing + last
+    return where(held, _held(parts), np.maximum(at_loss, at_end))
+
+
+def _held(parts: Mapping[str, Values]) -> Values:
+    """Return the sum of the parts that hold values, without what the allocator and the context add."""
+    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached")))
+
+
+def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes of the gradient of the embedding or of the head on one device."""
+    return shape.vocab * shape.hidden / layout.tp * work.parameter_bytes
 
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:

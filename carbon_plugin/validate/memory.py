@@ -20,10 +20,10 @@ from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
-from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
+from carbon_plugin.predict.uncertainty.fit import fit_probability, fits, width
 from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import Population
+from carbon_plugin.spec.stack import ORDINARY, TUNED, Population
 
 PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
 """Scopes of a source's figure that show the need. A device also shows its context and all that the allocator keeps."""
@@ -62,7 +62,7 @@ class FitSummary(Struct, frozen=True, kw_only=True):
 
 
 class MemorySummary(Struct, frozen=True, kw_only=True):
-    """Errors of the peak memory per device of one source, in percent. `scope` is what the source reports."""
+    """Errors of the peak memory per device of one source and scope, in percent. `scope` is what the rows report."""
 
     source: str
     scope: MemoryScope
@@ -119,16 +119,25 @@ def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:
 
 
 def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ...]:
-    """Return one line for each source that measured memory, in order of appearance."""
-    known = [row for row in rows if row.measured_bytes is not None]
-    return tuple(_memory_summary(name, [row for row in known if row.source == name]) for name in _sources(known))
+    """Return one line for each source that measured memory and each scope that it reports, in order of appearance."""
+    groups: dict[tuple[str, MemoryScope], list[ValidatedMemory]] = {}
+    for row in rows:
+        if row.measured_bytes is not None:
+            groups.setdefault((row.source, row.scope), []).append(row)
+    return tuple(_memory_summary(source, scope, members) for (source, scope), members in groups.items())
 
 
 def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> Effects:
     """Return the spreads of ln(measured / predicted) between sources and within one source.
 
-    They are those of the allocator's peaks under software of one kind.
+    They are those of the allocator's peaks under software of one kind. Ordinary software has at least the spread of
+    tuned software, because few of its sources report such peaks and the next one may lie further away.
     """
+    own, tuned = _effects(rows, population), _effects(rows, TUNED)
+    return max(own, tuned, key=width) if population == ORDINARY else own
+
+
+def _effects(rows: Sequence[ValidatedMemory], population: str) -> Effects:
     peaks = [row for row in rows if row.measured_bytes is not None and row.scope in PEAKS]
     known = [row for row in peaks if row.population == population]
     return random_effects(_log_errors(known), np.array([row.origin for row in known]))
@@ -148,7 +157,7 @@ def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
     shown = {
         "device": needs,
         "reserved": np.asarray(reserved_bytes(parts)),
-        "allocated": np.asarray(allocated_bytes(parts, layouts, works)),
+        "allocated": np.asarray(allocated_bytes(parts, shapes, layouts, works)),
     }
     for index, row in enumerate(rows):
         need, capacity = float(needs[index]), row.spec.cluster.accelerator.memory_bytes.value
@@ -182,11 +191,11 @@ def _fit_summary(name: str, rows: Sequence[ValidatedMemory]) -> FitSummary:
     )
 
 
-def _memory_summary(name: str, rows: Sequence[ValidatedMemory]) -> MemorySummary:
+def _memory_summary(source: str, scope: MemoryScope, rows: Sequence[ValidatedMemory]) -> MemorySummary:
     errors = 100 * (np.exp(-_log_errors(rows)) - 1)
     return MemorySummary(
-        source=name,
-        scope=rows[0].scope,
+        source=source,
+        scope=scope,
         n=len(rows),
         mape=float(np.mean(np.abs(errors))),
         worst=float(errors[np.argmax(np.abs(errors))]),

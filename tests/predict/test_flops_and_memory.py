@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -160,22 +162,78 @@ def test_reserved_memory_is_more_than_allocated(gpt, rates) -> None:
     layout, work = layout_of(ParallelLayout()), work_of(PLAN, Stack())
     parts = memory_bytes(shape_of(gpt), layout, work, rates())
 
-    assert reserved_bytes(parts) > allocated_bytes(parts, layout, work)
+    assert reserved_bytes(parts) > allocated_bytes(parts, shape_of(gpt), layout, work)
+
+
+def allocated(model, rates, stack: Stack, **plan: Any) -> tuple[float, dict[str, float]]:
+    """Return the peak of one device and the parts that it consists of."""
+    shape, layout = shape_of(model), layout_of(ParallelLayout())
+    work = work_of(msgspec.structs.replace(PLAN, **({"global_batch_size": 1} | plan)), stack)
+    parts = memory_bytes(shape, layout, work, rates())
+    return float(allocated_bytes(parts, shape, layout, work)), {name: float(size) for name, size in parts.items()}
 
 
 def test_the_first_micro_batch_of_a_step_has_its_logits_before_its_gradients(gpt, rates) -> None:
-    layout, stack = layout_of(ParallelLayout()), Stack()
-    plan = msgspec.structs.replace(PLAN, global_batch_size=1)
-
-    def peak(batch: int, stack: Stack) -> tuple[float, dict[str, float]]:
-        work = work_of(msgspec.structs.replace(plan, global_batch_size=batch), stack)
-        parts = memory_bytes(shape_of(gpt), layout, work, rates())
-        return float(allocated_bytes(parts, layout, work)), {name: float(size) for name, size in parts.items()}
-
-    once, parts = peak(1, stack)
+    gpt = msgspec.structs.replace(gpt, tied_embeddings=False)
+    once, parts = allocated(gpt, rates, Stack())
     passing = parts["activations"] + parts["logits"] + parts["working"]
-    lasting = parts["parameters"] + parts["optimizer"] + parts["communication"]
+    lasting = parts["parameters"] + parts["optimizer"]
     assert once == pytest.approx(lasting + max(parts["gradients"], passing))
     # Gradients that a second micro-batch adds to, and those in buffers, are there together with the logits.
-    for batch, kept in ((2, stack), (1, Stack(gradient_buffers=True))):
-        assert peak(batch, kept)[0] == pytest.approx(lasting + parts["gradients"] + passing)
+    for batch, kept in ((2, Stack()), (1, Stack(gradient_buffers=True))):
+        peak, parts = allocated(gpt, rates, kept, global_batch_size=batch)
+        assert peak == pytest.approx(lasting + parts["communication"] + parts["gradients"] + passing)
+
+
+def test_a_loss_in_chunks_holds_two_gradients_of_the_head_and_a_whole_one_none(gpt, rates) -> None:
+    long = {"seq_len": 65536}  # the loss is the peak of the step
+    head = 2 * gpt.vocab * gpt.hidden
+
+    for loss, gradients in (("chunked_output", 2), ("eager", 0)):
+        peak, parts = allocated(gpt, rates, Stack(cross_entropy=loss), **long)
+        passing = parts["activations"] + parts["logits"] + parts["working"]
+        assert peak == pytest.approx(parts["parameters"] + parts["optimizer"] + passing + gradients * head)
+
+
+def test_the_second_gradient_of_a_tied_table_lies_beside_the_first(gpt, rates) -> None:
+    table = 2 * gpt.vocab * gpt.hidden
+    peaks = []
+    for tied in (False, True):
+        model = msgspec.structs.replace(gpt, tied_embeddings=tied)
+        peak, parts = allocated(model, rates, Stack(), seq_len=8)  # the end of the backward pass is the peak
+        peaks.append(peak - parts["parameters"] - parts["optimizer"] - parts["gradients"])
+
+    assert peaks == pytest.approx([0, table])
+
+
+def test_an_optimizer_in_the_backward_pass_still_holds_the_gradient_of_a_table(gpt, rates) -> None:
+    model = msgspec.structs.replace(gpt, tied_embeddings=False)
+    peak, parts = allocated(model, rates, Stack(), seq_len=8, optimizer_in_backward=True)
+
+    assert parts["gradients"] == 0
+    assert peak == pytest.approx(parts["parameters"] + parts["optimizer"] + 2 * gpt.vocab * gpt.hidden)
+
+
+@pytest.mark.parametrize(
+    ("stack", "layout", "sequences"),
+    [
+        (Stack(), ParallelLayout(tp=4, sequence_parallel=True), 5),
+        (Stack(), ParallelLayout(tp=4, sequence_parallel=True, async_tp=True), 3),
+        (Stack(gradient_buffers=True), ParallelLayout(tp=4, sequence_parallel=True), 1),
+        (Stack(), ParallelLayout(tp=4), 0),
+        (Stack(), ParallelLayout(sequence_parallel=True), 0),
+    ],
+)
+def test_gathered_sequences_stay_in_the_cache_of_the_allocator(gpt, rates, stack, layout, sequences) -> None:
+    parts = memory(gpt, rates, layout, stack=stack)
+
+    assert parts["cached"] == sequences * PLAN.seq_len * gpt.hidden * 2
+    without = {**parts, "cached": 0.0}
+    assert reserved_bytes(parts) - reserved_bytes(without) == parts["cached"]
+
+
+def test_a_gradient_in_16_bit_waits_until_it_is_added_to_its_buffer(gpt, rates) -> None:
+    plain, buffered = (memory(gpt, rates, stack=Stack(gradient_buffers=kept)) for kept in (False, True))
+
+    assert plain["communication"] == 0
+    assert buffered["communication"] == 2 * gpt.hidden * gpt.ffn

@@ -19,7 +19,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     """Holds the defaults of one framework.
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
-    pipelines do not interleave as those of its stack do, and `plain_modules` that norms, gates and loss are plain
+    pipelines do not interleave as those of its stack do, and `plain_modules` that norms and gates are plain
     PyTorch. `chunks_the_loss` says that the loss takes the logits in chunks, and
     `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
     compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients.
@@ -88,6 +88,8 @@ COMPILED = Conventions(name="compiled", zero_stage=3)
 WHOLE_COMPILED = msgspec.structs.replace(COMPILED, one_region=True)
 TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True)
 """Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs)."""
+LITGPT = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, plain_modules=True)
+"""Its scripts for fine-tuning take head and loss in chunks of 128 tokens (`lm_head_chunk_size` in finetune/lora.py)."""
 COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True)
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
 MEGATRON_SWIFT = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True)
@@ -140,7 +142,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("hugging face", PYTORCH),
     ("torchtune (compile", COMPILED_TORCHTUNE),
     ("torchtune", TORCHTUNE),
-    ("litgpt", PYTORCH),
+    ("litgpt", LITGPT),
     ("openlm", PYTORCH),
     ("pytorch fsdp + transformer engine", TRANSFORMER_ENGINE),
     ("pytorch torch.compile", WHOLE_COMPILED),

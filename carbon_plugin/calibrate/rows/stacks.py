@@ -129,7 +129,9 @@ def _attention_kernel(row: Fields) -> AttentionKernel:
 def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
     """Return how the row's release computes the loss, None where it is as in its framework's stack."""
     overlap, framework = row.text("overlap"), row.text("framework")
-    if "chunked cross entropy" in overlap or (conventions.chunks_the_loss and "whole cross entropy" not in overlap):
+    if "whole cross entropy" in overlap and conventions.chunks_the_loss:
+        return "eager"  # torchtune's decoder returns whole logits in fp32, before anything that is compiled
+    if "chunked cross entropy" in overlap or conventions.chunks_the_loss:
         return "chunked_output"
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
     # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.

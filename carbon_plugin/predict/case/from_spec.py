@@ -139,22 +139,24 @@ def optimizer_state_bytes(training: TrainingPlan) -> float:
 
 
 LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
-    "eager": (14.0, 22.0),
+    "eager": (14.0, 16.0),
     "compiled": (6.0, 6.0),
-    "fused": (10.0, 10.0),
+    "fused": (6.0, 6.0),
     "chunked": (1.0, 1.0),
-    "chunked_output": (3.0, 3.0),
+    "chunked_output": (2.25, 2.25),
     "in_place": (2.0, 2.0),
     "half": (6.0, 6.0),
 }
 """Bytes per logit at the peak, first whole and then split over tensor-parallel ranks.
 
 They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A chunked
-output holds all logits in 16 bit, and the fp32 copy and softmax of one of eight chunks (torchtune's
-`CEWithChunkedOutputLoss`). The eager
-values fit the memory that torchtitan reported in 2024, before its loss was compiled (pull request 1033). A loss on
-DTensors keeps two more fp32 copies.
+output holds all logits in 16 bit, and the gradient of one of eight chunks (torchtune's `CEWithChunkedOutputLoss`, whose
+chunks are compiled). The eager value of whole logits fits the memory that torchtitan reported in 2024, before its loss
+was compiled (pull request 1033). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of the
+softmax, a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`).
 """
+HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_output": 2.0}
+"""Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
 ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0, "chunked_output": 14.0}
 """Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
 
@@ -163,7 +165,7 @@ for maximum and sum and again for the gradient, then writes the gradient, which 
 bytes where elementwise chains are fused and 40 where single operations run.
 """
 EAGER_LOGIT_BYTES = 3.0
-"""Additional bytes per logit where elementwise chains are not fused."""
+"""Additional bytes per whole logit where elementwise chains are not fused."""
 
 
 def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
@@ -172,6 +174,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
+        head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
         input_len=values(training.input_len or 0),
         inputs=values(training.inputs_per_sequence),
         seq_len=values(training.seq_len),
@@ -182,7 +185,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
         logit_bytes=values(whole + extra),
-        split_logit_bytes=values(split + extra),
+        split_logit_bytes=values(split),
         optimizer_bytes=values(optimizer_state_bytes(training)),
         master=values(training.master_weights),
         gradients_kept=values(not training.optimizer_in_backward),

@@ -147,7 +147,8 @@ class StepWork:
     `input_bytes` that of an element that is kept because a product takes it as input, `parameter_bytes` that of a
     parameter as stored for compute, and `reduce_bytes` that of a gradient as it is reduced. `optimizer_bytes` is the
     optimizer state per parameter. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
-    split over tensor-parallel ranks. `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is
+    split over tensor-parallel ranks, and `head_gradients` is the number of gradients of the head that lie beside them.
+    `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is
     the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`,
     `keeps_*` and `gathers_weights` are fields of `Stack` as numbers.
     """
@@ -177,6 +178,7 @@ class StepWork:
     gathers_weights: Values
     input_len: Values = NOT
     inputs: Values = NOT
+    head_gradients: Values = NOT
 
 
 def own_case(kind: Shape, layout: Layout, work: StepWork) -> tuple[Layout, StepWork] | None:
