@@ -24,7 +24,7 @@ from carbon_plugin.spec.hardware.profiles import (
     nodes_with_room,
     usual_node,
 )
-from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_scaleup
+from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_rails, with_scaleup
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
@@ -76,6 +76,7 @@ class _ClusterFields(Struct, frozen=True, kw_only=True):
     scaleup: str | None = None
     network: str | None = None
     oversubscription: float | None = None
+    rails: int | None = None
     profiles: list[str] = []
 
 
@@ -261,6 +262,9 @@ def _stated_links(
     if fields.oversubscription is not None:
         with document.located(("cluster",)):
             node = with_oversubscription(node, fields.oversubscription)
+    if fields.rails is not None:
+        with document.located(("cluster",)):
+            node = with_rails(node, fields.rails)
     return accelerator, node
 
 

@@ -47,7 +47,7 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
             **({} if cluster.power_cap_w is None else {"power_cap_w": cluster.power_cap_w}),
             **({} if cluster.scaleup is None else {"scaleup": cluster.scaleup}),
             **({} if cluster.network is None else {"network": cluster.network}),
-            **_oversubscription(cluster.node, profile_dirs),
+            **_network(cluster.node, profile_dirs),
             **({"profiles": [str(Path(directory).absolute()) for directory in profile_dirs]} if profile_dirs else {}),
         },
         # A layout states its micro-batch and recompute even where they are the usual ones: neither is then assumed.
@@ -75,11 +75,13 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
     )
 
 
-def _oversubscription(node: Node, profile_dirs: Directories) -> dict[str, float]:
-    """Return the oversubscription as a field of the file, or nothing where it is that of the node's profile."""
-    stated = node.network.oversubscription
+def _network(node: Node, profile_dirs: Directories) -> dict[str, Any]:
+    """Return oversubscription and rails as fields of the file, each only where it is not that of the node's profile."""
     known = find_node(node.name, profile_dirs=profile_dirs)
-    return {} if known is None or known.network.oversubscription == stated else {"oversubscription": stated}
+    if known is None:
+        return {}
+    stated = {name: getattr(node.network, name) for name in ("oversubscription", "rails")}
+    return {name: value for name, value in stated.items() if value != getattr(known.network, name)}
 
 
 def _facts(spec: RunSpec) -> RunSpec:

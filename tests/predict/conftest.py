@@ -34,6 +34,7 @@ A100 = {
     "scaleup": 231e9,
     "scaleup_latency": 20e-6,
     "nic": 11.6e9,
+    "nic_across": 11.6e9,
     "nic_latency": 80e-6,
     "island": 8,
     "devices": 64,

@@ -21,9 +21,10 @@ class Datasheet:
     """What is known of hardware and software without calibration, in SI units. Each field can be broadcast, and flags
     are 0 or 1.
 
-    `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1 where matrix products run
-    below 16 bit, and `rowwise` where they scale every row. `capped_share` is the share of their rate that a power cap
-    leaves.
+    `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
+    devices of several nodes. `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1
+    where matrix products run below 16 bit, and `rowwise` where they scale every row. `capped_share` is the share of
+    their rate that a power cap leaves.
     """
 
     peak: Values
@@ -31,6 +32,7 @@ class Datasheet:
     memory: Values
     scaleup: Values
     nic: Values
+    nic_across: Values
     island: Values
     devices: Values
     in_network: Values
@@ -112,6 +114,7 @@ class Rates:
     scaleup: Values
     scaleup_latency: Values
     nic: Values
+    nic_across: Values
     nic_latency: Values
     island: Values
     devices: Values
@@ -152,6 +155,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         scaleup=sheet.scaleup * constants.scaleup_share,
         scaleup_latency=constants.scaleup_latency_s,
         nic=sheet.nic * constants.scaleout_share,
+        nic_across=sheet.nic_across * constants.scaleout_share,
         nic_latency=constants.scaleout_latency_s,
         island=sheet.island,
         devices=sheet.devices,

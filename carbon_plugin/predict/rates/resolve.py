@@ -25,6 +25,7 @@ from carbon_plugin.predict.rates.laws import (
 )
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.hardware.fabric import RADIX, leaf_nodes, narrowing
 from carbon_plugin.spec.numbers.figure import Assumption, Sourced
 from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of, routing_spread_of
 from carbon_plugin.spec.training import Precision
@@ -91,19 +92,34 @@ class _Resolver:
 def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
     """Return the rates of a cluster under a software stack, and what is assumed to get them."""
     constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
-    return combine(datasheet(cluster, stack, precision), constants), assumptions
+    return combine(datasheet(cluster, stack, precision), constants), (*assumptions, *_rails(cluster))
+
+
+def _rails(cluster: Cluster) -> tuple[Assumption, ...]:
+    """Return what is assumed of the way between nodes, where the network narrows above its leaf switches."""
+    network = cluster.node.network
+    if network.oversubscription == 1 or cluster.nodes == 1:
+        return ()
+    if network.rails is None:
+        why = "nobody states cluster.rails, so that all traffic between nodes is taken to pass the narrower tier"
+        return (Assumption("network.rails", "unknown", why),)
+    reach = leaf_nodes(cluster.node, network.rails)
+    why = f"leaf switches of {RADIX} ports, and a job that fills one before the next"
+    return (Assumption("network.leaf_nodes", str(reach), why),)
 
 
 def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet:
     """Return the peaks, bandwidths and flags of a cluster under a software stack."""
     device, network = cluster.accelerator, cluster.node.network
     kernel = stack.attention_kernel or default_attention_kernel(device)
+    along, across = narrowing(cluster.node, cluster.nodes)
     numbers = {
         "peak": peak_of(device, precision)[1].value,
         "wide_peak": peak_of(device, wide_precision(precision))[1].value,
         "memory": device.memory_bandwidth_bytes_per_s.value,
         "scaleup": device.scaleup.bandwidth_bytes_per_s.value,
-        "nic": network.bandwidth_bytes_per_s.value / network.oversubscription,
+        "nic": network.bandwidth_bytes_per_s.value / along,
+        "nic_across": network.bandwidth_bytes_per_s.value / across,
         "island": island_size(cluster),
         "devices": cluster.devices,
         "in_network": network.in_network_reduction,

@@ -85,7 +85,8 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
     A plain all-to-all sends a token once for each of its top-k experts: (n-m)/n of the rows leave an island of m of the
     n ranks, and (m-1)/n stay in it. With deduplication (DeepEP) a token is sent once to each of i islands and to each
     rank that holds one of its experts: (i-1)(1-(1-1/i)^k)/k of the rows leave (DeepSeek-V3, arXiv 2412.19437 section
-    3.2), and (m-1)(1-(1-1/n)^k)/k stay.
+    3.2), and (m-1)(1-(1-1/n)^k)/k stay. DeepEP sends a token to the device of the same index on the other node, along
+    its rail, and forwards it there; a plain all-to-all goes across rails.
     """
     inside = ranks_in_island(ranks, np.float64(1), rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
@@ -95,7 +96,7 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
         leaving = where(once, np.minimum(leaving, sent), leaving)
         staying = where(once, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
-    far = size_bytes * leaving / rates.nic
+    far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across)
     return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
 
 

@@ -186,18 +186,20 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     It holds the one-way bytes/s of NIC that a device has, the `oversubscription` above the leaf switches (1 = none),
     whether its switches reduce (`in_network_reduction`, SHARP), and the power and embodied carbon of switches and
-    optics per device.
+    optics per device. `rails` is the number of leaf switches that the NICs of a node are spread over, so that devices
+    of the same index in their nodes meet at one leaf; None where it is not known.
     """
 
     technology: str
     bandwidth_bytes_per_s: Sourced
     oversubscription: float = 1.0
+    rails: int | None = None
     in_network_reduction: bool = False
     power_w_per_device: Sourced
     embodied_kg_per_device: Sourced
 
     def __post_init__(self) -> None:
-        check_positive(self, "bandwidth_bytes_per_s")
+        check_positive(self, "bandwidth_bytes_per_s", "rails")
         check_not_negative(self, "power_w_per_device", "embodied_kg_per_device")
         if self.oversubscription < 1:
             raise SpecError(f"oversubscription is {self.oversubscription:g}, expected 1 or more (1 = none)")
@@ -223,6 +225,13 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive(self, "accelerators")
+        rails = self.network.rails
+        if rails is not None and self.accelerators % rails:
+            possible = [count for count in range(1, self.accelerators + 1) if self.accelerators % count == 0]
+            raise SpecError(
+                f"rails is {rails}, expected a number that divides the {self.accelerators} devices of node "
+                f"{self.name}: {', '.join(map(str, possible))}"
+            )
 
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Compute the power per device of switches and optics, by how many tiers of switches the job's nodes need.
+"""Compute what the tiers of switches between nodes draw, and how far above the leaf switches a job's traffic goes.
 
 A profile's `network.power_w_per_device` is that of one tier: NIC, two transceivers and a switch port. A folded Clos of
 switches with R ports joins R endpoints in one tier, R^2/2 in two and R^3/4 in three; every further tier adds two ports
@@ -7,6 +7,8 @@ draws more power a node than that of a small one.
 """
 
 from __future__ import annotations
+
+import math
 
 from carbon_plugin.spec.hardware.cluster import Network, Node
 
@@ -44,6 +46,31 @@ def nic_share(node: Node, nodes: int) -> float:
     """Return the part of the network power of `nodes` nodes that their NICs draw, which a measurement of the machines
     themselves holds. The rest is that of transceivers and switches."""
     return NIC_SHARE / _factor(node.network, tiers(nodes * node.accelerators))
+
+
+def leaf_nodes(node: Node, rails: int) -> int:
+    """Return how many nodes meet at one leaf switch where their NICs are spread over so many rails, at least 1.
+
+    A leaf has as many ports down as its oversubscription leaves it, and each node takes one for every NIC on the rail.
+    A device has one NIC in the network of the job.
+    """
+    down = RADIX * node.network.oversubscription / (1 + node.network.oversubscription)
+    return max(1, math.floor(down * rails / node.accelerators))
+
+
+def narrowing(node: Node, nodes: int) -> tuple[float, float]:
+    """Return by what the NICs' rate is divided, in exchanges along rails and in those among all devices of the nodes.
+
+    Devices of the same index meet at one leaf as long as all nodes of the job do, in one hop. All other traffic goes up
+    to the spine and is narrowed by the oversubscription: that between leaves, and of an exchange among all devices the
+    share that goes to another rail. Without known rails all exchanges between nodes are narrowed.
+    """
+    network = node.network
+    if network.rails is None:
+        return network.oversubscription, network.oversubscription
+    along = 1.0 if nodes <= leaf_nodes(node, network.rails) else network.oversubscription
+    same = 1 / network.rails
+    return along, same * along + (1 - same) * network.oversubscription
 
 
 def _factor(network: Network, count: int) -> float:

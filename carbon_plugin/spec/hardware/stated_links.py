@@ -48,6 +48,14 @@ def with_oversubscription(node: Node, factor: float) -> Node:
     return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, oversubscription=factor))
 
 
+def with_rails(node: Node, rails: int) -> Node:
+    """Return the node with its NICs on this many rails.
+
+    Raises `SpecError` for a number that does not divide the devices of the node.
+    """
+    return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, rails=rails))
+
+
 def _plain_rate(text: str, expected: str) -> float:
     try:
         return rate_bytes_per_s(text)

@@ -54,6 +54,20 @@ def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one
     assert time(1, 0.0) == pytest.approx(time(1, 1.0))
 
 
+def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> None:
+    level, narrow = rates(scaleup_latency=0), rates(scaleup_latency=0, nic_across=11.6e9 / 4)
+    once = rates(scaleup_latency=0, deduplicated=1.0, nic_across=11.6e9 / 4)
+    size, ranks = values(1e9), values(16)
+
+    plain = network.all_to_all_time(size, values(1), ranks, level)
+    assert network.all_to_all_time(size, values(1), ranks, narrow) == pytest.approx(4 * plain)
+    # Deduplicated dispatch goes to the device of the same index first, along the rail.
+    assert network.all_to_all_time(size, values(1), ranks, once) == pytest.approx(plain)
+    assert network.all_reduce_time(size, ranks, values(1), narrow) == network.all_reduce_time(
+        size, ranks, values(1), level
+    )
+
+
 def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rates) -> None:
     quiet = {"scaleup_latency": 0, "nic_latency": 0}
     size, ranks = np.float64(1e9), np.float64(8)

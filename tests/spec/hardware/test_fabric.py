@@ -1,4 +1,4 @@
-"""Power of the scale-out network by the tiers of switches that a job's nodes need."""
+"""The scale-out network: its power by the tiers that a job's nodes need, and how far up traffic goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.predict.rates.resolve import island_size
-from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.hardware.fabric import fabric_factor, nic_share, tiers
+from carbon_plugin.spec.hardware.cluster import Cluster, Node
+from carbon_plugin.spec.hardware.fabric import fabric_factor, leaf_nodes, narrowing, nic_share, tiers
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 
 
@@ -44,6 +44,51 @@ def test_an_oversubscribed_fabric_has_fewer_ports_above_the_leaf() -> None:
 
     assert fabric_factor(narrow, 8) == fabric_factor(node, 8)
     assert fabric_factor(narrow, 2048) < fabric_factor(node, 2048)
+
+
+def cabled(rails: int | None, oversubscription: float) -> Node:
+    node = load_node("dgx-h100")
+    network = msgspec.structs.replace(node.network, rails=rails, oversubscription=oversubscription)
+    return msgspec.structs.replace(node, network=network)
+
+
+RAILS = st.sampled_from([None, 1, 2, 4, 8])
+
+
+@given(rails=RAILS, oversubscription=st.floats(1, 32), nodes=st.integers(2, 10_000), more=st.integers(0, 1000))
+def test_traffic_along_rails_is_narrowed_no_more_than_across_them_and_neither_beyond_the_oversubscription(
+    rails: int | None, oversubscription: float, nodes: int, more: int
+) -> None:
+    along, across = narrowing(cabled(rails, oversubscription), nodes)
+    later = narrowing(cabled(rails, oversubscription), nodes + more)
+
+    assert 1 <= along <= across * (1 + 1e-12)
+    assert across <= oversubscription * (1 + 1e-12)
+    assert along <= later[0]
+    assert across <= later[1]
+
+
+@given(rails=RAILS, nodes=st.integers(2, 10_000))
+def test_rails_change_nothing_where_the_network_does_not_narrow(rails: int | None, nodes: int) -> None:
+    assert narrowing(cabled(rails, 1.0), nodes) == (1, 1)
+
+
+@given(oversubscription=st.floats(1, 32), nodes=st.integers(2, 10_000))
+def test_more_rails_join_more_nodes_at_a_leaf_and_send_more_of_an_exchange_to_the_spine(
+    oversubscription: float, nodes: int
+) -> None:
+    reach = [leaf_nodes(cabled(rails, oversubscription), rails) for rails in (1, 2, 4, 8)]
+    found = [narrowing(cabled(rails, oversubscription), nodes) for rails in (1, 2, 4, 8)]
+
+    assert reach == sorted(reach)
+    assert [along for along, _ in found] == sorted((along for along, _ in found), reverse=True)
+    if nodes <= reach[0]:
+        assert [across for _, across in found] == sorted(across for _, across in found)
+        assert found[0] == (1, 1)
+
+
+def test_eight_rails_join_32_nodes_at_a_leaf_of_64_ports_and_one_rail_joins_four() -> None:
+    assert (leaf_nodes(cabled(8, 1.0), 8), leaf_nodes(cabled(1, 1.0), 1)) == (32, 4)
 
 
 def test_nodes_of_one_superchip_reach_one_another_by_the_network_alone() -> None:

@@ -118,8 +118,35 @@ def test_slower_links_lengthen_the_traffic_that_they_carry(slower, term) -> None
     assert stated[term] > 1.2 * usual[term]
 
 
+@pytest.mark.parametrize("rails", [0, -1, 3, 16])
+def test_rails_that_do_not_divide_the_devices_of_a_node_are_refused(rails) -> None:
+    with pytest.raises(SpecError, match=rf"rails is {rails}, expected a") as refused:
+        run(rails=rails)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_narrow_network_says_what_it_assumes_of_the_way_between_nodes() -> None:
+    def said(**fields) -> dict[str, str]:
+        return {one.field: one.value for one in predict_step(run(**fields)).assumptions if "network" in one.field}
+
+    assert said() == said(rails=8) == {}
+    assert said(oversubscription=2) == {"network.rails": "unknown"}
+    # 64 ports are 42 down and 21 up at 2 : 1, and on eight rails a node takes one port of a leaf.
+    assert said(oversubscription=2, rails=8) == {"network.leaf_nodes": "42"}
+    assert said(oversubscription=2, rails=1) == {"network.leaf_nodes": "5"}
+
+
+def test_data_parallel_traffic_of_nodes_under_one_leaf_does_not_meet_the_oversubscription() -> None:
+    wide, narrow, railed = (
+        predict_step(run(**fields)).breakdown_s["dp_shard"]
+        for fields in ({}, {"oversubscription": 8}, {"oversubscription": 8, "rails": 8})
+    )
+
+    assert railed == wide < narrow
+
+
 def test_a_run_with_stated_links_is_read_back_as_it_was_written(tmp_path) -> None:
-    spec = run(scaleup="NVLink3 (4 links)", network="4x 200 Gb/s", oversubscription=2)
+    spec = run(scaleup="NVLink3 (4 links)", network="4x 200 Gb/s", oversubscription=2, rails=4)
     write_run_spec(spec, tmp_path / "run.yaml")
     again = load_run_spec(tmp_path / "run.yaml")
     assert (links(again), nic(again)) == (100e9, 12.5e9)
