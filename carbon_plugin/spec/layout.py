@@ -16,7 +16,9 @@ PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualp
 ContextParallelKind = Literal["ring", "all_to_all"]
 AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 """Degrees that multiply to the number of devices."""
-COUNTS = (*AXES, "ep", "expert_tp", "virtual_stages", "micro_batch_size")
+DEGREES = (*AXES, "ep", "expert_tp")
+"""All degrees of parallelism; those of experts share out ranks that the axes have already made."""
+COUNTS = (*DEGREES, "virtual_stages", "micro_batch_size")
 
 
 class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

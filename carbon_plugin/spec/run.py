@@ -5,10 +5,14 @@ A run holds model, cluster, layout, training, stack and site, with what had to b
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.spec.degrees import divisors, listed, splits_heads, what_would_do
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
@@ -99,26 +103,47 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
                 f"tp {layout.tp}, cp {layout.cp}, pp {layout.pp}, ep {layout.ep}"
             )
         return
-    _check_divides("tp", layout.tp, "heads", model.heads)
+    tp = functools.partial(what_would_do, "tp", layout.tp, model, cluster.devices)
+    _check_divides("tp", layout.tp, "heads", model.heads, tp)
     if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
         # Each rank gets whole heads (Ulysses, arXiv 2309.14509).
-        _check_divides("tp * cp =", layout.tp * layout.cp, "heads", model.heads)
-    _check_divides("tp", layout.tp, "ffn", model.ffn)
+        _check_divides("tp * cp =", layout.tp * layout.cp, "heads", model.heads, lambda: _whole_heads(model, layout))
+    _check_divides("tp", layout.tp, "ffn", model.ffn, tp)
     if model.kv_heads % layout.tp and layout.tp % model.kv_heads:
-        raise InfeasibleLayoutError(f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another")
+        raise InfeasibleLayoutError(
+            f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another; {tp()}"
+        )
     chunks = layout.pp * layout.virtual_stages
     # Embedding and head may take a chunk each (Megatron counts them as layers: 126 layers in 128 chunks).
     if chunks > model.layers + (2 if layout.virtual_stages > 1 else 0):
         raise InfeasibleLayoutError(
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
             f"but {model.name} has only {plural(model.layers, 'layer')}"
+            f"{'' if layout.virtual_stages > 1 else '; ' + what_would_do('pp', layout.pp, model, cluster.devices)}"
         )
     if model.moe is None and (layout.ep > 1 or layout.expert_overlap):
         asked = f"ep {layout.ep}" if layout.ep > 1 else "expert_overlap"
         raise InfeasibleLayoutError(f"layout: {asked}, but {model.name} has no experts")
     if model.moe is not None and layout.ep > 1:
-        _check_divides("ep", layout.ep, "experts", model.moe.experts)
-        _check_divides("expert_tp", layout.expert_tp, "expert_ffn", model.moe.expert_ffn)
+        ranks = layout.dp * layout.cp * layout.tp
+        _check_divides(
+            "ep", layout.ep, "experts", model.moe.experts, lambda: what_would_do("ep", layout.ep, model, ranks)
+        )
+        width = model.moe.expert_ffn
+        _check_divides("expert_tp", layout.expert_tp, "expert_ffn", width, lambda: _whole_widths(width, layout))
+
+
+def _whole_heads(model: TransformerModel, layout: ParallelLayout) -> str:
+    """Return which degrees of context parallelism by all-to-all leave whole heads beside tp, for an error message."""
+    whole = [cp for cp in divisors(layout.world_size // layout.tp) if splits_heads(model, layout.tp * cp)]
+    return f"beside tp {layout.tp} they allow cp {listed(whole, layout.cp)}; a ring needs no whole heads"
+
+
+def _whole_widths(width: int, layout: ParallelLayout) -> str:
+    """Return over how many ranks an expert of this width can be split beside ep, for an error message."""
+    ranks = layout.dp * layout.cp * layout.tp // layout.ep
+    whole = [degree for degree in divisors(ranks) if width % degree == 0]
+    return f"beside ep {layout.ep} it allows expert_tp {listed(whole, layout.expert_tp)}"
 
 
 def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) -> None:
@@ -197,7 +222,11 @@ def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
     """
     micro_batches = layout.micro_batches(training.global_batch_size)
     if training.seq_len % layout.cp:
-        raise InfeasibleLayoutError(f"layout: cp {layout.cp} does not divide seq_len {training.seq_len}")
+        whole = [cp for cp in divisors(layout.world_size) if training.seq_len % cp == 0]
+        raise InfeasibleLayoutError(
+            f"layout: cp {layout.cp} does not divide seq_len {training.seq_len}; "
+            f"{plural(layout.world_size, 'device')} and seq_len {training.seq_len} allow cp {listed(whole, layout.cp)}"
+        )
     if layout.pipeline_schedule == "dualpipe" and (micro_batches % 2 or micro_batches < 2 * layout.pp):
         # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.
         raise InfeasibleLayoutError(
@@ -208,6 +237,6 @@ def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
     return micro_batches
 
 
-def _check_divides(axis: str, degree: int, field: str, value: int) -> None:
+def _check_divides(axis: str, degree: int, field: str, value: int, instead: Callable[[], str]) -> None:
     if value % degree:
-        raise InfeasibleLayoutError(f"layout: {axis} {degree} does not divide the model's {field} {value}")
+        raise InfeasibleLayoutError(f"layout: {axis} {degree} does not divide the model's {field} {value}; {instead()}")

@@ -14,6 +14,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.search.layouts import describe
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.numbers.amounts import plural
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "compute": ("matmul", "attention", "scan", "elementwise", "recompute", "head"),
@@ -22,6 +23,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "host": ("host", "offload", "jitter"),
     "optimizer": ("optimizer",),
 }
+NEAREST, ALIKE = 3, 0.6
+"""The most ids that are offered for an unknown one, and how much of both has to agree (`difflib`)."""
 OTHER = "software as a whole"
 """Name of the group of terms that stretch all others alike."""
 
@@ -57,9 +60,10 @@ def explain_row(name: str, records: Path | None) -> RowExplanation:
             raise SpecError(f"{where}: {name}: {left_out.reason}; {next_step(left_out.reason)}")
     found = next((row for row in rows if row.id == name), None)
     if found is None:
-        near = difflib.get_close_matches(name, [row.id for row in rows] + [row.id for row in skipped], n=3, cutoff=0.4)
-        known = f"did you mean {', '.join(near)}?" if near else "`validate --json` has the ids of all rows"
-        raise SpecError(f"--explain {name}: no such row in {where}; {known}")
+        near = _nearest(name, [row.id for row in rows])
+        meant = f"did you mean {', '.join(near)}? " if near else ""
+        ids = "`carbon-plugin list rows` has all ids" if records is None else f"the file has {plural(len(rows), 'row')}"
+        raise SpecError(f"--explain {name}: no such row in {where}; {meant}{ids}")
     prediction = predict_step(found.spec)
     assert found.spec.layout is not None  # a row always has one
     return RowExplanation(
@@ -74,6 +78,13 @@ def explain_row(name: str, records: Path | None) -> RowExplanation:
         assumed=found.assumed,
         not_read=found.not_read,
     )
+
+
+def _nearest(name: str, ids: list[str]) -> list[str]:
+    """Return up to three ids, first those that hold the whole of what was typed, then those that resemble it."""
+    typed = name.lower()
+    holding = [one for one in ids if typed and typed in one.lower()]
+    return list(dict.fromkeys([*holding, *difflib.get_close_matches(name, ids, n=NEAREST, cutoff=ALIKE)]))[:NEAREST]
 
 
 def grouped(breakdown_s: Mapping[str, float]) -> dict[str, dict[str, float]]:

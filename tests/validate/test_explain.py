@@ -77,6 +77,35 @@ def test_a_row_whose_layers_differ_is_explained_with_its_scan() -> None:
     assert run(["validate", "--explain", hybrid.id]) == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("simumax-b200-lama3_70b_tp2", "simumax-b200-llama3_70b_tp2_pp1_dp4_l12_mbc4"),
+        ("TITAN-8B-128", "titan-8b-128-eager"),
+    ],
+)
+def test_an_unknown_row_names_the_nearest_and_the_list_of_all(typed: str, offered: str, capsys) -> None:
+    assert run(["validate", "--explain", typed]) == 2
+    said = capsys.readouterr().err
+
+    assert "no such row in the published rows" in said
+    assert "`carbon-plugin list rows` has all ids" in said
+    assert offered in said
+    assert said.count("\n") == 1
+
+
+def test_every_id_that_the_list_shows_is_one_that_can_be_asked_for(capsys) -> None:
+    assert run(["list", "rows", "torchtune", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+
+    assert len(listed) > 10
+    for one in listed[:3]:
+        assert explain_row(one["name"], None).id == one["name"]
+    left_out = next(one["name"] for one in listed if one["facts"]["devices"].startswith("not predicted"))
+    with pytest.raises(SpecError, match=left_out):
+        explain_row(left_out, None)
+
+
 def test_no_term_of_a_step_is_lost_in_its_groups() -> None:
     terms = dict.fromkeys(("matmul", "tp", "pp_bubble", "host", "optimizer", "framework", "something_new"), 1.0)
 
@@ -86,6 +115,8 @@ def test_no_term_of_a_step_is_lost_in_its_groups() -> None:
 def test_a_row_that_is_not_there_or_cannot_be_predicted_is_one_line(records: Path) -> None:
     with pytest.raises(SpecError, match=r"no such row in .*mine\.yaml; did you mean mine-good"):
         explain_row("mine-goud", records)
+    with pytest.raises(SpecError, match=r"no such row in .*mine\.yaml; the file has 1 row$"):
+        explain_row("q", records)
     with pytest.raises(SpecError, match=r"mine\.yaml: mine-odd: tp is 'many', expected a positive number; correct"):
         explain_row("mine-odd", records)
     assert run(["validate", "--explain", "x", "--carbon"]) == 2

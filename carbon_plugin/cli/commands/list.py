@@ -1,4 +1,4 @@
-"""`carbon-plugin list`: list the names that can be written for a model, an accelerator, a node, a zone or a stack."""
+"""`carbon-plugin list`: list the names that can be written for a model, a device, a zone, a stack or a row."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class ListedKind(StrEnum):
     zones = "zones"
     stacks = "stacks"
     frameworks = "frameworks"
+    rows = "rows"
 
 
 class Listed(Struct, frozen=True):
@@ -43,7 +44,8 @@ class Listed(Struct, frozen=True):
 
 def list_names(
     kind: Annotated[
-        ListedKind, Argument("What to list: models, accelerators, nodes, zones, stacks or frameworks.", metavar="KIND")
+        ListedKind,
+        Argument("What to list: models, accelerators, nodes, zones, stacks, frameworks or rows.", metavar="KIND"),
     ],
     wanted: Annotated[
         str | None,
@@ -52,7 +54,7 @@ def list_names(
     profiles: ProfileDirectories = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the known models, accelerators, nodes, zones, stacks or frameworks by the names to write."""
+    """List the known models, accelerators, nodes, zones, stacks, frameworks or published rows by the names to write."""
     known = list(LISTS[kind](profiles or []))
     found = known if wanted is None else [one for one in known if _holds(one, wanted)]
     if not found:
@@ -157,6 +159,17 @@ def _frameworks(directories: Directories) -> Iterator[Listed]:
         yield Listed(path.stem, (), facts)
 
 
+def _rows(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.calibrate.rows.published import all_published_rows
+
+    rows, skipped = all_published_rows()
+    for row in rows:
+        devices = f"{row.spec.cluster.devices} x {row.accelerator}"
+        yield Listed(row.id, (), {"model": row.spec.model.name, "devices": devices})
+    for left_out in skipped:
+        yield Listed(left_out.id, (), {"model": "", "devices": f"not predicted: {left_out.reason}"})
+
+
 LISTS: dict[ListedKind, Callable[[Directories], Iterable[Listed]]] = {
     ListedKind.models: _models,
     ListedKind.accelerators: _accelerators,
@@ -164,4 +177,5 @@ LISTS: dict[ListedKind, Callable[[Directories], Iterable[Listed]]] = {
     ListedKind.zones: _zones,
     ListedKind.stacks: _stacks,
     ListedKind.frameworks: _frameworks,
+    ListedKind.rows: _rows,
 }

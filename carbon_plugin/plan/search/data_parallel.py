@@ -15,9 +15,10 @@ import msgspec
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import STEP
-from carbon_plugin.plan.search.space import describe, divisors, held_phrase, shardings
+from carbon_plugin.plan.search.space import describe, held_phrase, shardings
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.degrees import divisors
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.numbers.amounts import memory, plural
 from carbon_plugin.spec.run import RunSpec, with_layout

@@ -18,6 +18,7 @@ from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.uncertainty.fit import fits
+from carbon_plugin.spec.degrees import allowed_degrees, divisors, listed, what_would_do
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.amounts import memory, plural
@@ -110,7 +111,7 @@ def no_layout(inputs: SearchInputs, space: Space) -> InfeasibleLayoutError:
     """
     spec, model = inputs.spec, inputs.model
     if spec.layout_held:
-        return _no_layout_held(spec)
+        return _no_layout_held(spec, model)
     batch = spec.training.global_batch_size
     degrees = sorted({split.dp for split in splits(model, spec.cluster, spec.training, space)})
     enough = min(-(-batch // dp) * dp for dp in degrees)
@@ -121,26 +122,24 @@ def no_layout(inputs: SearchInputs, space: Space) -> InfeasibleLayoutError:
     )
 
 
-def _divisors_near(devices: int, product: int) -> str:
-    """Return the divisors of the number of devices that are nearest to a product of degrees, as "2 or 4"."""
-    divisors = [number for number in range(1, devices + 1) if devices % number == 0]
-    return " or ".join(map(str, sorted(sorted(divisors, key=lambda number: abs(number - product))[:2])))
-
-
-def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
+def _no_layout_held(spec: RunSpec, model: TransformerModel) -> InfeasibleLayoutError:
     """Return the error that names the rule which the held fields break.
 
     It is found by the rules for a whole layout, with data parallelism for the rest.
     """
-    held, devices = spec.layout_held, spec.cluster.devices
+    held, devices, seq_len = spec.layout_held, spec.cluster.devices, spec.training.seq_len
     known = {axis: degree for axis in AXES if isinstance(degree := held.get(axis), int)}
     product = math.prod(known.values())
     if devices % product:
         said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())
         total = f" = {product}" if len(known) > 1 else ""
+        odd = [axis for axis in known if known[axis] not in allowed_degrees(axis, model, devices, seq_len)]
+        instead = [what_would_do(axis, known[axis], model, devices, seq_len) for axis in odd]
+        if len(known) > 1:
+            instead.append(f"expected a product of {listed(divisors(devices), product)}")
         return InfeasibleLayoutError(
-            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster, expected "
-            f"{_divisors_near(devices, product)}"
+            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster; "
+            f"{'; '.join(instead)}"
         )
     rest = next((axis for axis in ("dp_replicate", "dp_shard", "tp", "pp", "cp") if axis not in held), "cp")
     fields = {rest: devices // product, **({} if known.get("dp_shard", 1) == 1 else {"zero_stage": 1}), **held}
@@ -151,7 +150,10 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
     except InfeasibleLayoutError as error:
         return error
     except msgspec.ValidationError as error:
-        return InfeasibleLayoutError(f"layout: {error}")
+        # It carries the words of an error of `ParallelLayout`, which begin with "layout:".
+        ranks, ep = devices // known.get("pp", 1), held.get("ep", 1)
+        odd_experts = isinstance(ep, int) and ranks % ep
+        return InfeasibleLayoutError(f"{error}; {what_would_do('ep', ep, model, ranks)}" if odd_experts else str(error))
     return InfeasibleLayoutError(
         f"layout: nothing that the search knows keeps to {held_phrase(held)} on {plural(devices, 'device')}; state "
         "every degree"

@@ -20,8 +20,9 @@ from carbon_plugin.predict.arrays import Flags, Values
 from carbon_plugin.predict.case.from_spec import AGAIN, again_flags
 from carbon_plugin.predict.case.inputs import NOT, Layout
 from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.spec.degrees import allowed_degrees, divisors, splits_heads
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
+from carbon_plugin.spec.layout import AXES, DEGREES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -103,24 +104,18 @@ class Grid(NamedTuple):
         return Grid(layout, crop(self.valid)), crop(wanted)
 
 
-def divisors(number: int) -> list[int]:
-    """Return all divisors in rising order."""
-    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})
-
-
 def splits(
     model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: HeldDegrees = NOTHING
 ) -> list[WorldSplit]:
     """Return every split of the world that the model's dimensions allow, whatever the batch."""
     world = cluster.devices
     widest = world if "tp" in held else island_size(cluster)
-    tps = [t for t in divisors(world) if t <= widest and model.ffn % t == 0 and _splits_heads(model, t)]
+    tps = [t for t in allowed_degrees("tp", model, world, training.seq_len) if t <= widest]
     longest = MAX_CONTEXT if training.seq_len >= space.shortest_context else 1
     cps = [c for c in divisors(world) if c == 1 or (c <= longest and training.seq_len % (2 * c) == 0)]
     if "cp" in held:
-        cps = [c for c in divisors(world) if training.seq_len % c == 0]
-    pps = [p for p in divisors(world) if p <= model.layers]
+        cps = allowed_degrees("cp", model, world, training.seq_len)
+    pps = allowed_degrees("pp", model, world, training.seq_len)
     tps, cps, pps = (
         [degree for degree in degrees if held.get(axis, degree) == degree]
         for axis, degrees in (("tp", tps), ("cp", cps), ("pp", pps))
@@ -132,13 +127,8 @@ def splits(
         if world % (tp * cp * pp) == 0
         for kind in (kinds if cp > 1 else ("ring",))
         # An all-to-all hands each rank whole heads (Ulysses, arXiv 2309.14509).
-        if kind == "ring" or _splits_heads(model, tp * cp)
+        if kind == "ring" or splits_heads(model, tp * cp)
     ]
-
-
-def _splits_heads(model: TransformerModel, ranks: int) -> bool:
-    shared = model.kv_heads % ranks == 0 or ranks % model.kv_heads == 0
-    return model.heads % ranks == 0 and shared
 
 
 def schedules(model: TransformerModel, pp: int, space: Space, held: HeldDegrees = NOTHING) -> list[StagedSchedule]:
@@ -304,14 +294,9 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     for kind in ("zero_bubble", "dualpipe", "gpipe"):
         if one[kind]:
             schedule = kind
+    degrees: dict[str, Any] = {name: int(one[name]) for name in DEGREES}
     return ParallelLayout(
-        tp=int(one["tp"]),
-        cp=int(one["cp"]),
-        pp=int(one["pp"]),
-        dp_replicate=int(one["dp_replicate"]),
-        dp_shard=int(one["dp_shard"]),
-        ep=int(one["ep"]),
-        expert_tp=int(one["expert_tp"]),
+        **degrees,
         zero_stage=int(one["zero_stage"]),  # type: ignore[arg-type]  # one of 0..3 by construction
         sequence_parallel=bool(one["sequence_parallel"]),
         context_parallel_kind="ring" if one["ring"] else "all_to_all",
@@ -339,16 +324,8 @@ def held_phrase(held: HeldDegrees) -> str:
 
 def describe(layout: ParallelLayout) -> str:
     """Return a layout in one short phrase that leaves out degrees of 1."""
-    degrees = {
-        "tp": layout.tp,
-        "cp": layout.cp,
-        "pp": layout.pp,
-        "dp_replicate": layout.dp_replicate,
-        "dp_shard": layout.dp_shard,
-        "ep": layout.ep,
-        "expert_tp": layout.expert_tp,
-    }
-    parts = [f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1] or ["one device"]
+    degrees = {name: getattr(layout, name) for name in DEGREES}
+    parts = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1] or ["one device"]
     if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
         parts.append("all-to-all cp")
     if layout.zero_stage:

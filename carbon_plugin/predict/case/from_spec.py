@@ -13,7 +13,7 @@ import numpy as np
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
-from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
+from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, Stack
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
@@ -90,13 +90,7 @@ def _windowed_share(model: TransformerModel) -> float:
 def layout_of(layout: ParallelLayout) -> Layout:
     """Return the degrees, flags and schedule of one layout."""
     numbers = {
-        "tp": layout.tp,
-        "cp": layout.cp,
-        "pp": layout.pp,
-        "dp_replicate": layout.dp_replicate,
-        "dp_shard": layout.dp_shard,
-        "ep": layout.ep,
-        "expert_tp": layout.expert_tp,
+        **{degree: getattr(layout, degree) for degree in DEGREES},
         "zero_stage": layout.zero_stage,
         "sequence_parallel": layout.sequence_parallel and layout.tp > 1,
         "ring": layout.context_parallel_kind == "ring",

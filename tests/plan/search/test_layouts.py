@@ -248,7 +248,7 @@ def test_the_expected_slowdown_rises_from_nothing_to_what_not_fitting_costs() ->
         assert (np.diff(factors) >= 0).all()
         assert factors[0] == pytest.approx(1, abs=0.01)
         assert factors[-1] == pytest.approx(1 + 1 / 3, abs=0.02)
-    assert expected_slowdown(0.9, "tuned") < expected_slowdown(0.9, "ordinary")  # whose peaks are less sure
+    assert expected_slowdown(0.9, "tuned") <= expected_slowdown(0.9, "ordinary")  # whose peaks are no surer
 
 
 # What is held of a layout -------------------------------------------------------------------------------------------
