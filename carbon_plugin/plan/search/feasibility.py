@@ -152,8 +152,9 @@ def _no_layout_held(spec: RunSpec, model: TransformerModel) -> InfeasibleLayoutE
     except msgspec.ValidationError as error:
         # It carries the words of an error of `ParallelLayout`, which begin with "layout:".
         ranks, ep = devices // known.get("pp", 1), held.get("ep", 1)
-        odd_experts = isinstance(ep, int) and ranks % ep
-        return InfeasibleLayoutError(f"{error}; {what_would_do('ep', ep, model, ranks)}" if odd_experts else str(error))
+        if isinstance(ep, int) and ranks % ep:
+            return InfeasibleLayoutError(f"{error}; {what_would_do('ep', ep, model, ranks)}")
+        return InfeasibleLayoutError(str(error))
     return InfeasibleLayoutError(
         f"layout: nothing that the search knows keeps to {held_phrase(held)} on {plural(devices, 'device')}; state "
         "every degree"
