@@ -152,6 +152,27 @@ def test_peaks_of_the_device_do_not_enter_the_spread() -> None:
     assert memory_effects(rows, "ordinary") == memory_effects(peaks, "ordinary")
 
 
+def test_ordinary_software_has_at_least_the_spread_of_tuned_software() -> None:
+    rows = published()
+    near = tuple(row for row in rows if row.population == "tuned" or row.origin in ("nanotron", "litgpt"))
+    far = tuple(
+        msgspec.structs.replace(
+            row, predicted_bytes=(row.predicted_bytes or 0) * (1.3 if row.origin == "litgpt" else 1)
+        )
+        for row in near
+    )
+
+    assert memory_effects(near, "ordinary") == memory_effects(near, "tuned")
+    assert fit.width(memory_effects(far, "ordinary")) > fit.width(memory_effects(far, "tuned"))
+
+
+def test_each_scope_of_a_source_is_summed_up_by_itself() -> None:
+    rows = [row for row in published() if row.origin == "nanotron"][:4]
+    mixed = [*rows[:2], *(msgspec.structs.replace(row, scope="device") for row in rows[2:])]
+
+    assert [(one.scope, one.n) for one in memory_summaries(mixed)] == [("allocated", 2), ("device", 2)]
+
+
 def test_a_pure_16_bit_job_keeps_a_quarter_of_adams_states() -> None:
     spec = build_run_spec(
         {

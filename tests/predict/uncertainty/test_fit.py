@@ -28,9 +28,9 @@ def test_a_need_of_the_whole_memory_is_where_the_verdict_turns(population: str) 
         assert bool(fits(fill * capacity, capacity)) == (float(fit_probability(fill, population)) > 0.5)
 
 
-def test_software_that_people_tuned_keeps_closer_to_what_is_predicted() -> None:
-    assert fit_probability(0.9, "tuned") > fit_probability(0.9, "ordinary") > 0.5
-    assert fit_probability(1.1, "tuned") < fit_probability(1.1, "ordinary") < 0.5
+def test_ordinary_software_is_never_surer_to_fit_than_software_that_people_tuned() -> None:
+    assert fit_probability(0.9, "tuned") >= fit_probability(0.9, "ordinary") > 0.5
+    assert fit_probability(1.1, "tuned") <= fit_probability(1.1, "ordinary") < 0.5
 
 
 @pytest.mark.parametrize("population", POPULATIONS)
