@@ -53,7 +53,8 @@ def account(
     from carbon_plugin.footprint import propagation
 
     inputs = _inputs(energies, reservations, factors, duration_spread)
-    outcome = _sampled(inputs, draws, seed)
+    outcome = propagation.evaluate(inputs, _scores(inputs, draws, seed))
+    give_way()
     means = propagation.central_and_mean(inputs)
     give_way()
     return _footprint(outcome, means, energies, factors)
@@ -74,9 +75,12 @@ def carbon_totals(
     """
     import numpy as np
 
+    from carbon_plugin.footprint import propagation
     from carbon_plugin.footprint.uncertainty import percentiles
 
-    outcome = _sampled(_inputs(energies, reservations, factors, duration_spread), draws, seed)
+    inputs = _inputs(energies, reservations, factors, duration_spread).of_carbon
+    outcome = propagation.sampled_carbon(inputs, _scores(inputs, draws, seed))
+    give_way()
     table = np.stack([outcome.energy_j["it"], outcome.operational_kg, outcome.embodied_kg, outcome.total_kg])
     _, p10, p90, _ = percentiles(table[:, 1:]).tolist()
     energy_j, operational_kg, embodied_kg, total_kg = map(Range.of, table[:, 0].tolist(), p10, p90)
@@ -102,9 +106,9 @@ def central_carbon(
     outcome = propagation.central(_inputs(energies, reservations, factors, (1.0, 1.0)))
     known = bool(outcome.embodied_parts_kg)
     return CentralCarbon(
-        operational_kg=float(outcome.operational_kg[0]),
-        embodied_kg=float(outcome.embodied_kg[0]) if known else None,
-        total_kg=float(outcome.total_kg[0]) if known else None,
+        operational_kg=outcome.operational_kg,
+        embodied_kg=outcome.embodied_kg if known else None,
+        total_kg=outcome.total_kg if known else None,
     )
 
 
@@ -122,22 +126,17 @@ def _inputs(
     return inputs
 
 
-def _sampled(inputs: UncertainInputs, draws: int, seed: int) -> Outcome:
-    """Return the outcome at the central values, in the first column, and at `draws` samples, in the others."""
+def _scores(inputs: UncertainInputs, draws: int, seed: int) -> Floats:
+    """Return the scores at which the inputs are evaluated: the central values in the first column, and `draws` samples
+    in the others."""
     whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (draws, seed))
     if not whole or draws < 1 or seed < 0:
         raise FootprintError(f"draws is {draws!r} and seed {seed!r}, expected at least 1 draw and a seed of 0 or more")
-    import numpy as np
+    from carbon_plugin.footprint import uncertainty
 
-    from carbon_plugin.footprint import propagation, uncertainty
-
-    scores = np.zeros((len(inputs.scopes), draws + 1))  # the first column stays 0: the central values
-    for row, scope in zip(scores, inputs.scopes, strict=True):
-        row[1:] = uncertainty.scores(scope, draws, seed)
+    scores = uncertainty.score_table(inputs.scopes, draws, seed)
     give_way()
-    outcome = propagation.evaluate(inputs, scores)
-    give_way()
-    return outcome
+    return scores
 
 
 def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:

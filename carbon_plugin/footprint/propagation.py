@@ -13,7 +13,7 @@ its p10 and p90.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,30 +28,52 @@ from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECON
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
 _CERTAIN = (1.0, 1.0, 1.0)
+Number = TypeVar("Number", float, Floats)
+"""One value, or an array with one value a draw. The equations are the same."""
 
 
 class UncertainInputs(NamedTuple):
     """Holds uncertain inputs, one row each, and how they combine.
 
-    Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime, fleet
-    utilisation and duration factor; then kg of each embodied scope, kg of the building a device-year where it is
-    charged, and liters a kWh of each kind of water. `scopes` names the draw of each row: rows of one scope share it.
+    `rows` are the values of each input with their p10 and p90: the energy items ordered by rung; then intensity
+    (relative to its central value), PUE - 1, lifetime, fleet utilisation and duration factor; then kg of each embodied
+    scope, kg of the building a device-year where it is charged, and liters a kWh of each kind of water. `scopes` names
+    the draw of each row: rows of one scope share it.
     """
 
     scopes: tuple[str, ...]
-    median: Floats
-    low: Floats
-    high: Floats
+    rows: list[tuple[float, float, float]]
     rungs: dict[str, slice]
-    item_g_per_kwh: Floats
+    item_g_per_kwh: list[float]
     unit_years: dict[str, float]
     amortised: int
     water: tuple[str, ...]
     contracts: Contracts | None
 
+    @property
+    def of_carbon(self) -> UncertainInputs:
+        """Return the inputs of energy and location-based carbon alone, without those of water and of contracts."""
+        end = len(self.rows) - len(self.water)
+        return self._replace(scopes=self.scopes[:end], rows=self.rows[:end], water=(), contracts=None)
+
+    def columns(self) -> tuple[Floats, Floats, Floats]:
+        """Return the values, the low and the high ends, each of shape (rows,)."""
+        value, low, high = np.array(self.rows, dtype=np.float64).T
+        return value, low, high
+
+
+class Carbon(NamedTuple, Generic[Number]):
+    """Holds the energy by rung with "it" and "facility" (J) and carbon (kgCO2e): one value, or one value per draw."""
+
+    energy_j: dict[str, Number]
+    operational_kg: Number
+    embodied_parts_kg: dict[str, Number]
+    embodied_kg: Number
+    total_kg: Number
+
 
 class Outcome(NamedTuple):
-    """Holds the energy by rung with "it" and "facility" (J) and carbon (kgCO2e), one value per draw."""
+    """Holds what `Carbon` holds, with water (L) and the market-based line, one value per draw."""
 
     energy_j: dict[str, Floats]
     operational_kg: Floats
@@ -90,7 +112,6 @@ def gather(
         unit_years[BUILDING] = unit_years["device"]
         rows.append(_ends(factors.building_kg))
     rows += [_ends(liters) for liters in factors.water_l_per_kwh.values()]
-    median, low, high = np.array(rows, dtype=np.float64).T
     return UncertainInputs(
         scopes=(
             *(f"energy {item.scope}" for item in items),
@@ -98,13 +119,11 @@ def gather(
             *(f"embodied {scope}" for scope in unit_years),
             *(f"water {place}" for place in factors.water_l_per_kwh),
         ),
-        median=median,
-        low=low,
-        high=high,
+        rows=rows,
         rungs=_rung_slices(items),
-        item_g_per_kwh=np.array(
-            [intensity.value if item.intensity_g_per_kwh is None else item.intensity_g_per_kwh for item in items]
-        ),
+        item_g_per_kwh=[
+            intensity.value if item.intensity_g_per_kwh is None else item.intensity_g_per_kwh for item in items
+        ],
         unit_years=unit_years,
         amortised=amortised,
         water=tuple(factors.water_l_per_kwh),
@@ -114,12 +133,17 @@ def gather(
 
 def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
     """Evaluate the equations at given scores, shape (rows of `inputs`, draws). See `uncertainty.spread`."""
-    return _combine(inputs, spread(inputs.median, inputs.low, inputs.high, scores))
+    return _outcome(inputs, spread(*inputs.columns(), scores))
 
 
-def central(inputs: UncertainInputs) -> Outcome:
-    """Evaluate the equations at the central value of every input, one value each."""
-    return _combine(inputs, inputs.median[:, None])
+def sampled_carbon(inputs: UncertainInputs, scores: Floats) -> Carbon[Floats]:
+    """Return what `evaluate` returns of energy and location-based carbon."""
+    return _combine(inputs, list(spread(*inputs.columns(), scores)))
+
+
+def central(inputs: UncertainInputs) -> Carbon[float]:
+    """Evaluate the equations at the central value of every input."""
+    return _combine(inputs, [value for value, _, _ in inputs.rows])
 
 
 def central_and_mean(inputs: UncertainInputs) -> Outcome:
@@ -129,47 +153,53 @@ def central_and_mean(inputs: UncertainInputs) -> Outcome:
     by (lifetime and utilisation) it is the mean of the inverse. Sums over many runs add up these means: the sum of the
     medians of skewed quantities is below the median of their sum.
     """
-    means = mean_of(inputs.median, inputs.low, inputs.high)
+    median, low, high = inputs.columns()
+    means = mean_of(median, low, high)
     items = len(inputs.item_g_per_kwh)
     divisors = slice(items + _RUN_SCOPES.index("lifetime"), items + _RUN_SCOPES.index("utilisation") + 1)
-    means[divisors] = 1 / mean_of(1 / inputs.median[divisors], 1 / inputs.high[divisors], 1 / inputs.low[divisors])
-    return _combine(inputs, np.stack([inputs.median, means], axis=1))
+    means[divisors] = 1 / mean_of(1 / median[divisors], 1 / high[divisors], 1 / low[divisors])
+    return _outcome(inputs, np.stack([median, means], axis=1))
 
 
-def _combine(inputs: UncertainInputs, drawn: Floats) -> Outcome:
-    """Evaluate the equations at given values of the inputs, shape (rows of `inputs`, draws)."""
-    items = len(inputs.item_g_per_kwh)
-    relative_intensity, overhead, lifetime_years, utilisation, duration = drawn[items : items + len(_RUN_SCOPES)]
-    embodied, liters = np.split(drawn[items + len(_RUN_SCOPES) :], [len(inputs.unit_years)])
-
-    item_j = drawn[:items] * duration
-    energy_j = {rung: item_j[rows].sum(axis=0) for rung, rows in inputs.rungs.items()}
-    it_j = sum(energy_j.values(), np.zeros(drawn.shape[1]))
-    facility_factor = 1 + overhead
-    weighted = (inputs.item_g_per_kwh[:, None] * item_j).sum(axis=0) * relative_intensity
-    operational_kg = weighted * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
-
-    facility_j = it_j * facility_factor
-
-    parts_kg = {
-        scope: kilograms * years * duration
-        for kilograms, (scope, years) in zip(embodied, inputs.unit_years.items(), strict=True)
-    }
-    charged_years = lifetime_years * utilisation
-    for scope in list(parts_kg)[: inputs.amortised]:
-        parts_kg[scope] /= charged_years
-    embodied_kg = sum(parts_kg.values(), np.zeros(drawn.shape[1]))
+def _outcome(inputs: UncertainInputs, drawn: Floats) -> Outcome:
+    """Evaluate all equations at given values of the inputs, shape (rows of `inputs`, draws)."""
+    carbon = _combine(inputs, list(drawn))
+    it_j, facility_j = carbon.energy_j["it"], carbon.energy_j["facility"]
+    liters = drawn[len(drawn) - len(inputs.water) :]
     return Outcome(
-        energy_j=energy_j | {"it": it_j, "facility": facility_j},
-        operational_kg=operational_kg,
-        embodied_parts_kg=parts_kg,
-        embodied_kg=embodied_kg,
-        total_kg=operational_kg + embodied_kg,
+        *carbon,
         water_l={
             place: row * (facility_j if place == OFF_SITE else it_j) / JOULES_PER_KWH
             for place, row in zip(inputs.water, liters, strict=True)
         },
-        market=inputs.contracts.settle(facility_j, operational_kg) if inputs.contracts else None,
+        market=inputs.contracts.settle(facility_j, carbon.operational_kg) if inputs.contracts else None,
+    )
+
+
+def _combine(inputs: UncertainInputs, rows: Sequence[Number]) -> Carbon[Number]:
+    """Evaluate the equations of carbon at given values of the inputs, one a row of `inputs`."""
+    items = len(inputs.item_g_per_kwh)
+    of_embodied = items + len(_RUN_SCOPES)
+    relative_intensity, overhead, lifetime_years, utilisation, duration = rows[items:of_embodied]
+    nothing = 0.0 * duration
+    item_j = [row * duration for row in rows[:items]]
+    energy_j = {rung: sum(item_j[of_rung], nothing) for rung, of_rung in inputs.rungs.items()}
+    it_j = sum(energy_j.values(), nothing)
+    facility_factor = 1 + overhead
+    emitting = sum((joules * grams for joules, grams in zip(item_j, inputs.item_g_per_kwh, strict=True)), nothing)
+    operational_kg = emitting * relative_intensity * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
+    charged_years = lifetime_years * utilisation
+    parts_kg = {}
+    for number, (scope, years) in enumerate(inputs.unit_years.items()):
+        part_kg = rows[of_embodied + number] * years * duration
+        parts_kg[scope] = part_kg / charged_years if number < inputs.amortised else part_kg
+    embodied_kg = sum(parts_kg.values(), nothing)
+    return Carbon(
+        energy_j=energy_j | {"it": it_j, "facility": it_j * facility_factor},
+        operational_kg=operational_kg,
+        embodied_parts_kg=parts_kg,
+        embodied_kg=embodied_kg,
+        total_kg=operational_kg + embodied_kg,
     )
 
 

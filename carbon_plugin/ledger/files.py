@@ -57,11 +57,16 @@ def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:
 
     Raises `LedgerError` if the directory cannot be listed.
     """
+    return [Path(run_dir, name) for name in ledger_names(run_dir)]
+
+
+def ledger_names(run_dir: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the files of `ledger_files`, in the same order. Raises `LedgerError` likewise."""
     try:
-        found = [(match, entry) for entry in os.scandir(run_dir) if (match := _NAME.fullmatch(entry.name))]
+        found = [match for name in os.listdir(run_dir) if (match := _NAME.fullmatch(name))]
     except FileNotFoundError:
         raise LedgerError(f"{os.fspath(run_dir)}: no such run directory") from None
     except OSError as error:
         raise LedgerError(f"{os.fspath(run_dir)}: cannot be listed: {error.strerror or error}") from error
-    found.sort(key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0), int(pair[0][3])))
-    return [Path(entry.path) for _, entry in found]
+    found.sort(key=lambda match: (int(match[1]), int(match[2] or 0), int(match[3])))
+    return [match[0] for match in found]

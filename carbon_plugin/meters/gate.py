@@ -31,7 +31,7 @@ class _Standing(Struct, frozen=True, kw_only=True):
     `raw` is the energy that its meter told last, which covers `covered_s` seconds; `measured` is the part of it that
     was admitted. `pending` is the estimate for the `pending_s` seconds that the meter may still cover, `filled` the
     estimate for stretches that were refused. `shown_j` is the energy that was last given out. `power_w` is its last
-    power, `peers_w` the mean power of its peers at that moment. `told` is whether its meter ever told an energy.
+    power, `powers_w` are those of all devices at that moment by key. `told` is whether its meter ever told an energy.
     """
 
     opened_s: float
@@ -45,7 +45,7 @@ class _Standing(Struct, frozen=True, kw_only=True):
     inner_j: float = 0.0
     told: bool = False
     power_w: float | None = None
-    peers_w: float | None = None
+    powers_w: Mapping[str, float | None] = {}
 
 
 class ReadingGate:
@@ -82,41 +82,50 @@ class ReadingGate:
         it.
         """
         known = self._standing.get(key)
-        return None if known is None else self._estimate(key, known, {})
+        return None if known is None else self._estimate(key, known.power_w, known.powers_w, {})
 
     def _admit(self, reading: Reading, powers: Mapping[str, float | None]) -> Reading:
-        key, bounds = reading.key, self._bounds[reading.key]
-        known, fault = self._known(reading, powers)
+        # Every joule comes by here at every window, so that what adds nothing is not computed.
+        key, energy, bounds = reading.key, reading.energy, self._bounds[reading.key]
+        finite = _finite(energy)
+        known = self._standing.get(key) or _opened(reading, finite=finite)
+        fault = (reading.fault, reading.message) if reading.fault is not None else None
+        power_w, powers_w = (known.power_w, known.powers_w) if powers[key] is None else (powers[key], powers)
         model = self._modelled(reading)
-        raw = _raw(reading, known.raw)
         # A reading without a number says nothing, and the next answer may cover its time. A meter that falls silent
         # keeps what it has measured, because that time would otherwise be estimated as well.
-        says_nothing = reading.energy is None or not _finite(reading)
-        covered_s = known.covered_s if says_nothing else _covered_s(reading, known.opened_s)
+        if energy is None or not finite:
+            raw, covered_s = known.raw, known.covered_s
+        else:
+            raw, covered_s = energy, _covered_s(reading, known.opened_s)
         stretch, stretch_s = raw.since(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its own meter, it covers all the time since the opening.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
         refused_s = 0.0
-        if not possible_energy(stretch.value, of_s, bounds) or not _finite(reading):
+        if not finite or not possible_energy(stretch.value, of_s, bounds):
             fault = _implausible(stretch, of_s, bounds)
             refused_s, stretch = stretch_s, _NOTHING
         pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
         pending_s = pending_s if pending_s > SAME_S else 0.0
-        missed_s = max(0.0, pending_s - known.pending_s)
-        told = known.told or reading.energy is not None
-        if told and not known.told and known.power_w is not None:
+        estimated, estimated_s = known.pending, known.pending_s
+        missed_s = max(0.0, pending_s - estimated_s)
+        told = known.told or energy is not None
+        if told and not known.told and power_w is not None:
             # The first answer tells more about the time before it than the estimate until now.
-            known, missed_s = replace(known, pending=_NOTHING, pending_s=0.0), pending_s
-        watts = model or self._estimate(key, known, powers) if refused_s + missed_s > 0 else None
-        pending = known.pending.scaled(min(1.0, pending_s / known.pending_s) if known.pending_s else 0.0)
-        pending, filled = pending.plus(_joules(watts, missed_s)), known.filled.plus(_joules(watts, refused_s))
+            estimated, estimated_s, missed_s = _NOTHING, 0.0, pending_s
+        pending, filled, watts = _NOTHING, known.filled, None
+        if pending_s > 0 and estimated_s > 0:
+            pending = estimated.scaled(min(1.0, pending_s / estimated_s))
+        if refused_s + missed_s > 0:
+            watts = model or self._estimate(key, power_w, powers_w, powers)
+            pending, filled = pending.plus(_joules(watts, missed_s)), filled.plus(_joules(watts, refused_s))
         measured = known.measured.plus(stretch)
-        whole = measured.plus(pending).plus(filled)
+        whole = measured if pending is _NOTHING and filled is _NOTHING else measured.plus(pending).plus(filled)
         # Energy that was shown is not taken back: where less is measured than was estimated, the figure stays until
         # the measurement has passed it, and only its low end falls.
         shown_j = max(whole.value, known.shown_j)
-        self._standing[key] = replace(
-            known,
+        self._standing[key] = _Standing(
+            opened_s=known.opened_s,
             raw=raw,
             covered_s=covered_s,
             measured=measured,
@@ -126,12 +135,14 @@ class ReadingGate:
             shown_j=shown_j,
             inner_j=reading.estimated_j,
             told=told,
+            power_w=power_w,
+            powers_w=powers_w,
         )
         says_something = told or shown_j > 0
         unmeasured = watts is not None or (reading.kind == "absent" and says_something)
         return replace(
             reading,
-            energy=Range(shown_j, whole.low, whole.high).ordered() if says_something else None,
+            energy=Range(shown_j, min(whole.low, shown_j), max(whole.high, shown_j)) if says_something else None,
             kind="modelled" if unmeasured else reading.kind,
             power_w=reading.power_w if powers[key] is not None else None,
             fault=fault[0] if fault else None,
@@ -139,30 +150,6 @@ class ReadingGate:
             covered_s=None,
             estimated_j=shown_j - measured.value + reading.estimated_j,
         )
-
-    def _known(
-        self, reading: Reading, powers: Mapping[str, float | None]
-    ) -> tuple[_Standing, tuple[str, str | None] | None]:
-        """Return what is remembered of the device, with its present power if that is known, and its meter's fault if
-        any.
-        """
-        known = self._standing.get(reading.key)
-        if known is None:
-            # A first reading says where counting begins and nothing about a stretch of time.
-            start = _raw(reading, _NOTHING)
-            covered_s = _covered_s(reading, reading.monotonic_s)
-            known = _Standing(
-                opened_s=reading.monotonic_s,
-                raw=start,
-                covered_s=covered_s,
-                measured=start,
-                shown_j=start.value,
-                inner_j=reading.estimated_j,
-            )
-        power_w = powers[reading.key]
-        if power_w is not None:
-            known = replace(known, power_w=power_w, peers_w=self._peers_w(reading.key, powers))
-        return known, (reading.fault, reading.message) if reading.fault is not None else None
 
     def _power_w(self, reading: Reading) -> float | None:
         """Return the power in W of a device that is being measured at this moment, else None.
@@ -209,17 +196,23 @@ class ReadingGate:
             self._modelled_until[key] = (reading.monotonic_s, watts)
         return watts
 
-    def _estimate(self, key: str, known: _Standing, powers: Mapping[str, float | None]) -> Range | None:
+    def _estimate(
+        self,
+        key: str,
+        power_w: float | None,
+        powers_then_w: Mapping[str, float | None],
+        powers_now_w: Mapping[str, float | None],
+    ) -> Range | None:
         """Return the power in a stretch that nothing measured and no model tells, or None if nothing is known of the
         device.
 
         It is the last power of the device, changed as that of its peers has changed since; else the power of its peers;
         else the middle of what it can draw. It is never above the device's limit.
         """
-        bounds, peers_w = self._bounds[key], self._peers_w(key, powers)
-        if known.power_w is not None:
-            since = peers_w / known.peers_w if peers_w is not None and known.peers_w else 1.0
-            central_w = known.power_w * since
+        bounds, peers_w = self._bounds[key], self._peers_w(key, powers_now_w)
+        if power_w is not None:
+            before_w = self._peers_w(key, powers_then_w)
+            central_w = power_w * (peers_w / before_w if peers_w is not None and before_w else 1.0)
         elif peers_w is not None:
             central_w = peers_w
         elif bounds.limit_w is not None:
@@ -231,15 +224,21 @@ class ReadingGate:
         return Range(central_w, min(bounds.idle_w, central_w), limit_w)
 
 
-def _raw(reading: Reading, otherwise: Range) -> Range:
-    """Return the energy that a meter tells, with its range, or `otherwise` where it tells none or no finite number."""
-    energy = reading.energy
-    return energy if energy is not None and _finite(reading) else otherwise
+def _opened(reading: Reading, *, finite: bool) -> _Standing:
+    """Return what a first reading tells: where counting begins, and nothing about a stretch of time."""
+    start = reading.energy if reading.energy is not None and finite else _NOTHING
+    return _Standing(
+        opened_s=reading.monotonic_s,
+        raw=start,
+        covered_s=_covered_s(reading, reading.monotonic_s),
+        measured=start,
+        shown_j=start.value,
+        inner_j=reading.estimated_j,
+    )
 
 
-def _finite(reading: Reading) -> bool:
-    energy = reading.energy
-    return energy is None or all(map(isfinite, (energy.value, energy.low, energy.high)))
+def _finite(energy: Range | None) -> bool:
+    return energy is None or (isfinite(energy.value) and isfinite(energy.low) and isfinite(energy.high))
 
 
 def _covered_s(reading: Reading, opened_s: float) -> float:

@@ -103,10 +103,12 @@ class MeterSet:
             self._side.beside.read()
         for meter in self._meters:  # the GPUs come first, because other meters need their energy
             give_way()
-            own = self._gate.admit(meter.read())
-            if meter is self.gpus:
+            own = meter.read()
+            if meter is self.gpus:  # each of its meters has a gate of its own, which knows whole GPUs
                 self._side.draw.observe(own)
                 self._side.observe()
+            else:
+                own = self._gate.admit(own)
             readings += own
         self.poll_interval_s = self._shortest_poll_s()
         return readings
@@ -144,7 +146,7 @@ class MeterSet:
         """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
         it.
         """
-        return self._gate.estimate(key)
+        return self.gpus.estimate(key) or self._gate.estimate(key)
 
     def contexts(self) -> dict[str, GpuContext]:
         """Return what holds each of the job's GPUs back now, by device key, with a few driver calls a GPU."""

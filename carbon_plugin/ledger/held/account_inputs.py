@@ -140,7 +140,7 @@ class UsedSum(Struct, gc=False):
         whole, estimated_j = energy.energy, energy.estimated_j
         if whole is None:
             return
-        added = whole.scaled(share)
+        added = whole if share == 1.0 else whole.scaled(share)
         value_j = added.value
         self.energy = self.energy.plus(added)
         if estimated_j or energy.kind in MEASURED_KINDS:
@@ -181,13 +181,15 @@ def by_scope(used: Iterable[tuple[DeviceIdentity, UsedEnergy]]) -> dict[Uncertai
 
 def total_used(parts: Sequence[UsedEnergy]) -> UsedEnergy:
     """Return the sum of energies, whose order does not matter."""
+    if len(parts) == 1:
+        return parts[0]
     return UsedEnergy(
-        energy=Range.total(part.energy for part in parts),
-        told_j=math.fsum(part.told_j for part in parts),
-        estimated_j=math.fsum(part.estimated_j for part in parts),
-        facility_j=math.fsum(part.facility_j for part in parts),
-        weighted_j_g_per_kwh=math.fsum(part.weighted_j_g_per_kwh for part in parts),
-        without_factors_j=math.fsum(part.without_factors_j for part in parts),
+        energy=Range.total([part.energy for part in parts]),
+        told_j=math.fsum([part.told_j for part in parts]),
+        estimated_j=math.fsum([part.estimated_j for part in parts]),
+        facility_j=math.fsum([part.facility_j for part in parts]),
+        weighted_j_g_per_kwh=math.fsum([part.weighted_j_g_per_kwh for part in parts]),
+        without_factors_j=math.fsum([part.without_factors_j for part in parts]),
     )
 
 
@@ -235,10 +237,12 @@ def account_inputs(
     ]
     energy_j = math.fsum([*(one[0] for one in sums), *(item.energy.value for item in to_come)])
     facility_j = math.fsum([*(one[1] for one in sums), *(item.energy.value * pue for item in to_come)])
-    in_force = msgspec.structs.replace(
-        factors,
-        pue=_mean_pue(facility_j / energy_j if energy_j else pue, factors.pue),
-        intensity=intensity or factors.intensity,
+    run_pue = _mean_pue(facility_j / energy_j if energy_j else pue, factors.pue)
+    unchanged = run_pue is factors.pue and (intensity is None or intensity is factors.intensity)
+    in_force = (
+        factors
+        if unchanged
+        else msgspec.structs.replace(factors, pue=run_pue, intensity=intensity or factors.intensity)
     )
     mean_pue, central = in_force.pue.value, in_force.intensity.figure.value
 

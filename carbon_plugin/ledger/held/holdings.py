@@ -74,16 +74,52 @@ class SharedTime:
             self.by_device_s[key] = self.by_device_s.get(key, 0.0) + (1.0 - part) * window.duration_s
 
 
-def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
-    """Return the device and host time that the files of a run held together.
+class HeldTogether(Struct, frozen=True, kw_only=True):
+    """The devices and hosts that some files held, grouped so that the times of a group are computed once.
 
-    With `each_s` every unit counts for so many seconds instead.
+    `devices` are groups of devices that the same files name alike: their stretches, their profile, and their units.
+    `hosts` are the stretches of each host with the share of it that is charged.
+    """
+
+    devices: list[tuple[list[ReservedStretch], str, list[float]]]
+    hosts: list[tuple[list[ReservedStretch], float]]
+
+    def time(self, each_s: float | None = None) -> Held:
+        """Return the device and host time. With `each_s` every unit counts for so many seconds instead."""
+        device_s = all_s = whole_device_s = 0.0
+        unobserved_s: dict[str, float] = {}
+        for stretches, profile, units in self.devices:
+            reserved_s = _charged_s([(since, start, end, 1.0) for since, start, end, _ in stretches], each_s)
+            observed_s = each_s or covered_s((start, end) for _, start, end, _ in stretches)
+            weight = sum(units)
+            device_s += weight * _charged_s(stretches, each_s)
+            all_s += weight * reserved_s
+            whole_device_s += len(units) * reserved_s
+            unobserved_s[profile] = unobserved_s.get(profile, 0.0) + weight * max(0.0, reserved_s - observed_s)
+        charged_s = [(_charged_s(stretches, each_s), share) for stretches, share in self.hosts]
+        return Held(
+            device_s=device_s,
+            unobserved_s=unobserved_s,
+            host_s=sum(share * host_s for host_s, share in charged_s),
+            shared_s=max(0.0, all_s - device_s),
+            whole_device_s=whole_device_s,
+            whole_host_s=sum(host_s for host_s, _ in charged_s),
+        )
+
+
+def held(holdings: Sequence[Holding]) -> Held:
+    """Return the device and host time that the files of a run held together.
 
     Time starts at the allocation, where a manifest knows it, else at the first record, and ends with the last record. A
     gap between attempts counts only if the later one's allocation spans it. A MIG slice counts as its share of a GPU.
     Where no GPU is metered, every rank stands for one device. Where several files name a device at a time, the one that
     begins first says which part of it is the run's.
     """
+    return held_together(holdings).time()
+
+
+def held_together(holdings: Sequence[Holding]) -> HeldTogether:
+    """Return the devices and hosts of the files of a run by the files that held them."""
     named_by: dict[str, list[int]] = {}
     units: dict[str, float] = {}
     profiles: dict[str, str] = {}
@@ -111,24 +147,12 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
     for key, numbers in named_by.items():
         group = tuple(numbers), tuple(parts[key]), profiles[key]
         together.setdefault(group, []).append(units[key])
-    device_s = all_s = whole_device_s = 0.0
-    unobserved_s: dict[str, float] = {}
-    for (files, own, profile), weights in together.items():
-        stretches = [(*whole[number], part) for number, part in zip(files, own, strict=True)]
-        reserved_s = _charged_s([(since, start, end, 1.0) for since, start, end, _ in stretches], each_s)
-        observed_s = each_s or covered_s((start, end) for _, start, end, _ in stretches)
-        weight = sum(weights)
-        device_s += weight * _charged_s(stretches, each_s)
-        all_s += weight * reserved_s
-        whole_device_s += len(weights) * reserved_s
-        unobserved_s[profile] = unobserved_s.get(profile, 0.0) + weight * max(0.0, reserved_s - observed_s)
-    return Held(
-        device_s=device_s,
-        unobserved_s=unobserved_s,
-        host_s=sum(host_shares[host] * _charged_s(stretches, each_s) for host, stretches in hosts.items()),
-        shared_s=max(0.0, all_s - device_s),
-        whole_device_s=whole_device_s,
-        whole_host_s=sum(_charged_s(stretches, each_s) for stretches in hosts.values()),
+    return HeldTogether(
+        devices=[
+            ([(*whole[number], part) for number, part in zip(files, own, strict=True)], profile, weights)
+            for (files, own, profile), weights in together.items()
+        ],
+        hosts=[(stretches, host_shares[host]) for host, stretches in hosts.items()],
     )
 
 

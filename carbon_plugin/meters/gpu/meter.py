@@ -93,6 +93,14 @@ class GpuMeter:
         boards = {reading.key: reading for reading in self.whole}
         return [self._reading(target, boards) for target in self._targets]
 
+    def estimate(self, key: str) -> Range | None:
+        """Return the power of a device, with its range, in a time before its first reading, W; None if nothing tells
+        it.
+        """
+        target = next((target for target in self._targets if target.identity.key == key), None)
+        watts = None if target is None else self._gate.estimate(target.board_uuid)
+        return watts if watts is None or target is None or target.share is None else watts.scaled(target.share)
+
     def contexts(self) -> dict[str, GpuContext]:
         """Return what holds each device back now, by its key; a device that does not answer is left out."""
         driver = self._driver

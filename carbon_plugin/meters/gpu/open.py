@@ -25,6 +25,7 @@ from carbon_plugin.meters.protocol import Note, Reading, Unavailable
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.range import Range
 
 
 class GpuMeters:
@@ -93,6 +94,12 @@ class GpuMeters:
         child.
         """
         return [reading for meter in self.meters for reading in meter.read()]
+
+    def estimate(self, key: str) -> Range | None:
+        """Return the power of a device, with its range, in a time before its first reading, W; None if nothing tells
+        it.
+        """
+        return next((watts for meter in self.meters if (watts := meter.estimate(key)) is not None), None)
 
     def contexts(self) -> dict[str, GpuContext]:
         """Return what holds each device back now, by its key; a device that does not answer is left out."""

@@ -6,10 +6,10 @@ they meet. A rank that is never blocked keeps the others waiting in their collec
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from carbon_plugin.monitor.clock import TrainingClock
 
 SUFFIX = ".signals"
 _NS = 1e9
+_MOST_BYTES = 200
+"""More than three numbers of the kernel take."""
 
 
 class RankState(Struct, frozen=True, kw_only=True):
@@ -48,12 +50,16 @@ class TrainingThread:
     """Reads the kernel's account of the thread that makes this object. `times` may be called on another thread."""
 
     def __init__(self) -> None:
-        self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._file = f"/proc/self/task/{threading.get_native_id()}/schedstat"
 
     def times(self) -> ThreadTimes | None:
         """Return the sums since the thread began, or None on a system that does not tell them."""
         try:
-            cpu_ns, delay_ns, _ = self._file.read_text().split()
+            file = os.open(self._file, os.O_RDONLY)
+            try:
+                cpu_ns, delay_ns, _ = os.read(file, _MOST_BYTES).split()
+            finally:
+                os.close(file)
         except (OSError, ValueError):
             return None
         return ThreadTimes(int(cpu_ns) / _NS, int(delay_ns) / _NS)

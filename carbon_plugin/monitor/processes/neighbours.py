@@ -128,13 +128,20 @@ class Neighbours:
             "a GPU's energy"
         )
 
+    @property
+    def none(self) -> bool:
+        """Return whether no other run uses these GPUs, or has used them since this run began."""
+        return not self._others
+
     def charged(self, energies: Sequence[DeviceEnergy], start_s: float, end_s: float) -> list[DeviceEnergy]:
         """Return the energies of a window with the shares of this run in GPUs that others use too."""
+        if self.none:
+            return list(energies)
         return [_share_of(energy, self.part_of(energy.key, start_s, end_s)) for energy in energies]
 
     def part_of(self, key: str, start_s: float, end_s: float) -> float:
         """Return the part of a GPU that each run had between two monotonic moments, 0 to 1."""
-        if key not in self._own.gpus or end_s <= start_s:
+        if self.none or key not in self._own.gpus or end_s <= start_s:
             return 1.0
         stays = [
             [(max(start_s, t.since_s), end_s if t.until_s is None else min(end_s, t.until_s)) for t in party]

@@ -102,6 +102,8 @@ class OwnShare:
         """Return the parts of the machine and of its GPUs that belong to this training, or None where all of them
         do."""
         machine, near = SHARED_MACHINE.part_of(start_s, end_s), self._neighbours
+        if machine == 1.0 and (near is None or near.none):
+            return None
         parts = {key: machine * (near.part_of(key, start_s, end_s) if near else 1.0) for key in gpus}
         return {key: part for key, part in {MACHINE: machine, **parts}.items() if part < 1.0 - 1e-9} or None
 

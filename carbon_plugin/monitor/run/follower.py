@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.files import ledger_names
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
@@ -55,10 +55,10 @@ class LedgerFollower:
             self.files.pop(self._own_name, None)
             self._own_name = self._own.file or UNNAMED
             self.files[self._own_name] = self._own.totals
-        for path in self._found():
-            if path.name != self._own_name and path.name not in self._tails and self._wanted(path.name):
-                self._tails[path.name] = LedgerTail(path, max_bytes=MAX_BYTES)
-                self.files[path.name] = FileTotals()
+        for name in self._found():
+            if name != self._own_name and name not in self._tails and self._wanted(name):
+                self._tails[name] = LedgerTail(self._run_dir / name, max_bytes=MAX_BYTES)
+                self.files[name] = FileTotals()
         deadline_s = time.monotonic() + self._budget_s
         unread = list(self._tails.items())
         while unread and time.monotonic() < deadline_s:
@@ -70,9 +70,9 @@ class LedgerFollower:
             unread = remaining
         self.caught_up = not unread
 
-    def _found(self) -> list[Path]:
+    def _found(self) -> list[str]:
         try:
-            return ledger_files(self._run_dir)
+            return ledger_names(self._run_dir)
         except LedgerError:  # the directory is gone, or not there yet
             return []
 

@@ -29,9 +29,10 @@ def metrics_of(
     totals: RunTotals, outlook: Outlook, *, step_time_s: float | None, predicted_step_time_s: float | None
 ) -> dict[str, float]:
     """Return the metrics as a flat dict. An unknown value has no key, so that no zero looks real."""
+    estimated_j = totals.estimated_j
     values: dict[str, float | None] = {
         "energy_kwh": totals.energy_j / JOULES_PER_KWH,
-        "estimated_energy_kwh": totals.estimated_j / JOULES_PER_KWH if totals.estimated_j else None,
+        "estimated_energy_kwh": estimated_j / JOULES_PER_KWH if estimated_j else None,
         "power_w": totals.power_w,
         "step_time_s": step_time_s,
         "predicted_step_time_s": predicted_step_time_s,

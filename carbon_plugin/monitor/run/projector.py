@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.files import node_of, rank_of
+from carbon_plugin.ledger.held.expected import expected_gpus
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.clock import WallClock
 from carbon_plugin.monitor.context import Context
@@ -30,6 +31,7 @@ from carbon_plugin.monitor.run.projection import (
 )
 from carbon_plugin.monitor.run.skew import SkewWatch
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
+from carbon_plugin.monitor.run.unchanged import Unchanged
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import best_case, planned_goodput
@@ -88,6 +90,7 @@ class Projector:
         self._wall = wall
         self._nodes = nodes
         self._clocks = SkewWatch()
+        self._expected = Unchanged(expected_gpus)
         self._started_unix_s = wall.now_unix_s()
 
     def suspects(self) -> list[tuple[str, dict[str, Any]]]:
@@ -150,6 +153,7 @@ class Projector:
             offsets_s=self._clocks.offsets_s,
             own=own_name,
             windows_until=self._follower.windows_until,
+            expected_of=self._expected,
         )
         own = self._own or next(iter(self._follower.files.values()), FileTotals())
         total_steps = context.effective.total_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -21,11 +21,11 @@ from carbon_plugin.ledger.held.account_inputs import (
 from carbon_plugin.ledger.held.claims import DeviceClaims
 from carbon_plugin.ledger.held.clocks import file_offsets
 from carbon_plugin.ledger.held.copies import copies_among
-from carbon_plugin.ledger.held.expected import expected_gpus
-from carbon_plugin.ledger.held.holdings import Holding, held
+from carbon_plugin.ledger.held.expected import ExpectedGpus, expected_gpus
+from carbon_plugin.ledger.held.holdings import Holding, held_together
 from carbon_plugin.ledger.held.launches import RANK_0_FILES
 from carbon_plugin.ledger.held.unobserved import unobserved_energy
-from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.records import Manifest, Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.threads.turns import give_way
@@ -94,6 +94,7 @@ def run_totals(
     offsets_s: Mapping[Place, float] | None = None,
     own: str | None = None,
     windows_until: WindowsUntil | None = None,
+    expected_of: Callable[[Iterable[Manifest]], ExpectedGpus] = expected_gpus,
 ) -> RunTotals:
     """Sum up ledgers by file name.
 
@@ -103,6 +104,9 @@ def run_totals(
 
     Where two files metered a device at once, `windows_until` returns the windows of the later one, so that exactly
     those count that the audit counts. Without it, the overlap is subtracted at the mean power of the file.
+
+    `expected_of` is the rule of the GPUs that manifests must name, which a caller may remember while they
+    stay the same.
     """
     opened = {name: file for name, file in files.items() if file.manifest is not None}
     ahead_s = _ahead(opened, offsets_s or {}, own)
@@ -141,11 +145,14 @@ def run_totals(
                 if device.rung == "gpu":
                     measured[key] = totals.measured or (share < 1 and measured.get(key, False))
     give_way()
-    expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
+    expected = expected_of(file.manifest for file in current.values() if file.manifest is not None)
     holdings = _holdings(opened, order, extents)
-    reserved = held(holdings)
+    together = held_together(holdings)
+    reserved = together.time()
     give_way()
-    now = held(_holdings(opened, list(current), extents), each_s=1.0)
+    if len(current) < len(opened):
+        together = held_together(_holdings(opened, list(current), extents))
+    now = together.time(each_s=1.0)
     give_way()
     recorded, unobserved = by_scope(spent), unobserved_energy(holdings, reserved.unobserved_s)
     return RunTotals(

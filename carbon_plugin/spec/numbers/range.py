@@ -41,7 +41,11 @@ class Range(Struct, frozen=True, gc=False):
         """
         terms = list(ranges)
         return (
-            cls(*(math.fsum(ends) for ends in zip(*((one.value, one.low, one.high) for one in terms), strict=True)))
+            cls(
+                math.fsum([one.value for one in terms]),
+                math.fsum([one.low for one in terms]),
+                math.fsum([one.high for one in terms]),
+            )
             if terms
             else ZERO
         )
