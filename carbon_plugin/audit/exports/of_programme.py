@@ -163,7 +163,8 @@ def model_card_of_programme(audited: Audited, training_type: str | None, name: s
 def ghg_of_programme(audited: Audited, inputs: GhgInputs, name: str | None = None) -> GhgModelReport:
     """Return the inventory lines of all runs of a programme, added up by scope, category, name, method and year.
 
-    Raises `ReportError` as `ghg_report` does for each run.
+    Lines of electricity that count other emissions, by a direct and by a lifecycle factor, are not added. Raises
+    `ReportError` as `ghg_report` does for each run.
     """
     programme, summaries = _members(audited, name)
     reports = [ghg_report(one, inputs) for one in summaries]
@@ -171,7 +172,8 @@ def ghg_of_programme(audited: Audited, inputs: GhgInputs, name: str | None = Non
     for summary, report in zip(summaries, reports, strict=True):
         for line in report.lines:
             scaled = _once(line, summary, summaries) if line.category == 2 else line
-            key = (line.scope, line.category, line.name, line.method, line.inventory_year)
+            counted = line.note if line.factor is not None else None  # it says which emissions the factor counts
+            key = (line.scope, line.category, line.name, line.method, line.inventory_year, counted)
             lines[key] = _added(lines[key], scaled) if key in lines else scaled
     return GhgModelReport(
         standard=GHG_STANDARD,
@@ -179,11 +181,35 @@ def ghg_of_programme(audited: Audited, inputs: GhgInputs, name: str | None = Non
         organisational_boundary=inputs.organisational_boundary,
         years=sorted({year for report in reports for year in report.years}),
         lines=list(lines.values()),
-        coverage=coverage_of_programme(programme, summaries),
+        coverage=[*coverage_of_programme(programme, summaries), *_central(summaries)],
         missing=list(dict.fromkeys(one for report in reports for one in report.missing)),
-        questions=list(dict.fromkeys(one for report in reports for one in report.questions)),
+        questions=list(dict.fromkeys([*(one for report in reports for one in report.questions), *_unlike(summaries)])),
         runs=[report.origin for report in reports],
     )
+
+
+def _central(summaries: Sequence[AuditSummary]) -> list[str]:
+    """Return in a phrase by how much the sum of the runs' means is above their central values, which the lines are."""
+    footprints = [one.footprint for one in summaries if one.footprint is not None]
+    central = sum(one.operational_kg.value for one in footprints)
+    means = sum(one.means.get("operational_kg", one.operational_kg.value) for one in footprints)
+    if not central > 0:
+        return []
+    return [
+        "a line is energy times factor at central values, so that it can be computed again; the means of the runs, "
+        f"which add up (carbon-plugin programme), are {wording.percent(means / central - 1)} higher for electricity"
+    ]
+
+
+def _unlike(summaries: Sequence[AuditSummary]) -> list[str]:
+    """Return the question that an inventory with factors of different emissions raises, if it does."""
+    scopes = {basis.scope for one in summaries if one.factors for basis in one.factors.intensity.bases if basis}
+    if len(scopes) < 2:
+        return []
+    return [
+        "the electricity of some runs has a direct factor and that of others a lifecycle one: their lines stand apart "
+        "and must not be added; carbon-plugin programme --counts lifecycle brings all runs to one"
+    ]
 
 
 def paper_of_programme(audited: Audited, name: str | None = None) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
@@ -99,6 +100,25 @@ def test_inventory_of_a_model_adds_lines_and_books_each_device_once(audited) -> 
         max(line.kg.value for one in single for line in one.lines if line.category == 2)
     )
     check("ghg-model", report)
+
+
+def test_lines_of_direct_and_of_lifecycle_factors_are_not_added(factors: Factors, tmp_path: Path) -> None:
+    basis = factors.intensity.basis
+    assert basis is not None
+    other: Literal["lifecycle", "direct"] = "direct" if basis.scope == "lifecycle" else "lifecycle"
+    turned = replace(factors, intensity=replace(factors.intensity, basis=replace(basis, scope=other)))
+    write_run(tmp_path / "one", factors, role="final")
+    write_run(tmp_path / "other", turned, role="final", start_unix_s=1.7e9 + 1e5)
+    audited = summaries_of([tmp_path])
+
+    report = ghg_of_programme(audited, GhgInputs(organisational_boundary="cloud"))
+
+    lines = [line for line in report.lines if line.energy is not None]
+    single = [ghg_report(summary, GhgInputs(organisational_boundary="cloud")).lines[0] for _, summary in audited]
+    assert sorted(line.kg.value for line in lines) == pytest.approx(sorted(line.kg.value for line in single))
+    assert {line.note.partition(" ")[0] for line in lines} == {"direct", "lifecycle"}
+    assert any("must not be added" in question for question in report.questions)
+    assert any(words.startswith("a line is energy times factor at central values") for words in report.coverage)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
