@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +28,17 @@ from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE, Site
 CURRENT = "current"
 """Asks for the factors that this release ships."""
 STATED = "stated by the user"
+REFUSED = {
+    "gwp": (
+        "global warming potentials alone: ledgers hold CO2e and not single gases, so that they change with an intensity"
+        "; state that of each region by the new potentials (regions: {ZONE: {g_per_kwh: ..., source: ...}})"
+    ),
+    "marginal_g_per_kwh": (
+        "marginal intensity: it says what another decision would change and is in no total; "
+        "carbon-plugin whatif compares hours and places by it"
+    ),
+}
+"""What no store can apply again, by the name that a file might give it, with the reason and the next step."""
 MOST_KG = 1e6
 MOST_YEARS = 100.0
 MOST_IDLE_W = 1e4
@@ -81,6 +93,7 @@ def read_factors(path: Path, regions: Collection[str], hardware: Collection[str]
     Raises `FleetError` for a file of another shape, a region or hardware that no run has, and an impossible value.
     """
     document = read_document(path).value
+    _refuse(path, document)
     try:
         found = msgspec.convert(document, type=FactorFile, strict=False)
     except msgspec.ValidationError as error:
@@ -103,6 +116,17 @@ def read_factors(path: Path, regions: Collection[str], hardware: Collection[str]
     _check(path, "lifetime_years", found.lifetime_years, 0.01, MOST_YEARS)
     _check(path, "fleet_utilisation", found.fleet_utilisation, 0.01, 1.0)
     return found
+
+
+def _refuse(path: Path, document: Any) -> None:
+    """Raise `FleetError` with the next step for a factor that no store can apply again."""
+    if not isinstance(document, dict):
+        return
+    regions = document.get("regions")
+    parts = [document, *(regions.values() if isinstance(regions, dict) else ())]
+    for name, words in REFUSED.items():
+        if any(isinstance(part, dict) and name in part for part in parts):
+            raise FleetError(f"{path}: {name} cannot be applied: {words}")
 
 
 def _check(path: Path, field: str, value: float | None, least: float, most: float) -> None:

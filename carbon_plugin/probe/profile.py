@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.footprint.factors.tables import embodied_table
+from carbon_plugin.footprint.embodied.tables import embodied_table
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.result import Machine, Measurements, contention
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.footprint.embodied.bill import BillLine, device_form, host_parts
 from carbon_plugin.footprint.embodied.bottom_up import modelled_device_kg
 from carbon_plugin.footprint.embodied.devices import building_kg
-from carbon_plugin.footprint.factors import tables
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.numbers.figure import Sourced

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.footprint.embodied.bill import host_parts
-from carbon_plugin.footprint.factors import tables
 from carbon_plugin.validate.embodied import bare_host
 
 WITHIN = 0.25

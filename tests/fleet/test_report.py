@@ -480,6 +480,11 @@ def test_a_wrong_question_is_an_error_of_one_line(store: Path, capsys: Any, opti
         ("hardware: {h100-sxm: {idle_w: -3}}\n", "h100-sxm.idle_w is -3"),
         ("lifetime_years: 0\n", "lifetime_years is 0"),
         ("XX: {g_per_kwh: 3}\n", "expected regions"),
+        ("gwp: AR6\n", r"gwp cannot be applied: .*; state that of each region by the new potentials"),
+        (
+            "regions: {FRA: {marginal_g_per_kwh: 300}}\n",
+            "marginal_g_per_kwh cannot be applied",
+        ),
         ("regions: {FRA: {g_per_kwh: 90000}}\n", "FRA.g_per_kwh is 90000"),
         ("regions: {FRA: {pue: 0.5}}\n", "FRA.pue is 0.5"),
         ("regions: {FRA: {intensity: 3}}\n", "intensity"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.validate.servers import every_server, fit_hosts, known_kg, markdown_servers, server_rows
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "embodied.md"

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.footprint.embodied.bottom_up import device_bill_kg
 from carbon_plugin.footprint.embodied.devices import UNIT, node_rating_w
-from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.tables import Estimate
 from carbon_plugin.spec.hardware.cluster import Accelerator, Host, Node
 from carbon_plugin.spec.numbers.amounts import quantity

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.spec.hardware.cluster import Die
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, MM2_PER_CM2

@@ -6,7 +6,8 @@ A profile states the kg of its device with its source; `embodied/bottom_up.py` m
 from __future__ import annotations
 
 from carbon_plugin.footprint.account import account
-from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.embodied import tables
+from carbon_plugin.footprint.factors.tables import Estimate
 from carbon_plugin.footprint.values import Factors, Reservation
 from carbon_plugin.spec.hardware.cluster import Cluster, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
@@ -102,7 +103,7 @@ def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
     return embodied_kg.scaled(GRAMS_PER_KG, "gCO2e/device-hour")
 
 
-def _estimate(row: tables.Estimate, unit: str) -> Figure:
+def _estimate(row: Estimate, unit: str) -> Figure:
     return Figure.of(row.range, unit, "assumed", row.source)
 
 

@@ -1,5 +1,5 @@
 """Read the shipped data tables (data/*.yaml) as typed values. Each file is read once per process, when first asked
-for.
+for. `embodied.tables` has those of embodied carbon.
 """
 
 from __future__ import annotations
@@ -144,148 +144,6 @@ class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     off_site: dict[str, Estimate]
 
 
-class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Wafer fabrication per cm2 of die: electricity in kWh, gases in kgCO2e at 95 % and 99 % abatement."""
-
-    energy_kwh_per_cm2: float
-    gas95_kg_per_cm2: float
-    gas99_kg_per_cm2: float
-
-
-class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Inputs of carbon per die area; `aliases` map a marketed process to the row that stands for it."""
-
-    source: str
-    grid_kg_per_kwh: float
-    yield_: float = msgspec.field(name="yield")
-    materials_kg_per_cm2: float
-    processes: dict[str, FabProcess]
-    aliases: dict[str, str]
-
-
-class PartRange(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Range of a part of a device, as factors on its central kg."""
-
-    low: float
-    high: float
-    source: str
-
-
-class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """kgCO2e of the parts of a server (kg a unit, or as the name says) and how many units there are of them."""
-
-    source: str
-    cpu_base: Estimate
-    cpu_kg_per_mm2: Estimate
-    cpu_die_mm2: Estimate
-    dram_kg_per_gb: Estimate
-    ssd_kg_per_gb: Estimate
-    hard_disk: Estimate
-    supply_kg_per_w: Estimate
-    board: Estimate
-    socket: Estimate
-    chassis_kg_per_unit: Estimate
-    nic: Estimate
-    assembly: Estimate
-    supply_w: float
-    rack_units_per_kw: float
-    least_rack_units: float
-
-
-class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """kgCO2e of switches and transceivers, and how many of them one accelerator needs."""
-
-    switch: Estimate
-    switch_ports: int
-    ports_per_device: Estimate
-    transceiver: Estimate
-    transceivers_per_device: Estimate
-
-
-class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the form of a device adds around its dies, kgCO2e (other ICs: a full-size die), and its kind of memory."""
-
-    other_ics_kg: float
-    fixed_kg: float
-    memory: Literal["hbm", "gddr"]
-
-
-class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Coefficients of the bottom-up model of an accelerator."""
-
-    source: str
-    assembly_and_transport_factor: float
-    hbm_kg_per_gb: float
-    gddr_kg_per_gb: float
-    thermal_kg_per_w: float
-    forms: dict[str, DeviceForm]
-    reticle_mm2: float
-    relative_uncertainty_2sigma: float
-    ranges: dict[str, PartRange]
-
-
-class PublishedHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The parts of a server whose footprint was published."""
-
-    sockets: int
-    dram_gb: float
-    ssd_gb: float
-    nics: int
-    rated_power_w: float
-
-
-class ChipLife(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A device with its share of host and building over so many years."""
-
-    device: str
-    years: float
-
-
-class PublishedFootprint(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A published footprint, kgCO2e, and what it is of: a device profile, a server, or a chip over its life."""
-
-    name: str
-    published_kg: float
-    source: str
-    device: str = ""
-    form: str = ""
-    host: PublishedHost | None = None
-    chip_life: ChipLife | None = None
-    calibrated: bool = False
-    note: str = ""
-
-
-class PublishedServer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The kgCO2e of manufacture that was published for a server, and the parts that it was stated for."""
-
-    kg: float
-    sockets: int
-    dram_gb: float
-    ssd_gb: float
-    disks: int
-
-
-class ServerSheets(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Servers of one vendor by one method: the publication, the collection that it was read in, and its last year."""
-
-    source: str
-    collection: str
-    year: int
-    servers: dict[str, PublishedServer]
-
-
-class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Lifetime, what divides it or adds to it, and the bottom-up model."""
-
-    lifetime_years: Estimate
-    fleet_utilisation: Estimate
-    building_kg_per_kw_year: Estimate
-    fab: Fab
-    device: DeviceModel
-    host: HostModel
-    network: NetworkModel
-
-
 class BasesTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The line between direct and lifecycle emissions of a grid, the factor around it within which 80 % of the `pairs`
     lie, and the countries that are published on both, with the row of their direct emissions."""
@@ -308,124 +166,107 @@ class OutsideTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 @cache
 def country_intensities() -> IntensityTable:
     """Return countries and aggregates by ISO 3166-1 alpha-3 code."""
-    return _load("grid_countries.yaml", IntensityTable)
+    return load_table("grid_countries.yaml", IntensityTable)
 
 
 @cache
 def consumption_intensities() -> IntensityTable:
     """Return what countries consume, with imports, by alpha-3 code."""
-    return _load("grid_consumption.yaml", IntensityTable)
+    return load_table("grid_consumption.yaml", IntensityTable)
 
 
 @cache
 def egrid_intensities() -> IntensityTable:
     """Return US eGRID subregions by acronym."""
-    return _load("grid_egrid.yaml", IntensityTable)
+    return load_table("grid_egrid.yaml", IntensityTable)
 
 
 @cache
 def gcp_intensities() -> IntensityTable:
     """Return Google Cloud regions by name."""
-    return _load("grid_gcp.yaml", IntensityTable)
+    return load_table("grid_gcp.yaml", IntensityTable)
 
 
 @cache
 def canada_intensities() -> IntensityTable:
     """Return Canadian provinces and territories by ISO 3166-2 code."""
-    return _load("grid_canada.yaml", IntensityTable)
+    return load_table("grid_canada.yaml", IntensityTable)
 
 
 @cache
 def australia_intensities() -> IntensityTable:
     """Return Australian states by ISO 3166-2 code."""
-    return _load("grid_australia.yaml", IntensityTable)
+    return load_table("grid_australia.yaml", IntensityTable)
 
 
 @cache
 def china_intensities() -> IntensityTable:
     """Return Chinese provinces by ISO 3166-2 code."""
-    return _load("grid_china.yaml", IntensityTable)
+    return load_table("grid_china.yaml", IntensityTable)
 
 
 @cache
 def places() -> Mapping[str, AreaNames]:
     """Return the parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
-    return _load("places.yaml", dict[str, AreaNames])
+    return load_table("places.yaml", dict[str, AreaNames])
 
 
 @cache
 def unpublished_parts() -> Mapping[str, Sequence[str]]:
     """Return the names of parts that have no value in any table, by the alpha-3 code of their country."""
-    return _load("unpublished_parts.yaml", dict[str, tuple[str, ...]])
+    return load_table("unpublished_parts.yaml", dict[str, tuple[str, ...]])
 
 
 @cache
 def countries() -> Mapping[str, Country]:
     """Return the codes and names of areas by alpha-3 code."""
-    return _load("countries.yaml", dict[str, Country])
+    return load_table("countries.yaml", dict[str, Country])
 
 
 @cache
 def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
     """Return the areas that stand for the regions of each provider but Google, whose regions are in a table."""
-    return _load("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
+    return load_table("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
 
 
 @cache
 def pue_table() -> PueTable:
     """Return the table of PUE by provider and region."""
-    return _load("pue.yaml", PueTable)
+    return load_table("pue.yaml", PueTable)
 
 
 @cache
 def water_table() -> WaterTable:
     """Return the table of water use by provider and area."""
-    return _load("water.yaml", WaterTable)
+    return load_table("water.yaml", WaterTable)
 
 
 @cache
 def trade() -> Mapping[str, Sequence[str]]:
     """Return the neighbours of countries that trade a good part of their electricity, by alpha-3 code."""
-    return _load("trade.yaml", dict[str, tuple[str, ...]])
+    return load_table("trade.yaml", dict[str, tuple[str, ...]])
 
 
 @cache
 def source_addresses() -> Mapping[str, str]:
     """Return the address of each publication that sources of factors and profiles name, by its words in them."""
-    return _load("addresses.yaml", dict[str, str])
+    return load_table("addresses.yaml", dict[str, str])
 
 
 @cache
 def bases_table() -> BasesTable:
     """Return the relation of direct and lifecycle emissions of grids."""
-    return _load("bases.yaml", BasesTable)
+    return load_table("bases.yaml", BasesTable)
 
 
 @cache
 def outside_table() -> OutsideTable:
     """Return the estimated sizes of what no run accounts for."""
-    return _load("outside.yaml", OutsideTable)
+    return load_table("outside.yaml", OutsideTable)
 
 
-@cache
-def embodied_table() -> EmbodiedTable:
-    """Return the lifetime and the bottom-up constants of embodied carbon."""
-    return _load("embodied.yaml", EmbodiedTable)
-
-
-@cache
-def published_footprints() -> Sequence[PublishedFootprint]:
-    """Return the published footprints that the bottom-up model is compared with."""
-    return _load("embodied_published.yaml", list[PublishedFootprint])
-
-
-@cache
-def published_servers() -> Sequence[ServerSheets]:
-    """Return the published footprints of servers that the host model is fitted to."""
-    return _load("embodied_servers.yaml", list[ServerSheets])
-
-
-def _load(name: str, kind: type[T]) -> T:
+def load_table(name: str, kind: type[T]) -> T:
+    """Return a file of the shipped data as a value of type `kind`."""
     # The C loader reads the largest table (216 areas) in milliseconds; the pure Python one takes ten times that.
     import yaml
 
