@@ -19,12 +19,16 @@ from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import comparable_kg
 from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
+from carbon_plugin.show.plot import shortened
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import stated_fields
 
 SAME_WORK = 0.02
 """Up to this part more tokens, two runs count as the same work."""
+
+LONGEST_LABEL = 60
+"""A name of a run that stands beside each of its figures has at most this many characters."""
 
 SAME_LOSS = 0.01
 """Up to this part apart, two losses count as the same."""
@@ -123,8 +127,9 @@ def compare_runs(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()
 
 
 def _labels(summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return the names of the runs; where two are the same, each of these gets its place in the order."""
-    names = [one.run.name for one in summaries]
+    """Return the names of the runs, long ones cut; where two are the same, each of these gets its place in the
+    order."""
+    names = [shortened(one.run.name, LONGEST_LABEL) for one in summaries]
     return [name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)]
 
 

@@ -21,12 +21,14 @@ class RunningSums:
         """Add the next window."""
         energy_j = low_j = high_j = estimated_j = 0.0
         for energy in window.energies:
-            central_j = energy.energy_j
-            if central_j is not None:
-                energy_j += central_j
-                low_j += central_j if energy.low_j is None else energy.low_j
-                high_j += central_j if energy.high_j is None else energy.high_j
-                estimated_j += energy.estimated_j or 0.0
+            central_j, least_j, most_j = energy.energy_j, energy.low_j, energy.high_j
+            if central_j is None:
+                continue
+            energy_j += central_j
+            low_j += central_j if least_j is None else least_j
+            high_j += central_j if most_j is None else most_j
+            if energy.estimated_j:
+                estimated_j += energy.estimated_j
         self.windows += 1
         self.steps += window.steps
         self.energy_j += energy_j

@@ -57,12 +57,12 @@ def render_comparison(summaries: Sequence[AuditSummary], losses: Sequence[float]
         "runs": found.runs,
         "cards": [
             RunCard(
-                name=name,
+                name=one.run.name,
                 subtitle=narrative.subtitle(one),
                 state=state_of(one),
                 total=total_of(one, most=most_kg if one.footprint else most_j),
             )
-            for name, one in zip(found.runs, summaries, strict=True)
+            for one in summaries
         ],
         "cautions": found.cautions,
         "rows": rows_of(found),

@@ -25,9 +25,12 @@ from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.records import BELOW_GPUS_EVENT
 from carbon_plugin.show import wording
+from carbon_plugin.show.plot import shortened
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.amounts import plural, verb
 
+LONGEST_NAME = 80
+"""A name in the line below the title has at most this many characters."""
 NAMED = 3
 """A sentence names this many devices one by one."""
 
@@ -36,8 +39,8 @@ def subtitle(summary: AuditSummary) -> str:
     """Return when the run was, and which programme and role it belongs to."""
     run, period = summary.run, summary.period
     parts = [f"{wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}"]
-    parts += [f"programme {run.programme}"] if run.programme else []
-    parts += [f"role {run.role}"] if run.role else []
+    parts += [f"programme {shortened(run.programme, LONGEST_NAME)}"] if run.programme else []
+    parts += [f"role {shortened(run.role, LONGEST_NAME)}"] if run.role else []
     parts += [f"continues run {run.parent_run_id}"] if run.parent_run_id else []
     return " · ".join(parts)
 

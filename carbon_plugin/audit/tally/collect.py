@@ -320,7 +320,8 @@ class RunCollector:
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)
-            file.shared.add(window)
+            if window.parts:
+                file.shared.add(window)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
         file.last_step = max(file.last_step, *(window.last_step for window in windows))
