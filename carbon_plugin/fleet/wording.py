@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.fleet.inventory import CAPITAL_GOODS
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.show import wording
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number, plural
+from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 MOVED_SHOWN = 12
@@ -135,7 +136,15 @@ def mass(kilograms: float | None) -> str:
 
 def cell(value: float | None, size: float = 1.0) -> str:
     """Return a number for a table in a unit of a size, "-" where it is not known."""
-    return "-" if value is None else number(value / size)
+    return "-" if value is None else wording.number(value / size)
+
+
+def column(values: Sequence[float | None], size: float = 1.0) -> list[str]:
+    """Return the numbers of one column in a unit of a size, with as many decimals as the largest needs for three
+    digits, "-" where one is not known."""
+    largest = max((abs(value) / size for value in values if value is not None), default=0.0)
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
+    return ["-" if value is None else f"{value / size:,.{decimals}f}" for value in values]
 
 
 def lacking_sentences(line: AccountLine) -> list[str]:
@@ -184,20 +193,15 @@ def rows_of(
         f"total, {carbon_unit}",
         "waste, %",
     ]
-    rows = []
-    for line in lines:
-        share = 100 * line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0
-        rows.append(
-            [
-                " / ".join(line.group.values()) or name_of(line.month),
-                f"{line.runs:,}",
-                number(line.device_hours),
-                number(line.energy_kwh * JOULES_PER_KWH / energy_size),
-                *(
-                    cell(mass_kg, carbon_size)
-                    for mass_kg in (line.location_kg, line.market_kg, line.embodied_kg, line.total_kg)
-                ),
-                number(share),
-            ]
-        )
-    return headings, rows
+    columns = [
+        [" / ".join(line.group.values()) or name_of(line.month) for line in lines],
+        [f"{line.runs:,}" for line in lines],
+        column([line.device_hours for line in lines]),
+        column([line.energy_kwh * JOULES_PER_KWH for line in lines], energy_size),
+        column([line.location_kg for line in lines], carbon_size),
+        column([line.market_kg for line in lines], carbon_size),
+        column([line.embodied_kg for line in lines], carbon_size),
+        column([line.total_kg for line in lines], carbon_size),
+        column([100 * line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0 for line in lines]),
+    ]
+    return headings, [list(row) for row in zip(*columns, strict=True)]

@@ -3,6 +3,7 @@ fields of the spec that differ."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from carbon_plugin.audit.sentences import narrative
 from carbon_plugin.show import wording
 
 UNITS = {"J": unit_of_energy, "kgCO2e": unit_of_carbon, "s": unit_of_time}
+
+
+FAR_APART = 1e3
+"""Numbers further apart than this have the unit that fits their middle."""
 
 
 class ComparedCell(Struct, frozen=True, kw_only=True):
@@ -86,12 +91,19 @@ def rows_of(found: RunComparison) -> list[ComparedRow]:
 def _row(quantity: ComparedQuantity) -> ComparedRow:
     numbers = [float(value) for value in quantity.values if isinstance(value, int | float)]
     largest = max(numbers, default=0.0)
-    unit = UNITS[quantity.unit](largest) if quantity.unit in UNITS else Unit(1.0, quantity.unit)
+    unit = UNITS[quantity.unit](_middle(numbers)) if quantity.unit in UNITS else Unit(1.0, quantity.unit)
     if quantity.unit == "share":
         unit = Unit(0.01, "%")
     first = quantity.values[0]
     cells = [_cell(value, unit, largest, first if at else None) for at, value in enumerate(quantity.values)]
     return ComparedRow(name=quantity.name, unit=unit.name, cells=cells)
+
+
+def _middle(numbers: Sequence[float]) -> float:
+    """Return the largest number, or the middle in orders of magnitude of numbers too far apart for its unit."""
+    positive = [number for number in numbers if number > 0]
+    least, largest = min(positive, default=0.0), max(positive, default=0.0)
+    return math.sqrt(least * largest) if largest > FAR_APART * least else largest
 
 
 def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedCell:
@@ -105,6 +117,6 @@ def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedC
     return ComparedCell(
         text=text,
         raw=value,
-        bar_percent=100 * value / largest if largest > 0 else 0.0,
+        bar_percent=100 * value / largest if value > 0 else None,
         change=wording.off_by(value / first) if comparable and isinstance(first, int | float) else "",
     )

@@ -31,6 +31,8 @@ from carbon_plugin.spec.numbers.amounts import plural, verb
 
 LONGEST_NAME = 80
 """A name in the line below the title has at most this many characters."""
+LEAST_CAUSE = 0.005
+"""A cause that moved the forecast by a smaller share than this is not named."""
 NAMED = 3
 """A sentence names this many devices one by one."""
 
@@ -304,8 +306,12 @@ def _how_the_forecast_did(summary: AuditSummary) -> str:
     counted, planned, actual = comparable_kg(forecast.footprint, footprint)
     of = "" if counted == "total_kg" else f" of the {CARBON_NAMES[counted]}"
     where = "inside" if planned.low <= actual.value <= planned.high else "outside"
-    largest = max(forecast.parts, key=lambda part: abs(part.carbon_kg))
-    cause = f"; the largest cause of the difference was {largest.cause}" if abs(largest.factor - 1) > 0.005 else ""
+    changes_kg: dict[str, float] = {part.cause: part.carbon_kg for part in forecast.parts}
+    if forecast.embodied_kg is not None:
+        changes_kg["embodied carbon"] = forecast.embodied_kg
+    largest = max(changes_kg, key=lambda name: abs(changes_kg[name]))
+    matters = abs(changes_kg[largest]) > LEAST_CAUSE * planned.value
+    cause = f"; the largest cause of the difference was {largest}" if matters else ""
     return (
         f"The forecast{of} from before launch was {wording.carbon(planned.value)} ({wording.carbon_range(planned)}); "
         f"the result lies {where} that range{cause}."
