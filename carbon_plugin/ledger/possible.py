@@ -94,7 +94,7 @@ class RecordGate:
             and (window.parts is None or all(0.0 <= part <= 1.0 for part in window.parts.values()))
         ):
             impossible += _window_faults(window)
-        span_s, limits = duration_s + _LAG_S, self._most_w
+        span_s, limit_of = duration_s + _LAG_S, self._most_w.get
         for energy in window.energies:
             central_j, low_j, high_j = energy.energy_j, energy.low_j, energy.high_j
             if (
@@ -102,10 +102,10 @@ class RecordGate:
                 and low_j is not None
                 and high_j is not None
                 and energy.estimated_j is None
-                and 0.0 <= low_j <= central_j <= high_j <= limits.get(energy.key, 0.0) * span_s
+                and 0.0 <= low_j <= central_j <= high_j <= limit_of(energy.key, 0.0) * span_s
             ):
                 continue  # the fast path of almost all: an audit of many nodes takes it a hundred million times
-            most_w = limits.get(energy.key)
+            most_w = limit_of(energy.key)
             if most_w is None:
                 most_w = MOST_W["facility"]
                 if self._knows_devices:

@@ -91,3 +91,10 @@ def test_every_target_of_the_makefile_is_explained():
 
     assert phony
     assert set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) == set(phony[1].split())
+
+
+def test_readme_shows_the_outputs_of_today():
+    with_outputs = runpy.run_path(str(ROOT / "docs" / "readme.py"))["with_outputs"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert with_outputs(text) == text, "run `python docs/readme.py`"

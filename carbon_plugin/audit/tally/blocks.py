@@ -170,9 +170,8 @@ def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
 
 def _estimates(energies: Sequence[DeviceEnergy], shape: tuple[int, int]) -> Floats:
     """Return the estimated part of each energy as an array of (devices, windows), with 0 for None."""
-    if not any(energy.estimated_j for energy in energies):
-        return np.zeros((shape[1], shape[0]))
-    return _devices([energy.estimated_j or 0.0 for energy in energies], shape)
+    estimates = [energy.estimated_j or 0.0 for energy in energies]
+    return _devices(estimates, shape) if any(estimates) else np.zeros((shape[1], shape[0]))
 
 
 def _devices(values: list[float | None], shape: tuple[int, int]) -> Floats:
