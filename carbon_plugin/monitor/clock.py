@@ -59,14 +59,26 @@ def last_mark(moment_s: float, marks: Sequence[Mark]) -> Mark:
 
 class TrainingClock:
     """One instance counts the steps and phases of one training thread. It calls `wake` at a phase change at which a
-    window should end."""
+    window should end, and `failed` with an exception of `step_end`, which raises none."""
+
+    # The attributes lie beside each other in memory, because a step finds none of them in a cache.
+    __slots__ = (
+        "_entered_s", "_last", "_mark", "_min_window_s", "_now", "_transitions", "_wake", "attend", "attended",
+        "base_step", "cut_s", "data_wait_s", "ended_s", "failed", "phase", "start",
+    )  # fmt: skip
 
     def __init__(
-        self, wake: Callable[[], None], min_window_s: float, now: Callable[[], float] = time.monotonic
+        self,
+        wake: Callable[[], None],
+        min_window_s: float,
+        now: Callable[[], float] = time.monotonic,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self.start = Mark(0, now(), 0, 0)
         # The steps so far, the moment of the last one, and the tokens so far with the steps that told them.
         self._mark: tuple[int, float, tuple[int, int]] = (0, self.start.monotonic_s, (0, 0))
+        self._last: tuple[int, float, tuple[int, int]] | None = None
+        self.failed = failed
         self.phase: Phase = "startup"
         self.base_step = 0
         """The step of the run at which this process began to count: the steps of the run before it, less those that
@@ -90,26 +102,35 @@ class TrainingClock:
     @property
     def mark(self) -> Mark:
         """Return the last step boundary."""
-        steps, monotonic_s, (tokens, told) = self._mark
+        steps, monotonic_s, (tokens, told) = self._last or self._mark
         return Mark(steps, monotonic_s, tokens, steps - told)
 
     def end(self) -> None:
         """Note that the training ends now and that no step follows."""
         self.ended_s = self._now()
 
+    def leave(self) -> None:
+        """Count nothing any more. A script may have kept `step_end`, and may call it."""
+        self._last = self._mark
+
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens of the whole job, if the caller
         knows it."""
         # One plain tuple is replaced, in as few operations as possible: after a step our code is in no cache, so that
-        # what it costs is the memory that it touches.
-        mark = self._mark
-        if tokens is None:
-            self._mark = (mark[0] + 1, self._now(), mark[2])
-        else:
-            total, told = mark[2]
-            self._mark = (mark[0] + 1, self._now(), (total + tokens, told + 1))
-        if self.attend:
-            self._attend()
+        # what it costs is the memory that it touches. There is no closure and no wrapper for the same reason.
+        try:
+            mark = self._mark
+            if tokens is None:
+                self._mark = (mark[0] + 1, self._now(), mark[2])
+            else:
+                total, told = mark[2]
+                self._mark = (mark[0] + 1, self._now(), (total + tokens, told + 1))
+            if self.attend:
+                self._attend()
+        except Exception as error:
+            if self.failed is None:
+                raise
+            self.failed(error)
 
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""

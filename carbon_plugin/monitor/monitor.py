@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -130,12 +131,9 @@ class CarbonMonitor:
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
         if the caller knows it."""
-        clock = self._counting
-        if clock is not None:
-            try:
-                clock.step_end(tokens)
-            except Exception as error:  # the hot path has no closure and no wrapper
-                self._fail("clock", error)
+        # While steps count, `_count_by` puts the method of the clock in this place, so that a step costs one call.
+        if self._counting is not None:
+            self._counting.step_end(tokens)
 
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""
@@ -268,7 +266,9 @@ class CarbonMonitor:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, in a worker or of a trainer. The copy has not started: thread, clock and ledger
         stay with this object."""
-        return vars(self) | {"_counting": None, "_measurement": None, "_training": None}
+        state = vars(self) | {"_counting": None, "_measurement": None, "_training": None}
+        state.pop("step_end", None)
+        return state
 
     def __enter__(self) -> CarbonMonitor:
         self.start()
@@ -287,7 +287,9 @@ class CarbonMonitor:
         measurement = Measurement(
             settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions
         )
-        self._measurement, self._counting = measurement, measurement.clock
+        self._measurement = measurement
+        measurement.clock.failed = partial(self._fail, "clock")
+        self._count_by(measurement.clock)
         training.enter()
         measurement.start(training.enter_again)
 
@@ -328,8 +330,17 @@ class CarbonMonitor:
             "run_dir": str(self.run_dir or ""),
         }
 
+    def _count_by(self, clock: TrainingClock | None) -> None:
+        """Let the clock count from now on, or nothing, where it is None."""
+        before, self._counting = self._counting, clock
+        if before is not None:
+            before.leave()
+            vars(self).pop("step_end", None)
+        if clock is not None:
+            vars(self)["step_end"] = clock.step_end
+
     def _close(self, reason: str) -> None:
-        self._counting = None
+        self._count_by(None)
         if self._training is not None:
             self._training.leave()
             self._training = None
@@ -339,7 +350,7 @@ class CarbonMonitor:
     def _fail(self, part: str, error: BaseException) -> None:
         """Handle a failure on the training thread: stop counting, and let the monitor thread end in an orderly way."""
         self._guard.fail(part, error)
-        self._counting = None
+        self._count_by(None)
         if self._measurement is not None:
             self._measurement.abandon(f"failed: {part}")
 
@@ -351,7 +362,7 @@ class CarbonMonitor:
         stop = measurement.work.stop
         # Where all ranks have agreed to stop, this one goes on to count its steps up to that one.
         if part == "monitor" and not (stop is not None and stop.withdraw()):
-            self._counting = None
+            self._count_by(None)
             measurement.leave_loggers()
 
     def _chosen_run_dir(self, settings: Settings) -> Path | None:
@@ -362,7 +373,7 @@ class CarbonMonitor:
             return None
 
     def _disarm(self) -> None:
-        self._counting = None
+        self._count_by(None)
         self._settings = None
         self.loggers.forget()
         if self._measurement is not None:
