@@ -22,6 +22,9 @@ from carbon_plugin.ledger.held.clocks import CLOCK_STEP_S
 from carbon_plugin.ledger.records import KNOWN_PHASES, OTHER_PHASE, Phase
 
 _MAX_TRANSITIONS = 65_536
+_MOST_LOOKS = 10
+_LOOK_AGAIN_S = 1e-4
+"""Another thread looks so often at most, and waits so long between, until the steps and their tokens agree."""
 MAX_SLEW = 5e-4
 """The offset between the two clocks changes by at most this many seconds a second, as much as NTP slews."""
 MAX_OWN = 16
@@ -63,7 +66,7 @@ class TrainingClock:
 
     # The attributes lie beside each other in memory, because a step finds none of them in a cache.
     __slots__ = (
-        "_entered_s", "_last", "_mark", "_min_window_s", "_now", "_transitions", "_wake", "attend", "attended",
+        "_entered_s", "_last", "_mark", "_min_window_s", "_now", "_told", "_transitions", "_wake", "attend", "attended",
         "base_step", "cut_s", "data_wait_s", "ended_s", "failed", "phase", "start",
     )  # fmt: skip
 
@@ -75,9 +78,11 @@ class TrainingClock:
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self.start = Mark(0, now(), 0, 0)
-        # The steps so far, the moment of the last one, and the tokens so far with the steps that told them.
-        self._mark: tuple[int, float, tuple[int, int]] = (0, self.start.monotonic_s, (0, 0))
-        self._last: tuple[int, float, tuple[int, int]] | None = None
+        # The steps so far with the moment of the last one. The tokens so far, with the steps that told them, and the
+        # last of those steps.
+        self._mark: tuple[int, float] = (0, self.start.monotonic_s)
+        self._told: tuple[int, int, int] = (0, 0, 0)
+        self._last: Mark | None = None
         self.failed = failed
         self.phase: Phase = "startup"
         self.base_step = 0
@@ -102,7 +107,14 @@ class TrainingClock:
     @property
     def mark(self) -> Mark:
         """Return the last step boundary."""
-        steps, monotonic_s, (tokens, told) = self._last or self._mark
+        if self._last is not None:
+            return self._last
+        for _ in range(_MOST_LOOKS):
+            noted, (steps, monotonic_s) = self._told, self._mark
+            tokens, told, told_at = noted
+            if told_at <= steps and noted is self._told:
+                break
+            time.sleep(_LOOK_AGAIN_S)  # the training thread is between the tokens of a step and the step itself
         return Mark(steps, monotonic_s, tokens, steps - told)
 
     def end(self) -> None:
@@ -111,7 +123,7 @@ class TrainingClock:
 
     def leave(self) -> None:
         """Count nothing any more. A script may have kept `step_end`, and may call it."""
-        self._last = self._mark
+        self._last = self.mark
 
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens of the whole job, if the caller
@@ -119,12 +131,11 @@ class TrainingClock:
         # One plain tuple is replaced, in as few operations as possible: after a step our code is in no cache, so that
         # what it costs is the memory that it touches. There is no closure and no wrapper for the same reason.
         try:
-            mark = self._mark
-            if tokens is None:
-                self._mark = (mark[0] + 1, self._now(), mark[2])
-            else:
-                total, told = mark[2]
-                self._mark = (mark[0] + 1, self._now(), (total + tokens, told + 1))
+            steps = self._mark[0] + 1
+            if tokens is not None:
+                total, told, _ = self._told
+                self._told = (total + tokens, told + 1, steps)
+            self._mark = (steps, self._now())
             if self.attend:
                 self._attend()
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from carbon_plugin.monitor.clock import MAX_SLEW, TrainingClock, WallClock
@@ -53,6 +55,47 @@ def test_tokens_are_summed_or_left_to_the_monitor(clock):
     clock.step_end(700)
 
     assert (clock.mark.steps, clock.mark.tokens, clock.mark.uncounted) == (3, 1200, 1)
+
+
+def test_tokens_and_steps_agree_whenever_another_thread_looks(clock):
+    seen, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append(clock.mark)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        while len(seen) < 2000:
+            clock.step_end(7)
+    finally:
+        done.set()
+        reader.join()
+
+    assert {mark.tokens - 7 * mark.steps for mark in seen} == {0}
+
+
+def test_a_clock_that_was_left_counts_nothing_more(clock):
+    kept = clock.step_end
+    kept(5)
+    clock.leave()
+    kept(7)
+
+    assert (clock.mark.steps, clock.mark.tokens) == (1, 5)
+
+
+def test_a_failure_of_the_count_is_told_and_not_raised(clock):
+    error, told = RuntimeError("ours"), []
+
+    def fails() -> None:
+        raise error
+
+    clock.attended, clock.failed = fails, told.append
+    clock.step_end()
+
+    assert told == [error]
+    assert clock.mark.steps == 1
 
 
 def test_phase_wakes_the_monitor_only_if_a_window_is_long_enough(clock, time, woken):

@@ -28,7 +28,7 @@ FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=
 
 FAULTS = (
     # on the training thread
-    "carbon_plugin.monitor.clock:TrainingClock.step_end",
+    "carbon_plugin.monitor.clock:TrainingClock._attend",
     "carbon_plugin.monitor.clock:TrainingClock.enter",
     "carbon_plugin.monitor.monitor:CarbonMonitor._start",
     "carbon_plugin.monitor.monitor:CarbonMonitor._close",
