@@ -14,6 +14,7 @@ from carbon_plugin.spec.alerts import AlertFields
 from carbon_plugin.spec.budget import BudgetFields
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Role
+from carbon_plugin.spec.options import OptionFields
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.tags import TagFields
 
@@ -55,6 +56,7 @@ class Configuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         budget: What the run may use at most.
         alerts: When a deviation is an alert; `false` raises none.
         tags: Who answers for the run.
+        options: What most jobs leave at its default.
     """
 
     site: Site | str | None = None
@@ -74,6 +76,7 @@ class Configuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     budget: BudgetFields | None = None
     alerts: AlertFields | bool | None = None
     tags: TagFields | None = None
+    options: OptionFields | None = None
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -82,6 +85,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "alerts": AlertFields,
     "layout": ParallelLayout,
     "tags": TagFields,
+    "options": OptionFields,
 }
 """The fields that hold fields of their own, each of which has an environment variable too."""
 PATHS = ("planned", "run_dir")

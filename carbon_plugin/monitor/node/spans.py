@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.ledger.held.counted_steps import IN_TRAINING
 from carbon_plugin.monitor.clock import Mark
 from carbon_plugin.monitor.node.windows import Piece, Snapshot
-from carbon_plugin.monitor.settings.options import SpanRule
+from carbon_plugin.spec.options import SpanRule
 
 MAX_QUEUE_LAG_S = 1.0
 """A host runs ahead of its GPU by at most this many seconds at a step boundary: by at most a step, and at most the

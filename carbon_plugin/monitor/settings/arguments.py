@@ -59,7 +59,7 @@ class MonitorArguments(TypedDict, total=False):
         tags (Mapping, default None): Who answers for the run, for accounts of a fleet: team, project, owner,
             cost_centre and user. Without them: project and user of the SLURM job.
         quiet (bool, default False): Whether to say nothing at the start and the end.
-        options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
+        options (MonitorOptions | Mapping, default MonitorOptions()): Options that most jobs leave at their defaults.
     """
 
     site: Site | Mapping[str, Any] | str | None
@@ -81,4 +81,4 @@ class MonitorArguments(TypedDict, total=False):
     alerts: AlertRules | Mapping[str, Any] | bool | None
     tags: Mapping[str, str] | None
     quiet: bool
-    options: MonitorOptions
+    options: MonitorOptions | Mapping[str, Any] | None

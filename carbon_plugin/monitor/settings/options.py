@@ -7,32 +7,14 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.spec.hardware.cluster import Node
+from carbon_plugin.spec.options import SpanRule
 from carbon_plugin.spec.stack import Stack
 
 MIN_WINDOW_S = 5.0
 """Shorter windows are noise, because the energy counter steps every ~100 ms and lags: 2 % of 5 s."""
 
 
-class SpanRule(Struct, frozen=True, kw_only=True):
-    """Says when a span is long enough: after `min_s` and `min_steps`, or after `long_steps` where a step takes more
-    than `min_s`.
-
-    The first `warmup_steps` of a process are left out, because they pay for compilation, autotuning and the allocator.
-    """
-
-    min_s: float = 10.0
-    min_steps: int = 10
-    long_steps: int = 3
-    warmup_steps: int = 3
-
-    def enough(self, steps: int, duration_s: float) -> bool:
-        """Return whether this number of steps in this time, s, makes a span."""
-        if steps < 1 or duration_s < self.min_s:
-            return False
-        return steps >= self.min_steps or (steps >= self.long_steps and duration_s / steps > self.min_s)
-
-
-class MonitorOptions(Struct, frozen=True, kw_only=True):
+class MonitorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Holds options that most jobs leave at their defaults.
 
     `training` declares fields of a `TrainingPlan`; `node` and `stack` declare the hardware and the software of the job.

@@ -123,7 +123,7 @@ def _resolved(
     stated_window_s = arguments.get("window_s")
     window_s = WINDOW_S if stated_window_s is None else stated_window_s
     _check_value("role", role, Role | None)
-    options = arguments.get("options") or MonitorOptions()
+    options = _options(arguments.get("options"))
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
     place, notes = _located(_site(site)) if asks_cloud else (_site(site), ())
     in_force = place or (forecast.spec.site if forecast else None)
@@ -260,6 +260,14 @@ def _budget(
     if budget.cost is not None and budget.price_usd_per_device_hour is None and price is None:
         raise SpecError("budget: cost needs a price: pass price_usd_per_device_hour, or a plan that states it")
     return budget
+
+
+def _options(options: MonitorOptions | Mapping[str, Any] | None) -> MonitorOptions:
+    """Return the options themselves, or make them from the fields that a configuration states."""
+    if options is None or isinstance(options, MonitorOptions):
+        return options or MonitorOptions()
+    fields = {name: value for name, value in options.items() if value is not None}
+    return decode(Document({"options": fields}, "arguments", {}), MonitorOptions, ("options",))
 
 
 def _alerts(alerts: AlertRules | Mapping[str, Any] | bool | None) -> AlertRules | None:

@@ -17,8 +17,10 @@ from carbon_plugin.cli.main import run
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.monitor.settings.configured import effective, merged, read_configuration, variables
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.monitor.settings.settings import DEFAULTS, make_settings
 from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
+from carbon_plugin.spec.options import SpanRule
 from tests.pages import blocks_of
 
 FILE = """\
@@ -33,7 +35,7 @@ budget:
   on_exceed: stop
 """
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
-OF_ONE_CALL = {"log", "step", "options"}
+OF_ONE_CALL = {"log", "step"}
 
 
 @pytest.fixture
@@ -222,6 +224,29 @@ def test_config_show_refuses_what_a_run_refuses_in_the_same_words(tmp_path, monk
     assert said in str(refused.value)
 
 
+def test_options_are_a_section_like_any_other(tmp_path, monkeypatch, capsys):
+    (tmp_path / "carbon_plugin.yaml").write_text(
+        "options:\n  node: dgx-h100\n  min_window_s: 2\n  span_rule: {min_steps: 4}\n  training: {seq_len: 512}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARBON_PLUGIN_OPTIONS_MIN_WINDOW_S", "3")
+    monkeypatch.setenv("CARBON_PLUGIN_OPTIONS_RESERVED_GPUS", "[0, GPU-7]")
+
+    settings = make_settings()
+    argument = make_settings(options=MonitorOptions(run_id="stated"))
+
+    options = settings.options
+    assert (options.min_window_s, options.reserved_gpus, options.training) == (3, (0, "GPU-7"), {"seq_len": 512})
+    assert options.span_rule == SpanRule(min_steps=4)
+    assert settings.declared.node is not None
+    assert settings.declared.node.name == "dgx-h100"
+    assert argument.options == MonitorOptions(run_id="stated")
+    assert run(["config", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "CARBON_PLUGIN_OPTIONS_MIN_WINDOW_S" in shown
+    assert "carbon_plugin.yaml:2" in shown
+
+
 def test_config_show_writes_values_as_a_user_does(tmp_path, monkeypatch, capsys):
     (tmp_path / "carbon_plugin.yaml").write_text("site: {zone: FRA, building: true}\n")
     monkeypatch.chdir(tmp_path)
@@ -257,7 +282,8 @@ def test_the_published_schema_is_the_one_that_is_printed_and_takes_the_file_of_t
     "text",
     [
         "windw_s: 20", "window_s: often", "site: {zone: FRA, pu: 1.2}", "budget: {energy_kwh: a lot}",
-        "budget: {on_exceed: halt}", "alerts: {least: x}", "tags: [a]",
+        "budget: {on_exceed: halt}", "alerts: {least: x}", "tags: [a]", "options: {run_id: of one call}",
+        "options: {span_rule: {min_steps: few}}",
     ],
 )  # fmt: skip
 def test_the_published_schema_refuses_what_a_run_refuses(published, tmp_path, text):
