@@ -3,10 +3,14 @@
 It counts steps through the hook that torch has for the optimizers of a whole process, and meters energy. A process is
 measured from its first optimizer step on, so that launchers, data loaders and compile workers, which do no step, leave
 no record. It reads neither model nor batches. A program that measures itself, by `watch` or a callback, is left alone.
+
+A budget that is exceeded ends a program that handles SIGTERM, as those do that save when a scheduler takes their
+machine: all ranks get the signal after the same step. Without a handler in every rank, nobody gets it.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +34,8 @@ NOT_SEEN = (
     "steps are counted by the optimizer alone: tokens, model and layout are not seen, and under carbon-plugin run the "
     "time before the first step is not either, so that nothing is predicted without a plan; an adapter sees them"
 )
+STOPS = "the budget ends this training by SIGTERM, which its script handles, after a step on which all ranks agree"
+ONLY_WARNS = "the budget can only warn, because this script has no handler of SIGTERM that would save its state"
 
 
 def install(optimizers: Any, environ: Mapping[str, str]) -> HandsFree:
@@ -56,7 +62,7 @@ class HandsFree(MeasuredTraining):
         self._arguments = arguments
         self._primary = Primary()
         self.monitor = None
-        self._stepped = False
+        self._stepped = self._unedited = self._signalled = False
         for function in (type(self)._before, type(self)._after):
             opaque(function)
         self._handles = [
@@ -89,6 +95,9 @@ class HandsFree(MeasuredTraining):
                     monitor.observe(*_seen(optimizer, self._world_size))
         except Exception as error:  # the training must go on whatever happens here
             monitor.fail("hands-free", error)
+        if self._unedited and not self._signalled and monitor.should_stop:
+            self._signalled = True
+            signal.raise_signal(signal.SIGTERM)  # what the script's own handler raises is the script's
 
     def begin(self) -> HandsFree:
         """Start to measure now, and not only at the first step. It raises `CarbonPluginError` as `watch` does."""
@@ -97,13 +106,17 @@ class HandsFree(MeasuredTraining):
 
     def _start(self, *, gives_way: bool) -> None:
         ranks, unknown = place_of_process()
+        self._unedited = gives_way
         monitor = self.monitor = CarbonMonitor(ranks=ranks, **self._arguments)
         self._world_size = ranks.world_size
         if unknown is not None:
             monitor.fail("ranks", unknown)
-        monitor.start(versions=versions_of("torch"), end=self.close, gives_way=gives_way)
+        hindrance = _no_handler if gives_way else lambda: None  # a decorated function asks for `should_stop`
+        monitor.start(versions=versions_of("torch"), end=self.close, gives_way=gives_way, hindrance=hindrance)
         if monitor.active and ranks.rank == 0 and not self._arguments.get("quiet"):
             say(NOT_SEEN)
+            if gives_way and monitor.may_stop:
+                say(STOPS if _no_handler() is None else ONLY_WARNS)
 
     def _find_step(self, optimizer: Any) -> None:
         monitor = self.monitor
@@ -121,6 +134,13 @@ class HandsFree(MeasuredTraining):
         for handle in self._handles:
             handle.remove()
         super().close(reason)
+
+
+def _no_handler() -> str | None:
+    """Return why SIGTERM would only kill this process, or None where the script handles it."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        return None
+    return "has no handler of SIGTERM, so that a stop would lose what was done since its last checkpoint"
 
 
 def _seen(optimizer: Any, world_size: int) -> tuple[Detected, tuple[str, ...]]:

@@ -18,7 +18,7 @@ class WatchedJob(NamedTuple):
 
     `versions` are those of the frameworks in use, and `environ` is the environment at the start. `note` queues an event
     as (kind, sentence), which is recorded as soon as there is a ledger for it. `hear` is called with each record of the
-    own ledgers after it was written.
+    own ledgers after it was written. `hindrance` says why nothing can end the training, or None where something can.
     """
 
     settings: Settings
@@ -31,3 +31,4 @@ class WatchedJob(NamedTuple):
     guard: Guard
     note: Callable[[str, str], None]
     hear: Callable[[Record], None]
+    hindrance: Callable[[], str | None]

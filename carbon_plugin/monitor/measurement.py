@@ -48,6 +48,7 @@ class Measurement:
         base_step: The step of the run at which this process begins to count.
         guard: What the parts are run by.
         versions: The versions of the frameworks in use.
+        hindrance: A function that says why nothing can end the training, or None where something can.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Measurement:
         base_step: int,
         guard: Guard,
         versions: Mapping[str, str],
+        hindrance: Callable[[], str | None],
     ) -> None:
         to_webhook = settings.alerts is not None and settings.alerts.webhook is not None
         for name in (*USED_BY_THE_THREAD, *(("carbon_plugin.monitor.acting.webhook",) if to_webhook else ())):
@@ -81,6 +83,7 @@ class Measurement:
             versions=versions,
             environ=os.environ,
             look_every_s=cadence_s,
+            hindrance=hindrance,
         )
         self._thread = MonitorThread(self.work, guard, wake, cadence_s=cadence_s, least_s=least_s)
         self._loggers = settings.loggers

@@ -104,6 +104,7 @@ class CarbonMonitor:
         watched: tuple[Any, ...] = (),
         end: Callable[[str], None] | None = None,
         gives_way: bool = False,
+        hindrance: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Begin to measure.
 
@@ -116,6 +117,9 @@ class CarbonMonitor:
 
         A monitor that `gives_way` was started by nobody's script. It does not start where a script measures itself, and
         ends when one begins to.
+
+        `hindrance` says why the training cannot be ended after a step, in words that follow the name of a rank. It
+        returns None where somebody asks for `should_stop` and obeys.
         """
         settings, run_dir = self._settings, self.run_dir
         started = self._measurement is not None
@@ -126,7 +130,9 @@ class CarbonMonitor:
         )
         training.end_others()
         place = ranks or self._ranks
-        self._guard.run("start", lambda: self._start(settings, run_dir, training, place, versions or {}), None)
+        self._guard.run(
+            "start", lambda: self._start(settings, run_dir, training, place, versions or {}, hindrance), None
+        )
 
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
@@ -185,6 +191,12 @@ class CarbonMonitor:
     def step_is_stated(self) -> bool:
         """Return whether the user stated the step of the run."""
         return self._settings is not None and self._settings.step is not None
+
+    @property
+    def may_stop(self) -> bool:
+        """Return whether a budget may end the training."""
+        budget = self._settings.budget if self._settings is not None else None
+        return budget is not None and budget.may_stop
 
     @property
     def should_stop(self) -> bool:
@@ -280,12 +292,24 @@ class CarbonMonitor:
         self.close(reason_of(kind))
 
     def _start(
-        self, settings: Settings, run_dir: Path, training: Training, place: Ranks, versions: Mapping[str, str]
+        self,
+        settings: Settings,
+        run_dir: Path,
+        training: Training,
+        place: Ranks,
+        versions: Mapping[str, str],
+        hindrance: Callable[[], str | None],
     ) -> None:
         from carbon_plugin.monitor.measurement import Measurement
 
         measurement = Measurement(
-            settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions
+            settings,
+            place,
+            run_dir=run_dir,
+            base_step=self._base_step,
+            guard=self._guard,
+            versions=versions,
+            hindrance=hindrance,
         )
         self._measurement = measurement
         measurement.clock.failed = partial(self._fail, "clock")

@@ -6,7 +6,7 @@ Everything here runs on the monitor thread, except `submit` and `note`, which on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,7 @@ class MonitorWork:
         versions: Mapping[str, str],
         environ: Mapping[str, str],
         look_every_s: float,
+        hindrance: Callable[[], str | None],
     ) -> None:
         self.live = Live({}, None, 0)
         self.last_row: Row | None = None
@@ -81,6 +82,7 @@ class MonitorWork:
             guard=guard,
             note=self.note,
             hear=self._hear,
+            hindrance=hindrance,
         )
         self._place: RunPlace | None = None
         self._node: NodeWork | None = None

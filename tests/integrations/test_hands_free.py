@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from carbon_plugin.detect.primary import TAKE_OVER
+from carbon_plugin.integrations.hands_free import STOPS
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
@@ -222,3 +224,47 @@ class TestUnderTorchrun:
         manifest = manifest_of(file.records)
         assert manifest.prediction is None
         assert manifest.effective["step_counter"]["source"].endswith("AdamW of 161 values on this rank")
+
+
+def under_a_budget(folder: Path, *, handles: str, steps: int) -> tuple[list[int], list[str], str]:
+    """Train in two ranks beyond a budget that ends at SIGTERM: the step after which each ended, the events of the
+    budget, and standard error."""
+    env = environment(
+        TMPDIR=str(folder),
+        JOB_HANDLES=handles,
+        JOB_STEPS=str(steps),
+        CARBON_PLUGIN_BUDGET_ENERGY_KWH="0.000000001",
+        CARBON_PLUGIN_BUDGET_ON_EXCEED="stop",
+        CARBON_PLUGIN_WINDOW_S="0.3",
+        CARBON_PLUGIN_OPTIONS_MIN_WINDOW_S="0.1",
+        CARBON_PLUGIN_OPTIONS_SPAN_RULE="{min_s: 0.3, min_steps: 3}",
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [BIN, "run", "--run-dir", "run", "--total-steps", "5000", "--", *torchrun, str(JOBS / "preempted.py")]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (file,) = read_run(folder / "run").files
+    events = [r.message for r in file.records if isinstance(r, Event) and r.kind.startswith("budget_stop")]
+    return [int((folder / f"ended-{rank}").read_text()) for rank in range(2)], events, done.stderr
+
+
+@pytest.mark.exhaustive
+def test_a_budget_ends_a_script_that_saves_at_sigterm_on_all_ranks_after_the_same_step(tmp_path):
+    (first, second), events, said = under_a_budget(tmp_path, handles="01", steps=5000)
+
+    assert 0 < first == second < 5000
+    assert [torch.load(tmp_path / f"checkpoint-{rank}.pt")["step"] for rank in range(2)] == [first, first]
+    assert [event.split(":")[0] for event in events] == [f"all ranks stop after step {first:,}"]
+    assert STOPS in said
+    ((reason, steps),) = closes(tmp_path / "run")
+    assert steps == first
+    assert reason.startswith(f"stopped after step {first:,}: the budget is exceeded")
+
+
+@pytest.mark.exhaustive
+def test_no_rank_gets_sigterm_where_one_of_them_has_no_handler(tmp_path):
+    ended, events, _ = under_a_budget(tmp_path, handles="0", steps=400)
+
+    assert ended == [400, 400]
+    assert "because rank 1 has no handler of SIGTERM" in events[0]
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -71,11 +71,21 @@ class StopAgreement:
     """One rank's part in the agreement. `at_step` is the step that the training thread compares with its own.
 
     `reached` belongs to the training thread, and `look`, `propose` and `gather` to the monitor thread. `boards` are the
-    places where the ranks may agree, the same on all ranks, the first choice first.
+    places where the ranks may agree, the same on all ranks, the first choice first. `hindrance` says why this rank
+    cannot end its training, in words that follow its name, or None where it can.
     """
 
-    def __init__(self, boards: Sequence[Noticeboard], clock: TrainingClock, *, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        boards: Sequence[Noticeboard],
+        clock: TrainingClock,
+        *,
+        rank: int,
+        world_size: int,
+        hindrance: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.at_step = NEVER
+        self.hindrance = hindrance
         self._boards = boards
         self._clock = clock
         self._rank, self._world_size = rank, world_size
@@ -201,6 +211,8 @@ class StopAgreement:
         elif self._clock.base_step != proposal.base_step:  # the same number would be another step
             refusal = f"rank {self._rank} began to count at step {self._clock.base_step:,}, and rank 0 at step "
             refusal += f"{proposal.base_step:,}"
+        elif (why := self.hindrance()) is not None:
+            refusal = f"rank {self._rank} {why}"
         if refusal is not None:
             # Without this rank's acknowledgement nobody can have decided to stop.
             self._decide(opened, GO_ON.removesuffix(END) + f": {refusal}\n".encode(), unreachable=False)
@@ -238,7 +250,7 @@ class StopAgreement:
 def _ignored(decided: Proposal) -> str:
     return (
         f"the training goes on although all ranks have agreed to stop after step {decided.at_step:,}: its loop must "
-        "ask for should_stop after each step and end (docs/budgets.md); nothing asks in a script that is not edited"
+        "ask for should_stop after each step and end, or end at SIGTERM under carbon-plugin run (docs/budgets.md)"
     )
 
 
@@ -277,7 +289,7 @@ class Stopper:
         self._seen = clock.mark
         self._step_time_s: float | None = None
         self._said = 0
-        self._announced = self._complained = False
+        self._announced = self._complained = self._hindered = False
 
     def ask(self, reason: str) -> None:
         """Ask for a stop, for a reason. A second call changes nothing."""
@@ -308,6 +320,12 @@ class Stopper:
                 self._say(StopRequest(kind="budget_stop_ignored", message=_ignored(decided)))
             return
         if agreement.is_open:
+            return
+        why = agreement.hindrance()
+        if why is not None:
+            if not self._hindered:
+                self._hindered = True
+                self._say(StopRequest(kind="budget_stop_failed", message=f"training goes on, because rank 0 {why}"))
             return
         if agreement.tries > self._said:
             self._said = agreement.tries

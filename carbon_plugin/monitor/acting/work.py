@@ -84,7 +84,9 @@ class ActingWork:
         if budget is not None:
             if budget.may_stop:
                 boards = _boards_of(job, f"stop/{number}")
-                self.stop = StopAgreement(boards, job.clock, rank=ranks.rank, world_size=ranks.world_size)
+                self.stop = StopAgreement(
+                    boards, job.clock, rank=ranks.rank, world_size=ranks.world_size, hindrance=job.hindrance
+                )
             if ranks.rank == 0:
                 self._budget = BudgetWatch(budget, settings.price_usd_per_device_hour)
                 if self.stop is not None:

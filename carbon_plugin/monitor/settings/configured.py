@@ -30,7 +30,7 @@ from carbon_plugin.spec.configuration import (
 from carbon_plugin.spec.loading import SUPERSEDED
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
-from carbon_plugin.spec.parsing.document import Document, load_yaml, read_document
+from carbon_plugin.spec.parsing.document import Document, parse_document, read_document
 from carbon_plugin.spec.parsing.names import nearest
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _read(keys: Keys, text: str, place: str) -> Any:
     kind = _kind_of(keys)
     if kind is str:
         return text
-    return load_yaml(text, place)
+    return parse_document(text, place).value  # the words and numbers of a file
 
 
 def _kind_of(keys: Keys) -> Any:

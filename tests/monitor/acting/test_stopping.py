@@ -65,6 +65,42 @@ def test_all_ranks_stop_after_the_same_step_ahead(place):
     assert [rank.train(1) for rank in ranks] == [111] * 3  # and whoever asks later is told again
 
 
+def test_a_rank_that_cannot_end_its_training_refuses_and_says_why(place):
+    ranks = ranks_of(place, 3)
+    ranks[2].agreement.hindrance = lambda: "has no handler of SIGTERM"
+
+    ranks[0].agreement.propose("too much", 6)
+    for rank in ranks[1:]:
+        rank.agreement.look()
+    ranks[0].agreement.gather()
+    for rank in ranks:
+        rank.agreement.look()
+
+    assert ranks[0].agreement.refusal == "rank 2 has no handler of SIGTERM"
+    assert [rank.train(50) for rank in ranks] == [None] * 3
+
+
+def test_rank_0_says_once_that_it_cannot_end_its_training_and_proposes_nothing(place):
+    (rank,) = ranks_of(place, 1)
+    said: list[StopRequest] = []
+    stopper = Stopper(rank.agreement, 1.0, said.append, rank.clock)
+    rank.agreement.hindrance = lambda: "has no handler of SIGTERM"
+    stopper.ask("the budget is exceeded")
+    for _ in range(3):
+        rank.train(2)
+        stopper.tick()
+
+    assert [request.kind for request in said] == ["budget_stop_failed"]
+    assert said[0].message == "training goes on, because rank 0 has no handler of SIGTERM"
+    assert not rank.agreement.is_open
+
+    rank.agreement.hindrance = lambda: None  # the script has installed one since
+    rank.train(2)
+    stopper.tick()
+
+    assert rank.agreement.is_open
+
+
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_a_rank_that_never_looked_keeps_all_others_going(place, order):
     ranks = ranks_of(place, 3)

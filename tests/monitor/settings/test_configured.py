@@ -224,6 +224,16 @@ def test_config_show_refuses_what_a_run_refuses_in_the_same_words(tmp_path, monk
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("text", ["1e-9", "5e3", "1_000", "2.5"])
+def test_a_number_in_the_environment_is_written_as_one_in_the_file(tmp_path, text):
+    (tmp_path / "carbon_plugin.yaml").write_text(f"budget:\n  energy_kwh: {text}\n")
+
+    of_file = read_configuration({}, tmp_path).values
+    of_environment = read_configuration({"CARBON_PLUGIN_CONFIG": "", "CARBON_PLUGIN_BUDGET_ENERGY_KWH": text}).values
+
+    assert of_environment == of_file == {"budget": {"energy_kwh": float(text)}}
+
+
 def test_options_are_a_section_like_any_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "carbon_plugin.yaml").write_text(
         "options:\n  node: dgx-h100\n  min_window_s: 2\n  span_rule: {min_steps: 4}\n  training: {seq_len: 512}\n"
@@ -242,9 +252,10 @@ def test_options_are_a_section_like_any_other(tmp_path, monkeypatch, capsys):
     assert settings.declared.node.name == "dgx-h100"
     assert argument.options == MonitorOptions(run_id="stated")
     assert run(["config", "show"]) == 0
-    shown = capsys.readouterr().out
-    assert "CARBON_PLUGIN_OPTIONS_MIN_WINDOW_S" in shown
-    assert "carbon_plugin.yaml:2" in shown
+    assert "span_rule" in capsys.readouterr().out
+    source = settings.configuration["options"]["source"]
+    assert "environment variable CARBON_PLUGIN_OPTIONS_MIN_WINDOW_S" in source
+    assert f"{tmp_path / 'carbon_plugin.yaml'}:2" in source
 
 
 def test_config_show_writes_values_as_a_user_does(tmp_path, monkeypatch, capsys):
