@@ -23,7 +23,8 @@ SHORTER = (
     (
         "train.py",
         "from carbon_plugin.plan.forecast import load_forecast\n",
-        "from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule\n"
+        "from carbon_plugin.monitor.settings.options import MonitorOptions\n"
+        "from carbon_plugin.spec.options import SpanRule\n"
         "from carbon_plugin.plan.forecast import load_forecast\n\n"
         "FAST = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=1))\n",
     ),

@@ -8,10 +8,11 @@ import time
 from msgspec.structs import replace
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.sinks.line import line_of
 from carbon_plugin.sinks.metrics.exposition import Exposition, as_text
 from carbon_plugin.sinks.row import PREFIX, at_rest, without_outlook
+from carbon_plugin.spec.options import SpanRule
 
 
 def test_a_run_that_ended_early_projects_nothing_and_draws_no_power(rows):

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.budget import CarbonBudget
+from carbon_plugin.spec.options import SpanRule
 
 RANK = os.environ["RANK"]
 STEP_S, MOST_STEPS = 0.02, int(os.environ.get("JOB_STEPS", "5000"))

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 
 VOCAB, HIDDEN, LENGTH, STEPS = 64, 32, 16, 60
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from carbon_plugin.integrations.lightning import CarbonCallback
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 
 VOCAB, HIDDEN, LENGTH = 32, 16, 8
 

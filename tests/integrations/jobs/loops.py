@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 
 STEPS, STEP_S, WIDTH = 16, 0.1, 16
 ACCUMULATED = 2

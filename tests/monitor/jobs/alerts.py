@@ -15,8 +15,9 @@ from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.alerts import AlertRules
+from carbon_plugin.spec.options import SpanRule
 
 STEP_S, MORE_S = 0.03, 0.25
 EVERY = 10

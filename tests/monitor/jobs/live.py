@@ -18,7 +18,8 @@ import msgspec
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 from carbon_plugin.spec.site import Site
 
 STEP_S = 0.02

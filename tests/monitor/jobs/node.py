@@ -34,7 +34,8 @@ def main(run_dir: str, launch: Path) -> None:
     time.time = _wrong_time  # before anything of ours is imported, which is when it would take hold of the clock
     from carbon_plugin.detect.observed import Detected, DetectedLayout
     from carbon_plugin.monitor.monitor import CarbonMonitor
-    from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+    from carbon_plugin.monitor.settings.options import MonitorOptions
+    from carbon_plugin.spec.options import SpanRule
 
     options = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3))
     monitor = CarbonMonitor(site="FRA", run_dir=run_dir, total_steps=10_000, window_s=0.5, options=options)

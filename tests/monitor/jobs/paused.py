@@ -21,7 +21,8 @@ from alerts import GPUS, joined
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.run import projection
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 
 STEP_S, EVERY, AFTER = 0.02, 10, 40
 DIRTY_S = 3

@@ -10,8 +10,8 @@ from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
 from carbon_plugin.monitor.node.spans import SpanTracker
 from carbon_plugin.monitor.node.windows import Snapshot, cut
-from carbon_plugin.monitor.settings.options import SpanRule
 from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.options import SpanRule
 
 
 class Loop:

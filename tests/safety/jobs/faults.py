@@ -21,7 +21,8 @@ from carbon_plugin.integrations.pytorch import watch
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Event, Window
-from carbon_plugin.monitor.settings.options import MonitorOptions, SpanRule
+from carbon_plugin.monitor.settings.options import MonitorOptions
+from carbon_plugin.spec.options import SpanRule
 
 STEPS, STEP_S = 12, 0.015
 FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=SpanRule(min_s=0.05, min_steps=2))}
