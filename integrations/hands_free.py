@@ -113,7 +113,7 @@ class HandsFree(MeasuredTraining):
             monitor.fail("ranks", unknown)
         hindrance = _no_handler if gives_way else lambda: None  # a decorated function asks for `should_stop`
         monitor.start(versions=versions_of("torch"), end=self.close, gives_way=gives_way, hindrance=hindrance)
-        if monitor.active and ranks.rank == 0 and not self._arguments.get("quiet"):
+        if monitor.active and ranks.rank == 0 and not monitor.quiet:
             say(NOT_SEEN)
             if gives_way and monitor.may_stop:
                 say(STOPS if _no_handler() is None else ONLY_WARNS)

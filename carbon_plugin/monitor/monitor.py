@@ -193,6 +193,11 @@ class CarbonMonitor:
         return self._settings is not None and self._settings.step is not None
 
     @property
+    def quiet(self) -> bool:
+        """Return whether nothing is to be said at the start and the end."""
+        return self._settings is None or self._settings.quiet
+
+    @property
     def may_stop(self) -> bool:
         """Return whether a budget may end the training."""
         budget = self._settings.budget if self._settings is not None else None

@@ -24,6 +24,12 @@ from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
+from carbon_plugin.show.saying import say
+
+NO_OPTIMIZER = (
+    "no optimizer was handed over: a step is counted where the script calls step(), and without such calls only time "
+    "and energy are recorded"
+)
 
 
 class TrainingLoop(MeasuredTraining):
@@ -148,6 +154,8 @@ class TrainingLoop(MeasuredTraining):
         """Hook into the optimizer that was handed over, so that each of its steps is counted."""
         stepping = self._seen.stepping
         if stepping is None:
+            if self._ranks.rank == 0 and not self.monitor.quiet:
+                say(NO_OPTIMIZER)
             return
 
         def stepped(*_: Any) -> None:
