@@ -122,7 +122,7 @@ show([meter.devices, watch(meter, 1.0), meter.poll_interval_s])
     assert devices[0]["note"] == "no energy counter: power is integrated"
     assert poll_interval_s == 1.0
     assert set(column(rounds, 0, "kind")) == {"power_integrated"}
-    assert mean_power_w(rounds, 0) == pytest.approx(300, rel=0.02)
+    assert mean_power_w(rounds, 0) == pytest.approx(300, rel=0.1)
 
 
 def test_a_counter_that_goes_away_is_replaced_and_covers_the_gap_when_it_returns(metering: Metering) -> None:
@@ -412,7 +412,7 @@ def test_a_driver_that_hangs_leaves_the_rest_of_the_run_estimated_and_labelled(m
     rounds, _ = metering("gpus=2;power=300,400;fault=0:slow@3=30", SLOW)
     for gpu, watts in ((0, 300), (1, 400)):
         last = rounds[-1][gpu]
-        assert mean_power_w(rounds, gpu) == pytest.approx(watts, rel=0.05)
+        assert mean_power_w(rounds, gpu) == pytest.approx(watts, rel=0.1)
         assert (last["kind"], last["fault"]) == ("modelled", "slow")
         assert "the driver has not answered for" in last["message"]
         assert 0.3 * last["energy_j"] < last["estimated_j"] < last["energy_j"]

@@ -66,13 +66,13 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vendor_that_was_added_to_the_list_is_metered_and_named(acme: None) -> None:
     meters = open_meters(JobPart(include_host=False), environ={"ACME_VISIBLE_DEVICES": "0"})
     first = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
-    time.sleep(0.05)
+    time.sleep(0.5)
     last = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
     meters.close()
     elapsed_s = last.monotonic_s - first.monotonic_s
     assert first.energy_j is not None
     assert last.energy_j is not None
-    assert last.energy_j - first.energy_j == pytest.approx(250 * elapsed_s, rel=0.01)
+    assert last.energy_j - first.energy_j == pytest.approx(250 * elapsed_s, rel=0.1)
     assert (last.kind, last.fault) == ("counter", None)
     device = next(device for device in meters.devices if device.key == "GPU-acme0")
     assert (device.meter, device.accuracy and device.accuracy.source) == ("acme energy counter", "the maker")

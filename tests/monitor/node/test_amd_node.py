@@ -57,7 +57,8 @@ def test_the_ledger_has_every_die_and_the_energy_of_each_package_once(run_dir: P
     assert {(device.share, device.energy_kind, device.profile) for device in gpus.values()} == {
         (0.5, "counter", "mi250x")
     }
-    assert energy_j == pytest.approx(4 * 500 * sum(window.duration_s for window in windows), rel=0.02)
+    # The readings at both ends lie some time from the edges of their windows where the machine is busy.
+    assert energy_j == pytest.approx(4 * 500 * sum(window.duration_s for window in windows), rel=0.3)
     assert [record.reason for record in file.records if isinstance(record, Close)] == ["closed"]
     assert not {record.kind for record in file.records if isinstance(record, Event)} & {
         "gpus_not_metered",
