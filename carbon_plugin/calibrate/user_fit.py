@@ -23,7 +23,7 @@ from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import EFFECTS
 from carbon_plugin.spec.numbers.amounts import plural
-from carbon_plugin.spec.stack import ORDINARY, STACKS
+from carbon_plugin.spec.stack import ORDINARY, STACKS, THROUGH_MEMORY
 
 # Spread of a constant's logarithm before the rows are seen: first where a fit or a measurement supports the constant,
 # then where none does.
@@ -190,7 +190,7 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
             found += [
                 FitParameter(f"{field}.{kernel}", field, _where("kernel", str(kernel)), sigma)
                 for kernel in np.unique(table.kernel)
-                if kernel != "unfused"
+                if kernel not in THROUGH_MEMORY
             ]
         elif field == "fp8_gemm_share":
             found.append(FitParameter(field, field, lambda table: table.narrow, sigma))

@@ -15,7 +15,8 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import operators
-from carbon_plugin.predict.time.layer import HOST_OPS_BACKWARD, HOST_OPS_FORWARD, layer_time
+from carbon_plugin.predict.time.host import HOST_OPS_BACKWARD, HOST_OPS_FORWARD
+from carbon_plugin.predict.time.layer import layer_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
@@ -24,7 +25,7 @@ from carbon_plugin.spec.training import Precision, TrainingPlan
 COSTS = (
     "kernel_time", "host_op_time", "scaleup_latency", "nic_latency", "attention_unfused", "fused", "cast_bytes",
     "contention", "dp_overlap", "gather_overlap", "p2p_overlap", "attention_length", "shard_host_ops",
-    "deduplicated", "expert_loop",
+    "deduplicated", "expert_loop", "attention_lanes",
 )  # fmt: skip
 """The fields of `Rates` that are costs or switches and cost nothing at 0. The other fields are rates and cost nothing
 at infinity.

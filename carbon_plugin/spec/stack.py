@@ -17,8 +17,10 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
-AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
+AttentionKernel = Literal["eager", "unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]
+THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
+"""Kernel classes whose scores go through memory."""
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
 CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half"]
@@ -28,7 +30,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One stack holds the constants of a software stack; a field left at None takes the documented default for the
     device.
 
-    `attention_kernel` is the class of the kernel of the attention core. `fused` says that elementwise chains are fused
+    `attention_kernel` is the class of the kernel of the attention core: "eager" single PyTorch operations, "unfused"
+    two products around Megatron's fused softmax, and the fused kernels. `fused` says that elementwise chains are fused
     (compiled or hand-written). `host_op_time_s` is the time that the host takes to issue one operation. `dp_overlap` is
     the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass; `gather_overlap` is
     the share of the gather of new parameters that runs beside the next forward pass (unset: the same).
@@ -41,7 +44,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that
     holds some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as
     transformers did before its version 5. `plain_dispatch` says that tokens are sorted by expert and added up again
-    by single PyTorch operations (Megatron without `moe_permute_fusion`). `transfer_wait_s` is the time for which
+    by single PyTorch operations (Megatron without `moe_permute_fusion`). `static_dispatch` says that an expert
+    always takes as many rows as its capacity (tokens dropped and padded), so that the host waits for no count.
+    `transfer_wait_s` is the time for which
     host and device stand still at every transfer between pipeline stages, where each is sent and awaited by itself
     (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
     tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
@@ -82,6 +87,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     expert_dispatch: ExpertDispatch = "all_to_all"
     expert_loop: bool = False
     plain_dispatch: bool = False
+    static_dispatch: bool = False
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False
     routing_spread: float | None = None

@@ -56,6 +56,9 @@ class Conventions(Struct, frozen=True, kw_only=True):
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_DEEPSPEED_2022 = Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
+MEGATRON_2023 = msgspec.structs.replace(MEGATRON_LM, dropout=0.1)
+"""Until Megatron-core became the default in 2024, pretraining ran Megatron's own modules with dropout 0.1, and
+FlashAttention was an option that was off (`--use-flash-attn` and `--hidden-dropout` of its arguments.py)."""
 MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
 MEGATRON_BRIDGE = Conventions(
     name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
@@ -156,6 +159,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
 )
 FLASH_SINCE = (23, 8)
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
+OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
 
 
 # Names that rows give to devices and that no profile has, by the start of the phrase.
@@ -210,6 +214,8 @@ def conventions_of(framework: str) -> Conventions:
     text = framework.lower()
     if OLD_MEGATRON.match(text):
         return MEGATRON_2021
+    if OWN_MODULES.match(text):
+        return MEGATRON_2023
     if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
     found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)

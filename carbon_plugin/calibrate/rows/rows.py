@@ -20,9 +20,9 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of_row
 from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.fitting_memory import with_filled_memory, with_needed_recompute
 from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.model import row_model
-from carbon_plugin.calibrate.rows.needed_recompute import with_needed_recompute
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
@@ -258,7 +258,7 @@ def _spec(
     spec = RunSpec(
         name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
     )
-    return with_needed_recompute(spec, assumed), conventions
+    return with_filled_memory(with_needed_recompute(spec, assumed), assumed), conventions
 
 
 def _memory(

@@ -30,8 +30,14 @@ EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 experts of code that people write in plain PyTorch."""
 LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
 """Releases of torchtitan that compile the layers and not the loss (before pull request 1033)."""
-BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b")
-"""Megatron-DeepSpeed took FlashAttention in 2023. Before, its softmax is fused and the scores go through memory."""
+BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b|megatron-lm.*\b2023\b")
+"""Megatron-DeepSpeed took FlashAttention in 2023, and Megatron-LM's default took it in 2024. Before, the softmax is
+fused and the scores go through memory."""
+
+
+XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)")
+"""Paxml has no fused kernel of its own: its attention is what XLA compiles, with the scores in memory
+(praxis/layers/attentions.py, `DotProductAttention`)."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -88,10 +94,15 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
     if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE):
         changes["attention_kernel"] = "flash3"
+    if XLA_ATTENTION.match(framework):
+        changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()):
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):
-        changes["attention_kernel"] = _attention_kernel(row)
+        said = _attention_kernel(row)
+        # Megatron and its relatives have a fused softmax; elsewhere plain attention is a chain of single operations.
+        plain = said == "unfused" and not conventions.reentrant
+        changes["attention_kernel"] = "eager" if plain else said
     compiled = "compile" in row.text("overlap") or "torch.compile" in framework
     if compiled:
         changes["fused"] = True
@@ -112,8 +123,12 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     recipe_has_it = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
     if recipe_has_it or conventions.dualpipe or "DeepEP" in notes:
         changes["expert_dispatch"] = "deepep"
-    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT:
-        changes["plain_dispatch"] = True  # a Megatron that groups no experts fuses no permutation either
+    if re.search(r"capacity factor|drop and pad", notes):
+        changes["static_dispatch"] = True
+    # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
+    # by `scatter_add` (its models/moe.py).
+    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or row.text("framework").startswith("torchtitan"):
+        changes["plain_dispatch"] = True
     return changes
 
 

@@ -40,6 +40,8 @@ class Datasheet:
     narrow: Values
     rowwise: Values
     attention_unfused: Values
+    attention_eager: Values
+    attention_lanes: Values
     attention_length: Values
     fused: Values
     scoped_graphs: Values
@@ -48,6 +50,7 @@ class Datasheet:
     deduplicated: Values
     expert_loop: Values
     plain_dispatch: Values
+    static_dispatch: Values
     transfer_wait: Values
     broadcasts: Values
     routing_spread: Values
@@ -85,10 +88,12 @@ class Rates:
 
     `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
     products that stay in 16 bit (head, attention). `attention_flops` is counted as causal. `attention_unfused` is 1
-    where the scores go through memory. `cast_bytes` are the bytes moved per element for a cast to low precision (0 in
+    where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
+    compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `cast_bytes` are the bytes moved
+    per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one. `plain_dispatch`, `routing_spread`, `transfer_wait` (s) and
+    by one. `plain_dispatch`, `static_dispatch`, `routing_spread`, `transfer_wait` (s) and
     `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
     """
 
@@ -97,6 +102,8 @@ class Rates:
     memory: Values
     attention_flops: Values
     attention_unfused: Values
+    attention_eager: Values
+    attention_lanes: Values
     attention_length: Values
     fused: Values
     scoped_graphs: Values
@@ -104,6 +111,7 @@ class Rates:
     deduplicated: Values
     expert_loop: Values
     plain_dispatch: Values
+    static_dispatch: Values
     transfer_wait: Values
     broadcasts: Values
     routing_spread: Values
@@ -138,6 +146,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         memory=sheet.memory * constants.memory_share,
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
+        attention_eager=sheet.attention_eager,
+        attention_lanes=sheet.attention_lanes,
         attention_length=sheet.attention_length,
         shard_host_ops=sheet.shard_host_ops,
         fused=sheet.fused,
@@ -146,6 +156,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         deduplicated=sheet.deduplicated,
         expert_loop=sheet.expert_loop,
         plain_dispatch=sheet.plain_dispatch,
+        static_dispatch=sheet.static_dispatch,
         transfer_wait=sheet.transfer_wait,
         broadcasts=sheet.broadcasts,
         routing_spread=sheet.routing_spread,

@@ -27,7 +27,15 @@ from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combi
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
 from carbon_plugin.spec.hardware.fabric import RADIX, leaf_nodes, narrowing
 from carbon_plugin.spec.numbers.figure import Assumption, Sourced
-from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of, routing_spread_of
+from carbon_plugin.spec.stack import (
+    STACKS,
+    THROUGH_MEMORY,
+    Stack,
+    factor_of,
+    gather_overlap_of,
+    host_op_time_of,
+    routing_spread_of,
+)
 from carbon_plugin.spec.training import Precision
 
 PRIORS: dict[str, tuple[float, str]] = {
@@ -41,6 +49,11 @@ PRIORS: dict[str, tuple[float, str]] = {
     "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
 }
 """Constants that no datasheet gives, and where they come from. A profile's own value takes precedence."""
+
+
+TPU_LANES = 128
+"""Lanes of a TPU's vector and matrix units. Attention kernels for TPUs compute whole lanes, so that narrower heads are
+padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
 
 
 def is_calibrated(accelerator: Accelerator) -> bool:
@@ -126,7 +139,9 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "capped_share": capped_share(cluster),
         "narrow": precision in NARROW,
         "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
-        "attention_unfused": kernel == "unfused",
+        "attention_unfused": kernel in THROUGH_MEMORY,
+        "attention_eager": kernel == "eager",
+        "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
         "attention_length": fills_with_length(kernel, device.architecture),
         "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,
@@ -136,6 +151,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "deduplicated": stack.expert_dispatch == "deepep",
         "expert_loop": stack.expert_loop,
         "plain_dispatch": stack.plain_dispatch,
+        "static_dispatch": stack.static_dispatch,
         "transfer_wait": stack.transfer_wait_s,
         "broadcasts": stack.broadcasts_parameters,
         "routing_spread": routing_spread_of(stack),
@@ -190,7 +206,7 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
             resolver.assume("stack.attention_kernel", f"fused, priced as {kernel}", "no class of TPU kernels is known")
         else:
             resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
-    if kernel == "unfused":
+    if kernel in THROUGH_MEMORY:
         return np.inf
     if kernel == "cudnn_fp8":
         peak_of(device, "fp8")  # refuses a device without such units

@@ -21,34 +21,11 @@ from carbon_plugin.predict.time.experts import (
     fullest_rank,
     permutation,
 )
-from carbon_plugin.predict.time.frozen import adapted_share, adapter_traffic, stored_share, widening
+from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
+from carbon_plugin.predict.time.host import host_floor, host_wait
 from carbon_plugin.predict.time.operators import Cost, linear
 from carbon_plugin.predict.time.scan import scan
 
-HOST_OPS_FORWARD = 22
-HOST_OPS_BACKWARD = 55
-HOST_OPS_SOFTMAX = (6, 15)
-"""Additional slots, forward and backward, where the softmax runs as separate operations."""
-HOST_OPS_ADAPTERS = (35, 50)
-"""Additional slots, forward and backward, of a layer with low-rank adapters on its seven matrices, and fewer
-in proportion to the matrices that have one. Each adapter takes a
-dropout, two products, a scale and a sum."""
-HOST_OPS_EXPERTS = (40, 60)
-"""Additional slots of a sparse layer, forward and backward, for routing and permutation."""
-HOST_OPS_WAIT = 100
-"""Slots in which device and host wait for each other, in each direction of a sparse layer.
-
-Dropless dispatch sizes its buffers by token counts that the host must read back, which drains the queue (Megatron-LM
-pull request 2368 explains it). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such
-a constant. The constant is absent where the iteration is one CUDA graph.
-"""
-HOST_SCOPED_GRAPHS = 0.5
-"""Share of a sparse layer's additional slots and wait that remains where graphs hold attention and routing.
-
-Exchange and products are still issued one by one, and the queue fills again from a graph. The value is a round number
-that was chosen in sight of the rows of Megatron-Bridge.
-"""
-HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
 
@@ -87,7 +64,7 @@ def layer_time(
     if any_of(shape.trainable < 1):
         weights = np.asarray(sum(layer_parameters(shape, layout, sparse=sparse)))
         chain = chain + adapter_traffic(shape, layout, work, tokens, width, rates) + widening(shape, weights, rates)
-    tp = _tensor_parallel(shape, layout, work, tokens, rates)
+    tp = _tensor_parallel(shape, layout, work, tokens, rates, sparse=sparse)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down
     # Frozen weights need no gradient of their own, which saves one of the two products of the backward pass.
@@ -97,7 +74,7 @@ def layer_time(
     device = device if scanned is None else device + scanned
     ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
     device = device + ep
-    host = _host_floor(shape, layout, work, rates, sparse=sparse)
+    host = host_floor(shape, layout, work, rates, sparse=sparse)
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
     if sparse and any_of(rates.expert_loop > 0):
@@ -106,7 +83,7 @@ def layer_time(
         forward = where(looped, forward + passes.forward, forward)
         backward = where(looped, backward + passes.backward, backward)
     if sparse:
-        wait = HOST_OPS_WAIT * rates.host_op_time * where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
+        wait = host_wait(rates)
         forward, backward = forward + wait, backward + wait
     # What comes last is not repeated: the second product, and the way back of the tokens of experts.
     recompute = _recompute(layout, forward, core.forward, down.forward + ep.forward / 2)
@@ -220,7 +197,9 @@ def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates)
     return Cost(where(hidden, forward, traffic.forward), where(hidden, backward, traffic.backward))
 
 
-def _tensor_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Values, rates: Rates) -> Cost:
+def _tensor_parallel(
+    shape: Shape, layout: Layout, work: StepWork, tokens: Values, rates: Rates, *, sparse: bool
+) -> Cost:
     """Return the seconds of the collectives of tensor parallelism.
 
     There are two all-reduces forward and two backward. Sequence parallelism splits them into gathers and scatters; its
@@ -237,7 +216,20 @@ def _tensor_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Value
     backward = where(sequence, 4.6 * gather, 2 * reduce)
     # A layer that lacks one of its parts has nothing to reduce for that part.
     exposed = shape.parts * where(layout.async_tp > 0, 0.5, 1.0)
+    if sparse:
+        exposed = exposed * gathered_share(shape, layout)
     return Cost(forward * exposed, backward * exposed)
+
+
+def gathered_share(shape: Shape, layout: Layout) -> Values:
+    """Return the share of a sparse layer's collectives of tensor parallelism that remains under expert parallelism.
+
+    With sequence parallelism each rank sends its own part of the tokens to the experts, so that nothing is gathered
+    around routed experts and only the attention's half remains (`MoEAlltoAllTokenDispatcher` of Megatron-core). Shared
+    experts are split like a dense layer and gather their tokens.
+    """
+    routed = (layout.ep > 1) & (layout.sequence_parallel > 0) & (shape.shared_ffn == 0)
+    return where(routed, 0.5, 1.0)
 
 
 def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Values, rates: Rates) -> Cost:
@@ -260,26 +252,6 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     time = sent / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
     time = where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
-
-
-def _host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Cost:
-    """Return the seconds that the host needs to issue a layer: the number of slots times the cost of one."""
-    issue = where(rates.fused > 0, HOST_FUSED, 1.0)
-    tp, cp = layout.tp > 1, layout.cp > 1
-    issue = issue * shape.parts
-    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
-    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
-    adapters = adapted_share(shape)
-    forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
-    backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
-    separate = operators.separate_softmax(shape, layout, work, rates)
-    forward = forward + HOST_OPS_SOFTMAX[0] * separate
-    backward = backward + HOST_OPS_SOFTMAX[1] * separate
-    if sparse:
-        replayed = rates.scoped_graphs > 0
-        forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
-        backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
-    return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 
 def _recompute(layout: Layout, forward: Values, core: Values, last: Values) -> Values:

@@ -30,6 +30,9 @@ heads must be a multiple of `SOFTMAX_GROUP` (`FusedScaleMaskSoftmax.is_kernel_av
 casts, scale, mask and softmax run one by one in fp32."""
 SOFTMAX_BYTES = ((4, 37), (6, 40))
 """Bytes per score, for the forward and the backward pass: first fused, then one by one."""
+EAGER_BYTES = (24, 24)
+"""Bytes per score of single PyTorch operations under autocast, which runs the softmax in fp32. Forward they are the
+mask (4), a cast (6), the softmax (8) and a cast (6), and backward a cast (6), the softmax (12) and a cast (6)."""
 ELEMENTWISE_BACKWARD = 1.6
 ELEMENTWISE_FUSED = 0.75
 ELEMENTWISE_KERNELS_FORWARD = 9
@@ -93,7 +96,8 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     band = queries * window * (1 - window / (2 * keys))
     scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) / _fill(keys, rates)
     scores = scores + shape.windowed_share * band / _fill(window, rates)
-    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
+    width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
+    core = heads * 2 * scores * width / rates.attention_flops + rates.kernel_time
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(np.maximum(work.input_len, 1), rates)
@@ -109,7 +113,10 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
     traffic = heads * square * size / rates.memory
     separate = separate_softmax(shape, layout, work, rates)
-    forward_bytes, backward_bytes = (where(separate, apart, fused) for fused, apart in SOFTMAX_BYTES)
+    forward_bytes, backward_bytes = (
+        where(separate, where(rates.attention_eager > 0, eager, apart), fused)
+        for (fused, apart), eager in zip(SOFTMAX_BYTES, EAGER_BYTES, strict=True)
+    )
     forward = products + (forward_bytes + 5 * shape.dropout) * traffic
     backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
     unfused = (rates.attention_unfused > 0) & (heads > 0)
@@ -122,13 +129,25 @@ def _fill(keys: Values, rates: Rates) -> Values:
     return where(rates.attention_length > 0, fill, 1.0)
 
 
+def filled_lanes(width: Values, rates: Rates) -> Values:
+    """Return the width that a fused attention kernel computes for heads of this width: whole lanes of the device."""
+    if not any_of(rates.attention_lanes > 0):
+        return width
+    lanes = np.maximum(rates.attention_lanes, 1)
+    return where(rates.attention_lanes > 0, np.ceil(width / lanes) * lanes, width)
+
+
 def separate_softmax(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Flags:
-    """Return where unfused attention cannot use the fused softmax."""
+    """Return where the softmax of unfused attention is not one kernel.
+
+    Megatron's fused softmax has limits. Plain PyTorch has none of its own, unless a compiler fuses the chain.
+    """
     if not any_of(rates.attention_unfused):
         return np.asarray(False)
     batches = layout.micro_batch_size * shape.heads / layout.tp
     fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (work.seq_len <= SOFTMAX_KEYS)
-    return np.asarray((rates.attention_unfused > 0) & ~fits)
+    one_kernel = where(rates.attention_eager > 0, rates.fused > 0, fits)
+    return np.asarray((rates.attention_unfused > 0) & (one_kernel == 0))
 
 
 def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:

@@ -8,7 +8,7 @@ import pytest
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.time.experts import EXPERT_BIAS_BYTES, EXPERT_TILE_ROWS, HOST_OPS_LOOPED, PERMUTATION_BYTES
-from carbon_plugin.predict.time.layer import HOST_OPS_WAIT
+from carbon_plugin.predict.time.host import HOST_OPS_WAIT
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts, TransformerModel

@@ -1,0 +1,74 @@
+"""Choose what a published row leaves out of recompute and micro-batch by what fits in the memory of its devices."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.rates.resolve import resolve_rates
+from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.run import RunSpec
+
+RECOMPUTE_NOT_STATED = ("recompute none", "recompute operators")
+MICRO_BATCH_NOT_STATED = "mbs 1"
+BEYOND_DOUBT = 1.25
+"""Predicted need over capacity from which on a layout that ran cannot be the assumed one. It is about twice the spread
+between measured and predicted peaks (`predict.uncertainty.fit`)."""
+
+
+def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:
+    """Return the run with full recompute where less of it was assumed, and only full recompute lets the run fit.
+
+    What is assumed instead is written into `assumed`.
+    """
+    layout = spec.layout
+    said = next((words for words in RECOMPUTE_NOT_STATED if words in assumed), None)
+    if layout is None or said is None:
+        return spec
+    capacity = spec.cluster.accelerator.memory_bytes.value
+    if need_bytes(spec) <= BEYOND_DOUBT * capacity:
+        return spec
+    full = msgspec.structs.replace(spec, layout=msgspec.structs.replace(layout, recompute="full"))
+    if need_bytes(full) > BEYOND_DOUBT * capacity:
+        return spec
+    less = "without it" if said == RECOMPUTE_NOT_STATED[0] else "with less of it"
+    assumed[assumed.index(said)] = f"recompute full: {less} the run does not fit in memory"
+    return full
+
+
+def with_filled_memory(spec: RunSpec, assumed: list[str]) -> RunSpec:
+    """Return the run with the largest micro-batch that fits, where micro-batches of one sequence were assumed.
+
+    People who shard parameters gather them once for each micro-batch, so that they fill the memory before they
+    accumulate. Pipelines want many micro-batches, and Megatron's relatives run one sequence unless they are told
+    otherwise: both are left alone. What is assumed is written into `assumed`.
+    """
+    layout = spec.layout
+    if layout is None or MICRO_BATCH_NOT_STATED not in assumed or spec.stack.interleaves:
+        return spec
+    if layout.pp > 1 or layout.zero_stage < 2:
+        return spec
+    capacity = spec.cluster.accelerator.memory_bytes.value
+    share = spec.training.global_batch_size // (layout.dp_replicate * layout.dp_shard)
+    taken = spec
+    size = 2
+    while share % size == 0:
+        larger = msgspec.structs.replace(spec, layout=msgspec.structs.replace(layout, micro_batch_size=size))
+        if need_bytes(larger) > capacity:
+            break
+        taken, size = larger, 2 * size
+    if taken.layout is not None and taken is not spec:
+        size = taken.layout.micro_batch_size
+        assumed[assumed.index(MICRO_BATCH_NOT_STATED)] = f"mbs {size}: the largest that fits in memory"
+    return taken
+
+
+def need_bytes(spec: RunSpec) -> float:
+    """Return the predicted bytes on the fullest device, 0 where the model has no layers to count."""
+    if not isinstance(spec.model, TransformerModel) or spec.layout is None:
+        return 0.0
+    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
+    parts = memory_bytes(shape_of(spec.model), layout_of(spec.layout), work_of(spec.training, spec.stack), rates)
+    return float(np.asarray(sum(parts.values())))

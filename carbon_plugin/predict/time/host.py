@@ -1,0 +1,65 @@
+"""Compute the seconds that the host needs to issue the operations of a layer, and those for which it waits."""
+
+from __future__ import annotations
+
+from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import operators
+from carbon_plugin.predict.time.frozen import adapted_share
+from carbon_plugin.predict.time.operators import Cost
+
+HOST_OPS_FORWARD = 22
+HOST_OPS_BACKWARD = 55
+HOST_OPS_SOFTMAX = (6, 15)
+"""Additional slots, forward and backward, where the softmax runs as separate operations."""
+HOST_OPS_ADAPTERS = (35, 50)
+"""Additional slots, forward and backward, of a layer with low-rank adapters on its seven matrices, and fewer
+in proportion to the matrices that have one. Each adapter takes a
+dropout, two products, a scale and a sum."""
+HOST_OPS_EXPERTS = (40, 60)
+"""Additional slots of a sparse layer, forward and backward, for routing and permutation."""
+HOST_OPS_WAIT = 100
+"""Slots in which device and host wait for each other, in each direction of a sparse layer.
+
+Dropless dispatch sizes its buffers by token counts that the host must read back, which drains the queue (Megatron-LM
+pull request 2368 explains it). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such
+a constant. The constant is absent where the iteration is one CUDA graph.
+"""
+HOST_SCOPED_GRAPHS = 0.5
+"""Share of a sparse layer's additional slots and wait that remains where graphs hold attention and routing.
+
+Exchange and products are still issued one by one, and the queue fills again from a graph. The value is a round number
+that was chosen in sight of the rows of Megatron-Bridge.
+"""
+HOST_FUSED = 0.8
+
+
+def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Cost:
+    """Return the seconds that the host needs to issue a layer: the number of slots times the cost of one."""
+    issue = where(rates.fused > 0, HOST_FUSED, 1.0)
+    tp, cp = layout.tp > 1, layout.cp > 1
+    issue = issue * shape.parts
+    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
+    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
+    adapters = adapted_share(shape)
+    forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
+    backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
+    separate = operators.separate_softmax(shape, layout, work, rates)
+    forward = forward + HOST_OPS_SOFTMAX[0] * separate
+    backward = backward + HOST_OPS_SOFTMAX[1] * separate
+    if sparse:
+        replayed = rates.scoped_graphs > 0
+        forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
+        backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
+    return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
+
+
+def host_wait(rates: Rates) -> Values:
+    """Return the seconds for which device and host wait for each other in each direction of a sparse layer.
+
+    They are 0 where every expert takes a fixed number of rows, because the host then has no count to read
+    (`MoEAlltoAllTokenDispatcher` of Megatron-core has no point of synchronisation with `drop_and_pad`).
+    """
+    share = where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
+    return HOST_OPS_WAIT * rates.host_op_time * where(rates.static_dispatch > 0, 0.0, share)
