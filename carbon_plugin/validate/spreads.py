@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.rows.published import blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import fit, interval
 from carbon_plugin.predict.uncertainty.interval import NOT_VALIDATED, Effects, Spread, factors
@@ -36,9 +37,11 @@ RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
 class ClassSpread(Struct, frozen=True, kw_only=True):
     """How far the predictions of one class without the source lie from what was measured.
 
-    `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too.
-    `coverage` is the share of rows inside the shipped 80 % range, with every source counted once. `blind_coverage` is
-    the same with the spread computed without the row's source, None where the other sources are too few.
+    `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too,
+    and count rows of blind sets as they were predicted blind. `coverage` is the share of rows inside the shipped 80 %
+    range about the prediction without the source, with every source counted once. `blind_coverage` is the same about
+    the prediction that `effects` count, with the spread computed without the row's source, None where the other
+    sources are too few.
     """
 
     kind: AccuracyClass
@@ -49,12 +52,21 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     blind_coverage: float | None
 
 
-def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
-    """Return each class of which published rows were predicted, in the order of the classes."""
+def class_spreads(
+    rows: Sequence[ValidatedRow], predicted_blind: Mapping[str, float] | None = None
+) -> tuple[ClassSpread, ...]:
+    """Return each class of which published rows were predicted, in the order of the classes.
+
+    `predicted_blind` are the seconds, by the id of the row, that were predicted before anything was mended in sight of
+    the row; unset, those of the shipped blind sets. A mend in sight of a source brings that source near and says
+    little of the next one: how far the next one lies is told by predictions that nobody had seen.
+    """
+    known = blind_predictions() if predicted_blind is None else predicted_blind
     kept = [row for row in rows if row.skipped is None]
     kinds = np.array([row.accuracy_class for row in kept])
     sources = np.array([row.origin for row in kept])
-    errors = np.log([_measured_over_predicted(row) for row in kept])
+    left_out = np.log([_measured_over_predicted(row) for row in kept])
+    errors = np.log([_measured_over_predicted(row, known.get(row.id)) for row in kept])
     found = []
     for kind in get_args(AccuracyClass):
         own = kinds == kind
@@ -78,7 +90,7 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
                 rows=int(np.sum(own)),
                 sources=int(names.size),
                 effects=_effects(errors, sources, counted, few),
-                coverage=float(np.mean([_inside(errors[own & (sources == name)], shipped) for name in names])),
+                coverage=float(np.mean([_inside(left_out[own & (sources == name)], shipped) for name in names])),
                 blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
             )
         )
@@ -132,8 +144,8 @@ def _inside(errors: NDArray[np.float64], spread: Spread) -> float:
     return float(np.mean((np.log(spread.p10) <= errors) & (errors <= np.log(spread.p90))))
 
 
-def _measured_over_predicted(row: ValidatedRow) -> float:
-    predicted = row.left_out_step_time_s or row.predicted_step_time_s or np.nan
+def _measured_over_predicted(row: ValidatedRow, blind_s: float | None = None) -> float:
+    predicted = blind_s or row.left_out_step_time_s or row.predicted_step_time_s or np.nan
     return (row.measured_step_time_s or np.nan) / predicted
 
 

@@ -78,8 +78,8 @@ def test_the_eighty_percent_interval_holds_about_that_often_without_the_source(r
 
 
 def test_each_class_holds_about_that_often_with_a_spread_that_never_saw_the_source(result) -> None:
-    """Mixtures have seven sources that differ much, so that the shipped range, which counts all of them, holds more."""
-    blind = {spread.kind: spread.blind_coverage for spread in class_spreads(result.rows)}
+    """Rows of blind sets count as they were predicted blind. A class of one source says nothing of the next source."""
+    blind = {spread.kind: spread.blind_coverage for spread in class_spreads(result.rows) if spread.sources > 1}
 
     assert blind["moe"] is not None
     assert all(0.75 <= held <= 0.9 for held in blind.values() if held is not None), blind

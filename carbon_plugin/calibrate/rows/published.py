@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib import resources
+
+import msgspec
 
 from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_rows
 
-NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml")
+BLIND_PREDICTIONS = "blind_predictions.yaml"
+NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS)
 """Files among the published ones that hold no step times."""
 
 
@@ -29,3 +34,13 @@ def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
                 rows += found
                 skipped += missing
     return rows, skipped
+
+
+@cache
+def blind_predictions() -> Mapping[str, float]:
+    """Return the seconds per step that were predicted for rows, by id, before anybody chose anything in sight of
+    them.
+    """
+    text = (resources.files("carbon_plugin.calibrate.rows") / "published" / BLIND_PREDICTIONS).read_bytes()
+    sets = msgspec.yaml.decode(text, type=dict[str, dict[str, float]])
+    return {row: seconds for predicted in sets.values() for row, seconds in predicted.items()}

@@ -296,14 +296,38 @@ def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
         for framework in (
             *("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09"),
             *("Megatron-DeepSpeed (BigScience, 2022-02)", "Megatron-DeepSpeed (2024)"),
+            *("Megatron-LM (somebody, 2023)", "Megatron-LM (somebody, 2024)"),
+            *("Paxml 23.08", "Paxml 23.08 (Transformer Engine)"),
         )
     }
-    assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3", "unfused", "flash2"]
+    assert list(kernel.values()) == [
+        *("unfused", "unfused", "cudnn", "flash3", "unfused", "flash2", "unfused", "cudnn", "eager", "cudnn")
+    ]
+
+
+def test_megatrons_own_modules_of_2023_drop_out_a_tenth_unless_the_row_says_otherwise() -> None:
+    old, new = (parsed(framework=f"Megatron-LM ({year})", sharding="none").spec.model for year in (2023, 2024))
+    assert (old.dropout, new.dropout) == (0.1, 0.0)
+
+
+def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_are_sorted_by_single_operations() -> None:
+    common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8}
+    dropping = parsed(**common, framework="Megatron-Core", notes="tokens dropped at capacity factor 1").spec.stack
+    dropless = parsed(**common, framework="Megatron-Core").spec.stack
+    titan = parsed(**common, framework="torchtitan").spec.stack
+    assert (dropping.static_dispatch, dropless.static_dispatch) == (True, False)
+    assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
 
 
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
-    assert parsed(attention_kernel="unfused").spec.stack.attention_kernel == "unfused"
-    assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of unfused, ")
+    assert parsed(attention_kernel="flash3").spec.stack.attention_kernel == "flash3"
+    assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of eager, ")
+
+
+def test_unfused_attention_has_a_fused_softmax_in_megatron_and_is_a_chain_of_operations_elsewhere() -> None:
+    common = {"attention_kernel": "unfused", "sharding": "ZeRO-1"}
+    kernels = [parsed(framework=name, **common).spec.stack.attention_kernel for name in ("Megatron-LM", "PyTorch FSDP")]
+    assert kernels == ["unfused", "eager"]
 
 
 def test_plain_pytorch_that_is_compiled_is_compiled_software_and_a_named_framework_keeps_its_stack() -> None:
@@ -387,17 +411,6 @@ def test_submissions_to_a_benchmark_are_tuned_whatever_their_software() -> None:
         for name in ("Megatron-DeepSpeed (Habana)", "Megatron-DeepSpeed (Habana), MLPerf v4.0")
     )
     assert (plain, submitted) == ("ordinary", "tuned")
-
-
-def test_recompute_is_assumed_where_a_run_could_not_fit_without_it_and_only_there() -> None:
-    common = {"framework": "PyTorch", "arch": "llama2_7b", "seq_len": 8192, "n_gpus": 8, "gpus_per_node": 8, "tp": 1}
-    common |= {"pp": 1, "sharding": "FSDP", "gpu": "A100-80GB-SXM", "step_time_s": 30.0}
-    small, large = (parsed(**common, mbs=size, gbs=8 * size, recompute=None) for size in (1, 8))
-
-    assert small.spec.layout.recompute == "none"
-    assert large.spec.layout.recompute == "full"
-    assert "recompute full: without it the run does not fit in memory" in large.assumed
-    assert parsed(**common, mbs=8, gbs=64, recompute="none").spec.layout.recompute == "none"
 
 
 def test_a_stated_rank_of_adapters_gives_their_share_of_the_parameters() -> None:

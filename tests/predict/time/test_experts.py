@@ -37,6 +37,26 @@ def test_device_and_host_wait_for_each_other_in_every_sparse_layer(sparse, rates
     assert lost > waits
 
 
+def test_experts_that_always_take_their_capacity_leave_the_host_nothing_to_wait_for(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8, "micro_batch_size": 4}
+    dropless, static = (step(sparse, rates(static_dispatch=flag), **layout).terms["host"] for flag in (0.0, 1.0))
+
+    waits = 2 * HOST_OPS_WAIT * 31e-6 * sparse.layers * 256 / 64 / 4
+    assert float(dropless - static) == pytest.approx(waits)
+
+
+def test_routed_experts_gather_no_tokens_over_tensor_parallel_ranks_and_shared_ones_do(sparse, rates) -> None:
+    shared = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, shared_ffn=2560))
+
+    def gathered(model: TransformerModel, *, sequence: bool = True, ep: int = 8) -> float:
+        layout = {"tp": 4, "dp_shard": 16, "zero_stage": 1, "ep": ep, "sequence_parallel": sequence}
+        return float(step(model, rates(), **layout).terms["tp"])
+
+    assert gathered(sparse) == pytest.approx(gathered(shared) / 2)
+    assert gathered(shared) == pytest.approx(gathered(sparse, ep=1))
+    assert gathered(sparse, sequence=False) == pytest.approx(gathered(shared, sequence=False))
+
+
 def test_graphs_of_attention_and_routing_take_part_of_the_hosts_time_and_whole_iterations_all_of_it(
     sparse, rates
 ) -> None:

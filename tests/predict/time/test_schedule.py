@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
+from carbon_plugin.predict.time.operators import EAGER_BYTES
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
@@ -139,3 +140,31 @@ def test_unfused_attention_pays_for_a_softmax_that_megatrons_kernel_cannot_take(
     assert core(1) > 1.5 * core(2)
     # Beyond 4,096 keys the kernel does not exist: a score costs as much more there.
     assert core(2, 8192) > 1.5 * 16 * core(2)
+
+
+def test_plain_pytorch_moves_48_bytes_a_score_at_every_length_and_a_compiler_makes_the_softmax_one_kernel(
+    gpt, rates
+) -> None:
+    def core(seq_len: int = 2048, *, fused: float = 0.0, eager: float = 1.0, dropout: float = 0.0) -> float:
+        plan = msgspec.structs.replace(PLAN, seq_len=seq_len)
+        model = msgspec.structs.replace(gpt, dropout=dropout)
+        kernels = rates(attention_unfused=1.0, attention_eager=eager, fused=fused)
+        layout = ParallelLayout(tp=8, dp_replicate=8, micro_batch_size=4)
+        return float(total(model, layout, kernels, plan).terms["attention"])
+
+    scores = gpt.layers * gpt.heads / 8 * (PLAN.global_batch_size / 8) * 2048**2
+    assert core() - core(eager=0.0) == pytest.approx((sum(EAGER_BYTES) - 10) * scores / float(rates().memory))
+    assert core(fused=1.0) == pytest.approx(core(eager=0.0))
+    # Four times the sequence has sixteen times the scores, and no length at which a kernel ends.
+    assert core(8192) == pytest.approx(16 * core(2048), rel=0.03)
+
+
+@given(head=st.integers(1, 512))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_attention_of_a_device_with_lanes_costs_whole_lanes_of_a_head(gpt, rates, head) -> None:
+    def core(width: int, lanes: float) -> float:
+        model = msgspec.structs.replace(gpt, head_dim=width)
+        return float(total(model, ParallelLayout(), rates(attention_lanes=lanes)).terms["attention"])
+
+    assert core(head, 128.0) == pytest.approx(core(-(-head // 128) * 128, 0.0))
+    assert core(head, 128.0) >= core(head, 0.0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.rows.published import all_published_rows, blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
@@ -136,3 +137,33 @@ def test_the_spreads_are_written_into_their_own_lines_only() -> None:
     different = [new for old, new in zip(text.splitlines(), changed.splitlines(), strict=True) if old != new]
     assert len(different) == 1
     assert different[0].strip().startswith('"moe": Effects(')
+
+
+def test_a_row_that_was_predicted_blind_counts_with_that_prediction_and_not_with_a_later_one() -> None:
+    mended = rows("moe", {"a": [0.0], "b": [0.0], "c": [0.0], "d": [0.0]})
+    blind = {row.id: 2 * float(np.exp(-offset)) for row, offset in zip(mended, (0.4, -0.4, 0.3, -0.3), strict=True)}
+
+    (after,), (before,) = class_spreads(mended, {}), class_spreads(mended, blind)
+
+    assert after.effects.between == 0
+    assert before.effects.between == pytest.approx(np.sqrt(np.mean(np.square([0.4, 0.3]))), abs=1e-3)
+    assert before.coverage == after.coverage == 1
+
+
+def test_every_row_of_a_blind_set_is_shipped_with_its_blind_prediction() -> None:
+    predicted = blind_predictions()
+    shipped = {row.id: row for row in all_published_rows()[0]}
+    assert predicted.keys() <= shipped.keys()
+    assert {name for name, row in shipped.items() if row.collection == "fourth"} <= predicted.keys()
+
+    def error(collection: str, *, sparse: bool) -> float:
+        errors: dict[str, list[float]] = {}
+        for name, seconds in predicted.items():
+            row = shipped[name]
+            if row.collection == collection and (row.spec.model.moe is not None) == sparse:
+                errors.setdefault(row.source, []).append(abs(seconds / row.measured_step_time_s - 1))
+        return round(100 * float(np.mean([np.mean(own) for own in errors.values()])), 1)
+
+    # These are the figures that docs/validation.md prints.
+    assert [error("third", sparse=flag) for flag in (False, True)] == [15.6, 29.0]
+    assert [error("fourth", sparse=flag) for flag in (False, True)] == [17.6, 32.3]

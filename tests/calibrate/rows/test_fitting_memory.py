@@ -1,0 +1,67 @@
+"""What a published row leaves out of recompute and micro-batch is chosen by what fits in the memory of its devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
+
+RECORD: dict[str, Any] = {
+    "id": "mine-1",
+    "kind": "benchmark",
+    "arch": "llama2_7b",
+    "seq_len": 8192,
+    "precision": "bf16",
+    "gpu": "A100-80GB-SXM",
+    "n_gpus": 8,
+    "gpus_per_node": 8,
+    "tp": 1,
+    "pp": 1,
+    "sharding": "FSDP",
+    "framework": "PyTorch",
+    "step_time_s": 300.0,
+}
+
+
+def read(**changes: Any) -> PublishedRow:
+    """The one row of `RECORD` with changes."""
+    ((row,), _) = parse_rows([{**RECORD, **changes}], {})
+    return row
+
+
+@pytest.mark.parametrize(
+    ("framework", "size", "fits", "said"),
+    [("PyTorch", 8, "none", "without it"), ("MaxText", 16, "operators", "with less of it")],
+)
+def test_recompute_is_assumed_where_a_run_could_not_fit_with_less_and_only_there(framework, size, fits, said) -> None:
+    small, large = (read(framework=framework, mbs=each, gbs=8 * each) for each in (1, size))
+
+    assert small.spec.layout.recompute == fits
+    assert large.spec.layout.recompute == "full"
+    assert f"recompute full: {said} the run does not fit in memory" in large.assumed
+    assert read(framework=framework, mbs=size, gbs=8 * size, recompute="none").spec.layout.recompute == "none"
+
+
+def micro_batch(**changes: Any) -> int:
+    """The micro-batch of a row that states a global batch of 64 sequences a device and no micro-batch."""
+    row = read(**{"seq_len": 2048, "gbs": 512, "recompute": "none", **changes})
+    assert row.spec.layout is not None
+    return row.spec.layout.micro_batch_size
+
+
+def test_people_who_shard_and_accumulate_fill_the_memory_of_their_devices() -> None:
+    sizes = [micro_batch(gpu=gpu) for gpu in ("A100-40GB-SXM", "A100-80GB-SXM", "H200-SXM")]
+
+    assert 1 <= sizes[0] < sizes[1] < sizes[2]
+    assert all(64 % size == 0 for size in sizes)
+    assert "mbs 4: the largest that fits in memory" in read(seq_len=2048, gbs=512, recompute="none").assumed
+    assert micro_batch(seq_len=8192) < micro_batch()
+
+
+def test_megatrons_relatives_pipelines_and_stated_micro_batches_are_left_as_they_are() -> None:
+    assert micro_batch(framework="Megatron-Core", sharding="distributed optimizer") == 1
+    assert micro_batch(framework="DeepSpeed", sharding="ZeRO-2", pp=2) == 1
+    assert micro_batch(sharding="ZeRO-1") == 1
+    assert micro_batch(mbs=2) == 2
