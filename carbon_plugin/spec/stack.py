@@ -41,23 +41,21 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     experts included).
 
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
-    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that
-    holds some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as
-    transformers did before its version 5. `plain_dispatch` says that tokens are sorted by expert and added up again
-    by single PyTorch operations (Megatron without `moe_permute_fusion`). `static_dispatch` says that an expert
-    always takes as many rows as its capacity (tokens dropped and padded), so that the host waits for no count.
-    `transfer_wait_s` is the time for which
-    host and device stand still at every transfer between pipeline stages, where each is sent and awaited by itself
-    (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
-    tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
+    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
+    some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
+    did before its version 5. `plain_dispatch` says that tokens are sorted by expert and added up again by single
+    PyTorch operations (Megatron without `moe_permute_fusion`). `static_dispatch` says that an expert always takes as
+    many rows as its capacity (tokens dropped and padded), so that the host waits for no count. `transfer_wait_s` is the
+    time for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited
+    by itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends
+    the tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
     is the standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the
     mean; unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for
-    ordinary software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled",
-    "fused" in fp32 (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all
-    are held in 16 bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over
-    the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8
-    scales. `shard_host_ops` is the number of operation slots that hooks of parameter sharding add to every pass
-    through a layer.
+    ordinary software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused"
+    in fp32 (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16
+    bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit,
+    "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is
+    the number of operation slots that hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
     precision (Transformer Engine). `weighted_experts` says that an expert's activation is multiplied by its

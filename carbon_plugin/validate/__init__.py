@@ -1,0 +1,1 @@
+"""Compare what is predicted with what was published, and compute the ranges of predictions from the differences."""
