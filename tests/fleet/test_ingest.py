@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
-from carbon_plugin.fleet.store.schema import SUMS, TABLES
+from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of
+from carbon_plugin.fleet.store.segments import arrow_table
 from carbon_plugin.ledger import chain
 from tests.fleet.conftest import RUNS
 from tests.ledger.builder import Attempt, Job
@@ -390,3 +393,27 @@ def test_a_catalogue_of_a_later_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(FleetError, match="version 99"):
         ingest([str(tmp_path / "runs")], str(store))
+
+
+def test_columns_are_put_into_arrow_as_arrow_itself_reads_them() -> None:
+    pa = pytest.importorskip("pyarrow")
+    texts = ["", "Zürich 👍", None, "x" * 300]
+    numbers = [0, -(2**62), None, 2**62]
+    of_kind = {"text": texts, "real": [0.5, math.pi, None, -1e300], "short": [1, -2, None, 2**31 - 1], "int": numbers}
+    columns = {name: of_kind[kind] for name, kind in TABLES["run"].items()}
+
+    table = arrow_table("run", columns)
+
+    table.validate(full=True)
+    assert table.equals(pa.Table.from_pydict(columns, schema_of("run")))
+    assert arrow_table("factor", {"factors": [], "document": []}).num_rows == 0
+
+
+def test_an_ingest_loads_no_pandas(tmp_path: Path) -> None:
+    write_fleet(tmp_path / "runs", 2)
+    script = (
+        "import sys; from carbon_plugin.fleet.ingest import ingest; "
+        f"ingest([{str(tmp_path / 'runs')!r}], {str(tmp_path / 'store')!r}); assert 'pandas' not in sys.modules"
+    )
+
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.store.catalogue import DataFile, Segment
 from carbon_plugin.fleet.store.places import Location, publish, reaching
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 COMPRESSION = "zstd"
+_KINDS = {"double": "float64"}
+"""What numpy calls numbers that Arrow calls otherwise."""
 
 
 class SegmentWriter:
@@ -55,16 +60,14 @@ class SegmentWriter:
 
     def flush(self) -> None:
         """Write the rows that wait."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         for table, rows in self._rows.items():
             if rows:
-                self._write(table, None, pa.Table.from_pylist(rows, schema_of(table)))
+                columns = {name: [row.get(name) for row in rows] for name in TABLES[table]}
+                self._write(table, None, arrow_table(table, columns))
             rows.clear()
-        data = pa.Table.from_pydict(self._hours, schema_of(PARTITIONED))
+        data, months = arrow_table(PARTITIONED, self._hours), np.array(self._hours["month"])
         for month in sorted(set(self._hours["month"])):
-            self._write(PARTITIONED, month, data.filter(pc.equal(data["month"], month)))
+            self._write(PARTITIONED, month, data.take(_numbers(np.flatnonzero(months == month), "int64")))
         for values in self._hours.values():
             values.clear()
 
@@ -75,6 +78,46 @@ class SegmentWriter:
 
     def _write(self, table: str, month: int | None, data: pyarrow.Table) -> None:
         self._files.append(write_file(self._store, self._scratch, table, month, data))
+
+
+def arrow_table(table: str, columns: Mapping[str, Sequence[Any]]) -> pyarrow.Table:
+    """Return columns of a table in Arrow's memory.
+
+    They are put there as bytes, because Arrow's own reading of Python lists loads pandas, which takes as long as a
+    hundred runs.
+    """
+    import pyarrow as pa
+
+    schema = schema_of(table)
+    arrays = [
+        _texts(columns[field.name]) if field.type == pa.string() else _numbers(columns[field.name], str(field.type))
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _texts(values: Sequence[str | None]) -> pyarrow.Array:
+    import pyarrow as pa
+
+    encoded = [(value or "").encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64).astype(np.int32)
+    buffers = [_known(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _numbers(values: Sequence[float | None] | NDArray[np.int64], kind: str) -> pyarrow.Array:
+    import pyarrow as pa
+
+    numbers = np.array([0 if value is None else value for value in values], dtype=_KINDS.get(kind, kind))
+    return pa.Array.from_buffers(pa.type_for_alias(kind), len(numbers), [_known(values), pa.py_buffer(numbers)])
+
+
+def _known(values: Sequence[Any] | NDArray[np.int64]) -> pyarrow.Buffer | None:
+    """Return the bits that say which values are not None, or None where all are known."""
+    import pyarrow as pa
+
+    known = np.array([value is not None for value in values], dtype=bool)
+    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
 
 
 def write_file(store: Location, scratch: Path, table: str, month: int | None, data: pyarrow.Table) -> DataFile:
