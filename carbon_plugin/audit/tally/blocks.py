@@ -174,6 +174,6 @@ def _estimates(energies: Sequence[DeviceEnergy], shape: tuple[int, int]) -> Floa
     return _devices(estimates, shape) if any(estimates) else np.zeros((shape[1], shape[0]))
 
 
-def _devices(values: list[float | None], shape: tuple[int, int]) -> Floats:
+def _devices(values: Sequence[float | None], shape: tuple[int, int]) -> Floats:
     """Return values that are ordered window by window as an array of (devices, windows), with NaN for None."""
     return np.ascontiguousarray(np.array(values, dtype=float).reshape(shape).T)
