@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import LOGIT_BYTES, layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.memory import allocated_bytes, layer_activation_bytes, memory_bytes, reserved_bytes
@@ -193,6 +197,21 @@ def test_a_loss_in_chunks_holds_two_gradients_of_the_head_and_a_whole_one_none(g
         peak, parts = allocated(gpt, rates, Stack(cross_entropy=loss), **long)
         passing = parts["activations"] + parts["logits"] + parts["working"]
         assert peak == pytest.approx(parts["parameters"] + parts["optimizer"] + passing + gradients * head)
+
+
+@pytest.mark.exhaustive
+def test_an_eager_loss_costs_the_bytes_that_torch_allocates_for_it() -> None:
+    """A profiler of PyTorch counts them in a process of its own, because loss parallelism needs a process group."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("loss_peaks.py")], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    whole, split = LOGIT_BYTES["eager"]
+
+    # Outputs of a model hold its whole logits. torchtitan, whose loss is the one that is split, lets them go.
+    assert found["whole, held"] == pytest.approx(whole, abs=0.1)
+    assert found["split, let go"] == pytest.approx(split, abs=0.1)
+    assert found["split, held"] == pytest.approx(split + 2, abs=0.1)
 
 
 def test_the_second_gradient_of_a_tied_table_lies_beside_the_first(gpt, rates) -> None:

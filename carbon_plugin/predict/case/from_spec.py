@@ -145,9 +145,10 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
 
 They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A chunked
 output holds all logits in 16 bit, and the gradient of one of eight chunks (torchtune's `CEWithChunkedOutputLoss`, whose
-chunks are compiled). The eager value of whole logits fits the memory that torchtitan reported in 2024, before its loss
-was compiled (pull request 1033). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of the
-softmax, a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`).
+chunks are compiled). An eager loss over whole logits holds three fp32 values beside the logits, which the outputs of a
+model keep; this also fits the memory that torchtitan reported in 2024. A loss on DTensors holds four fp32 values in its
+backward pass: the logarithm of the softmax, a gradient of zeros, and two steps of their sum
+(`torch.distributed.tensor.parallel.loss`); torchtitan, which has it, lets its logits go before.
 """
 HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
