@@ -28,6 +28,8 @@ _WORDS: dict[str, bool | None] = {
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_DIGITS = 400
 """The most digits of an integer; a longer one is read as text, which no field for a number accepts."""
+_MOST_VALUES = 1_000_000
+"""The most values of a document. A few lines of aliases of aliases can stand for more than any memory holds."""
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
@@ -100,10 +102,10 @@ def load_yaml(text: str, origin: str) -> Any:
 
 @contextmanager
 def valid_yaml(text: str, origin: str) -> Iterator[None]:
-    """Check the nesting of YAML text, then turn any error of a parser inside into one `SpecError` with the line."""
+    """Check the nesting and size of YAML text, then turn any parser error inside into a `SpecError` with the line."""
     try:
         with in_one_sentence(origin, "not valid YAML", SpecError):
-            _refuse_deep_nesting(text, origin)
+            _refuse_what_nobody_wrote(text, origin)
             yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -113,27 +115,43 @@ def valid_yaml(text: str, origin: str) -> Iterator[None]:
         raise SpecError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _refuse_deep_nesting(text: str, origin: str) -> None:
-    """Raise `SpecError` if YAML is nested deeper than `DEEPEST` levels.
+def _refuse_what_nobody_wrote(text: str, origin: str) -> None:
+    """Raise `SpecError` if YAML is nested deeper than `DEEPEST` levels or stands for more than `_MOST_VALUES` values.
 
     PyYAML composes by recursion in C, which would end the process or refuse in words of its own. Brackets are counted
     first, because the scanner looks far ahead of the events that it gives. The events come without recursion, and they
-    show what is nested by lines.
+    show what is nested by lines and what aliases stand for.
     """
     depth = deepest = 0
     if text.count("[") + text.count("{") > DEEPEST:
         for bracket in _BRACKET.findall(text):
             depth = max(0, depth + (1 if bracket in "[{" else -1))
             deepest = max(deepest, depth)
-    if deepest <= DEEPEST:
-        depth = deepest = 0
-        for event in yaml.parse(text, Loader=_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            deepest = max(deepest, depth)
-            if deepest > DEEPEST:
-                break
     if deepest > DEEPEST:
         raise SpecError(f"{origin}: nested deeper than {DEEPEST} levels")
+    values = [0]
+    """How many values each open collection holds so far, the document first."""
+    open_anchors: list[str | None] = []
+    anchored: dict[str | None, int] = {}
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            values.append(1)
+            open_anchors.append(event.anchor)
+            if len(open_anchors) > DEEPEST:
+                raise SpecError(f"{origin}: nested deeper than {DEEPEST} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchored[open_anchors.pop()] = inner = values.pop()
+            values[-1] += inner
+        elif isinstance(event, yaml.AliasEvent):
+            values[-1] += anchored.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchored[event.anchor] = 1
+            values[-1] += 1
+        if values[-1] > _MOST_VALUES:
+            raise SpecError(
+                f"{origin}:{event.start_mark.line + 1}: expected at most {_MOST_VALUES:,} values in a file; an alias "
+                "counts as all that it stands for: write fewer of them, or split the file"
+            )
 
 
 class _Builder:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.boundary import dotted
-from carbon_plugin.spec.parsing.document import overlay, parse_document, read_document
+from carbon_plugin.spec.parsing.document import load_yaml, overlay, parse_document, read_document
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,15 @@ def test_what_is_not_a_document_is_refused_in_one_line(text, message):
         parse_document(text, "x.yaml")
 
     assert "\n" not in str(refused.value)
+
+
+def test_aliases_of_aliases_that_stand_for_more_than_memory_holds_are_refused():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+
+    for read in (parse_document, load_yaml):
+        with pytest.raises(SpecError, match=r"^x\.yaml:7: expected at most 1,000,000 values in a file; an alias "):
+            read("\n".join(lines), "x.yaml")
 
 
 @given(st.text(max_size=200))
