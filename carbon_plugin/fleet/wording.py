@@ -141,10 +141,17 @@ def cell(value: float | None, size: float = 1.0) -> str:
 
 def column(values: Sequence[float | None], size: float = 1.0) -> list[str]:
     """Return the numbers of one column in a unit of a size, with as many decimals as the largest needs for three
-    digits, "-" where one is not known."""
+    digits: "-" where one is not known, and "<0.1" where it is too small to be shown."""
     largest = max((abs(value) / size for value in values if value is not None), default=0.0)
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
-    return ["-" if value is None else f"{value / size:,.{decimals}f}" for value in values]
+    least = 10.0**-decimals
+
+    def text(value: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"<{least:.{decimals}f}" if 0 < value / size < least / 2 else f"{value / size:,.{decimals}f}"
+
+    return list(map(text, values))
 
 
 def lacking_sentences(line: AccountLine) -> list[str]:

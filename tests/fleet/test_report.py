@@ -25,7 +25,7 @@ from carbon_plugin.fleet.new_factors import NewFactors
 from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
 from carbon_plugin.fleet.tables import as_csv
-from carbon_plugin.fleet.wording import rows_of, summary_lines
+from carbon_plugin.fleet.wording import column, rows_of, summary_lines
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
@@ -523,3 +523,10 @@ def test_no_name_of_a_class_stands_on_the_page(accounts: Any) -> None:
     assert "Carbon by month" in page
     for name in ("RunMicrograms", "FleetWaste", "AccountLine", "FleetTile"):
         assert name not in page
+
+
+def test_numbers_of_a_column_have_the_decimals_of_the_largest() -> None:
+    assert column([31.7, 29.0, 0.04, None]) == ["31.7", "29.0", "<0.1", "-"]
+    assert column([1234.5, 2.0]) == ["1,234", "2"]
+    assert column([None, None]) == ["-", "-"]
+    assert column([0.0]) == ["0"]

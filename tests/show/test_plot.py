@@ -61,3 +61,11 @@ def test_names_in_a_drawing_are_text():
 
 def test_file_that_stands_alone_names_its_colours():
     assert "var(" not in plot.standalone(plot.drawing(10, 10, [plot.box(0, 0, 5, 5, "host")]))
+
+
+def test_name_in_a_legend_that_is_wider_than_the_drawing_is_cut():
+    markup, _ = plot.legend([("gpu", "x" * 400), ("host", "short")], 240)
+
+    assert "x" * 60 not in markup
+    assert "…" in markup
+    assert "short" in markup

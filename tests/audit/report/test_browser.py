@@ -25,7 +25,8 @@ pytestmark = NEEDS_BROWSER
 
 WIDTHS = (375, 768, 1440)
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-LONG = "a-very-long-name-" * 18  # 306 characters
+LONG = "averylongname_" * 22  # 308 characters, without a place where a line could break
+REVERSED = "\u202e"  # what follows it on a line is written from right to left
 
 
 def daily_g_per_kwh(unix_s: float) -> float:
@@ -84,7 +85,13 @@ def reports(
 
 def _rename(directory: Path) -> None:
     """Give a run and its programme names that are hostile and too long."""
-    identity = {"version": 1, "run_id": "a" * 32, "created_unix_s": 0.0, "name": HOSTILE + LONG, "programme": LONG}
+    identity = {
+        "version": 1,
+        "run_id": "a" * 32,
+        "created_unix_s": 0.0,
+        "name": HOSTILE + LONG,
+        "programme": REVERSED + LONG,
+    }
     (directory / "run.json").write_bytes(msgspec.json.encode(identity))
 
 

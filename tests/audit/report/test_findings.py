@@ -10,11 +10,12 @@ import pytest
 
 from carbon_plugin.audit.report.addresses import linked
 from carbon_plugin.audit.report.charts.of_devices import device_chart, node_table, outlier_table
-from carbon_plugin.audit.report.comparison import render_comparison
+from carbon_plugin.audit.report.comparison import render_comparison, rows_of
 from carbon_plugin.audit.report.grasp import CAR_KG_PER_KM, as_a_drive
 from carbon_plugin.audit.report.otherwise import elsewhere
 from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.result import AuditSummary, Device
+from carbon_plugin.audit.runs import compare_runs
 from carbon_plugin.audit.sentences.missing import missing
 from carbon_plugin.audit.sentences.quality import data_quality
 from carbon_plugin.audit.summary import summarise
@@ -174,3 +175,22 @@ def test_page_of_two_thousand_nodes_is_small_enough_to_send(summary, tmp_path: P
     )
 
     assert len(render_html(crowded).encode()) < 6_000_000
+
+
+def test_runs_far_apart_are_compared_in_the_unit_of_their_middle(summary: AuditSummary) -> None:
+    small = replace(summary, energy=replace(summary.energy, energy_j=720.0))
+    large = replace(summary, energy=replace(summary.energy, energy_j=3.6e8))
+
+    row = next(row for row in rows_of(compare_runs([small, large])) if row.name == "energy of the machines")
+
+    assert row.unit == "Wh"
+    assert [cell.text for cell in row.cells] == ["0.2", "100,000"]
+
+
+def test_intensities_that_count_different_things_are_told_in_words(summary: AuditSummary) -> None:
+    intensity = replace(summary.factors.intensity, basis=None)
+    other = replace(summary, factors=replace(summary.factors, intensity=intensity))
+
+    cautions = compare_runs([summary, other]).cautions
+
+    assert any("lifecycle, average, generation (" in caution and "unstated basis (" in caution for caution in cautions)
