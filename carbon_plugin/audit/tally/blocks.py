@@ -170,7 +170,7 @@ def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
 
 def _estimates(energies: Sequence[DeviceEnergy], shape: tuple[int, int]) -> Floats:
     """Return the estimated part of each energy as an array of (devices, windows), with 0 for None."""
-    estimates = [energy.estimated_j or 0.0 for energy in energies]
+    estimates: list[float | None] = [energy.estimated_j or 0.0 for energy in energies]
     return _devices(estimates, shape) if any(estimates) else np.zeros((shape[1], shape[0]))
 
 
