@@ -221,8 +221,8 @@ meters = open_meters(known=KnownHardware(node_profile=node), boot_id="boot-1", n
 rounds = []
 for pause_s in (0, 2.2):
     time.sleep(pause_s)
+    asked_s = time.monotonic()  # before the node's meter is written: its answer may be of that moment
     write()
-    asked_s = time.monotonic()
     readings = meters.read()
     rounds.append((readings, counted_j, asked_s, time.monotonic()))
 show([meters.devices, *rounds])

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.safety.jobs.faults import BESIDE
+
 JOB = Path(__file__).parent / "jobs" / "faults.py"
 
 QUIET = {
@@ -56,22 +58,7 @@ def test_every_ledger_is_whole_and_closed_at_most_once(rows):
     assert all(row["intact"] and len(row["closes"]) <= 1 for row in rows[1:])
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        "FirstStep.look",
-        "NodeWork.take",
-        "SpanTracker.observe",
-        "LedgerFollower.poll",
-        "run_totals",
-        "central_carbon",
-        "metrics_of",
-        "row_of",
-        "Delivery.start",
-        "Delivery.put",
-        "cells_of",
-    ],
-)
+@pytest.mark.parametrize("part", BESIDE)
 def test_energy_is_recorded_on_when_something_beside_it_fails(rows, part):
     (row,) = [row for row in rows[1:] if row["fault"].endswith(f":{part}")]
 

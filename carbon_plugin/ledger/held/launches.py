@@ -16,6 +16,9 @@ SKEW_EVENT = "clock_skew"
 positive where the other one is ahead, 0 when they agree again.
 """
 
+HANDOVER_S = 1.0
+"""A file that was left to local rank 0 ends within so many seconds of the start of that rank's file."""
+
 ANOTHER_JOB_EVENT = "another_job"
 """The event of a process that has noticed that another job writes into its run directory at the same time."""
 
@@ -49,12 +52,14 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
 
     Attempts are counted by each node for itself, and a node may be new. Files are of one launch when they trained at
     the same time for at least half as long as the shorter of them: a process that outlives its launch for a while, and
-    clocks that are a little apart, join no two launches.
+    clocks that are a little apart, join no two launches. A file whose writer left its GPUs to local rank 0 is of the
+    launch of that rank's file, so it counts as going on until the end of that one.
     """
 
     def extent(outline: Outline) -> tuple[float, float]:
         offset_s = offsets_s[outline.path.name]
-        return outline.started_unix_s - offset_s, outline.trained_until_unix_s - offset_s
+        last = _successor(outline, outlines) if outline.left else outline
+        return outline.started_unix_s - offset_s, last.trained_until_unix_s - offset_s
 
     launches: dict[str, int] = {}
     number, start_s, end_s = -1, 0.0, 0.0
@@ -67,6 +72,14 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
             number, start_s, end_s = number + 1, began_s, until_s
         launches[outline.path.name] = number
     return launches
+
+
+def _successor(left: Outline, outlines: Sequence[Outline]) -> Outline:
+    """Return the file that begins on the same host where one that was left to local rank 0 ends; that one itself where
+    there is none."""
+    following = [one for one in outlines if one.place == left.place and not one.left]
+    nearest = min(following, key=lambda one: abs(one.started_unix_s - left.trained_until_unix_s), default=left)
+    return nearest if abs(nearest.started_unix_s - left.trained_until_unix_s) <= HANDOVER_S else left
 
 
 def earlier_steps(outlines: Sequence[Outline], launches: Mapping[str, int]) -> dict[str, int]:

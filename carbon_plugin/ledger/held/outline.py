@@ -16,6 +16,7 @@ from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, d
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.held.clocks import TimedFile
 from carbon_plugin.ledger.held.copies import first_fingerprint
+from carbon_plugin.ledger.held.expected import LEFT
 from carbon_plugin.ledger.possible import MOST_COUNT
 from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record
@@ -63,6 +64,13 @@ class _Window(Struct, frozen=True, tag="window"):
         )
 
 
+class _Close(Struct, frozen=True, tag="close"):
+    """Holds why a file ends."""
+
+    reason: str
+
+
+_close_decoder = msgspec.json.Decoder(_Close)
 _manifest_decoder = msgspec.json.Decoder(_Manifest)
 _window_decoder = msgspec.json.Decoder(_Window)
 
@@ -71,7 +79,8 @@ class Outline(Struct, frozen=True, kw_only=True):
     """Holds the outline of a file by its first line and its last windows.
 
     `devices` are those of the first manifest, `fingerprint` is that of the first window;
-    `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none.
+    `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none. `left` says
+    that the writer handed its GPUs over to local rank 0, whose file begins where this one ends.
     """
 
     path: Path
@@ -84,6 +93,7 @@ class Outline(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...]
     fingerprint: str | None = None
     started_boot_s: float | None = None
+    left: bool = False
 
     @property
     def timed(self) -> TimedFile:
@@ -140,6 +150,7 @@ def outline_of(path: Path) -> Outline | None:
             manifest = _manifest(parts[1])
             decoder_for(opening.version, path)
             windows = _tail(file, size)
+            left = _has_left(file, size)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
     if manifest is None or not _is_own(path, opening):
@@ -156,6 +167,7 @@ def outline_of(path: Path) -> Outline | None:
         devices=tuple(device.key for device in manifest.devices),
         fingerprint=first_fingerprint(path),
         started_boot_s=manifest.started_boot_s,
+        left=left,
     )
 
 
@@ -211,6 +223,16 @@ def _tail(file: BinaryIO, size: int) -> list[_Window]:
         if start == 0 or any(window.steps for window in windows):
             return windows
         back *= 4
+
+
+def _has_left(file: BinaryIO, size: int) -> bool:
+    """Return whether the file ends with a closing record whose reason is that local rank 0 took over."""
+    file.seek(max(0, size - _TAIL_BYTES))
+    parts = chain.split_line(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+    try:
+        return parts is not None and _close_decoder.decode(parts[1]).reason == LEFT
+    except UNREADABLE:
+        return False  # it ends with another record
 
 
 def _window(payload: bytes) -> _Window | None:

@@ -13,7 +13,7 @@ from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
 
-def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 0) -> Outline:
+def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 0, *, left: bool = False) -> Outline:
     node, _, attempt = name.partition(".")
     return Outline(
         path=Path(f"node-{node}.attempt-{attempt}.jsonl"),
@@ -24,6 +24,7 @@ def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 
         host_key=f"boot-{node}",
         last_step=last_step,
         devices=(),
+        left=left,
     )
 
 
@@ -43,6 +44,12 @@ def test_a_node_that_is_new_after_a_restart_belongs_to_the_second_launch() -> No
 
 def test_a_leader_that_follows_a_lost_one_is_of_the_same_launch() -> None:
     assert launches(outline("0.0", 0, 100), outline("0.1", 110, 600), outline("1.0", 0, 600)) == [0, 0, 0]
+
+
+def test_a_rank_that_left_its_gpus_to_local_rank_0_is_of_the_launch_of_that_one() -> None:
+    early = outline("0.rank-1", 0.0, 0.1, left=True)
+    assert launches(early, outline("0.0", 0.1, 4), outline("0.1", 30, 60)) == [0, 0, 1]
+    assert launches(early, outline("0.1", 30, 60)) == [0, 1]  # nobody took over
 
 
 def test_a_process_that_outlives_its_launch_does_not_join_it_to_the_next() -> None:

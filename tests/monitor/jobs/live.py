@@ -93,6 +93,8 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     if scenario == "exit":
         sys.exit(3)
     if scenario in ("SIGINT", "SIGKILL", "SIGTERM"):
+        while not any(b'"type":"window"' in file.read_bytes() for file in Path(run_dir).glob("*.jsonl")):
+            steps(monitor, 0.1)  # what comes before the first window is lost with a process that is killed
         os.kill(os.getpid(), getattr(signal, scenario))
         time.sleep(10)
 
