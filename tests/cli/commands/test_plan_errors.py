@@ -41,7 +41,7 @@ def test_degrees_that_do_not_fit_the_cluster_are_named_with_what_would(arguments
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "tp 3" in line
-    assert ("give degrees whose product is 8, or `layout: auto`" if "run.yaml" in arguments else "2 or 4") in line
+    assert ("give degrees whose product is 8, or `layout: auto`" if "run.yaml" in arguments else "1, 2, 4 or 8") in line
 
 
 @pytest.mark.parametrize("command", [["plan"], ["when", "--forecast", "grid.csv"]])
