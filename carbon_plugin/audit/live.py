@@ -48,7 +48,7 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
     newest, recent = _newest(run_dir)
     rows += _power(recent)
     carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
-    rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
+    rows.append(("spent", f"{phrases.energy_text(summary.energy)}{carbon}"))
     if state != "running" and newest is not None:
         if newest.remaining_s:
             rows.append(("projection", "none, because the run has ended"))
@@ -69,7 +69,7 @@ def summary_line(run_dir: str | os.PathLike[str]) -> str:
     progress, footprint = summary.progress, summary.footprint
     of = f" of {progress.total_steps:,}" if progress.total_steps else ""
     parts = [f"{summary.run.name}: {state_of(summary)}", f"step {progress.last_step:,}{of}"]
-    parts.append(wording.energy(summary.energy.energy_j))
+    parts.append(phrases.energy_text(summary.energy) if summary.energy.is_known else "energy unknown")
     if footprint is not None:
         figure, without = footprint.counted_kg, phrases.without_embodied(summary)
         said = f"{wording.carbon(figure.value)} ({wording.carbon_range(figure)})"

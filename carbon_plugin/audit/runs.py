@@ -182,7 +182,7 @@ def _listed(directory: Path) -> ListedRun:
         programme=summary.run.programme,
         role=summary.run.role,
         start_unix_s=summary.period.start_unix_s,
-        energy_j=summary.energy.energy_j,
+        energy_j=_known_j(summary),
         operational_kg=footprint.operational_kg.value if footprint else None,
         total_kg=_kilograms(footprint.total_kg) if footprint else None,
         unknown_embodied=unknown_embodied(summary),
@@ -240,6 +240,11 @@ def _kilograms(figure: Figure | None) -> float | None:
     return None if figure is None else figure.value
 
 
+def _known_j(summary: AuditSummary) -> float | None:
+    """Return the energy of the machines, J, None where nothing of it was measured or modelled."""
+    return summary.energy.energy_j if summary.energy.is_known else None
+
+
 def _per(amount: float | None, count: int | None) -> float | None:
     return amount / count if amount is not None and count else None
 
@@ -253,8 +258,8 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
     ("optimizer steps", ""): lambda one: one.progress.steps,
     ("tokens", ""): lambda one: one.progress.tokens or None,  # reports of earlier releases hold 0
     ("step time", "s"): lambda one: one.steps.measured_step_time_s.value if one.steps else None,
-    ("energy of the machines", "J"): lambda one: one.energy.energy_j,
-    ("energy a token", "J"): lambda one: _per(one.energy.energy_j, one.progress.tokens),
+    ("energy of the machines", "J"): _known_j,
+    ("energy a token", "J"): lambda one: _per(_known_j(one), one.progress.tokens),
     ("energy measured", "share"): lambda one: (
         one.energy.measured_j / one.energy.energy_j if one.energy.energy_j else None
     ),

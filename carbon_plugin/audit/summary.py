@@ -47,6 +47,8 @@ from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import RunCheck, checked_anchor, combine_checks, files_by_start
 from carbon_plugin.spec.numbers.figure import Assumption
 
+_NOTHING_READ = "its energy is unknown, because no meter was read and nothing was modelled"
+
 
 def summarise(
     run_dir: str | os.PathLike[str], anchors: Sequence[str] = (), processes: int | None = None
@@ -76,7 +78,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     idle_factors = used.idle_factors(factors)
     collected.unobserved = unobserved_sums(unobserved, idle_factors)
     energy = energy_of(chain.from_iterable(collected.by_phase().values()))
-    outcome = _account(used, collected.files, reserved, manifest)
+    outcome = _account(used, collected.files, reserved, manifest) if energy.is_known else _NOTHING_READ
     accounted = None if isinstance(outcome, str) else outcome
     prediction = read_prediction(manifest.prediction)
     spans = collected.spans

@@ -46,6 +46,11 @@ class Energy(Struct, frozen=True, kw_only=True):
     estimated_j: float = 0.0
 
     @property
+    def is_known(self) -> bool:
+        """Return whether something of it was measured or modelled: without that its sum of 0 J says nothing."""
+        return self.energy_j > 0 or self.meters.quality != "absent"
+
+    @property
     def range(self) -> Range:
         """Return the energy with its range, J."""
         return Range(self.energy_j, self.low_j, self.high_j)

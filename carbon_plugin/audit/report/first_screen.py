@@ -32,7 +32,8 @@ class Share(Struct, frozen=True):
 class RunTotal(Struct, frozen=True, kw_only=True):
     """The total carbon of a run, or its energy where no carbon is stated, with its range on a bar.
 
-    `what` says which of the two it is. Positions are percent of the bar's width.
+    `what` says which of the two it is. Positions are percent of the bar's width. `raw` is None where neither is known,
+    and there is no bar then.
     """
 
     what: str
@@ -44,7 +45,7 @@ class RunTotal(Struct, frozen=True, kw_only=True):
     value_percent: float
     high_percent: float
     field: str
-    raw: float
+    raw: float | None
     split: list[Share]
     split_percent: float
 
@@ -64,6 +65,22 @@ class Tile(Struct, frozen=True, kw_only=True):
     explained: str = ""
 
 
+_UNKNOWN_TOTAL = RunTotal(
+    what="Energy of the machines; no carbon is stated",
+    text="unknown",
+    unit="",
+    low="",
+    high="",
+    low_percent=0.0,
+    value_percent=0.0,
+    high_percent=0.0,
+    field="",
+    raw=None,
+    split=[],
+    split_percent=0.0,
+)
+
+
 def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
     """Return the total carbon, or the energy of the machines where no carbon is stated.
 
@@ -71,6 +88,8 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
     """
     footprint = summary.footprint
     if footprint is None:
+        if not summary.energy.is_known:
+            return _UNKNOWN_TOTAL
         size, name = fitting_unit(summary.energy.energy_j, ENERGY_UNITS)
         what = "Energy of the machines; no carbon is stated"
         return _total(
@@ -158,7 +177,7 @@ def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
     def share(part: float) -> str:
         """Return a part of the carbon, or of the energy where no carbon is stated."""
         if summary.footprint is None:
-            return wording.energy(summary.energy.energy_j * part)
+            return wording.energy(summary.energy.energy_j * part) if summary.energy.is_known else "unknown"
         return wording.carbon(summary.footprint.counted_kg.value * part)
 
     if progress.tokens:

@@ -99,7 +99,8 @@ def left_out(summary: AuditSummary) -> list[str]:
             "recorded then, and what was drawn is in no total."
         )
     if summary.reserved.unknown_s > 0:
-        counted = "" if unknown_embodied(summary) else ", while their manufacture is in the total"
+        charged = summary.footprint is not None and not unknown_embodied(summary)
+        counted = ", while their manufacture is in the total" if charged else ""
         found.append(
             f"{wording.device_hours(summary.reserved.unknown_s)} of reserved device time are in no record: their "
             f"energy is in no total, because no hardware profile knows the idle power of these devices{counted}."
@@ -287,6 +288,8 @@ def _what_it_used(summary: AuditSummary) -> str:
     if unread := unread_share(summary):
         known += f", and {wording.percent(unread)} of the GPUs' time, which could not be read, is missing"
     sentence = f"Its machines used {wording.energy(summary.energy.energy_j)}; {known}."
+    if not summary.energy.is_known:
+        sentence = "What its machines used is unknown."
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:
         return f"{sentence} No carbon is stated: {summary.no_carbon_reason}."

@@ -74,12 +74,7 @@ def unread_share(summary: AuditSummary) -> float:
 
 def energy_text(energy: Energy) -> str:
     """Return an energy in words, "unknown" where no device of it could be read."""
-    return wording.energy(energy.energy_j) if is_known(energy) else "unknown"
-
-
-def is_known(energy: Energy) -> bool:
-    """Return whether something of an energy was measured or modelled: without that its sum of 0 J says nothing."""
-    return energy.energy_j > 0 or energy_quality(energy) != "absent"
+    return wording.energy(energy.energy_j) if energy.is_known else "unknown"
 
 
 def estimated_devices(summary: AuditSummary, rung: Rung) -> list[Device]:
@@ -101,7 +96,7 @@ def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
     The range is the rung's sampled one, in which the errors of meters are independent. Without one, it is the sum of
     the meters' own ranges, as if all errors were the same.
     """
-    return wording.energy_range(range_of(summary, energy, rung)) if is_known(energy) else ""
+    return wording.energy_range(range_of(summary, energy, rung)) if energy.is_known else ""
 
 
 def range_of(summary: AuditSummary, energy: Energy, rung: str | None) -> Range:

@@ -115,7 +115,7 @@ def _energy_row(
     known = phrases.energy_how(one) if one.estimated_j else phrases.meters_phrase(one.meters)
     kilograms = one.operational_kg
     known_j = phrases.range_of(summary, one, rung)
-    is_known = phrases.is_known(one)
+    is_known = one.is_known
     return [
         name,
         energy.cell(one.energy_j, f"{field}.energy_j") if is_known else Cell("unknown"),

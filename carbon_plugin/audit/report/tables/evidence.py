@@ -99,7 +99,7 @@ def device_table(summary: AuditSummary) -> Table:
                 Cell(one.hostname),
                 Cell(one.identity.meter, notes),
                 energy.cell(one.energy.energy_j, f"devices.{place}.energy.energy_j")
-                if phrases.is_known(one.energy)
+                if one.energy.is_known
                 else Cell("unknown"),
                 Cell("–" if one.mean_power_w is None else wording.number(one.mean_power_w)),
                 Cell(phrases.meters_phrase(one.energy.meters), kind=one.energy.meters.quality),
