@@ -65,13 +65,15 @@ def with_implied_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a transformer with those that follow from its shape where they are not stated.
 
     These are as many key/value heads as heads, and heads that share the hidden width equally. Raises `SpecError` if
-    they cannot share it.
+    they cannot share it, or if there is no head.
     """
     hidden, heads, mla = fields.get("hidden"), fields.get("heads"), fields.get("mla")
     implied: dict[str, Any] = {"kv_heads": heads} if heads is not None else {}
     if isinstance(mla, Mapping) and "qk_nope_head_dim" in mla and "qk_rope_head_dim" in mla:
         implied["head_dim"] = mla["qk_nope_head_dim"] + mla["qk_rope_head_dim"]
-    elif isinstance(hidden, int | float) and isinstance(heads, int | float) and heads > 0:
+    elif isinstance(hidden, int | float) and isinstance(heads, int | float):
+        if heads <= 0:
+            raise SpecError(f"heads is {heads:g}, expected a positive integer")
         if hidden % heads and fields.get("head_dim") is None:
             raise SpecError(f"hidden {hidden} is not a multiple of heads {heads}; give head_dim")
         implied["head_dim"] = hidden // heads

@@ -65,3 +65,9 @@ def test_heads_that_do_not_share_out_the_width_need_a_stated_head_dim():
     with pytest.raises(SpecError, match="hidden 100 is not a multiple of heads 3; give head_dim"):
         with_implied_fields({"hidden": 100, "heads": 3})
     assert with_implied_fields({"hidden": 100, "heads": 3, "head_dim": 64})["head_dim"] == 64
+
+
+@pytest.mark.parametrize("heads", [0, -4])
+def test_a_model_without_heads_is_told_so_and_not_of_a_width_that_is_missing(heads: int):
+    with pytest.raises(SpecError, match=rf"^heads is {heads}, expected a positive integer$"):
+        with_implied_fields({"hidden": 64, "heads": heads})
