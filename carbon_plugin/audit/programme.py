@@ -39,9 +39,9 @@ UNSTATED = "unstated"
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
     """One run of a programme, or one part of a run that went on in another directory.
 
-    `energy_j` is that of the machines, and `facility_j` that of the facility with them, None where the run stated no
-    site. Carbon is the mean over the draws, on the basis of the programme, and None where it is not known; `total_kg`
-    is None where the operational or the embodied carbon is.
+    `energy_j` is that of the machines, None where nothing of it was read or modelled, and `facility_j` that of the
+    facility with them, None where the run stated no site. Carbon is the mean over the draws, on the basis of the
+    programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
     `stated_operational_kg` is the central value in the run's own audit, which counts `basis`. `turned` says how the
     carbon was brought to the basis of the programme, where it was.
     """
@@ -53,7 +53,7 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     steps: int
     tokens: int | None
     device_s: float
-    energy_j: float
+    energy_j: float | None
     facility_j: float | None
     operational_kg: float | None
     embodied_kg: float | None
@@ -172,15 +172,15 @@ def add_up(
         warnings.append(reason)
     roles = _role_totals(runs, with_carbon=reason is None)
     embodied = [its.embodied for its in carbon if its.embodied is not None]
-    facility = [run.facility_j for run in runs]
+    facility = [run.facility_j for run in runs if run.energy_j is not None]
     return Programme(
         name=name,
         plugin_version=carbon_plugin.__version__,
         runs=runs,
         roles=roles,
         device_s=sum(run.device_s for run in runs),
-        energy_j=sum(run.energy_j for run in runs),
-        facility_j=sum(filter(None, facility)) if None not in facility else None,
+        energy_j=sum(run.energy_j or 0.0 for run in runs),
+        facility_j=None if any(value is None for value in facility) else sum(filter(None, facility)),
         operational_kg=_sum([its.operational for its in carbon]) if reason is None else None,
         embodied_kg=_sum(embodied) if embodied else None,
         total_kg=_sum([its.counted for its in carbon]) if reason is None and embodied else None,
@@ -241,7 +241,7 @@ def _run(one: _Audited, carbon: RunCarbon) -> ProgrammeRun:
         steps=summary.progress.steps,
         tokens=summary.progress.tokens,
         device_s=summary.reserved.device_s,
-        energy_j=summary.energy.energy_j,
+        energy_j=summary.energy.energy_j if summary.energy.is_known else None,
         facility_j=footprint.energy_j["facility"].value if footprint else None,
         operational_kg=carbon.operational.value if carbon.operational else None,
         embodied_kg=carbon.embodied.value if carbon.embodied else None,
@@ -283,7 +283,7 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
     """Return one total for each role: those of `ROLES` in their order, then any other."""
 
     def measure(run: ProgrammeRun) -> float:
-        return _counted_kg(run) if with_carbon else run.energy_j
+        return _counted_kg(run) if with_carbon else run.energy_j or 0.0
 
     whole = math.fsum(map(measure, runs))
     totals = []
@@ -295,7 +295,7 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
                 role=role,
                 runs=len(of_role),
                 device_s=sum(run.device_s for run in of_role),
-                energy_j=sum(run.energy_j for run in of_role),
+                energy_j=sum(run.energy_j or 0.0 for run in of_role),
                 operational_kg=sum(run.operational_kg or 0.0 for run in of_role) if with_carbon else None,
                 embodied_kg=sum(embodied) if embodied else None,
                 total_kg=sum(map(_counted_kg, of_role)) if embodied else None,
@@ -334,6 +334,9 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     unknown = [run.name for run in runs if run.role not in ROLES]
     if unknown:
         found.append(f"runs without a role, or with one that is none of {', '.join(ROLES)}: {', '.join(unknown)}")
+    unread = [run.name for run in runs if run.energy_j is None]
+    if unread:
+        found.append(f"nothing of their energy was read or modelled, so that they are in no sum: {', '.join(unread)}")
     without = [run.name for run in runs if run.operational_kg is not None and run.embodied_kg is None]
     if without:
         found.append(f"the manufacture of their hardware is unknown and in no sum: {', '.join(without)}")

@@ -51,6 +51,8 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
     energy and that of the new intensity.
     """
     footprint, factors = summary.footprint, summary.factors
+    if not summary.energy.is_known:
+        return RunCarbon(operational=None, embodied=None, total=None)  # there is nothing to add up
     if footprint is None or factors is None:
         return RunCarbon(operational=None, embodied=None, total=None, missing="stated no site")
     embodied = _mean(footprint, "embodied_kg", footprint.embodied_kg)

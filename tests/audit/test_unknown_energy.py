@@ -10,11 +10,13 @@ import pytest
 
 from carbon_plugin.audit.exports.paper import paper_paragraph
 from carbon_plugin.audit.live import live_view, summary_line
+from carbon_plugin.audit.programme import add_up
 from carbon_plugin.audit.report.comparison import render_comparison
 from carbon_plugin.audit.report.first_screen import total_of
 from carbon_plugin.audit.report.write import write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.runs import compare_runs, list_runs
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Factors
 from tests.ledger.builder import Attempt, Job
@@ -66,6 +68,23 @@ def test_lists_comparisons_and_lines_hold_no_zero_for_it(run_dir: Path, summary:
     assert "unknown" in render_comparison([summary, summary])
     assert "energy unknown" in summary_line(run_dir)
     assert ("spent", "unknown") in live_view(run_dir).rows
+
+
+def test_a_programme_names_such_a_run_and_sums_the_others(
+    summary: AuditSummary, factors: Factors, tmp_path: Path
+) -> None:
+    Job(nodes=1, gpus=1, factors=factors).write(tmp_path)
+    whole = summarise(tmp_path)
+    of_one = [msgspec.structs.replace(one, run=msgspec.structs.replace(one.run, programme="p", name=name, run_id=name))
+              for name, one in (("killed", summary), ("whole", whole))]  # fmt: skip
+    result = add_up([(tmp_path / one.run.name, one) for one in of_one])
+
+    alone = add_up([(tmp_path, of_one[1])])
+    assert [run.energy_j is None for run in result.runs] == [True, False]
+    assert (result.total_kg, result.operational_kg, result.facility_j) == (
+        alone.total_kg, alone.operational_kg, alone.facility_j,
+    )  # fmt: skip
+    assert any("in no sum: killed" in warning for warning in result.warnings)
 
 
 def test_a_paragraph_for_a_paper_is_refused_with_the_reason(summary: AuditSummary) -> None:

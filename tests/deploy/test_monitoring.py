@@ -94,9 +94,8 @@ def test_rate_of_the_energy_is_the_power(server):
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_every_query_of_a_dashboard_finds_something(path, server):
-    empty = [query for query in map(filled, queries(path)) if not server.values(query)]
-
-    assert not empty
+    for query in map(filled, queries(path)):  # a power that nobody has read for a while is not shown
+        await_it(lambda query=query: server.values(query), query)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

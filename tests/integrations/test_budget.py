@@ -97,6 +97,7 @@ def test_ranks_without_a_common_directory_stop_through_the_store_of_their_job(to
         assert close.reason.startswith(f"stopped after step {first:,}: the budget is exceeded: energy")
 
 
+@pytest.mark.exhaustive
 def test_nobody_stops_for_a_rank_that_never_answers_and_the_record_says_so(torchrun, tmp_path):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
     own = {"JOB_STEPS": "300", "JOB_UNMEASURED": "1"}

@@ -69,6 +69,7 @@ def test_a_row_is_explained_by_groups_that_add_up_to_its_step(records: Path, cap
     assert json.loads(capsys.readouterr().out)["id"] == "mine-good"
 
 
+@pytest.mark.exhaustive
 def test_a_row_whose_layers_differ_is_explained_with_its_scan() -> None:
     hybrid = next(row for row in all_published_rows()[0] if is_hybrid(row))
 
@@ -94,6 +95,7 @@ def test_an_unknown_row_names_the_nearest_and_the_list_of_all(typed: str, offere
     assert said.count("\n") == 1
 
 
+@pytest.mark.exhaustive
 def test_every_id_that_the_list_shows_is_one_that_can_be_asked_for(capsys) -> None:
     assert run(["list", "rows", "torchtune", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

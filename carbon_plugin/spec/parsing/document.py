@@ -148,8 +148,9 @@ def _refuse_what_nobody_wrote(text: str, origin: str) -> None:
             anchored[event.anchor] = 1
             values[-1] += 1
         if values[-1] > _MOST_VALUES:
+            line = f":{event.start_mark.line + 1}" if event.start_mark else ""
             raise SpecError(
-                f"{origin}:{event.start_mark.line + 1}: expected at most {_MOST_VALUES:,} values in a file; an alias "
+                f"{origin}{line}: expected at most {_MOST_VALUES:,} values in a file; an alias "
                 "counts as all that it stands for: write fewer of them, or split the file"
             )
 

@@ -65,5 +65,5 @@ def test_an_answer_that_cannot_be_is_refused(service, answer, told, said):
 
 
 def test_a_service_of_marginal_intensity_forecasts_no_average():
-    with pytest.raises(FootprintError, match="names no service that forecasts"):
+    with pytest.raises(FootprintError, match="no forecast of the grid is known"):
         forecast_trace(Site(zone="FRA", live_marginal=LiveSource(provider="watttime", zone="X")), {})
