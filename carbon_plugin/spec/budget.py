@@ -11,13 +11,16 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number
 from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 Quantity = Literal["emissions_kg", "energy_kwh", "cost"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 End = Literal["low", "central", "high"]
 OnExceed = Literal["warn", "stop"]
 UNITS: dict[Quantity, str] = {"emissions_kg": "kgCO2e", "energy_kwh": "kWh", "cost": "USD"}
+_DIGITS = 4
 _WORDS: dict[Quantity, str] = {"emissions_kg": "emissions", "energy_kwh": "energy", "cost": "cost"}
 
 
@@ -95,7 +98,7 @@ class CarbonBudget(Struct, frozen=True, kw_only=True):
     @property
     def phrase(self) -> str:
         """Return the limits in words, for instance "at most 12 kWh and 5 kgCO2e, else the training stops"."""
-        limits = " and ".join(f"{limit:,.4g} {UNITS[name]}" for name, limit in self.limits.items())
+        limits = " and ".join(_in_words(name, limit, limit) for name, limit in self.limits.items())
         ends = {"warn": "else a warning", "stop": "else the training stops"}
         then = ends[self.on_exceed] if isinstance(self.on_exceed, str) else "else a function of the user is called"
         return f"at most {limits}, {then}"
@@ -136,11 +139,20 @@ class BudgetLine(Struct, frozen=True, kw_only=True):
     @property
     def phrase(self) -> str:
         """Return the line in words, for instance "energy: 12.1 kWh of 10 kWh projected (121 %)"."""
-        unit, what = UNITS[self.quantity], _WORDS[self.quantity]
+        what, limit = _WORDS[self.quantity], _in_words(self.quantity, self.limit, self.limit)
         if self.used is None or self.share is None:
-            return f"{what}: not known, of {self.limit:,.4g} {unit}"
+            return f"{what}: not known, of {limit}"
         how = "projected" if self.projected else "spent"
-        return f"{what}: {self.used:,.4g} {unit} of {self.limit:,.4g} {unit} {how} ({self.share:.0%})"
+        return f"{what}: {_in_words(self.quantity, self.used, self.limit)} of {limit} {how} ({self.share:.0%})"
+
+
+def _in_words(quantity: Quantity, value: float, limit: float) -> str:
+    """Return an amount of a budget in the unit that fits its limit, for instance "72 J" or "12.1 kWh"."""
+    if quantity == "cost":
+        return f"{number(value, _DIGITS)} {UNITS[quantity]}"
+    units, si = (ENERGY_UNITS, JOULES_PER_KWH) if quantity == "energy_kwh" else (CARBON_UNITS, 1.0)
+    size, unit = fitting_unit(limit * si, units)
+    return f"{number(value * si / size, _DIGITS)} {unit}"
 
 
 class BudgetState(Struct, frozen=True, kw_only=True):
