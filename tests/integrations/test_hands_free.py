@@ -169,12 +169,21 @@ def test_a_mistake_is_told_in_one_line_before_anything_starts(arguments, said):
 def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
     """A training of two processes under torchrun, bare and by `carbon-plugin run`: what each printed, and the run."""
     folder = tmp_path_factory.mktemp("unedited")
-    (folder / "sitecustomize.py").write_text("print('users own ran')\n")
+    # One byte a start, because lines that several processes print to one pipe can mix.
+    (folder / "sitecustomize.py").write_text(
+        "import os\nwith open(os.environ['SITES'], 'ab', buffering=0) as file:\n    file.write(b'x')\n"
+    )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     measured = [BIN, "run", "--site", "FRA", "--run-dir", "run", "--total-steps", "20", "--log", "csv", "--", *torchrun]
     said = {}
     for name, command in (("bare", torchrun), ("measured", measured)):
-        env = environment(TMPDIR=str(folder), PYTHONPATH=str(folder), PAUSE_S="0.05" if name == "measured" else "0")
+        sites = folder / f"sites of {name}"
+        env = environment(
+            TMPDIR=str(folder),
+            PYTHONPATH=str(folder),
+            SITES=str(sites),
+            PAUSE_S="0.05" if name == "measured" else "0",
+        )
         done = subprocess.run(
             [*command, str(JOBS / "unedited.py")], env=env, cwd=folder, capture_output=True, text=True, check=False
         )
@@ -182,7 +191,7 @@ def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
         lines = done.stdout.splitlines()
         rows = [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT")]
         said[name] = {rank: (losses, left) for rank, losses, left in rows}
-        said[f"{name} sites"] = lines.count("users own ran")
+        said[f"{name} sites"] = sites.stat().st_size
         said[f"{name} stderr"] = done.stderr
     return said | {"run": folder / "run"}
 
