@@ -15,6 +15,7 @@ from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.store.places import TRIES, AccessError, Location, open_place, reaching
 from carbon_plugin.ledger.files import node_of
 from carbon_plugin.ledger.identity import IDENTITY_FILE
+from carbon_plugin.spec.parsing.opening import open_ending
 
 _PIECE_BYTES = 1 << 20
 
@@ -135,7 +136,7 @@ def content_of(directory: Path, run: FoundRun) -> str:
     digest, folder = blake2b(digest_size=16), os.fspath(directory)
     for file in run.files:
         part = blake2b(digest_size=16)
-        with reaching(run.place.below(file.name), "read"), open(f"{folder}/{file.name}", "rb", buffering=0) as content:
+        with reaching(run.place.below(file.name), "read"), open_ending(f"{folder}/{file.name}", buffering=0) as content:
             while chunk := content.read(_PIECE_BYTES):
                 part.update(chunk)
         digest.update(file.name.encode() + b"\0" + part.digest())

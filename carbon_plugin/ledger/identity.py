@@ -18,6 +18,7 @@ from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.once import publish_once
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
 from carbon_plugin.spec.parsing.boundary import parse_json
+from carbon_plugin.spec.parsing.opening import open_ending
 
 IDENTITY_FILE = "run.json"
 _POLL_S = 0.05
@@ -89,4 +90,6 @@ def _await_identity(path: Path, wait_s: float) -> RunIdentity:
 
 
 def _decode(path: Path) -> RunIdentity:
-    return parse_json(path.read_bytes(), path, "not a run identity", LedgerError, RunIdentity)
+    with open_ending(path) as file:
+        content = file.read()
+    return parse_json(content, path, "not a run identity", LedgerError, RunIdentity)

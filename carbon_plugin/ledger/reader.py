@@ -15,6 +15,7 @@ from carbon_plugin.ledger.files import is_own_name, ledger_files, ledger_name
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunIdentity
+from carbon_plugin.spec.parsing.opening import open_ending
 
 _MAX_PROBLEMS = 20
 
@@ -80,7 +81,7 @@ class LedgerStream:
 
     def __iter__(self) -> Iterator[Record]:
         try:
-            with self.path.open("rb") as file:
+            with open_ending(self.path) as file:
                 yield from self._records(file)
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
@@ -179,7 +180,7 @@ def read_opening(path: str | os.PathLike[str]) -> Opening | None:
     """Return who wrote a file and when it starts, from its first line, or None if that is no manifest. Raises
     `LedgerError`."""
     try:
-        with Path(path).open("rb") as file:
+        with open_ending(path) as file:
             line = file.readline()
     except OSError as error:
         raise LedgerError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error

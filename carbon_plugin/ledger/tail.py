@@ -12,6 +12,7 @@ from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_fo
 from carbon_plugin.ledger.files import is_own_name
 from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
+from carbon_plugin.spec.parsing.opening import open_ending
 
 
 class LedgerTail:
@@ -53,7 +54,7 @@ class LedgerTail:
 
     def _read_block(self) -> bytes:
         """Return complete lines from the offset on, ending in a newline, or nothing."""
-        with self.path.open("rb", buffering=0) as file:
+        with open_ending(self.path, buffering=0) as file:
             size = self._max_bytes
             while True:
                 block = os.pread(file.fileno(), size, self._offset)

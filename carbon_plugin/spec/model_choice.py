@@ -12,6 +12,7 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import load_hf_config
+from carbon_plugin.spec.huggingface.keys import NAMES_OF_FIELDS
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.models.presets import find_preset, load_preset, with_implied_fields
 from carbon_plugin.spec.parsing.boundary import Keys
@@ -74,7 +75,9 @@ def _from_fields(document: Document, stated: Mapping[str, Any], base: Path) -> T
         fields = fields if counted else with_implied_fields(fields)
     plain = {"name": "custom", "source": "explicit fields"}
     complete = Document({"model": plain | fields}, document.origin, document.places)
-    return decode(complete, CountedModel, MODEL) if counted else decode(complete, TransformerModel, MODEL)
+    if counted:
+        return decode(complete, CountedModel, MODEL)
+    return decode(complete, TransformerModel, MODEL, NAMES_OF_FIELDS)
 
 
 def _base_fields(stated: Mapping[str, Any], base: Path) -> dict[str, Any]:

@@ -345,6 +345,13 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("model: llama3-8b", "model: {preset: gpt9}", "run.yaml:2: model: unknown model 'gpt9'; nearest: "),
         ("model: llama3-8b", "model: {layers: 2}", "run.yaml:2: model: field hidden is missing, expected int"),
         ("model: llama3-8b", "model: {preset: gpt2, layres: 2}", "model.layres: unknown field; nearest: layers"),
+        (
+            "model: llama3-8b",
+            "model: {preset: gpt2, hidden_size: 2}",
+            "model.hidden_size: unknown field; nearest: hidden",
+        ),
+        ("model: llama3-8b", "model: {preset: gpt2, n_embd: 2}", "model.n_embd: unknown field; nearest: hidden"),
+        ("model: llama3-8b", "model: {preset: gpt2, num_experts: 2}", "model.num_experts: unknown field; nearest: moe"),
         ("h100-sxm", "h10", "run.yaml:4: cluster.accelerator: unknown accelerator 'h10'; nearest: h100-sxm"),
         ("nodes: 2", "nodes: 0", "run.yaml:3: cluster: nodes is 0, expected a positive integer"),
         ("nodes: 2", "nodes: 2\n  node: dgx", "run.yaml:6: cluster.node: unknown node 'dgx'; nearest: dgx-"),

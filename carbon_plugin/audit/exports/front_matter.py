@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from carbon_plugin.errors import ReportError, SpecError
+from carbon_plugin.spec.parsing.opening import open_ending
 
 # These are the delimiters that huggingface_hub recognises. An empty block counts too.
 _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r|\n)))---[ \t]*(?=\r|\n|\Z)")
@@ -57,7 +58,7 @@ def write_key(path: Path, key: str, value: Any) -> None:
     target = path.resolve()  # so that a link stays a link
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        card = target.read_bytes().decode() if target.exists() else ""  # a byte order mark is kept too
+        card = _content(target).decode()  # a byte order mark is kept too
         content = set_key(card, key, value).encode()
         temporary.write_bytes(content)
         if target.exists():
@@ -72,6 +73,13 @@ def write_key(path: Path, key: str, value: Any) -> None:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _content(target: Path) -> bytes:
+    if not target.exists():
+        return b""
+    with open_ending(target) as file:
+        return file.read()
 
 
 def _newline_of(text: str) -> str:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.extra import needed
+from carbon_plugin.spec.parsing.opening import open_ending
 
 EXTRAS = {"s3": "s3fs (pip install 'carbon-plugin[fleet,s3]')", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 TRIES = 3
@@ -96,7 +97,8 @@ def read(place: Location) -> bytes:
     """Return the content of a file or object."""
     with reaching(place, "read"):
         if place.is_local:
-            return Path(place.path).read_bytes()
+            with open_ending(place.path) as file:
+                return file.read()
         content: bytes = place.fs.cat_file(place.path)
         return content
 

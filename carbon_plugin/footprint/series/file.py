@@ -20,7 +20,7 @@ from carbon_plugin.footprint.factors.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series.trace import Trace, make_trace
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
-from carbon_plugin.spec.parsing.boundary import UNREADABLE, in_one_sentence, read_bytes, read_text, reason_of, shown
+from carbon_plugin.spec.parsing.boundary import UNREADABLE, as_text, in_one_sentence, read_bytes, reason_of, shown
 from carbon_plugin.spec.site import MOST_G_PER_KWH, SeriesFile
 
 _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
@@ -63,7 +63,9 @@ def load_trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
 @lru_cache(maxsize=8)
 def _load(file: SeriesFile, modified_ns: int, signal: Signal) -> Trace:  # the time of change is part of the key
     path = Path(file.path)
-    columns = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+    content = read_bytes(path, FootprintError)
+    read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
+    columns = read(path, content)
     time_column = _one(path, columns, _TIME_WORDS, "time")
     value_column = file.column or _one(path, columns, _VALUE_WORDS, "intensity")
     if value_column not in columns:
@@ -81,7 +83,7 @@ def _load(file: SeriesFile, modified_ns: int, signal: Signal) -> Trace:  # the t
     values = [unit * _number(path, line, value_column, value) for line, _, value in known]
     _check_size(path, value_column, values, [line for line, _, _ in known], stated=stated is not None)
     moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
-    digest = hashlib.sha256(read_bytes(path, FootprintError)).hexdigest()[:12]
+    digest = hashlib.sha256(content).hexdigest()[:12]
     source = f"{file.source or path.name}, column {value_column!r}{taken}, sha256 {digest}"
     return make_trace(np.array(moments), np.array(values), source=source, basis=basis)
 
@@ -105,9 +107,9 @@ def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) 
     )
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path, content: bytes) -> Columns:
     with in_one_sentence(path, "cannot be read as CSV", FootprintError):
-        rows = csv.reader(io.StringIO(read_text(path, FootprintError), newline=""))
+        rows = csv.reader(io.StringIO(as_text(content, path, FootprintError), newline=""))
         head = next(rows, None)
         if not head:
             raise FootprintError(f"{path}: is empty, expected a header line")
@@ -122,7 +124,7 @@ def _read_csv(path: Path) -> Columns:
     return {name.strip(): [row[index].strip() for row in body] for index, name in enumerate(head)}
 
 
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(path: Path, content: bytes) -> Columns:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -131,9 +133,9 @@ def _read_parquet(path: Path) -> Columns:
             f"{path}: Parquet needs pyarrow: pip install 'carbon-plugin[parquet]', or use CSV"
         ) from None
     try:
-        table = read_table(path)
+        table = read_table(io.BytesIO(content))
         columns: Columns = table.to_pydict()
-    except (OSError, ArrowException, *UNREADABLE) as error:  # pyarrow reads files by itself
+    except (OSError, ArrowException, *UNREADABLE) as error:
         raise FootprintError(f"{path}: cannot be read as Parquet: {reason_of(error)}") from None
     return columns
 

@@ -22,6 +22,7 @@ from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record
 from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, UNREADABLE, too_deep
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
+from carbon_plugin.spec.parsing.opening import open_ending
 
 _TAIL_BYTES = 1 << 16
 """Some forty windows of eight GPUs; read further back where no step ended in them."""
@@ -141,7 +142,7 @@ def outline_of(path: Path) -> Outline | None:
     Raises `LedgerError` for a file that cannot be opened or is of an unknown version.
     """
     try:
-        with path.open("rb") as file:
+        with open_ending(path) as file:
             size = os.fstat(file.fileno()).st_size
             parts = chain.split_line(file.readline().rstrip(b"\n"))
             opening = decode_opening(parts[1]) if parts else None
@@ -179,7 +180,7 @@ def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iter
     """
     decoder = decoder_for(LEDGER_VERSION, path)
     try:
-        with path.open("rb") as file:
+        with open_ending(path) as file:
             for piece in _pieces(file) if edge_bytes is None else _edges(file, edge_bytes):
                 if _EVENT not in piece:
                     continue

@@ -14,6 +14,7 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.files import ledger_files, node_of
 from carbon_plugin.ledger.records import Event
+from carbon_plugin.spec.parsing.opening import open_ending
 
 MOST_FILES = 20_000
 """The most heads in one event: 2,048 nodes in ten attempts, a line of a few MB."""
@@ -35,7 +36,7 @@ def head_of(path: Path) -> str | None:
     """Return the chain at the last complete line of a file, 32 hex digits, or None without one. Raises
     `LedgerError`."""
     try:
-        with path.open("rb") as file:
+        with open_ending(path) as file:
             size = os.fstat(file.fileno()).st_size
             back = _TAIL_BYTES
             while True:

@@ -29,6 +29,7 @@ from carbon_plugin.ledger.records import HEADS_EVENT
 from carbon_plugin.ledger.verification.completeness import missing_of
 from carbon_plugin.ledger.verification.file_check import ChainMark, CheckedLedger, FileCheck, PassedLedger
 from carbon_plugin.ledger.verification.heads import heads_in
+from carbon_plugin.spec.parsing.opening import open_ending
 
 VerificationState = Literal["contradicted", "incomplete", "unsealed", "partly sealed", "verified"]
 """`contradicted`: there is a problem, which honest software does not make. `incomplete`: an end, a file or a node is
@@ -256,7 +257,7 @@ def find_chains(path: Path, wanted: set[str]) -> Mapping[str, int]:
     other, because a pass over the file did."""
     targets = {chain_hex.encode(): chain_hex for chain_hex in wanted}
     found = {}
-    with path.open("rb") as file:
+    with open_ending(path) as file:
         for number, line in enumerate(file, 1):
             stated = targets.get(line[: chain.HEX_DIGITS])
             if stated is not None and line.endswith(b"\n"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.source import FaultCode, NodeAnswer, SourceError
 from carbon_plugin.spec.parsing.boundary import finite_number, whole_number
+from carbon_plugin.spec.parsing.opening import open_ending
 
 PM_COUNTERS = Path("/sys/cray/pm_counters")
 
@@ -71,7 +72,7 @@ class CsvSource:
 
     def _last_row(self) -> dict[str, str]:
         try:
-            with self._file.open("rb") as file:
+            with open_ending(self._file) as file:
                 header = file.readline()
                 begin = file.tell()
                 end = file.seek(0, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from carbon_plugin.ledger.files import attempt_number, writer_name
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.spec.parsing.opening import open_ending
 
 LOOKS = 3
 """So many looks are made, one a window. An earlier job that goes on shows in the first ones."""
@@ -73,7 +74,7 @@ def _sizes(paths: list[Path]) -> dict[Path, int]:
 def _says_so(path: Path) -> bool:
     """Return whether a ledger holds the event."""
     try:
-        with path.open("rb") as file:
+        with open_ending(path) as file:
             start = file.read(_SEARCHED_BYTES)
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SEARCHED_BYTES))
             end = file.read(_SEARCHED_BYTES)

@@ -27,6 +27,19 @@ FFN = (
     "dim_ff",
     "d_inner",
 )
+NAMES_OF_FIELDS = {
+    "layers": LAYERS,
+    "hidden": HIDDEN,
+    "heads": HEADS,
+    "kv_heads": KV_HEADS,
+    "ffn": FFN,
+    "vocab": ("vocab_size",),
+    "learned_positions": ("max_position_embeddings", "n_positions"),
+    "tied_embeddings": ("tie_word_embeddings",),
+    "head_dim": ("head_size", "kv_channels"),
+    "moe": ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+}
+"""The keys under which users of Hugging Face know the fields of a model of ours."""
 SQUARE = ("patch_size", "image_size")
 PER_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
 """The keys that may hold one value a layer, also under the name `<key>_per_layer`."""

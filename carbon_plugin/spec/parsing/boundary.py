@@ -19,11 +19,15 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.parsing.opening import open_ending
 
 LARGEST = 1e30
 """A number beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
 DEEPEST = 100
 """The most levels of nesting that a document may have: neither a person nor a tool of ours has written more."""
+
+LARGEST_BYTES = 2**29
+"""The most bytes of a file that is read whole. What is longer, such as the output of `yes`, may have no end."""
 
 EARLIEST_UNIX_S = 946_684_800.0
 LATEST_UNIX_S = 4_102_444_800.0
@@ -50,11 +54,17 @@ def dotted(keys: Keys) -> str:
 
 
 def read_bytes(path: Path, error: Error) -> bytes:
-    """Return all bytes of a file. Raises `error` with the path and the reason where it cannot be read."""
+    """Return all bytes of a file or of a pipe. Raises `error` with the path and the reason where it cannot be read, or
+    where it is larger than `LARGEST_BYTES`.
+    """
     try:
-        return path.read_bytes()
+        with open_ending(path, pipes=True) as file:
+            content = file.read(LARGEST_BYTES + 1)
     except (OSError, ValueError) as trouble:  # a path may hold a NUL character
         raise error(f"{path}: cannot be read: {reason_of(trouble)}") from None
+    if len(content) > LARGEST_BYTES:
+        raise error(f"{path}: cannot be read: it is larger than {LARGEST_BYTES // 2**20} MiB")
+    return content
 
 
 def read_text(path: Path, error: Error) -> str:
@@ -62,8 +72,13 @@ def read_text(path: Path, error: Error) -> str:
 
     Raises `error` as `read_bytes` does, and where a byte is not UTF-8, naming the first such byte.
     """
+    return as_text(read_bytes(path, error), path, error)
+
+
+def as_text(content: bytes, path: Path, error: Error) -> str:
+    """Return the text of the content of a file as `read_text` does."""
     try:
-        return read_bytes(path, error).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as trouble:
         raise error(f"{path}: cannot be read: {reason_of(trouble)}") from None
 

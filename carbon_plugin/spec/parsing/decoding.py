@@ -15,7 +15,7 @@ import msgspec
 
 from carbon_plugin.spec.parsing.boundary import LARGEST, Keys, shown
 from carbon_plugin.spec.parsing.document import Document
-from carbon_plugin.spec.parsing.names import nearest
+from carbon_plugin.spec.parsing.names import NO_ALIASES, Aliases, nearest
 from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
 
 RATE_MARK = "bytes_per_s"
@@ -29,23 +29,25 @@ LARGEST_INT = 10**15
 """The largest count that is accepted: a larger one is a mistake, and a float no longer holds it exactly."""
 
 
-def decode(document: Document, kind: type[S], keys: Keys = ()) -> S:
+def decode(document: Document, kind: type[S], keys: Keys = (), other_names: Aliases = NO_ALIASES) -> S:
     """Return the value of `document` at `keys` as a Struct.
 
-    A float without a fraction is taken as an int. Raises `SpecError` (or the error type that the Struct itself raises)
+    A float without a fraction is taken as an int. `other_names` are names under which people know a field: the error
+    for such a name offers the field. Raises `SpecError` (or the error type that the Struct itself raises)
     naming place, field, value and what was expected.
     """
     value = document.value
     for key in keys:
         value = value[key]
-    return _Decoder(document).struct(value, kind, keys)
+    return _Decoder(document, other_names).struct(value, kind, keys)
 
 
 class _Decoder:
     """The decoder walks a type and a tree of values side by side."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, other_names: Aliases) -> None:
         self.document = document
+        self.other_names = other_names
 
     def value(self, value: Any, kind: Any, keys: Keys) -> Any:
         kind = _without_none(kind, value)
@@ -83,7 +85,7 @@ class _Decoder:
         tag = kind.__struct_config__.tag_field
         for key in value:
             if key not in fields and key != tag:
-                close = nearest(str(key), fields)
+                close = nearest(str(key), fields, self.other_names)
                 hint = f"nearest: {', '.join(close)}" if close else f"known: {', '.join(fields)}"
                 raise self.document.error((*keys, key), f"unknown field; {hint}")
         for name, field in fields.items():

@@ -6,6 +6,7 @@ is ninety. A key that is given twice is an error. `decoding` checks the types.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Read one YAML file. Raises `SpecError` if it is missing, unreadable or not YAML."""
-    if not path.exists():
+    if not os.path.lexists(path):
         raise SpecError(f"{path}: no such file")
     return parse_document(read_text(path, SpecError), str(path))
 

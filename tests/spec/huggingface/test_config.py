@@ -232,7 +232,9 @@ def test_a_model_is_named_after_what_its_file_says(tmp_path: Path):
     [
         (b"{", "not valid JSON"),
         (b"[1]", "expected a mapping, got list"),
-        (b"\xff", "not valid JSON"),
+        (b"\xff", "cannot be read: not UTF-8"),
+        (b"\xef\xbb\xbf{}", "key model_type is missing"),  # a byte order mark is no fault
+        (b"[" * 100_000, "not valid JSON: it is nested too deeply"),
         (b"{}", "key model_type is missing"),
     ],
 )
