@@ -63,7 +63,7 @@ class Tracked(NamedTuple):
 
 
 def nothing() -> None:
-    """Stand for the calls of a tracker where there is none."""
+    """Do nothing, in place of the calls of a tracker."""
 
 
 def without() -> Tracked:

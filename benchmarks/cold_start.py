@@ -51,7 +51,7 @@ class Cpu(NamedTuple):
 
     @property
     def total_s(self) -> float:
-        """Both together, s."""
+        """Return user and system time together, s."""
         return self.user_s + self.system_s
 
 

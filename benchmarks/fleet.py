@@ -71,7 +71,7 @@ PANDAS = (
 
 
 def measured(script: str, *arguments: str) -> dict[str, Any]:
-    """Seconds, CPU seconds and peak memory of a script in a fresh process, and the `count` that it found."""
+    """Return seconds, CPU seconds and peak memory of a script in a fresh process, and the `count` that it found."""
     told = (
         "import json, resource, sys, time\n"
         "wall, cpu = time.perf_counter(), time.process_time()\n"
@@ -193,7 +193,7 @@ def measure_query(folder: Path, rows: int, pandas_rows: int) -> dict[str, Any]:
 
 
 def section(result: dict[str, Any]) -> str:
-    """The table of the page, with the machine that it was measured on."""
+    """Return the table of the page, with the machine that it was measured on."""
     machine, ingest, query = result["machine"], result["ingest"], result["query"]
     runs, beside = ingest["runs"], query["beside"]
     many, fewer = (f"{number / 1e6:g} million rows" for number in (query["rows"], beside["rows"]))

@@ -42,7 +42,7 @@ POWER_W = {"h100-sxm": 560.0, "a100-sxm-80gb": 330.0}
 
 @dataclass(frozen=True)
 class Shape:
-    """How large each run is."""
+    """One shape says how large each run is."""
 
     gpus: int = 2
     windows: int = 20

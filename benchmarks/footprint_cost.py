@@ -31,7 +31,7 @@ RUNGS: tuple[Rung, ...] = ("gpu", "gpu", "gpu", "gpu", "gpu", "host", "host", "h
 
 
 def measure(calls: int) -> dict[str, float]:
-    """Median milliseconds of each call."""
+    """Return the median milliseconds of each call."""
     accelerator = load_accelerator("h100-sxm")
     cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=8, devices_per_node=8)
     factors = resolve_factors(Site(zone="aws:us-east-1", building=True, amortisation="active_share"), cluster)

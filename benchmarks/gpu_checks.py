@@ -86,7 +86,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 def configurations(quick: bool) -> list[Configuration]:
-    """36 configurations on a GPU; four small ones for the quick run."""
+    """Return 36 configurations for a GPU, or four small ones for the quick run."""
     if quick:
         small = [Configuration(128, 2, 2, 64, "fp32", recompute) for recompute in (False, True)]
         return [*small, Configuration(256, 2, 2, 64, "fp32"), Configuration(128, 4, 4, 128, "fp32")]
@@ -110,7 +110,7 @@ class Recomputed(nn.Module):
 
 
 def build_step(config: Configuration) -> Callable[[], None]:
-    """One optimizer step of a configuration, as a call."""
+    """Return a function that runs one optimizer step of a configuration."""
     torch.manual_seed(0)
     model = Transformer(config.model, config.seq_len).to(DEVICE)
     if config.recompute:
@@ -173,7 +173,7 @@ class Integrator:
 
 
 def check_counter(board: Board, load: Callable[[], None], windows_s: Sequence[float]) -> list[dict[str, float]]:
-    """Counter over integrated power for windows of several lengths, under load."""
+    """Compare the energy of the counter with integrated power in windows of several lengths, under load."""
     found = []
     integrator = Integrator(board)
     for length_s in windows_s:
@@ -188,7 +188,7 @@ def check_counter(board: Board, load: Callable[[], None], windows_s: Sequence[fl
 
 
 def check_calls(board: Board) -> dict[str, dict[str, float]]:
-    """Seconds of one NVML call of each kind."""
+    """Measure the seconds of one NVML call of each kind."""
     calls = {
         "energy counter": board.energy_j,
         "power": board.power_w,
@@ -211,7 +211,7 @@ def check_calls(board: Board) -> dict[str, dict[str, float]]:
 
 
 def check_overhead(step: Callable[[], None], pairs: int, block_s: float) -> dict[str, Any]:
-    """Paired blocks with and without the callback around the same step."""
+    """Compare paired blocks with and without the callback around the same step."""
     rates: dict[bool, list[float]] = {True: [], False: []}
     steps: dict[bool, list[float]] = {True: [], False: []}
     model = nn.Linear(1, 1)  # the callback looks at a model once; the loop's own is in `step`
@@ -242,7 +242,7 @@ def check_overhead(step: Callable[[], None], pairs: int, block_s: float) -> dict
 
 
 def check_power(board: Board, at_rest_w: float, load: Callable[[], None], seconds: float) -> dict[str, float]:
-    """Watts at rest (before torch opened a context), with a context, and under load."""
+    """Measure watts at rest (before torch opens a context), with a context, and under load."""
     torch.zeros(1, device=DEVICE)
     synchronise()
     time.sleep(seconds)
@@ -257,7 +257,7 @@ def mean_power_w(board: Board, load: Callable[[], None], seconds: float) -> floa
 
 
 def run_for(work: Callable[[], None], seconds: float) -> int:
-    """Repeat `work` for so long; how often it ran."""
+    """Repeat `work` for this many seconds, and return how often it ran."""
     end, count = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         work()
@@ -267,7 +267,7 @@ def run_for(work: Callable[[], None], seconds: float) -> int:
 
 
 def check_configuration(config: Configuration, board: Board, profiles: dict[str, Accelerator], seconds: float) -> Any:
-    """Measured beside predicted, or why it could not be measured."""
+    """Return what was measured of a configuration beside what is predicted, or why it could not be measured."""
     row: dict[str, Any] = msgspec.structs.asdict(config)
     try:
         step = build_step(config)

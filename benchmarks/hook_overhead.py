@@ -63,7 +63,7 @@ class Loop:
 
 @dataclass
 class Arm:
-    """What one side of the comparison collected over its blocks; times in seconds."""
+    """One arm holds what one side of the comparison measured over its blocks; times are in seconds."""
 
     steps_per_s: list[float] = field(default_factory=list)
     cpu_per_step_s: list[float] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Arm:
 
 
 def nothing() -> None:
-    """What the loop calls where there is no monitor, so that both sides pay for the timing."""
+    """Do nothing. The loop without a monitor calls this, so that both sides pay for the timing."""
 
 
 def run_block(loop: Loop, arm: Arm, carbon: TorchCarbon | None, seconds: float) -> None:
@@ -103,15 +103,16 @@ def run_block(loop: Loop, arm: Arm, carbon: TorchCarbon | None, seconds: float) 
 
 
 def monitor_cpu_s() -> float:
-    """Seconds on a core of the monitor's threads so far (its own, and that of the driver), from the scheduler; 0 where
-    there are none."""
+    """Return the seconds that the monitor's threads (its own and that of the driver) have run on a core, by the
+    scheduler. The result is 0 where there are none.
+    """
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(MONITOR_THREAD)]
     stats = (Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text() for thread in threads)
     return sum(int(stat.split()[0]) for stat in stats) / 1e9
 
 
 def measure(pairs: int, block_s: float, seed: int) -> tuple[Arm, Arm]:
-    """Blocks with and without the monitor in random order within each pair: (with, without)."""
+    """Return (with, without): blocks with and without the monitor, in random order within each pair."""
     loop, order = Loop(), random.Random(seed)
     with_monitor, without = Arm(), Arm()
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +129,9 @@ def measure(pairs: int, block_s: float, seed: int) -> tuple[Arm, Arm]:
 
 
 def summarise(with_monitor: Arm, without: Arm, gpus: str) -> dict[str, object]:
-    """The result as plain data; ratios are with over without, intervals 90 % by resampling the pairs."""
+    """Return the result as plain data. Ratios are with over without, and 90 % intervals come from resampling
+    the pairs.
+    """
     base_call = float(np.median(without.calls_s))
     calls = np.maximum(np.array(with_monitor.calls_s) - base_call, 0)
     return {
@@ -149,7 +152,7 @@ def summarise(with_monitor: Arm, without: Arm, gpus: str) -> dict[str, object]:
 
 
 def ratio_of(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
-    """Median of the pairs' ratios with its 90 % bootstrap interval."""
+    """Return the median of the pairs' ratios with its 90 % bootstrap interval."""
     ratios = np.array(numerator) / np.array(denominator)
     draws = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
     low, high = np.quantile(draws, (0.05, 0.95))

@@ -107,7 +107,7 @@ def window(opening: Manifest, index: int, duration_s: float) -> Window:
 
 
 def publish(run_dir: str, nodes: range, total: int, windows: int, duration_s: float, results: Any) -> None:
-    """One process of publishers: a thread a node."""
+    """Run one process of publishers, with a thread for each node."""
     openings = {node: manifest(node, total) for node in nodes}
     writers = {node: LedgerWriter(run_dir, run_id="scale", node=node) for node in nodes}
     for node, writer in writers.items():
@@ -156,7 +156,7 @@ def measure_publishers(run_dir: Path, nodes: int, windows: int, duration_s: floa
 
 
 def measure_rank_0(run_dir: Path, nodes: int, duration_s: float) -> dict[str, float]:
-    """The first look opens all files; the second finds one new window in each."""
+    """Measure two looks of rank 0: the first opens all files, and the second finds one new window in each."""
     follower = LedgerFollower(run_dir, None, budget_s=600.0)
     first = _timed(follower.poll)
     index = next(iter(follower.files.values())).windows
@@ -204,8 +204,9 @@ def measure_collector(nodes: int) -> dict[str, float]:
 
 
 def measure_audit(folder: Path, windows: int, duration_s: float) -> dict[str, float]:
-    """A run of few nodes and many windows: records a second, in one process and in as many as an audit takes by itself,
-    and memory, which must not grow with them."""
+    """Measure the audit of a run of few nodes and many windows: records a second, in one process and in as many as an
+    audit takes by itself, and memory, which must not grow with them.
+    """
     agree_run(folder, name="scale", run_id="scale")
     nodes = 16
     for node in range(nodes):
@@ -229,8 +230,9 @@ def measure_audit(folder: Path, windows: int, duration_s: float) -> dict[str, fl
 
 
 def _in_a_process(folder: Path, processes: int | None) -> tuple[float, float, int]:
-    """Seconds, CPU seconds of all its processes, and peak memory of an audit in a process that has done nothing else
-    before."""
+    """Return seconds, CPU seconds of all its processes, and peak memory of an audit in a process that has done nothing
+    else before.
+    """
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     worker = context.Process(target=_audit, args=(folder, processes, results))

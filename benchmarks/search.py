@@ -57,7 +57,7 @@ class Sampled(msgspec.Struct, frozen=True):
 
 
 def sample(inputs: SearchInputs, wanted: int, seed: int) -> list[Sampled]:
-    """Layouts drawn evenly from all grids of a search, evaluated as grids."""
+    """Draw layouts evenly from all grids of a search, and evaluate them as grids."""
     generator = np.random.default_rng(seed)
     total = sum(int(np.count_nonzero(grid.valid)) for grid, _ in inputs.grids(EVERYTHING))
     found = []
@@ -75,7 +75,9 @@ def sample(inputs: SearchInputs, wanted: int, seed: int) -> list[Sampled]:
 
 
 def one_at_a_time(spec: RunSpec, layouts: list[Sampled]) -> float:
-    """CPU seconds to predict the layouts one by one. Raises `SystemExit` where a result is not that of the search."""
+    """Return the CPU seconds that it takes to predict the layouts one by one. Raises `SystemExit` where a result
+    differs from that of the search.
+    """
     specs = [msgspec.structs.replace(spec, layout=one.layout) for one in layouts]
     start = time.process_time()
     predictions = [predict_step(one) for one in specs]

@@ -25,7 +25,9 @@ class FootprintError(CarbonPluginError, ValueError):
 
 
 class WatchError(CarbonPluginError, TypeError):
-    """What a script hands over to be watched is no model, optimizer or scheduler; the message says what is expected."""
+    """A script handed over something to be watched that is no model, optimizer, scheduler or logger. The message says
+    what is expected.
+    """
 
 
 class MeterError(CarbonPluginError):

@@ -28,12 +28,12 @@ EMBODIED = Path(__file__).with_name("embodied.md")
 
 
 def skipped(rows: list[CarbonRow]) -> str:
-    """Rows without a prediction, with the reason."""
+    """Return the rows without a prediction, with the reason."""
     return "\n".join(f"- `{row.id}`: {row.skipped}" for row in rows if row.skipped)
 
 
 def assumed(rows: list[CarbonRow]) -> str:
-    """What was assumed for each row, and the layout that was found."""
+    """Return what was assumed for each row, and the layout that was found."""
     runs = [f"- `{row.id}`: {'; '.join(row.assumed)}. Layout: {row.layout}" for row in rows if not row.skipped]
     return "\n".join(runs)
 

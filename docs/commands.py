@@ -22,7 +22,7 @@ The help of every command, written by `make docs`.
 
 
 def help_of(*words: str) -> str:
-    """What `carbon-plugin WORDS --help` prints."""
+    """Return what `carbon-plugin WORDS --help` prints."""
     done = subprocess.run(
         [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", *words, "--help"],
         capture_output=True,
@@ -34,7 +34,7 @@ def help_of(*words: str) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     sections = [f"## carbon-plugin\n\n```\n{help_of()}\n```\n"]
     for name in COMMANDS:
         sections.append(f"## carbon-plugin {name}\n\n```\n{help_of(name)}\n```\n")

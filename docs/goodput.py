@@ -30,7 +30,7 @@ OVERRUN_HEADINGS = (
 
 
 def run_line(run: WholeRun) -> list[str]:
-    """Cells of a run under `RUN_HEADINGS`."""
+    """Return the cells of a run under `RUN_HEADINGS`."""
     cells = [run.id, run.origin, f"{run.published_device_hours:,.0f}"]
     for population in POPULATIONS:
         cells += [f"{run.best_case_device_hours[population]:,.0f}", f"{run.over_predicted(population):.2f}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """One table in Markdown."""
+    """Return one table in Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
 
 

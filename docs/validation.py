@@ -109,7 +109,7 @@ UNKNOWN_TARGETS = {"llmf-h100": "12 / 6", "simumax": "20 / 10", "simumax-moe": "
 
 
 def tables(result: Validation) -> str:
-    """All tables of the page."""
+    """Return all tables of the page."""
     parts = [
         "### Every source counted once\n",
         "| collection | rows | sources | source left out | model left out | bias | 80 % covers | LLMCarbon | one MFU | "
@@ -151,7 +151,9 @@ def tables(result: Validation) -> str:
 
 
 def _fits(result: Validation) -> Iterator[str]:
-    """Sources that a verdict is wrong for, all others in one line, and every probe that ran out of memory."""
+    """Yield the lines of a table: the sources for which a verdict is wrong, all others in one line, and every probe
+    that ran out of memory.
+    """
     yield "| source | ran | called feasible | ran out of memory | called too large |\n|---|---|---|---|---|"
     wrong = [one for one in result.fits if one.ran > one.called_feasible or one.out_of_memory]
     others = [one for one in result.fits if one not in wrong]
@@ -189,7 +191,7 @@ def _spread(item: ClassSpread) -> str:
 
 
 def _name(source: str) -> str:
-    """Heading of a source: its own, or that of the whole with what it is a part of."""
+    """Return the heading of a source: its own, or that of the whole with what it is a part of."""
     if source in SOURCES:
         return SOURCES[source][0]
     whole, _, part = source.partition("-")
@@ -197,7 +199,7 @@ def _name(source: str) -> str:
 
 
 def _heading(source: str) -> str:
-    """Heading of a source as a whole, dense and sparse together."""
+    """Return the heading of a source as a whole, dense and sparse together."""
     return _name(source).removesuffix(", dense")
 
 
@@ -222,7 +224,7 @@ def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Itera
 
 
 def _both(result: Validation) -> tuple[int, float]:
-    """Rows and error of SimuMax, dense and sparse together, on a device that nobody calibrated."""
+    """Return rows and error of SimuMax, dense and sparse together, on a device that nobody calibrated."""
     parts = [item for item in result.unknown_device if item.source.startswith("simumax")]
     counts = [item.n for item in parts]
     return sum(counts), float(np.average([item.mape for item in parts], weights=counts))

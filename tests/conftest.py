@@ -50,7 +50,7 @@ LONGEST_FIRST = (
 
 
 def simulator(name: str) -> Path:
-    """Folder of a library of `tests/`, built once and again only when its sources change."""
+    """Return the folder of a library of `tests/`, which is built once, and again only when its sources change."""
     # A folder a worker, so that none loads what another one is still writing.
     folder = TESTS / name / "build" / os.environ.get("PYTEST_XDIST_WORKER", "")
     command = ["make", "-C", str(TESTS / name), f"OUT={folder}"]
@@ -73,20 +73,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def nvml_simulator() -> Path:
-    """Folder of the simulated `libnvidia-ml.so.1`."""
+    """Return the folder of the simulated `libnvidia-ml.so.1`."""
     return simulator("nvml_simulator")
 
 
 @pytest.fixture(scope="session")
 def settable_clock() -> Callable[[Path], dict[str, str]]:
-    """Variables of a process whose wall clock is ahead by the seconds in a file, from when that file is written on."""
+    """Return the variables for a process whose wall clock is ahead by the seconds in a file, from the moment that the
+    file is written.
+    """
     library = simulator("clock_simulator") / "libclock.so"
     return lambda file: {"LD_PRELOAD": str(library), "CLOCK_STEP_FILE": str(file)}
 
 
 @pytest.fixture(scope="session")
 def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
-    """Environment of a process under a simulated driver: `simulated_nvml("gpus=2;power=300,400", RANK="0")`.
+    """Return the environment of a process under a simulated driver: `simulated_nvml("gpus=2;power=300,400", RANK="0")`.
 
     The epoch is now unless the spec names one. GPU and SLURM variables of this process are not passed on; keyword
     arguments are added.
@@ -104,7 +106,8 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def simulated_amd() -> Callable[..., dict[str, str]]:
-    """The same under a simulated AMD SMI library and the real module `amdsmi`: `simulated_amd("gpus=2;parts=2")`.
+    """Return the environment of a process under a simulated AMD SMI library and the real module `amdsmi`:
+    `simulated_amd("gpus=2;parts=2")`.
 
     There is no NVIDIA driver beside it, unless the folder of one is given as `LD_LIBRARY_PATH`.
     """
@@ -124,7 +127,7 @@ def simulated_amd() -> Callable[..., dict[str, str]]:
 
 @pytest.fixture
 def offline_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module `wandb`, which writes its runs below the test's folder and asks no server.
+    """Provide the module `wandb`, which writes its runs below the test's folder and asks no server.
 
     A process of W&B reads its environment once, so what an earlier test of this worker started ends before and after.
     """
@@ -139,9 +142,10 @@ def offline_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 
 @pytest.fixture(scope="session")
 def launcher() -> Iterator[Callable[..., Launcher]]:
-    """A process that forks jobs from itself after it has imported torch, or what is named besides:
-    `launcher().run(script, "--flag")`, `launcher("lightning").run(script, env=...)`. The next one of other modules ends
-    it, so that no worker holds more than two of them."""
+    """Start a process that imports torch, and further modules that are named, and then forks jobs:
+    `launcher().run(script, "--flag")`, `launcher("lightning").run(script, env=...)`. A launcher with other modules ends
+    the one before, so that no worker holds more than two of them.
+    """
     plain = Launcher(TORCH)
     special: dict[tuple[str, ...], Launcher] = {}
 
@@ -161,7 +165,7 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
 
 @pytest.fixture(scope="session")
 def monitor_launcher() -> Iterator[Launcher]:
-    """A process that forks jobs from itself after it has imported the monitor, and not torch."""
+    """Start a process that imports the monitor, but not torch, and then forks jobs."""
     launcher = Launcher(MONITOR)
     yield launcher
     launcher.close()
@@ -198,7 +202,7 @@ def torchrun(launcher: Callable[..., Launcher]) -> Callable[..., subprocess.Comp
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium that the tests of a module share."""
+    """Start a Chromium that the tests of a module share."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:

@@ -27,7 +27,7 @@ GPUS = 8
 
 
 class LiveView(Struct, frozen=True, kw_only=True):
-    """What a reader sees of a run: a title, rows of label and text, and its state (`runs.state_of`)."""
+    """One view is what a reader sees of a run: a title, rows of label and text, and its state (`runs.state_of`)."""
 
     title: str
     state: str

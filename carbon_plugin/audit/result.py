@@ -29,7 +29,9 @@ AUDIT_VERSION = 1
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """How the ranges of the footprint were drawn. The same draws and seed give the same ranges."""
+    """One instance says how the ranges of the footprint were sampled. The same number of draws and the same seed give
+    the same ranges.
+    """
 
     draws: int
     seed: int
@@ -57,7 +59,7 @@ class EventNote(Struct, frozen=True, kw_only=True):
 
 
 class Verification(Struct, frozen=True, kw_only=True):
-    """Whether the ledgers can be believed, and every reason for and against.
+    """One instance says whether the ledgers can be believed, with every reason for and against.
 
     `state` says how far they can be believed. `ok` means only that nothing contradicts them. `missing` are ends, files
     and nodes that should be there; honest runs that were killed lack them too.
@@ -72,7 +74,7 @@ class Verification(Struct, frozen=True, kw_only=True):
 
 
 class AuditSummary(Struct, frozen=True, kw_only=True):
-    """Everything that an audit found.
+    """One summary is the complete result of an audit.
 
     `energy` is the IT energy: all rungs but the facility, which `footprint` derives by PUE. `footprint` is None without
     factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, and the one that moves the total most

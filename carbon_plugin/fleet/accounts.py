@@ -91,7 +91,8 @@ class RunLine(Struct, frozen=True, kw_only=True):
 
 
 class ForecastMonth(Struct, frozen=True, kw_only=True):
-    """How good the forecasts of the runs were that started in a month: total carbon, actual over forecast less one.
+    """One instance says how good the forecasts were of the runs that started in a month. The error is the actual total
+    carbon over the forecast one, minus 1.
 
     `bias` is the error of the sums and `median_absolute_error` that of a usual run. `energy_bias` is the error of the
     sums of the energy of the machines, None where no forecast states it.

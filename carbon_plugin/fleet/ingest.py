@@ -48,7 +48,7 @@ class SkippedRun(Struct, frozen=True):
 
 
 class Ingested(Struct, frozen=True, kw_only=True):
-    """What an ingest did and what the store holds now.
+    """One instance says what an ingest did and what the store holds now.
 
     `added` runs are new, `replaced` had changed, `unchanged` were not read. `copies` are runs that the store holds from
     another place. `skipped` are those of these sources that are in no total. `held` is the number of runs in the store.

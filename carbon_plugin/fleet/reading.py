@@ -41,7 +41,7 @@ class RunToRead(Struct, frozen=True):
 
 
 class ReadRun(Struct, frozen=True, kw_only=True):
-    """What was read of a run.
+    """One instance holds the result of reading a run.
 
     `content` is the digest of its files, empty where they were not reached. `rows` is None where the content is known
     already, or where `problem` says why the run cannot be ingested, or `unreached` why its files could not be reached.

@@ -57,7 +57,7 @@ _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """What a report is asked for.
+    """One instance holds the question that a report answers.
 
     `by` are columns of `DIMENSIONS`, or "month". `counts` are the emissions of grids that count, None for those that
     all runs count. `first` and `last` are months such as "2025-11". `sacct` and `kubernetes` are files with the

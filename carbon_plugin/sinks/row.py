@@ -19,7 +19,9 @@ HEAD_KEY = "carbon/ledger_head"
 
 
 class DeviceFigures(Struct, frozen=True, kw_only=True):
-    """What one metered device of this node has used for the run so far, J, and its power in the last window, W."""
+    """One instance holds the energy that a metered device of this node has used for the run so far, J, and its power in
+    the last window, W.
+    """
 
     key: str
     name: str
@@ -30,7 +32,7 @@ class DeviceFigures(Struct, frozen=True, kw_only=True):
 
 
 class RunDescription(Struct, frozen=True, kw_only=True):
-    """What identifies a run and describes it.
+    """One instance identifies a run and describes it.
 
     `params` are the effective fields of its spec by dotted name, as far as they are known. They can change once, after
     the first step.

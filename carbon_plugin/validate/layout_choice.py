@@ -38,7 +38,7 @@ class LayoutChoice(Struct, frozen=True, kw_only=True):
 
 
 class LayoutSummary(Struct, frozen=True, kw_only=True):
-    """All jobs of one source: mean rank correlation, and mean and worst regret in percent."""
+    """One summary covers all jobs of a source: mean rank correlation, and mean and worst regret in percent."""
 
     source: str
     jobs: int

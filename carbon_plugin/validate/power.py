@@ -101,7 +101,7 @@ class PowerError(Struct, frozen=True, kw_only=True):
 
 
 class PowerValidation(Struct, frozen=True, kw_only=True):
-    """All rows, the errors by scope, and the sweeps."""
+    """One validation holds all rows, the errors by scope, and the sweeps."""
 
     rows: tuple[PowerRow, ...]
     errors: tuple[PowerError, ...]

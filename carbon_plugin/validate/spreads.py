@@ -35,7 +35,8 @@ RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
 
 
 class ClassSpread(Struct, frozen=True, kw_only=True):
-    """How far the predictions of one class without the source lie from what was measured.
+    """One instance says how far predictions of a class lie from what was measured, where the constants have not seen
+    the source.
 
     `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too,
     and count rows of blind sets as they were predicted blind. `coverage` is the share of rows inside the shipped 80 %

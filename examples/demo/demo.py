@@ -25,7 +25,7 @@ TRIAL_STEPS = 100
 
 @dataclass(frozen=True)
 class Launch:
-    """What this machine runs the demo with: the spec, and the flags that fit it to the devices there are."""
+    """One launch is how this machine runs the demo: the spec, and the flags that fit it to the devices of the machine."""
 
     spec: Path
     ranks: int
@@ -33,7 +33,7 @@ class Launch:
 
 
 def choose_launch() -> Launch:
-    """Two processes on the CPU, or one on each of up to two GPUs, in bf16 where they have it."""
+    """Choose two processes on the CPU, or one on each of up to two GPUs, in bf16 where the GPUs have it."""
     if not torch.cuda.is_available():
         return Launch(HERE / "cpu.yaml", 2, ())
     ranks = min(2, torch.cuda.device_count())

@@ -23,7 +23,9 @@ class Block(nn.Module):
         self.down = nn.Linear(shape.ffn, shape.hidden, bias=False)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`x` is (batch, sequence, hidden); `cosine` and `sine` are (sequence, 1, head_dim / 2)."""
+        """Return the output of the block; `x` is (batch, sequence, hidden), and `cosine` and `sine` are (sequence, 1,
+        head_dim / 2).
+        """
         batch, length, _ = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3 * self.heads, self.head_dim).chunk(3, dim=2)
         q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
@@ -48,7 +50,7 @@ class Transformer(nn.Module):
         self.register_buffer("sine", angle.sin(), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`tokens` is (batch, sequence) of byte values."""
+        """Return the logits; `tokens` is (batch, sequence) of byte values."""
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x, self.cosine, self.sine)
@@ -56,7 +58,7 @@ class Transformer(nn.Module):
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions by halves; `x` is (batch, sequence, heads, head_dim)."""
+    """Apply rotary positions by halves; `x` is (batch, sequence, heads, head_dim)."""
     first, second = x.chunk(2, dim=-1)
     cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)

@@ -39,7 +39,7 @@ class Text:
         self.random = torch.Generator().manual_seed(1000 + rank)
 
     def draw(self, part: str) -> tuple[Tensor, Tensor]:
-        """Inputs and the bytes that follow them, both (batch, seq_len)."""
+        """Return inputs and the bytes that follow them, both (batch, seq_len)."""
         data = self.parts[part]
         starts = torch.randint(len(data) - self.seq_len - 1, (self.batch,), generator=self.random)
         windows = torch.stack([data[start : start + self.seq_len + 1] for start in starts.tolist()])
@@ -47,7 +47,7 @@ class Text:
 
 
 def build(spec: RunSpec, mesh: DeviceMesh, device: torch.device) -> Transformer:
-    """The planned model, each block and then the rest sharded over the mesh."""
+    """Build the planned model. Each block, and then the rest, is sharded over the mesh."""
     torch.manual_seed(0)
     model = Transformer(spec.model, spec.training.seq_len).to(device)
     low = spec.training.precision == "bf16"
@@ -66,7 +66,7 @@ def loss_of(model: Transformer, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: Transformer, text: Text) -> float:
-    """Mean loss on held-out text, in nats a byte, over all ranks."""
+    """Return the mean loss on held-out text over all ranks, in nats a byte."""
     model.eval()
     losses = torch.stack([loss_of(model, text.draw("evaluation")) for _ in range(EVALUATION_BATCHES)])
     model.train()

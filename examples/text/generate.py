@@ -98,7 +98,7 @@ SYMBOL = re.compile(r"<(\w+)>")
 
 
 def compose(seed: int, size_bytes: int) -> str:
-    """Tales of about `size_bytes` of ASCII in all, each a paragraph or two under a title."""
+    """Write tales of about `size_bytes` of ASCII in all, each a paragraph or two under a title."""
     source = random.Random(seed)
 
     def pick(options: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from carbon_plugin.spec.site import Site
 
 @pytest.fixture(scope="session")
 def factors() -> Factors:
-    """Factors of a run in France with a stated PUE, and round embodied numbers."""
+    """Return the factors of a run in France with a stated PUE and round embodied numbers."""
     found = resolve_factors(Site(zone="FRA", pue=1.2), None)
     embodied = {
         "device": Figure(160.0, 120.0, 250.0, "kgCO2e", "assumed", "test"),
@@ -24,7 +24,9 @@ def factors() -> Factors:
 
 @pytest.fixture(scope="session")
 def forecast_document(factors: Factors) -> dict[str, object]:
-    """A forecast of 1,000 steps of 0.4 s on 2 nodes with 2 GPUs of 380 W and a host of 140 W each, as plain data."""
+    """Return a forecast as plain data: 1,000 steps of 0.4 s on 2 nodes, each with 2 GPUs of 380 W and a host
+    of 140 W.
+    """
     run_s, devices = 1000 * 0.4 * 1.1, 4
 
     def item(rung: str, watts: float) -> EnergyItem:
@@ -54,7 +56,7 @@ def forecast_document(factors: Factors) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def prediction_document() -> dict[str, object]:
-    """A prediction for the spec that really ran: slower and thirstier than planned."""
+    """Return a prediction for the spec that really ran, which takes more time and power than the planned one."""
     return prediction(0.45, 390.0)
 
 

@@ -20,7 +20,7 @@ from tests.ledger.builder import Job
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
-    """A run whose site states all that it can."""
+    """Return the audit of a run whose site states all that it can."""
     cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=2, devices_per_node=2)
     contract = Instrument(kind="ppa", g_per_kwh=0.0, share=0.5, source="wind farm 2025")
     site = Site(

@@ -28,7 +28,7 @@ REPLACED = DeviceEnergy(key=LOST, energy_j=90.0, kind="counter", estimated_j=-11
 
 
 def ledger(run_dir: Path, *lost: DeviceEnergy) -> tuple[AuditSummary, RunTotals]:
-    """The audit and the live totals of a run of two GPUs; one of them has these energies in its windows."""
+    """Return the audit and the live totals of a run of two GPUs, one of which has these energies in its windows."""
     identity = agree_run(run_dir, name="run", run_id="b" * 32)
     devices = [
         DeviceIdentity(key=key, name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")

@@ -37,7 +37,7 @@ def write_run(
     run_id: str | None = None,
     start_unix_s: float = 1.7e9,
 ) -> Path:
-    """One run of one node with two GPUs, under its own id."""
+    """Write a run of one node with two GPUs under an id of its own."""
     identity = agree_run(directory, name=directory.name, run_id=run_id, programme=programme, role=role)
     job = Job(
         nodes=1,
@@ -57,14 +57,14 @@ def write_run(
 
 @pytest.fixture
 def counted(prediction_document: dict[str, Any]) -> dict[str, Any]:
-    """A prediction that counts 3e15 FLOPs a step."""
+    """Return a prediction that counts 3e15 FLOPs a step."""
     flops = {"model_flops_per_step": 3e15, "hardware_flops_per_step": 4e15, "attention_convention": "causal"}
     return {**prediction_document, **flops}
 
 
 @pytest.fixture
 def runs(factors: Factors, counted: dict[str, Any], tmp_path: Path) -> Path:
-    """A final run and four times its length of ablation and failure."""
+    """Write a final run, and ablations and failures that are four times as long together."""
     write_run(tmp_path / "runs" / "final", factors, windows=6, prediction=counted)
     write_run(tmp_path / "runs" / "nested" / "ablation", factors, role="ablation", windows=16)
     write_run(tmp_path / "runs" / "nested" / "failed", factors, role="failed", windows=8)

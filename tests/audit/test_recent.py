@@ -27,7 +27,7 @@ def manifest() -> Manifest:
 
 
 def window(index: int, *watts: float | None) -> Window:
-    """Ten seconds in which the GPUs drew so many watts, or were not read."""
+    """Return a window of ten seconds in which the GPUs drew this power, W, or could not be read."""
     return Window(
         index=index, phase="train", start_unix_s=START_S + 10 * index, duration_s=10.0,
         energies=[

@@ -27,7 +27,7 @@ RUN_ID = "a" * 32
 
 @pytest.fixture
 def job(factors: Factors) -> Job:
-    """Four nodes and three attempts, with energies that no float holds exactly."""
+    """Write a run of four nodes and three attempts whose energies no float holds exactly."""
     attempts = [Attempt(0, 12, closed=False), Attempt(200, 12, 60.0), Attempt(400, 6, 30.0)]
     return Job(nodes=4, attempts=attempts, factors=msgspec.to_builtins(factors))
 
@@ -39,7 +39,9 @@ def numbers(summary: AuditSummary) -> dict[str, Any]:
 
 
 def check_same(one: AuditSummary, other: AuditSummary) -> None:
-    """To the last bit, but for charts, whose bins were added up in another order."""
+    """Check that two audits are the same to the last bit, except for charts, whose bins were added up in
+    another order.
+    """
     found, expected = numbers(one), numbers(other)
     series, expected_series = found.pop("series"), expected.pop("series")
     assert found == expected
@@ -112,7 +114,7 @@ def test_a_copy_with_a_manifest_of_its_own_enters_no_sum_in_however_many_process
 
 
 def metered_again(run_dir: Path, records: list[Any], node: int) -> None:
-    """A ledger of the same devices at nearly the same time, as a second meter would write it."""
+    """Write a ledger of the same devices at nearly the same time, as a second meter would."""
     writer = LedgerWriter(run_dir, run_id=RUN_ID, node=node)
     for record in records:
         later = isinstance(record, Window)

@@ -316,8 +316,9 @@ def test_lost_gpu_is_absent_and_not_zero(job: Job, tmp_path: Path) -> None:
 
 
 def own_windows(records: list, writer: int) -> list:
-    """Records that a second writer has made of the same time, and no copy of the first one's: its first window is a
-    microsecond shorter."""
+    """Return what a second writer records of the same time. It is no copy of the first one's records, because its first
+    window is a microsecond shorter.
+    """
     return [
         msgspec.structs.replace(record, duration_s=record.duration_s - 1e-6 * writer * (record.index == 0))
         if isinstance(record, Window)
@@ -353,7 +354,7 @@ def test_reserved_time_starts_at_the_allocation(job: Job, tmp_path: Path) -> Non
 
 
 def idle_w(profile: str, summary: AuditSummary) -> float:
-    """Power of an idle device with its part of the rungs that the run names, W."""
+    """Return the power of an idle device with its part of the rungs that the run names, W."""
     power = idle_power(profile, summary.coverage.nodes)
     assert power is not None
     return sum(watts.value for rung, watts in power.by_rung.items() if rung in summary.by_rung)
@@ -636,7 +637,7 @@ def test_ledger_of_the_first_version_can_be_audited() -> None:
 
 
 def without_spans(run_dir: Path, *, short: bool) -> AuditSummary:
-    """The audit of a run without spans that are long enough; with short ones instead, if wanted."""
+    """Return the audit of a run without spans that are long enough, with or without short ones in their place."""
     job = Job(nodes=1, attempts=[Attempt(0, 3)])
     identity = agree_run(run_dir, name="run", run_id="c" * 32)
     writer = LedgerWriter(run_dir, run_id=identity.run_id, node=0)

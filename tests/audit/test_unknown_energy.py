@@ -24,7 +24,7 @@ from tests.ledger.builder import Attempt, Job
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Path:
-    """A run that was killed before its first window, on hardware without a profile."""
+    """Write a run that was killed before its first window, on hardware without a profile."""
     folder = tmp_path_factory.mktemp("place") / "run"
     bare = msgspec.to_builtins(msgspec.structs.replace(factors, embodied_kg={}))
     killed = [Attempt(0, 0, closed=False)]

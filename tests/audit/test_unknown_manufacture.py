@@ -30,7 +30,7 @@ from tests.ledger.builder import Job
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, factors: Factors, forecast_document: dict[str, Any]) -> Path:
-    """A place with one run, whose plan knew its hardware and whose monitor did not."""
+    """Write a directory with one run, whose plan knew its hardware and whose monitor did not."""
     folder = tmp_path_factory.mktemp("place")
     bare = msgspec.to_builtins(msgspec.structs.replace(factors, embodied_kg={}))
     Job(factors=bare, intensity_g_per_kwh=41.4, pue=1.2, forecast=forecast_document).write(folder / "run")

@@ -25,7 +25,7 @@ def published() -> list[PublishedRow]:
 
 
 def rows_of(published, source: str, count: int, *, slower: float = 1.0) -> list[PublishedRow]:
-    """Rows whose measured time is the prediction times `slower`."""
+    """Return rows whose measured time is the prediction times `slower`."""
     rows = [row for row in published if row.source == source][:count]
     predicted = np.asarray(predict(table := tabulate(rows), table.shipped).total)
     return [

@@ -30,7 +30,7 @@ class Box(Struct, frozen=True):
 
 
 def called_with(*words: str) -> dict[str, Any]:
-    """The arguments that a command with one parameter of each kind is called with."""
+    """Return the arguments that a command with one parameter of each kind is called with."""
     seen: dict[str, Any] = {}
 
     def command(

@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 def await_it(what: Callable[[], Any], said: str) -> Any:
-    """What a call returns as soon as that is true."""
+    """Call a function again and again, and return its result as soon as that is true."""
     deadline_s = time.monotonic() + 60
     while not (found := what()):
         assert time.monotonic() < deadline_s, f"never came: {said}"
@@ -74,7 +74,7 @@ class Server:
         return document["data"]
 
     def values(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series."""
+        """Return the labels and the value of each series."""
         data = self.ask("query", query=expression)
         return [(series["metric"], float(series["value"][1])) for series in data["result"]]
 
@@ -98,7 +98,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(simulated_nvml, tmp_path_factory) -> Iterator[Site]:
-    """A node with two GPUs, a training that goes on until the tests are done, and its monitoring."""
+    """Start a node with two GPUs, a training that goes on until the tests are done, and its monitoring."""
     pytest.importorskip("prometheus_client", reason="prometheus_client is not installed; `make test` installs it")
     folder = tmp_path_factory.mktemp("site")
     (folder / "forecast.json").write_bytes(msgspec.json.encode(make_forecast(build_run_spec(PLAN))))

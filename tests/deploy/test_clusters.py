@@ -34,7 +34,7 @@ def kubectl(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, Any]:
-    """Objects of the base by kind, as Kustomize writes them."""
+    """Return the objects of the base by kind, as Kustomize writes them."""
     documents = yaml.safe_load_all(kubectl("kustomize", str(BASE)))
     return {document["kind"]: document for document in documents}
 
@@ -117,7 +117,7 @@ def test_overlay_of_the_page_renders_with_its_image_and_volume(tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path) -> dict[str, str]:
-    """Environment of a script of SLURM, with a `scontrol` that keeps its arguments and a `carbon-plugin`."""
+    """Return the environment of a SLURM script, with a `scontrol` that keeps its arguments and a `carbon-plugin`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/called\n')

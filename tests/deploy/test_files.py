@@ -98,8 +98,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def as_grafana_knows_it(document: Any) -> dict[str, Any]:
-    """Paths and values of a dashboard that the types of Grafana's own SDK have read and written again. What has a wrong
-    name or stands in a wrong place is lost."""
+    """Return the paths and values of a dashboard after the types of Grafana's own SDK have read and written it. A field
+    with a wrong name or in a wrong place is lost on the way.
+    """
     pytest.importorskip("grafana_foundation_sdk", reason="Grafana's SDK is not installed; `make test` installs it")
     from grafana_foundation_sdk.cog import plugins
     from grafana_foundation_sdk.cog.encoder import JSONEncoder

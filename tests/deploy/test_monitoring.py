@@ -28,7 +28,7 @@ def queries(path: Path) -> list[str]:
 
 
 def filled(query: str) -> str:
-    """A query with the variables of Grafana replaced as Grafana does for "All"."""
+    """Return a query with Grafana's variables replaced as Grafana replaces them for "All"."""
     for name, value in (("$__rate_interval", "4s"), ("$__range", "1m"), ("$run", ".*"), ("$host", ".*")):
         query = query.replace(name, value)
     assert "$" not in query
@@ -37,7 +37,7 @@ def filled(query: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(site: Site) -> Server:
-    """The server, once it has figures of several windows of the run."""
+    """Return the server, once it has figures of several windows of the run."""
     server = site.server
     if server is None:
         pytest.skip("prometheus is not installed")

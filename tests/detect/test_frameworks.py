@@ -240,8 +240,9 @@ def module_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def found(request, torchrun, tmp_path_factory) -> dict[str, Any]:
-    """What is seen in each job that a selected test asks for. A framework that keeps a mesh or a group for the life of
-    its process has the process for itself."""
+    """Return what is detected in each job that a selected test asks for. A framework that keeps a mesh or a group for
+    the life of its process has a process of its own.
+    """
     names = [name for name in EXPECTED if name in USUAL | cases_of(request, "name")]
     results: dict[str, Any] = {}
     for framework, packages in NEEDED.items():

@@ -18,7 +18,7 @@ HSDP = "FSDP2 HSDPMeshInfo of 4 parameter groups"
 
 
 def layout(**axes: tuple[int, str]) -> dict[str, list[Any]]:
-    """All axes; those not named are 1 because the others account for the world."""
+    """Return the degrees of all axes. Axes that are not named are 1, because the others account for the world."""
     rest = dict.fromkeys(("tp", "cp", "pp", "dp_replicate", "dp_shard"), (1, REST))
     return {axis: list(value) for axis, value in (rest | axes).items()}
 

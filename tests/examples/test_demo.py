@@ -34,7 +34,9 @@ SHORTER = (
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[str, Path]:
-    """What a demo of a few seconds of training printed, and its run directory; a run of yesterday lies beside it."""
+    """Return what a demo with a few seconds of training printed, and its run directory. A run of yesterday lies beside
+    it.
+    """
     examples, runs = tmp_path_factory.mktemp("examples"), tmp_path_factory.mktemp("demo")
     (runs / "20260101-000000").mkdir()
     for name in ("demo", "text"):

@@ -60,7 +60,7 @@ sources: {t: test}
 
 @pytest.fixture
 def machine(tmp_path):
-    """A profile directory for the specs that run on the machine that was probed."""
+    """Make a profile directory for the specs that run on the machine that was probed."""
     (tmp_path / "accelerator.yaml").write_text(PROFILE, encoding="utf-8")
     (tmp_path / "node.yaml").write_text(NODE, encoding="utf-8")
     return tmp_path

@@ -14,7 +14,7 @@ RUNS = 36
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a fleet of 36 runs of 20 minutes; some restart, some were killed, some failed. Do not change."""
+    """Write a fleet of 36 runs of 20 minutes: some restart, some were killed, some failed. Tests must not change it."""
     root = tmp_path_factory.mktemp("runs")
     write_fleet(root, RUNS, Shape(windows=20))
     return root
@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def store(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of that fleet. Do not change."""
+    """Ingest that fleet into a store. Tests must not change it."""
     from carbon_plugin.fleet.ingest import ingest
 
     root = tmp_path_factory.mktemp("store")

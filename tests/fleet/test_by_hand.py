@@ -23,7 +23,9 @@ Three = tuple[float, float, float]
 
 
 def mean(value: float, low: float, high: float) -> float:
-    """The mean of a distribution with this median, 10th and 90th percentile, lognormal on either side."""
+    """Return the mean of a distribution with this median, 10th and 90th percentile that is lognormal on either side of
+    the median.
+    """
     normal = NormalDist()
     a, b = (math.log(edge) / normal.inv_cdf(0.9) for edge in (value / low, high / value))
     return value * (math.exp(a * a / 2) * normal.cdf(-a) + math.exp(b * b / 2) * normal.cdf(b))
@@ -40,7 +42,7 @@ def files_of(run: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def by_hand(run: Path) -> tuple[str, dict[int, dict[str, float]]]:
-    """The team of a run, and its sums by month (kWh, kg, h)."""
+    """Return the team of a run, and its sums by month (kWh, kg, h)."""
     role = json.loads((run / "run.json").read_text())["role"]
     months: dict[int, dict[str, float]] = {}
     items: dict[str, list[float]] = {}

@@ -33,7 +33,7 @@ from tests.ledger.builder import Attempt, Job
 
 
 def table(store: Path, name: str) -> list[dict[str, Any]]:
-    """All rows of a table of a store, as its newest catalogue names them."""
+    """Return all rows of a table of a store, as its newest catalogue names them."""
     import pyarrow.parquet as pq
 
     catalogue = read_catalogue(open_place(str(store)))

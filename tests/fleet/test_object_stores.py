@@ -89,7 +89,7 @@ def running() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def server(running: FaultyServer, monkeypatch: Any) -> Iterator[FaultyServer]:
-    """The server with an empty bucket "fleet", as the environment names it."""
+    """Provide the running server with an empty bucket "fleet", and name it in the environment."""
     import s3fs
 
     running.heal()

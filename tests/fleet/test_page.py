@@ -23,7 +23,9 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>' + "a-very-lo
 
 @pytest.fixture(scope="module")
 def written(runs: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A page with every section, and its accounts; one run has a report of its own, one has a hostile name."""
+    """Return a page with every section, and its accounts. One run has a report of its own, and one has a
+    hostile name.
+    """
     root = tmp_path_factory.mktemp("fleet")
     more = root / "runs"
     reported = write_run(more, 96, Shape(windows=120))

@@ -221,7 +221,7 @@ def test_restated_totals_are_those_of_runs_that_recorded_the_new_factors(tmp_pat
 
 
 def wider(factors: Factors) -> Factors:
-    """The factors with other values and other ranges."""
+    """Return the factors with other values and other ranges."""
 
     def moved(figure: Figure, ratio: float, below: float, above: float) -> Figure:
         value = figure.value * ratio
@@ -284,7 +284,7 @@ def test_coverage_is_divided_at_the_ends_of_months(store: Path, tmp_path: Path) 
 
 
 def forecast_of(factors: Factors, energy_j: float) -> dict[str, Any]:
-    """The document of a forecast of so much energy, with the fields that an audit reads."""
+    """Return the document of a forecast of this energy, with the fields that an audit reads."""
     item = EnergyItem(rung="gpu", scope="gpu", energy=Range(energy_j, 0.9 * energy_j, 1.2 * energy_j))
     second = Figure(0.5, 0.4, 0.6, "s", "modelled", "test")
     plain: dict[str, Any] = msgspec.to_builtins(

@@ -67,7 +67,7 @@ def h100_cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def make_factors() -> Callable[..., Factors]:
-    """Factors from (value, low, high) triples; a bare number has no range."""
+    """Return factors from (value, low, high) triples. A bare number has no range."""
 
     def make(
         intensity: object = 400.0, pue: object = 1.2, lifetime: object = 5.0, embodied: dict[str, object] | None = None

@@ -47,7 +47,7 @@ spreads = st.tuples(st.floats(0.5, 1.0), st.floats(1.0, 2.0))
 
 @pytest.fixture(scope="module")
 def h100_factors(make_factors: MakeFactors) -> Factors:
-    """Wide ranges everywhere."""
+    """Return factors of H100 nodes with wide ranges."""
     embodied = {"device": (164, 125, 275), "host": (3200, 1000, 6000), "network": (25, 10, 60)}
     return make_factors((400, 300, 520), (1.3, 1.1, 1.6), (5, 3, 6), embodied)
 

@@ -33,7 +33,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """One to three changes of bytes, lines or words."""
+    """Return the text with one to three changes of bytes, lines or words."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         content = rng.choice((_bytes, _bytes, _lines, _words, _words, _words))(content, rng)
     return content
@@ -78,7 +78,9 @@ def _words(content: bytes, rng: random.Random) -> bytes:
 
 
 def misshapen(document: Any, rng: random.Random) -> Any:
-    """A copy of plain data in which one to three values are of another type or size, or are gone, or lie deep."""
+    """Return a copy of plain data in which one to three values have another type or size, are gone, or are nested
+    deeply.
+    """
     document = json.loads(json.dumps(document))
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         places = list(_places(document))
@@ -120,13 +122,13 @@ def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 
 
 def as_json(document: Any, rng: random.Random) -> bytes:
-    """Misshapen data as JSON; of some, the bytes are damaged too."""
+    """Return misshapen data as JSON, in some cases with damaged bytes too."""
     content = _json(misshapen(document, rng)).encode("utf-8", "surrogatepass")
     return damaged(content, rng) if rng.random() < 0.2 else content
 
 
 def _json(value: Any) -> str:
-    """JSON without recursion, which Python's own would need for what is nested deeply."""
+    """Write JSON without recursion, because Python's own writer fails on data that is nested deeply."""
     parts: list[str] = []
     todo: list[Any] = [value]
     while todo:
@@ -155,7 +157,8 @@ class _Text(str):
 
 
 def outcome(read: Callable[[], Any], *, largest: float = LARGEST) -> Any:
-    """What a reader makes of a document: a value whose numbers are finite and possible, or one line of ours.
+    """Return what a reader makes of a document: a value whose numbers are finite and possible, or the one line of our
+    error.
 
     Anything else fails the test: another exception, an error of several lines, or a figure that cannot be.
     """
@@ -174,7 +177,7 @@ def outcome(read: Callable[[], Any], *, largest: float = LARGEST) -> Any:
 
 
 def numbers_in(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain data, with its place."""
+    """Yield every number in plain data with its place."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield place, value
     elif isinstance(value, dict):

@@ -62,7 +62,7 @@ def file_with(content: bytes, name: str) -> Iterator[Path]:
 
 @functools.cache
 def summary() -> AuditSummary:
-    """A small run with carbon, as a scheduler's record is compared with."""
+    """Return the audit of a small run with carbon, with which a scheduler's record is compared."""
     factors = resolve_factors(Site(zone="FRA", pue=1.2), None)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(nodes=1, attempts=[Attempt(0, 6)], factors=msgspec.to_builtins(factors), intensity_g_per_kwh=41.44)
@@ -194,7 +194,7 @@ def specs() -> list[tuple[bytes, Any]]:
 
 
 def _yaml(text: bytes, document: Any, rng: random.Random) -> bytes:
-    """YAML that is damaged, or JSON of misshapen data, which is YAML too."""
+    """Return damaged YAML, or JSON of misshapen data, which is YAML too."""
     return damaged(text, rng) if rng.random() < 0.4 else as_json(document, rng)
 
 
@@ -392,7 +392,9 @@ def ledger_folder() -> Path:
 
 
 def ledger(rng: random.Random) -> Any:
-    """A run in which one ledger is damaged, or holds misshapen records in a chain that was computed again."""
+    """Write a run with one ledger that is damaged, or that holds misshapen records in a chain that was
+    computed again.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         shutil.copytree(ledger_folder(), run_dir)
@@ -412,7 +414,7 @@ def _audited(run_dir: Path) -> Any:
 
 
 def rechained(content: bytes, rng: random.Random) -> bytes:
-    """One record misshapen, and the chain of all computed anew."""
+    """Misshape one record, and compute the whole chain anew."""
     payloads = payloads_of(content)
     at = rng.choice((0, rng.randrange(len(payloads)), rng.randrange(len(payloads))))
     record = msgspec.json.decode(payloads[at])

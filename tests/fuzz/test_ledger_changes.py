@@ -34,7 +34,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @functools.cache
 def written(nodes: int) -> Path:
-    """Two nodes in two attempts, of which the first was killed; or one node in one attempt that ended."""
+    """Write two nodes in two attempts, of which the first was killed, or one node in one attempt that ended."""
     attempts = [Attempt(0, 4, closed=False), Attempt(60, 4, 600.0)] if nodes > 1 else [Attempt(0, 6)]
     factors = msgspec.to_builtins(resolve_factors(Site(zone="FRA", pue=1.2), None))
     folder = Path(tempfile.mkdtemp())
@@ -57,7 +57,7 @@ def changed(nodes: int, change: Callable[[Path, random.Random], None], seed: int
 
 
 def checked(nodes: int, change: Callable[[Path, random.Random], None], seed: int) -> tuple[RunCheck, RunCheck]:
-    """The verification without anchors, and with one for each file."""
+    """Return the verification without anchors, and the one with an anchor for each file."""
     with changed(nodes, change, seed) as run_dir:
         return verify_run(run_dir), verify_run(run_dir, anchors(nodes))
 
@@ -67,12 +67,12 @@ def any_file(run_dir: Path, rng: random.Random) -> Path:
 
 
 def rewrite(path: Path, records: list[Record]) -> None:
-    """What a forger does: write records with a chain that is consistent."""
+    """Write records with a consistent chain, as a forger does."""
     path.write_bytes(chained(map(encode_record, records)))
 
 
 def closed_anew(records: list[Record]) -> list[Record]:
-    """The records with a closing record that fits them, if they have one."""
+    """Return the records with a closing record that fits them, if they have one."""
     summed = RunningSums()
     for record in records:
         if isinstance(record, Window):
@@ -109,7 +109,7 @@ FIGURES = rb'"(?:energy_j|low_j|high_j|duration_s|start_unix_s|tokens|steps|last
 
 
 def edit_figure(run_dir: Path, rng: random.Random) -> None:
-    """One digit of one figure of one window, and nothing else."""
+    """Change one digit of one figure of one window, and nothing else."""
     path = any_file(run_dir, rng)
     lines = path.read_bytes().splitlines(keepends=True)
     at = rng.choice([n for n, line in enumerate(lines) if b'{"type":"window"' in line])

@@ -105,7 +105,9 @@ WAYS = [optimizer_alone, whole_step, model_as_a_module, blocks_in_place, loss_be
 def compiled_like(
     make: Callable[[nn.Module, Any], Callable[[], None]], run_dir: Path | None, *, warm: bool = False
 ) -> tuple[dict[str, int], int, list[float], TorchCarbon | None]:
-    """(frames, graph breaks, weights at the end, our loop) of a few steps; with `warm` one of them before us."""
+    """Return (frames, graph breaks, weights at the end, our loop) of a few steps. With `warm`, one step is compiled
+    before our loop begins.
+    """
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()

@@ -28,7 +28,7 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def closed(run_dir: Path) -> tuple[list[tuple[str, int]], int | None]:
-    """How each attempt was closed, and the parameters of the model that the last one saw."""
+    """Return how each attempt was closed, and the parameters of the model that the last one saw."""
     files = read_run(run_dir).files
     seen = manifest_of(files[-1].records).effective["model.parameters"]["value"]
     return [(r.reason, r.steps) for file in files for r in file.records if isinstance(r, Close)], seen

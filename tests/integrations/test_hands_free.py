@@ -31,7 +31,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def closes(run_dir: Path) -> list[tuple[str, int]]:
-    """How each ledger of a run was closed, and its steps."""
+    """Return how each ledger of a run was closed, and its steps."""
     return [
         (record.reason, record.steps)
         for file in read_run(run_dir).files
@@ -42,7 +42,9 @@ def closes(run_dir: Path) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def by_hooks(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
-    """The loops of `by_hooks.py` without us and with us: the folder of their runs, and what both printed, by loop."""
+    """Run the loops of `by_hooks.py` without us and with us. Return the folder of their runs, and what both printed, by
+    loop.
+    """
     folder = tmp_path_factory.mktemp("by_hooks")
     said: dict[str, list[str]] = {}
     for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
@@ -102,7 +104,7 @@ def test_a_failure_of_ours_leaves_the_training_as_it_was(by_hooks):
 
 @pytest.fixture
 def small_torch(tmp_path) -> Path:
-    """A folder with a package `torch` that has nothing but the hooks of its optimizers."""
+    """Make a folder with a package `torch` that has nothing but the hooks of its optimizers."""
     package = tmp_path / "torch" / "optim"
     package.mkdir(parents=True)
     for folder in (package.parent, package):
@@ -167,7 +169,9 @@ def test_a_mistake_is_told_in_one_line_before_anything_starts(arguments, said):
 
 @pytest.fixture(scope="module")
 def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
-    """A training of two processes under torchrun, bare and by `carbon-plugin run`: what each printed, and the run."""
+    """Run a training of two processes under torchrun, bare and by `carbon-plugin run`. Return what each printed, and
+    the run.
+    """
     folder = tmp_path_factory.mktemp("unedited")
     # One byte a start, because lines that several processes print to one pipe can mix.
     (folder / "sitecustomize.py").write_text(

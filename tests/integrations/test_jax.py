@@ -33,7 +33,7 @@ def test_a_loop_without_jax_counts_the_steps_that_the_script_tells(tmp_path):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> tuple[Path, list[Any]]:
-    """The run directory of a job of two processes, and what each printed."""
+    """Return the run directory of a job of two processes, and what each printed."""
     pytest.importorskip("jax")
     folder = tmp_path_factory.mktemp("jax")
     with socket.socket() as found:

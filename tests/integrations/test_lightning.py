@@ -55,7 +55,7 @@ def windows(file: LedgerFile) -> list[Window]:
 
 @pytest.fixture(scope="module")
 def ddp(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    """A fit whose trainer starts the second rank by the command of the first."""
+    """Run a fit whose trainer starts the second rank by the command of the first."""
     folder = tmp_path_factory.mktemp("ddp")
     command = [sys.executable, str(JOB), "--root", str(folder), "--devices", "2"]
     done = subprocess.run(

@@ -57,7 +57,7 @@ def way(launcher, tmp_path) -> Callable[..., list[list[float]]]:
 
 @pytest.fixture
 def installed(tmp_path) -> None:
-    """The entry points of pyproject.toml, also where this package was installed before it had them."""
+    """Install the entry points of pyproject.toml where this package was installed before it had them."""
     if all(any("carbon_plugin" in one.value for one in entry_points(group=group)) for group in GROUPS):
         return
     folder = tmp_path / "site" / "carbon_entry_points-0.dist-info"

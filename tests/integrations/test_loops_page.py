@@ -25,14 +25,14 @@ STEPS = {
 
 
 def programs() -> dict[str, str]:
-    """The programs of the page by the name of their (last) run directory."""
+    """Return the programs of the page by the name of their (last) run directory."""
     codes = [block.code for block in blocks_of("docs/loops.md", "python")]
     return {re.findall(r'run_dir=.*"(?:runs)?/(\w+)"', code)[-1]: code for code in codes}
 
 
 @pytest.fixture(scope="module")
 def page(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
-    """The folder of the runs, and the losses of each program without us and with us."""
+    """Return the folder of the runs, and the losses of each program without us and with us."""
     folder = tmp_path_factory.mktemp("page")
     files = []
     for name, program in programs().items():

@@ -24,7 +24,7 @@ PIECES = {
 
 @pytest.fixture(scope="module")
 def said(launcher, tmp_path_factory) -> tuple[str, str]:
-    """What the process printed that saved, and the one that loaded."""
+    """Return what the process that saved printed, and what the process that loaded printed."""
     folder = tmp_path_factory.mktemp("clean")
     saved, loaded = (
         launcher().run(JOB, what, folder, env={**os.environ, "TMPDIR": str(folder)}) for what in ("save", "load")

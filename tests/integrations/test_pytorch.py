@@ -27,7 +27,9 @@ STEPS = 60
 
 
 def plan() -> RunSpec:
-    """A plan that is wrong on purpose: one layer too many, copies instead of shards. The CPU has an H100's numbers."""
+    """Return a plan that is wrong on purpose: one layer too many, and copies instead of shards. The CPU has the numbers
+    of an H100.
+    """
     cpu = replace(load_accelerator("h100-sxm"), name="this-machine", kind="cpu")
     node = replace(load_node("dgx-h100"), accelerator="this-machine")
     return RunSpec(

@@ -41,7 +41,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def steps_of(run_dir: str | Path) -> tuple[list[tuple[str, int]], set[str], int]:
-    """How a run was closed, with its steps; the phases it had; the step that it reached."""
+    """Return how a run was closed with its steps, the phases that it had, and the step that it reached."""
     (file,) = read_run(run_dir).files
     windows = [record for record in file.records if isinstance(record, Window)]
     closes = [(r.reason, r.steps) for r in file.records if isinstance(r, Close)]

@@ -33,7 +33,7 @@ def test_tokens_are_those_that_trl_counts_without_padding(launcher, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[list[str]]]]:
-    """The folder of the runs of TRL's trainers, and their losses without us and with us."""
+    """Return the folder of the runs of TRL's trainers, and their losses without us and with us."""
     for name in ("trl", "peft"):
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("trl")

@@ -89,7 +89,7 @@ def leave() -> None:
 
 
 def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
-    """Fork the ranks and wait for them; returns in a rank, when its script has ended, and nowhere else."""
+    """Fork the ranks and wait for them. This function returns only in a rank, when its script has ended."""
     run_id = uuid.uuid4().hex
     ports, writer = os.pipe()
     gc.freeze()
@@ -144,7 +144,7 @@ def answer(line: str) -> None:
 
 
 def serve() -> dict[str, Any]:
-    """Fork a process for every job that is told; returns in such a process, with its job, and nowhere else."""
+    """Fork a process for every job that comes in. This function returns only in such a process, with its job."""
     heard, jobs = b"", {}
     woken, waker = os.pipe()
     os.set_blocking(waker, False)

@@ -129,7 +129,7 @@ class Job:
         return paths
 
     def records(self, run_id: str, node: int, number: int, attempt: Attempt, start_s: float) -> list[Record]:
-        """All records of one file."""
+        """Return all records of one file."""
         rng = random.Random(f"{self.seed}/{node}/{number}")
         manifest = Manifest(
             version=LEDGER_VERSION,
@@ -262,11 +262,11 @@ class Job:
 
 
 def waited_j(run_dir: Path) -> float:
-    """Energy that the audit of a run models for reserved time without records, J."""
+    """Return the energy that the audit of a run models for reserved time without records, J."""
     waited = summarise(run_dir).by_phase.get(UNOBSERVED_PHASE)
     return waited.energy_j if waited else 0.0
 
 
 def recorded_j(summary: AuditSummary, rung: Rung) -> float:
-    """Energy of a rung that the ledgers of a run recorded, J."""
+    """Return the energy of a rung that the ledgers of a run recorded, J."""
     return sum(device.energy.energy_j for device in summary.devices if device.identity.rung == rung)

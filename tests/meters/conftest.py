@@ -34,13 +34,15 @@ def metering(metering_module: Callable[..., Any]) -> Callable[..., Any]:
 def metering_module(
     simulated_nvml: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Any]:
-    """The same for a job that the tests of a module share."""
+    """Return the same as `metering`, for a job that the tests of a module share."""
     return runner(PRELUDE, simulated_nvml, tmp_path_factory.mktemp("armed"))
 
 
 @pytest.fixture
 def make_node() -> Callable[..., Node]:
-    """A node like an 8-GPU HGX with the reference values of the host model; keyword arguments replace host fields."""
+    """Return a node like an 8-GPU HGX with the reference values of the host model. Keyword arguments replace fields of
+    the host.
+    """
 
     def known(value: float, low: float | None = None, high: float | None = None) -> Sourced:
         return Sourced(value, "test", "assumed", low, high)

@@ -44,7 +44,7 @@ def last_projection(file: LedgerFile) -> Projection:
 
 @pytest.fixture(scope="module")
 def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All jobs of this file, side by side; each has its folder."""
+    """Run all jobs of this file side by side. Each has a folder of its own."""
     top = tmp_path_factory.mktemp("runs")
     both = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "JOB_GPU": BUSY, "spec": "gpus=2;power=300,60"}
     alone = Launch(node, top / "regrown").node(0, 1)
@@ -91,7 +91,7 @@ def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noticed(run_dir: Path) -> dict[str, float]:
-    """Clocks that rank 0 has spoken of."""
+    """Return the clock offsets that rank 0 has recorded, s, by file name."""
     events = find_events(run_dir / "node-0.attempt-0.jsonl", SKEW_EVENT)
     return {name: offset_s for event in events for name, offset_s in event.data["offsets_s"].items()}
 

@@ -20,7 +20,7 @@ class Time:
         self.sleep_(seconds)
 
     def sleep_(self, seconds: float) -> None:
-        """The machine sleeps: its monotonic clock stands still."""
+        """Let the machine sleep: its monotonic clock stands still."""
         self.unix_s += seconds
         self.boot_s += seconds
 

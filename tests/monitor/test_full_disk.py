@@ -57,7 +57,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcomes(node: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Five runs side by side, one for each trouble."""
+    """Run five jobs side by side, one for each kind of trouble with the disk."""
     top = tmp_path_factory.mktemp("disks")
     for name in ("unwritable", "unwritable for good"):
         (top / name).write_text("a file where the run directory should be")

@@ -112,7 +112,7 @@ def test_a_job_asks_once_and_its_windows_carry_the_live_value(job, maps, tmp_pat
 
 
 def run_at(site: Site, job, maps: LocalMaps, folder: Path) -> AuditSummary:
-    """The audit of a run directory in which a job has trained at a site, after others that did before."""
+    """Return the audit of a run directory in which a job has trained at a site, after others that did so before."""
     _, errors = job("close", folder / "run", **live_environment(maps, folder, site=site)).communicate(timeout=60)
     expected = ("; the record is in", "; report:", "counts its steps from 0")  # a later attempt says the last one
     assert not [line for line in errors.splitlines() if not any(words in line for words in expected)]

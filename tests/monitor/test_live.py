@@ -33,7 +33,7 @@ def records(file: LedgerFile, kind: type) -> list[Any]:
 
 
 def watts(file: LedgerFile, *, phase: str = "train") -> dict[str, float]:
-    """Mean power of each GPU over the windows of a phase, by the last digit of its UUID."""
+    """Return the mean power of each GPU over the windows of a phase, by the last digit of its UUID, W."""
     joules: dict[str, float] = {}
     seconds = 0.0
     for window in records(file, Window):

@@ -39,7 +39,7 @@ def windows_in(run_dir: Path, attempt: int = 0) -> int:
 def runs(
     node: Start, settable_clock: Callable[[Path], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A run for each step of the clock, and one whose second attempt begins after its clock was set back."""
+    """Make a run for each step of the clock, and one whose second attempt begins after its clock was set back."""
     top = tmp_path_factory.mktemp("clocks")
     launches = {
         name: Launch(node, top / name, **settable_clock(top / f"{name}.step")).node(0, 1)

@@ -41,12 +41,12 @@ class Rank(Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> list[str]:
-        """What its driver shows it."""
+        """Return the GPUs that the driver shows to a process."""
         return [f"GPU-{self.seed:08x}-5133-4d00-8000-{index:012x}" for index in range(self.gpus)]
 
     @property
     def uuids(self) -> list[str]:
-        """What it may use."""
+        """Return the GPUs that a process may use."""
         return self.shown if self.visible is None else [self.shown[int(index)] for index in self.visible.split(",")]
 
 
@@ -144,9 +144,10 @@ class Job:
         (self._folder / "written").rename(self._folder / "epoch")
 
     def end(self) -> dict[str, tuple[float, float]]:
-        """The least and the most energy that each GPU has used for the job, J: while a process trained that may use it,
-        and from the first to the last moment of all processes whose driver shows it. A training is charged from its
-        start, although its driver is read a little later."""
+        """Return the least and the most energy that each GPU has used for the job, J. The least is that of the time in
+        which a process trained that may use it. The most is that from the first to the last moment of all processes
+        whose driver shows it. A training is charged from its start, although its driver is read a little later.
+        """
         least: dict[str, list[tuple[float, float]]] = {}
         most: dict[str, list[tuple[float, float]]] = {}
         for rank, process in zip(self.ranks, self.processes, strict=True):
@@ -205,7 +206,9 @@ PAIRS = {
 
 @pytest.fixture(scope="module")
 def ended(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """The jobs of all situations, a few side by side: more at once would measure how busy this machine is."""
+    """Run the jobs of all situations, a few side by side, because more at once would measure how busy this
+    machine is.
+    """
     top = tmp_path_factory.mktemp("situations")
     folders = {name: top / str(number) for number, name in enumerate(SITUATIONS)}
     found = {}
@@ -221,8 +224,9 @@ def ended(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, En
 
 @pytest.fixture(scope="module")
 def beside(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Restart]:
-    """The jobs of all pairs, side by side. The first of a pair is stopped in the middle of its work, goes on, or begins
-    together with the second one in its run directory."""
+    """Run the jobs of all pairs side by side. The first job of a pair is stopped in the middle of its work, goes on, or
+    begins together with the second one in its run directory.
+    """
     top = tmp_path_factory.mktemp("pairs")
     folders = {name: top / str(number) for number, name in enumerate(PAIRS)}
     pairs = {
@@ -264,7 +268,7 @@ def batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def assert_recorded(recorded: dict[str, float], true_j: dict[str, tuple[float, float]]) -> None:
-    """Every GPU, within 5 %."""
+    """Check that the energy of every GPU is recorded within 5 %."""
     assert recorded.keys() == true_j.keys()
     for uuid, (least_j, most_j) in true_j.items():
         assert 0.95 * least_j <= recorded[uuid] <= 1.05 * most_j, uuid

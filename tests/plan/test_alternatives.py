@@ -32,7 +32,7 @@ def spec() -> RunSpec:
 
 
 def objectives(report: SearchReport) -> np.ndarray:
-    """Expected time, energy and carbon of every option."""
+    """Return expected time, energy and carbon of every option."""
     values = np.array([(o.run_time_s.value, o.energy_j.value, o.total_kg.value) for o in report.options])
     slower = expected_slowdown([o.memory_bytes / o.memory_capacity_bytes for o in report.options], "ordinary")
     return values * slower[:, None]

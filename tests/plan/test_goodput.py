@@ -37,8 +37,9 @@ def reliable(**fields: object) -> dict[str, object]:
 
 
 def simulated_time_s(work_s: float, interval_s: float, losses: Losses, seed: int) -> float:
-    """One run under failures: exponential times between them, restarts that may fail, work since the last checkpoint
-    lost."""
+    """Simulate one run under failures and return its time, s. Times between failures are exponential, restarts may
+    fail, and work since the last checkpoint is lost.
+    """
     dice, clock, done = random.Random(seed), 0.0, 0.0
     while done < work_s:
         segment = interval_s + losses.pause_s

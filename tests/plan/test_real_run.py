@@ -29,7 +29,7 @@ def spec_of(*, training: dict[str, object] | None = None, **changes: object) -> 
 
 
 def of_own_runs(spec: RunSpec) -> RunSpec:
-    """The run on a device whose constants were fitted to the user's runs."""
+    """Return the run on a device whose constants were fitted to the user's runs."""
     device = spec.cluster.accelerator
     share = device.efficiency.gemm_share
     assert share is not None

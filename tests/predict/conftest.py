@@ -54,7 +54,7 @@ A100 = {
 
 @pytest.fixture
 def rates() -> Callable[..., Rates]:
-    """Rates of the device with some replaced: `rates(nic=25e9)`."""
+    """Return the rates of the device with some replaced: `rates(nic=25e9)`."""
 
     def make(**changes: float) -> Rates:
         return Rates(**{field.name: values((A100 | changes)[field.name]) for field in dataclasses.fields(Rates)})
@@ -64,7 +64,9 @@ def rates() -> Callable[..., Rates]:
 
 @pytest.fixture
 def gpt() -> TransformerModel:
-    """GPT-3 13B shape: the plain multi-head, ungated kind that Korthikanti's formulas describe."""
+    """Return the shape of GPT-3 13B, which has the plain multi-head and ungated layers that Korthikanti's formulas
+    describe.
+    """
     return TransformerModel(
         name="gpt-13b",
         layers=40,

@@ -49,7 +49,9 @@ MIXTURE = TransformerModel(
 
 
 def kept_by_autograd(attention: str, *, llama: bool, recompute: bool = False) -> float:
-    """Bytes a token that one layer of a Hugging Face model keeps: two layers' less one layer's, parameters left out."""
+    """Return the bytes a token that one layer of a Hugging Face model keeps: those of two layers less those of one,
+    without parameters.
+    """
     one, two = (_kept(layers, attention, llama=llama, recompute=recompute) for layers in (1, 2))
     return (two - one) / (SEQ_LEN * BATCH)
 
@@ -107,7 +109,7 @@ def predicted(
     *,
     sparse: bool = False,
 ) -> float:
-    """Bytes a token that one layer keeps."""
+    """Return the predicted bytes a token that one layer keeps."""
     training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=8, steps=1, precision=precision)
     work = work_of(training, stack or Stack())
     size = layer_activation_bytes(shape_of(model), layout_of(layout or ParallelLayout()), work, rates, sparse=sparse)

@@ -21,7 +21,7 @@ from carbon_plugin.spec.stack import Stack
 
 
 def times_on(bandwidth: float, latency: float, ranks: int, noise: float = 0.0) -> list[CollectiveTime]:
-    """Times of all collectives by the equations of `predict.time.network`, on an island with this link."""
+    """Return the times of all collectives by the equations of `predict.time.network`, on an island with this link."""
     cluster = Cluster(
         accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=ranks
     )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel built from a copy of the sources, so that no old build folder takes part."""
+    """Build a wheel from a copy of the sources, so that no old build folder takes part."""
     source = tmp_path_factory.mktemp("source")
     for folder in ("carbon_plugin", "integrations", "hardware_profiles"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so*"))

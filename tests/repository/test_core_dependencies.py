@@ -13,7 +13,9 @@ OURS = "carbon-plugin (pyproject.toml)"
 
 
 def asked_by(lock: str) -> dict[str, set[str]]:
-    """Who asks for each distribution of a lock, from its comments. What only another system needs is left out."""
+    """Return which distributions ask for each distribution of a lock, by its comments. What only another system needs
+    is left out.
+    """
     found: dict[str, set[str]] = {}
     name = ""
     for line in lock.splitlines():
@@ -25,7 +27,7 @@ def asked_by(lock: str) -> dict[str, set[str]]:
 
 
 def core_of(lock: str) -> set[str]:
-    """What the dependencies in pyproject.toml bring, without what torch brings, which the lock holds too."""
+    """Return what the dependencies in pyproject.toml bring, without what torch brings, which the lock holds too."""
     asked = asked_by(lock)
     core: set[str] = set()
     while more := {name for name, by in asked.items() if by & (core | {OURS})} - core:

@@ -66,7 +66,9 @@ def allowed(place: str) -> set[str]:
 
 
 def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[tuple[str, int]]:
-    """Names of imported modules with their lines; `at_import_only` leaves out functions and TYPE_CHECKING blocks."""
+    """Yield the names of imported modules with their lines. `at_import_only` leaves out functions and TYPE_CHECKING
+    blocks.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -112,7 +114,7 @@ def dotted(path: Path) -> str:
 
 @functools.cache
 def file_graph() -> dict[str, set[str]]:
-    """For each module of ours the modules of ours that it imports, inside functions too."""
+    """Return for each module of ours the modules of ours that it imports, also inside functions."""
     paths = {dotted(path): path for path in modules()}
     return {
         module: {name for name, _ in imports(parsed(path)) if name in paths and name != module}
@@ -121,7 +123,9 @@ def file_graph() -> dict[str, set[str]]:
 
 
 def room_graph(files: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same graph with each sub-package (such as `meters.gpu`) as one node; files beside sub-packages are nodes."""
+    """Return the same graph with each sub-package (such as `meters.gpu`) as one node. Files beside sub-packages are
+    nodes too.
+    """
 
     def room(module: str) -> str:
         parts = module.split(".")
@@ -134,7 +138,7 @@ def room_graph(files: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def first_circle(graph: dict[str, set[str]]) -> list[str]:
-    """One path that comes back to where it began, empty if there is none."""
+    """Return one path that comes back to where it began, or an empty list if there is none."""
     done: set[str] = set()
 
     def walk(node: str, path: list[str]) -> list[str]:
@@ -205,7 +209,7 @@ def test_frameworks_are_imported_only_where_they_belong_and_late(path):
 
 
 def newly_loaded(statement: str) -> set[str]:
-    """Top-level packages that a fresh interpreter has after one statement and has not without it."""
+    """Return the top-level packages that a fresh interpreter has after one statement and has not without it."""
     script = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
     return {name.split(".")[0] for name in done.stdout.split()}

@@ -24,7 +24,7 @@ CALLED = sorted(set(carbon_plugin.__all__) - RESULTS)
 
 
 def fresh(statement: str) -> str:
-    """What a new interpreter prints."""
+    """Return what a new interpreter prints."""
     done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=True, cwd="/")
     return done.stdout.strip()
 

@@ -62,7 +62,7 @@ def folder_of(package: str) -> Path:
 
 
 def bare_environment(folder: Path, *paths: Path) -> Path:
-    """An environment whose packages are what lies in these folders; returns its interpreter."""
+    """Make an environment whose packages are what lies in these folders, and return its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "found.pth").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
@@ -70,7 +70,7 @@ def bare_environment(folder: Path, *paths: Path) -> Path:
 
 
 def editable_path(folder: Path) -> Path:
-    """The folder that an editable installation puts on the path of modules, as its wheel names it."""
+    """Return the folder that an editable installation puts on the path of modules, as its wheel names it."""
     script = f"from setuptools import build_meta; build_meta.build_editable({str(folder)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
@@ -80,7 +80,7 @@ def editable_path(folder: Path) -> Path:
 
 
 def mypy_errors(source: Path, python: Path) -> set[int]:
-    """Lines in which mypy finds an error; the test fails with its words if it ends in another way."""
+    """Return the lines in which mypy finds an error. The test fails with mypy's words if it ends in another way."""
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), source.name]
     done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr

@@ -15,7 +15,7 @@ GPU = "GPU-5ed5f5a1-0000-0000-0000-000000000001"
 
 
 def metrics(step: int) -> dict[str, float]:
-    """Figures that grow with the step, with all keys that a row can have."""
+    """Return figures that grow with the step, with all keys that a row can have."""
     energy_kwh = 0.25 * step
     figures = {
         "energy_kwh": energy_kwh, "estimated_energy_kwh": 0.01 * step, "power_w": 700.0 + step, "step_time_s": 1.25,
@@ -34,7 +34,9 @@ def metrics(step: int) -> dict[str, float]:
 
 @pytest.fixture
 def rows(tmp_path) -> Callable[..., list[Row]]:
-    """`rows(3)`: so many rows, of steps 10, 20, ... of a run in `tmp_path / "run"`."""
+    """Return a function that makes rows: `rows(3)` has three rows, of steps 10, 20 and 30 of a run in `tmp_path /
+    "run"`.
+    """
 
     def some(number: int, run_id: str = "run-1", run_dir: Path = tmp_path / "run") -> list[Row]:
         run_dir.mkdir(exist_ok=True)
@@ -72,7 +74,7 @@ def rows(tmp_path) -> Callable[..., list[Row]]:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """A receiver of OTLP that decodes and keeps what it is sent."""
+    """Start a receiver of OTLP that decodes and keeps what it is sent."""
     pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed; `make test` installs it")
     with Receiver() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

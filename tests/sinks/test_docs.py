@@ -23,7 +23,9 @@ PROMETHEUS_CODE = [block.code for block in blocks_of("docs/prometheus.md", "pyth
 
 
 def open_names(torch: Any, run_dir: Path) -> dict[str, Any]:
-    """What the code of a page leaves to its reader: a model, its optimizer, a step of training and the directory."""
+    """Return what the code of a page leaves to its reader: a model, its optimizer, a step of training and the
+    directory.
+    """
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 

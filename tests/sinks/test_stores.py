@@ -67,7 +67,7 @@ def test_tensorboard_holds_every_figure_by_step_and_what_describes_the_run(deliv
 def wandb_rows(
     tmp_path, offline_wandb
 ) -> Callable[[], tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[str]]]:
-    """Rows, summary, configuration and names of artifacts of the only offline run below the test's folder."""
+    """Return rows, summary, configuration and names of artifacts of the only offline run below the test's folder."""
 
     def read() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[str]]:
         from wandb.proto.wandb_internal_pb2 import Record
@@ -210,7 +210,7 @@ def test_comet_archive_of_a_script_that_falls_through_has_the_totals(tmp_path, m
 
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch, request) -> Any:
-    """The module with a store below the test's folder."""
+    """Return the module `mlflow` with a store below the test's folder."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     module = pytest.importorskip("mlflow", reason="mlflow is not installed")

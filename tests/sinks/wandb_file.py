@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 
 def records_of(content: bytes) -> Iterator[bytes]:
-    """Records of a file of W&B, which is a log of LevelDB: after a header of seven bytes, blocks of 32 KiB with
-    fragments of (crc, length, kind)."""
+    """Yield the records of a file of W&B, which is a log of LevelDB: after a header of seven bytes, blocks of 32 KiB
+    with fragments of (crc, length, kind).
+    """
     at, whole = 7, b""
     while at + 7 <= len(content):
         if 32768 - at % 32768 < 7:

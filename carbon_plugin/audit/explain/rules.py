@@ -28,7 +28,9 @@ _LISTED = 12
 
 
 class Reason(Struct, frozen=True):
-    """How a number is computed, the sources that it rests on, and the fields that it follows from."""
+    """One instance explains a number: how it is computed, the sources that it rests on, and the fields that it follows
+    from.
+    """
 
     how: str
     sources: list[str] = []

@@ -26,7 +26,7 @@ from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where the numbers of an export come from.
+    """One instance says where the numbers of an export come from.
 
     `ledger_heads` are the ends of the chains that they were added up from. `ledger_state` says how far these can be
     believed (`verified`: an anchor vouches for all of them). `limits` name what is in no total.

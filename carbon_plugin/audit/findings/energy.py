@@ -12,7 +12,9 @@ Quality = Literal["measured", "modelled", "mixed", "absent"]
 
 
 class MeterQuality(Struct, frozen=True, kw_only=True):
-    """How an energy is known, as shares of device time. They add up to 1, or are all 0 without any time."""
+    """One instance says how an energy is known, as shares of device time. They add up to 1, or are all 0 without any
+    time.
+    """
 
     measured: float
     modelled: float

@@ -36,12 +36,11 @@ class Reserved(Struct, frozen=True, kw_only=True):
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """What the scheduler gave to one job or pod: a number of GPUs for a time, and the scheduler's word for how that
-    ended.
+    """One allocation is what the scheduler gave to a job or a pod: a number of GPUs for a time. `state` is the
+    scheduler's word for how it ended.
 
     With `sized` a slice of a GPU counts as its share. Otherwise everything that the scheduler calls a GPU counts as
-    one. `notes` name what is not a whole GPU of its own. `start_unix_s` is None
-    where the file does not tell the start.
+    one. `notes` name what is not a whole GPU of its own. `start_unix_s` is None where the file does not tell the start.
     """
 
     name: str

@@ -63,7 +63,7 @@ class Period(Struct, frozen=True, kw_only=True):
 
 
 class Coverage(Struct, frozen=True, kw_only=True):
-    """Which part of the job the ledgers cover.
+    """One instance says which part of the job the ledgers cover.
 
     `gpus` is how many GPUs there should be, `gpus_seen` how many a ledger names, `gpus_measured` how many of these have
     measured energy, and `gpu_slices` how many of these are MIG slices. `whole_gpus` is the sum over all `gpus`, with a
@@ -93,8 +93,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What the energy was spent on: the `steps` and `tokens` that were executed, redone ones included, and the last
-    step reached.
+    """One instance says what the energy was spent on: the `steps` and `tokens` that were executed, including those that
+    were done again, and the last step reached.
 
     `tokens_source` says how the tokens were counted; `tokens` are None where nobody counted them.
     """
@@ -107,7 +107,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Work(Struct, frozen=True, kw_only=True):
-    """What was trained and on what, as far as the run knew.
+    """One instance describes what was trained and on what hardware, as far as the run knew.
 
     `hardware` is in words. The FLOPs are those of one optimizer step of the whole job as its prediction counts them
     (`model_...` without recompute, `hardware_...` with it).

@@ -44,7 +44,7 @@ class ComparedRow(Struct, frozen=True, kw_only=True):
 
 
 class RunCard(Struct, frozen=True, kw_only=True):
-    """What the page says of one run at its top."""
+    """One card is the summary of a run at the top of the page."""
 
     name: str
     subtitle: str

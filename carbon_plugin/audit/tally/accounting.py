@@ -47,7 +47,9 @@ class RunEnergy(Struct, frozen=True, kw_only=True):
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """What the accounting of a run takes: its energies, its reserved time, and the factors that were in force."""
+    """One instance holds what the accounting of a run needs: its energies, its reserved time, and the factors that were
+    in force.
+    """
 
     items: list[EnergyItem]
     charged: list[Reservation]

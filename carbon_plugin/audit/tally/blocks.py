@@ -21,8 +21,8 @@ small."""
 
 
 class Metered(Struct, frozen=True, kw_only=True):
-    """Some devices in several windows, as far as no earlier file has metered them. Arrays have the shape (devices,
-    windows), but for `priced` with (windows,).
+    """One instance holds the energies of some devices in several windows, without what an earlier file has metered.
+    Arrays have the shape (devices, windows), except `priced`, which has the shape (windows,).
 
     `energy` is in J, and 0 where `known` is false, because the window does not know it. `estimated_j` is the part of
     it that is estimated because the meter could not tell it, or 0. `priced` says whether PUE and intensity are known.

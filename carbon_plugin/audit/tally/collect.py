@@ -42,7 +42,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class FileContext(Struct, frozen=True, kw_only=True):
-    """What must be known of the other files before one is added up.
+    """One instance holds what must be known of the other files before one file is added up.
 
     `order` is its place among the files of the run by their start. `launch` is the number of the launch of the whole
     job that it belongs to. `resumed_at_step` is the last step that earlier launches had reached when this one began.

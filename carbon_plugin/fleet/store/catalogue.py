@@ -61,7 +61,7 @@ class Segment(Struct, frozen=True, kw_only=True):
 
 
 class Catalogue(Struct, frozen=True, kw_only=True):
-    """What a store holds."""
+    """One catalogue lists what a store holds."""
 
     version: int
     number: int

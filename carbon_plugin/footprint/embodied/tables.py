@@ -34,7 +34,7 @@ class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PartRange(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Range of a part of a device, as factors on its central kg."""
+    """One range belongs to a part of a device, as factors on its central kg."""
 
     low: float
     high: float
@@ -73,7 +73,9 @@ class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the form of a device adds around its dies, kgCO2e (other ICs: a full-size die), and its kind of memory."""
+    """One form of a device says what it adds around the dies, kgCO2e, and the kind of memory. Other ICs are those of a
+    device with a full-size die.
+    """
 
     other_ics_kg: float
     fixed_kg: float

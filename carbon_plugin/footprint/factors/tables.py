@@ -51,7 +51,7 @@ class AreaIntensity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class IntensityTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All areas of one source."""
+    """One table holds the intensities of all areas of one source."""
 
     source: TableSource
     areas: dict[str, AreaIntensity]

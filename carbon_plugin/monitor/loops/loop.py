@@ -151,7 +151,7 @@ class TrainingLoop(MeasuredTraining):
             self.monitor.fail("adapter", error)
 
     def _attach(self) -> None:
-        """Hook into the optimizer that was handed over, so that each of its steps is counted."""
+        """Count each step of the optimizer that was handed over, through a hook on it."""
         stepping = self._seen.stepping
         if stepping is None:
             if self._ranks.rank == 0 and not self.monitor.quiet:

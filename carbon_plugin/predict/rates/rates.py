@@ -18,8 +18,8 @@ rows on H100 they gain nothing over bf16 (70B: 27.3 s against 27.4 s)."""
 
 @dataclass(frozen=True, slots=True)
 class Datasheet:
-    """What is known of hardware and software without calibration, in SI units. Each field can be broadcast, and flags
-    are 0 or 1.
+    """One datasheet holds what is known of hardware and software without calibration, in SI units. Each field can be
+    broadcast, and flags are 0 or 1.
 
     `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
     devices of several nodes. `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1

@@ -22,7 +22,7 @@ _OURS = {"run_id", "run", "device", "model", "rung", "host", "programme", "role"
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """Where an exporter answers, and the labels that it puts on every metric."""
+    """One endpoint is the address at which an exporter answers, with the labels that it puts on every metric."""
 
     address: str = LOOPBACK
     port: int = DEFAULT_PORT

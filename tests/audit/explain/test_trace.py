@@ -27,7 +27,7 @@ from tests.ledger.builder import Attempt, Job
 
 @pytest.fixture(scope="module")
 def factors_of_a_cluster() -> Factors:
-    """Factors of H100 nodes in France with everything that a site can state."""
+    """Return the factors of H100 nodes in France with everything that a site can state."""
     cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=2, devices_per_node=2)
     contract = Instrument(kind="ppa", g_per_kwh=0.0, share=0.5, source="wind farm 2025")
     site = Site(zone="FRA", pue=1.2, wue_l_per_kwh=0.3, instruments=(contract,), marginal_g_per_kwh=300.0)
@@ -84,7 +84,7 @@ def test_every_number_of_a_forecast_leads_to_it(
 
 
 def value_at(document: Any, field: str) -> float:
-    """The number of a field: that of a figure, or the joules of an energy."""
+    """Return the number of a field: the value of a figure, or the joules of an energy."""
     for name in field.split("."):
         document = document[int(name)] if isinstance(document, list) else document[name]
     if not isinstance(document, dict):

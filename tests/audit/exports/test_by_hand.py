@@ -55,7 +55,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, AuditS
 
 
 def by_hand(run: Path) -> dict[str, Any]:
-    """Energy, operational and embodied carbon of a run, with the parts by year and the means."""
+    """Return energy, operational and embodied carbon of a run, with the parts of each year and the means."""
     (path,) = run.glob("*.jsonl")
     manifest, *rest = [json.loads(line.split(" ", 1)[1]) for line in path.read_text().splitlines()]
     windows = [record for record in rest if record["type"] == "window"]
@@ -101,7 +101,9 @@ def three(document: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def mean(value: float, low: float, high: float) -> float:
-    """The mean of a distribution with this median, 10th and 90th percentile, lognormal on either side."""
+    """Return the mean of a distribution with this median, 10th and 90th percentile that is lognormal on either side of
+    the median.
+    """
     normal = NormalDist()
     a, b = (math.log(edge) / normal.inv_cdf(0.9) for edge in (value / low, high / value))
     return value * (math.exp(a * a / 2) * normal.cdf(-a) + math.exp(b * b / 2) * normal.cdf(b))

@@ -90,7 +90,9 @@ def check(name: str, document: Any) -> None:
 
 
 def unordered(schema: Any) -> Any:
-    """A schema in which the alternatives of a value have no order: releases of msgspec list them differently."""
+    """Return a schema whose alternatives of a value have no order, because releases of msgspec list them in different
+    orders.
+    """
     if isinstance(schema, dict):
         return {key: unordered(value) for key, value in schema.items()}
     return sorted(map(unordered, schema), key=repr) if isinstance(schema, list) else schema
@@ -347,7 +349,9 @@ def test_own_electricity_is_scope_2_with_direct_factors_and_the_rest_is_category
 
 
 def over_new_year(job: Job, directory: Path, reserved_before_s: float | None = None) -> AuditSummary:
-    """A run of 615 s, the first 495 s of it in 2024: 15 s of start-up, 48 windows of 10 s, and 12 more in 2025."""
+    """Return a run of 615 s. Its first 495 s are in 2024 (15 s of start-up and 48 windows of 10 s), and 12 further
+    windows are in 2025.
+    """
     identity = agree_run(directory, name="turn", run_id="b" * 32)
     new_year_s = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
     start_s = new_year_s - 495.0

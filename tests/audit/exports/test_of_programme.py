@@ -34,7 +34,9 @@ COMMANDS = re.findall(r"^carbon-plugin (.*)$", (ROOT / "docs" / "audit-questions
 
 @pytest.fixture(scope="module")
 def model(factors: Factors, prediction_document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pre-training, post-training and an ablation, on the same two GPUs one after the other."""
+    """Make the runs of a model: pre-training, post-training and an ablation, one after the other on the same
+    two GPUs.
+    """
     counted = {**prediction_document, "model_flops_per_step": 3e15, "hardware_flops_per_step": 4e15}
     root = tmp_path_factory.mktemp("model")
     for number, (name, role) in enumerate((("final", "final"), ("post-training", "final"), ("ablation", "ablation"))):

@@ -30,7 +30,7 @@ REVERSED = "\u202e"  # what follows it on a line is written from right to left
 
 
 def daily_g_per_kwh(unix_s: float) -> float:
-    """A grid that is clean before noon and dirty after it."""
+    """Return the intensity of a grid that is clean before noon and dirty after it."""
     return 40.0 if unix_s % 86400 < 43200 else 60.0
 
 
@@ -49,7 +49,7 @@ def reports(
     forecast_document: dict[str, Any],
     prediction_document: dict[str, Any],
 ) -> dict[str, Written]:
-    """Reports of runs as they are and as they should not be, by name."""
+    """Write reports of ordinary and of broken runs, and return them by name."""
     known = {"factors": msgspec.to_builtins(factors), "intensity_g_per_kwh": 41.4, "pue": 1.2}
     jobs = {
         "full": Job(**known, forecast=forecast_document, prediction=prediction_document, lost_gpu=(1, 1, 6)),

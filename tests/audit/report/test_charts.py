@@ -24,7 +24,9 @@ PEAK = 2.5
 
 @pytest.fixture(scope="module")
 def job(factors: Factors) -> Job:
-    """90 days on one node, in windows of 10 minutes, with one window of much power on the tenth day."""
+    """Return a run of 90 days on one node with windows of 10 minutes, one of which has a high power on the
+    tenth day.
+    """
     return Job(
         factors=msgspec.to_builtins(factors),
         intensity_g_per_kwh=41.4,

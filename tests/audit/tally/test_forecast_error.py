@@ -43,7 +43,7 @@ def split(
 
 
 def off(parts: dict[str, ErrorPart]) -> dict[str, float]:
-    """Causes that moved the result, with their factor."""
+    """Return the causes that moved the result, each with its factor."""
     return {cause: part.factor for cause, part in parts.items() if not math.isclose(part.factor, 1, rel_tol=1e-9)}
 
 

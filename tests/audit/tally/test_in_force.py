@@ -31,7 +31,7 @@ Change = Callable[[list[Record]], list[Record]]
 
 
 def audited(factors: Factors, directory: Path, *changes: Change) -> AuditSummary:
-    """A run on one node at the factors, of one attempt for each change to its records."""
+    """Return the audit of a run on one node under these factors, with one attempt for each change to its records."""
     attempts = [Attempt(0, 6, starts_after_s=30.0) for _ in changes]
     job = Job(
         nodes=1,
@@ -55,7 +55,9 @@ def unchanged(records: list[Record]) -> list[Record]:
 
 
 def second_half(g_per_kwh: float, origin: str | None, data: dict[str, Any] | None) -> Change:
-    """Half of the windows at another intensity, with the event that ledgers have of it; their energies are alike."""
+    """Return a change that gives half of the windows another intensity and adds the event that ledgers record of it.
+    The energies of the windows are alike.
+    """
 
     def change(records: list[Record]) -> list[Record]:
         train = [record for record in records if isinstance(record, Window) and record.phase == "train"]
@@ -74,7 +76,7 @@ def second_half(g_per_kwh: float, origin: str | None, data: dict[str, Any] | Non
 
 
 def at(factors: Factors) -> Change:
-    """Another manifest with other factors, at whose intensity the windows are."""
+    """Return a change that puts these factors into the manifest and their intensity into all windows."""
 
     def change(records: list[Record]) -> list[Record]:
         value = factors.intensity.figure.value

@@ -26,7 +26,7 @@ RECORD: dict[str, Any] = {
 
 
 def read(**changes: Any) -> PublishedRow:
-    """The one row of `RECORD` with changes."""
+    """Return the one row of `RECORD` with changes."""
     ((row,), _) = parse_rows([{**RECORD, **changes}], {})
     return row
 
@@ -45,7 +45,7 @@ def test_recompute_is_assumed_where_a_run_could_not_fit_with_less_and_only_there
 
 
 def micro_batch(**changes: Any) -> int:
-    """The micro-batch of a row that states a global batch of 64 sequences a device and no micro-batch."""
+    """Return the micro-batch of a row that states a global batch of 64 sequences a device and no micro-batch."""
     row = read(**{"seq_len": 2048, "gbs": 512, "recompute": "none", **changes})
     assert row.spec.layout is not None
     return row.spec.layout.micro_batch_size

@@ -42,7 +42,7 @@ RECORD: dict[str, Any] = {
 
 
 def parsed(**changes: Any):
-    """The one row of `RECORD` with changes: a row, or a skipped row."""
+    """Return the one row of `RECORD` with changes: a row that can be predicted, or a skipped one."""
     rows, skipped = parse_rows([{**RECORD, **changes}], {})
     return (*rows, *skipped)[0]
 

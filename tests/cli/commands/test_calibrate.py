@@ -18,7 +18,7 @@ ROW = (
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Four rows of a framework that nobody knows, about 1.4 times as slow as predicted."""
+    """Write four rows of a framework that nobody knows, about 1.4 times as slow as predicted."""
     path = tmp_path / "rows.yaml"
     cases = [(1, 4096, 1, 8, 0.91), (2, 4096, 2, 16, 1.76), (3, 8192, 1, 8, 1.86), (4, 8192, 2, 16, 3.65)]
     path.write_text(

@@ -18,7 +18,7 @@ from tests.ledger.builder import Job
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in South Carolina, whose shipped intensity is of direct basis."""
+    """Write a run in South Carolina, whose shipped intensity counts direct emissions."""
     factors = resolve_factors(Site(zone="egrid:SRVC", pue=1.2), None)
     kg = {scope: Figure(100.0, 50.0, 200.0, "kgCO2e", "assumed", "test") for scope in ("device", "host", "network")}
     factors = msgspec.structs.replace(factors, embodied_kg=kg)

@@ -31,7 +31,7 @@ def carbon_plugin(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def two_processes(torchrun, tmp_path_factory) -> tuple[dict, Path]:
-    """The JSON of a probe by two processes on the CPU, and where it wrote its profiles."""
+    """Return the JSON of a probe by two processes on the CPU, and the folder with the profiles that it wrote."""
     output = tmp_path_factory.mktemp("profiles")
     probe = ("probe", "--name", "here", "-o", output, "--seconds", "1", "--json")
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

@@ -22,7 +22,7 @@ SHIPPED = Path(str(files("carbon_plugin.hardware_profiles")))
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A directory with one flat profile, `ours`, a copy of the H100."""
+    """Make a directory with one flat profile, `ours`, a copy of the H100."""
     text = (SHIPPED / "accelerators" / "h100-sxm.yaml").read_text()
     text = text.replace("name: h100-sxm", "name: ours").replace("aliases: [h100,", "aliases: [mine,")
     (tmp_path / "ours.yaml").write_text(text)

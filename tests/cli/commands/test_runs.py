@@ -30,7 +30,9 @@ EFFECTIVE = {"layout.tp": {"value": 4}, "same": {"value": 1}, "stack": {"value":
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three directories: a run of 4 GPUs in France, one of 2 without a site, and a ledger of an unknown version."""
+    """Make three directories: a run of 4 GPUs in France, a run of 2 without a site, and a ledger of an
+    unknown version.
+    """
     factors = resolve_factors(Site(zone="FRA", pue=1.2), None)
     kg = {scope: Figure(100.0, 50.0, 200.0, "kgCO2e", "assumed", "test") for scope in ("device", "host", "network")}
     known: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(factors, embodied_kg=kg))

@@ -24,7 +24,7 @@ STATED = ["--dp-shard", "16", "--zero-stage", "3", "--recompute", "operators"]
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run of two nodes in France whose windows say 50 g/kWh and PUE 1.2."""
+    """Write a run of two nodes in France whose windows state 50 g/kWh and a PUE of 1.2."""
     accelerator = load_accelerator("h100-sxm")
     cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=2, devices_per_node=2)
     factors = resolve_factors(Site(zone="FRA", pue=1.2, intensity_g_per_kwh=50), cluster)
@@ -34,7 +34,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def series(tmp_path: Path) -> Path:
-    """A minute-wise grid on the days around the run: 100 g before noon UTC, 300 g after it."""
+    """Write a grid intensity for each minute of the days around the run: 100 g before noon UTC, 300 g after it."""
     day = datetime.fromtimestamp(RUN_START_UNIX_S, UTC).replace(hour=0, minute=0, second=0)
     rows = [
         f"{(day + timedelta(minutes=minute)).isoformat()},{100 if minute % 1440 < 720 else 300}"

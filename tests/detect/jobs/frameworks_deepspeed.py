@@ -94,7 +94,7 @@ def pipelined() -> dict[str, Any]:
 
 
 def built(settings: dict[str, Any]) -> dict[str, Any]:
-    """An engine that takes no step: the kernels that quantise run on GPUs alone."""
+    """Return an engine that takes no step, because the kernels that quantise run on GPUs only."""
     CUDAQuantizer.quantizer_cuda_module = object()  # else it is built, which needs a GPU
     engine = engine_of(settings)
     return look(engine, lambda: engine.optimizer)
@@ -107,7 +107,7 @@ def ulysses() -> dict[str, Any]:
 
 
 def split_by_deepspeed() -> dict[str, Any]:
-    """A model of transformers, the linear layers of which AutoTP splits between two ranks."""
+    """Return a model of transformers whose linear layers AutoTP splits between two ranks."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -49,7 +49,7 @@ class FSDPOnCPU(FSDPStrategy):
 
 
 def wrapped(model: Model, strategy: FSDPStrategy) -> nn.Module:
-    """Wrapped by hand as Lightning documents it, because it would ask FSDP for a GPU."""
+    """Wrap a model by hand as Lightning documents it, because Lightning would ask for a GPU to use FSDP."""
     options = {"device_id": torch.device("cpu"), "sharding_strategy": strategy.sharding_strategy, **strategy.kwargs}
     for index, block in enumerate(model.blocks):
         model.blocks[index] = FullyShardedDataParallel(block, **options)

@@ -56,8 +56,9 @@ def model_of(degrees: dict[str, int], *, experts: bool, **options: Any) -> GPTMo
 def parallel(
     *, experts: bool = False, virtual: int | None = None, told: dict[str, Any] | None = None, **degrees: Any
 ) -> dict[str, Any]:
-    """One step under a parallel state. `told` is put on the finished model's configurations: the layers and wrappers
-    that take it run on GPUs only."""
+    """Run one step under a parallel state. `told` is put on the configurations of the finished model, because the
+    layers and wrappers that take it run on GPUs only.
+    """
     options = {name: degrees.pop(name) for name in list(degrees) if not name.endswith("_parallel_size")}
     parallel_state.initialize_model_parallel(virtual_pipeline_model_parallel_size=virtual, **degrees)
     data = parallel_state.get_data_parallel_world_size()
@@ -73,7 +74,7 @@ def parallel(
 
 
 def train(model: nn.Module) -> torch.optim.Optimizer:
-    """A step of the optimizer alone: attention and schedules of Megatron run on GPUs only."""
+    """Run a step of the optimizer alone, because attention and schedules of Megatron run on GPUs only."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -21,8 +21,9 @@ from torchtitan.distributed.parallel_dims import ParallelDims
 
 
 def accelerated(config: ParallelismConfig | None = None) -> dict[str, Any]:
-    """Accelerate prepares DDP on CPUs. It refuses a ParallelismConfig there, so that one is put into its state and the
-    model is spread over its mesh by hand, as Accelerate does on GPUs."""
+    """Prepare a model with Accelerate, which uses DDP on CPUs. It refuses a ParallelismConfig there, so one is put into
+    its state, and the model is spread over its mesh by hand, as Accelerate does on GPUs.
+    """
     accelerator = Accelerator(cpu=True)
     try:
         if config is None:
@@ -45,7 +46,9 @@ def tensor_parallel(model: nn.Module, over: Any) -> None:
 
 
 def titan(**degrees: int) -> dict[str, Any]:
-    """Dimensions of a torchtitan trainer, which an adapter hands over, and a model spread over their meshes."""
+    """Return what is detected of a model that is spread over torchtitan's meshes, with the dimensions handed over as an
+    adapter does.
+    """
     ones = dict.fromkeys(("dp_replicate", "dp_shard", "cp", "tp", "pp", "ep"), 1)
     dims = ParallelDims(**(ones | degrees), world_size=dist.get_world_size())
     model = Model()

@@ -27,7 +27,7 @@ LLAMA = LlamaConfig(
 
 
 def loaded(**sizes: int) -> dict[str, Any]:
-    """A Llama that `from_pretrained` shards: it takes one folder for all ranks."""
+    """Return a Llama that `from_pretrained` shards. All ranks load it from one folder."""
     folder = f"{sys.argv[1]}.llama"
     if dist.get_rank() == 0 and not Path(folder).exists():
         torch.manual_seed(0)

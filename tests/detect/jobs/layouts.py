@@ -160,7 +160,7 @@ def split_sequence(model: nn.Module, over: DeviceMesh) -> nn.Module:
 
 
 def experts(over: DeviceMesh) -> nn.Module:
-    """A sparse model whose experts are dealt out over a mesh, as torchtitan does it."""
+    """Return a sparse model whose experts are distributed over a mesh, as torchtitan does it."""
     model = Model(SparseBlock)
     for block in model.blocks:
         for name in ("up", "down"):
@@ -192,7 +192,9 @@ def ep_by_process_groups() -> nn.Module:
 
 
 def tp_and_dp_by_process_groups() -> nn.Module:
-    """Parallelism by hand on plain tensors: only the descriptions of its groups show it."""
+    """Return a model of plain tensors that is split by hand, so that only the descriptions of its process groups show
+    how.
+    """
     for ranks in ([0, 1], [2, 3]):
         dist.new_group(ranks, group_desc="TENSOR_MODEL_PARALLEL_GROUP")
     for ranks in ([0, 2], [1, 3]):
@@ -228,7 +230,7 @@ HELD_BACK = (held_back_by_ddp, held_back_by_fsdp1, held_back_by_fsdp2)
 
 
 def step(build: Callable[[], nn.Module]) -> dict[str, object]:
-    """One step of two micro-batches under a layout, and what is seen of it."""
+    """Run one step of two micro-batches under a layout, and return what is detected of it."""
     model = build()
     adamw = torch.optim.AdamW
     if build is zero1:
@@ -251,7 +253,7 @@ def step(build: Callable[[], nn.Module]) -> dict[str, object]:
 
 
 def pipelined(build: Callable[[], Any], *, told: bool) -> dict[str, object]:
-    """One step under a pipeline schedule, which the script hands over or not."""
+    """Run one step under a pipeline schedule, which the script hands over or not."""
     schedule = build()
     stages = getattr(schedule, "_stages", None) or [schedule._stage]
     model = stages[0].submod

@@ -23,14 +23,14 @@ class Look:
         self._first = FirstStep(called or model)
 
     def take(self, optimizer: Any, *, model: nn.Module | None = None, framework: Any = None) -> dict[str, Any]:
-        """What is seen; `model` if the loop wrapped it since."""
+        """Return what is detected. `model` is the wrapped model where the loop has wrapped it since."""
         world = dist.get_world_size()
         found, _ = self._first.look(model or self._model, world_size=world, optimizer=optimizer, framework=framework)
         return as_plain_data(found) | {"hooks_left": count_hooks(self._model) - self._hooks}
 
 
 def as_plain_data(found: Detected) -> dict[str, Any]:
-    """What was detected, with the source of each value."""
+    """Return what was detected, with the source of each value."""
     return {
         "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,

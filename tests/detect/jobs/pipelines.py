@@ -26,7 +26,7 @@ def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def pipeline(kind: type, indices: list[int], number: int, over: DeviceMesh, data: DeviceMesh | None = None) -> object:
-    """A schedule over the mesh `over`, whose stages on this rank are `indices` of `number`."""
+    """Return a schedule over the mesh `over`, whose stages on this rank are `indices` of `number`."""
     group, stages = over.get_group(), []
     for index in indices:
         module: nn.Module = Stage(index, number)

@@ -29,7 +29,9 @@ MODULES = {
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A reader whose module is written here; its framework is one that is loaded, unless told otherwise."""
+    """Provide a function that makes a reader whose module is written here. Its framework is a loaded one unless told
+    otherwise.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     head = "from carbon_plugin.detect.observed import Observed\nfrom carbon_plugin.detect.job import Findings\n\n"
 

@@ -23,7 +23,7 @@ def attention() -> nn.Module:
 
 
 def kept_of(module: nn.Module, batch: torch.Tensor) -> int:
-    """Bytes of the storages that a real forward pass keeps, without those of the parameters."""
+    """Return the bytes of the storages that a real forward pass keeps, without those of the parameters."""
     kept: dict[int, int] = {}
     alive = []
 

@@ -331,7 +331,9 @@ def test_the_matrices_that_have_adapters_are_read_from_the_names_of_their_module
 
 
 def packed_by_a_stand_in(layer: nn.Linear) -> nn.Module:
-    """A layer whose frozen weight is packed as bitsandbytes packs it. That package is no dependency of the tests."""
+    """Return a layer whose frozen weight is packed as bitsandbytes packs it, because the tests do not depend on that
+    package.
+    """
     packed: Any = nn.Parameter(torch.zeros(layer.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
     packed.quant_state = SimpleNamespace(shape=torch.Size((layer.out_features, layer.in_features)))
     layer.weight = packed

@@ -72,7 +72,7 @@ def plain() -> None:
 
 
 def unmeasured(steps: int) -> torch.Tensor:
-    """The weight after these steps of the same loop without this package."""
+    """Return the weight after these steps of the same loop without this package."""
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

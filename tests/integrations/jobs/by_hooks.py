@@ -62,7 +62,7 @@ def wrapped(model: nn.Module) -> None:
 
 
 def one_group_at_a_time(model: nn.Sequential) -> None:
-    """As DeepSpeed does: each call has the parameters of one group."""
+    """Step one group of parameters a call, as DeepSpeed does."""
     groups = [{"params": list(part.parameters())} for part in model]
     optimizer = torch.optim.AdamW(groups, lr=1e-2)
     every = optimizer.param_groups
@@ -82,7 +82,9 @@ def made_anew(model: nn.Module) -> None:
 
 
 def second_stage(model: nn.Module) -> None:
-    """The first optimizer stays alive and steps no more. Another one is chosen at its 100th step."""
+    """Train with a second optimizer while the first one stays alive and steps no more. The second is chosen at its
+    100th step.
+    """
     first, second = adamw(model), torch.optim.SGD(model.parameters(), lr=1e-3)
     for _ in range(4):
         step(first, model=model)

@@ -43,7 +43,9 @@ def exported(program: Any) -> bytes:
 
 
 def quantised(model: nn.Module) -> dict[str, Any]:
-    """Fusing and preparing copy hooks from module to module; the result itself cannot be pickled."""
+    """Return the state of a model that was fused and prepared, which copies hooks from module to module. The prepared
+    model itself cannot be pickled.
+    """
     from torch.ao import quantization
 
     plain = nn.Sequential(*(module for module in copy.deepcopy(model)[1:]))

@@ -31,7 +31,7 @@ class Tokens(Dataset):
 
 
 def of_one_length(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """A batch as dynamic padding makes it: of another length each time."""
+    """Return a batch as dynamic padding makes it, whose length differs from batch to batch."""
     length = 4 + int(rows[0]["input_ids"][0]) % (LENGTH - 3)
     return {name: torch.stack([row[name][:length] for row in rows]) for name in rows[0]}
 

@@ -34,8 +34,9 @@ def net() -> nn.Module:
 
 
 def end(carbon: Any, logged: list[str], losses: Any = None) -> None:
-    """What the test looks at: of each rank the losses without us and with us, the rest of rank 0; then the failure, if
-    one is asked for."""
+    """Write what the test looks at: the losses of each rank without us and with us, and more of rank 0. Then fail, if a
+    failure is asked for.
+    """
     rank = os.environ.get("RANK", "0")
     if losses is not None:
         Path(FOLDER, f"losses-{rank}.json").write_text(json.dumps(losses))

@@ -23,7 +23,7 @@ YOUR_LOOP = "...  # your loop, unchanged"
 
 
 def plain() -> dict[str, Any]:
-    """What most snippets take from around them."""
+    """Return the names that most snippets take from around them."""
     model = nn.Linear(WIDTH, WIDTH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = list(torch.linspace(-1, 1, STEPS * 2 * WIDTH).view(STEPS, 2, WIDTH))

@@ -13,7 +13,7 @@ DAY_S = 86400.0
 def timed(
     attempt: int, boot_s: float | None, ahead_s: float = 0.0, lasted_s: float = 600.0, **place: object
 ) -> TimedFile:
-    """A file that begins `boot_s` after the boot of its host, whose clock is then ahead."""
+    """Return a file that begins `boot_s` after the boot of its host, whose clock is then ahead."""
     node = place.get("node", 0)
     started_s = BOOT_UNIX_S + (boot_s or 0.0) + ahead_s
     return TimedFile(

@@ -36,8 +36,9 @@ def test_the_order_in_which_a_window_lists_its_devices_makes_no_other_ledger():
 
 @pytest.fixture
 def with_a_copy(tmp_path: Path) -> Path:
-    """A run of two attempts on one node; the copy of the first states another marginal intensity and lists its devices
-    in another order."""
+    """Write a run of two attempts on one node. The copy of the first states another marginal intensity and lists its
+    devices in another order.
+    """
     Job(nodes=1, attempts=[Attempt(0, 6), Attempt(1, 6, starts_after_s=600.0)]).write(tmp_path)
     records = read_ledger(ledger_files(tmp_path)[0]).records
     assert isinstance(records[0], Manifest)

@@ -9,7 +9,7 @@ from carbon_plugin.ledger.records import Phase, Window
 
 
 def counted(*windows: tuple[Phase, float, int]) -> CountedSteps:
-    """Steps of windows of so many seconds and steps."""
+    """Return the steps of windows that are given as (seconds, steps)."""
     found = CountedSteps()
     for index, (phase, duration_s, steps) in enumerate(windows):
         found.add(

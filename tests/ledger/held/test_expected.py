@@ -18,7 +18,7 @@ def manifest(
     node: int = 0,
     nodes: int = 1,
 ) -> Manifest:
-    """Of a file that meters some GPUs, with the ranks that compute on each."""
+    """Return the manifest of a file that meters some GPUs, with the ranks that compute on each."""
     gpus = [
         DeviceIdentity(key=key, name="H100", rung="gpu", scope="gpu", meter="m", energy_kind="counter", ranks=ranks)
         for key, ranks in devices.items()

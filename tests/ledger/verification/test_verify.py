@@ -36,8 +36,9 @@ def one_attempt(node: int = 0, **job: Any) -> list[Record]:
 
 
 def windows_changed(change: Callable[[int, Window], Window | None]) -> list[Record]:
-    """The records of one attempt, each window replaced by what `change` makes of it, or dropped; the closing record
-    states the few totals of an early version."""
+    """Return the records of one attempt, with each window replaced by what `change` makes of it, or dropped. The
+    closing record states the few totals of an early version.
+    """
     records: list[Record] = []
     for record in one_attempt():
         if isinstance(record, Close):
@@ -52,7 +53,7 @@ def windows_changed(change: Callable[[int, Window], Window | None]) -> list[Reco
 
 
 def rechain(path: Path) -> None:
-    """What a forger does: compute the chain of a changed file anew."""
+    """Compute the chain of a changed file anew, as a forger does."""
     path.write_bytes(chained(payloads_of(path.read_bytes())))
 
 

@@ -33,7 +33,7 @@ BUSY = 0.1
 
 
 def mean_power_w(rounds: Rounds, *devices: int) -> float:
-    """Mean power of some devices together between the first and the last reading."""
+    """Return the mean power of some devices together between the first and the last reading, W."""
     seconds = rounds[-1][devices[0]]["monotonic_s"] - rounds[0][devices[0]]["monotonic_s"]
     return sum(rounds[-1][one]["energy_j"] - rounds[0][one]["energy_j"] for one in devices) / seconds
 
@@ -139,7 +139,9 @@ FAULTS: dict[str, tuple[str, str | None, bool]] = {
 
 @pytest.fixture(scope="module")
 def faulty(metering: Metering) -> Rounds:
-    """Readings of a GPU for each fault, every two seconds; the times of faults count from the second reading on."""
+    """Return readings of a GPU for each fault, two seconds apart. The times of faults count from the second
+    reading on.
+    """
     specs = [spec for spec, *_ in FAULTS.values()]
     faults = ",".join(f"{gpu}:{spec}" for gpu, spec in enumerate(specs))
     script = """

@@ -17,7 +17,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def cpuinfo(sockets: int, cores: int, threads: int) -> str:
-    """Logical CPUs as the kernel lists them, hyper-threads of one core included."""
+    """Return logical CPUs as the kernel lists them, including the hyper-threads of one core."""
     blocks = [
         f"processor\t: {number}\nmodel name\t: Test CPU 9000\nphysical id\t: {socket}\ncore id\t\t: {core}\n"
         for number, (_, socket, core) in enumerate(

@@ -39,7 +39,7 @@ class Machine:
         monkeypatch.setattr(Path, "read_text", read_text)
 
     def add(self, folder: str, name: str, joules: float = 0.0, wrap_j: float | None = WRAP_J) -> Path:
-        """A domain; without `wrap_j` its range is for root only."""
+        """Add a domain. Without `wrap_j` only root can read its range."""
         path = self.root / folder
         path.mkdir(parents=True)
         (path / "name").write_text(f"{name}\n")
@@ -68,7 +68,7 @@ class Machine:
         return self.meter
 
     def read(self, after_s: float) -> dict[str, Reading]:
-        """The readings some seconds later, as the gate lets them through, by the name of the domain."""
+        """Return the readings some seconds later, as the gate admits them, by the name of the domain."""
         assert self.meter is not None
         assert self._gate is not None
         self.now_s += after_s

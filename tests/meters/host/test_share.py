@@ -14,7 +14,7 @@ RESERVED = gpu_share(1, 4)
 
 
 def machine(root: Path, *, cgroup: str, busy_s: float, job_s: float, job: str) -> None:
-    """Files of a machine that was busy for some CPU seconds, some of them in the cgroup of a job."""
+    """Write the files of a machine that was busy for some CPU seconds, some of them in the cgroup of a job."""
     folder = root / "sys/fs/cgroup" / job
     folder.mkdir(parents=True, exist_ok=True)
     (root / "proc/self").mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ def ended(poller: NodePoller) -> None:
 
 
 def asked_by_the_test(source: NodeSource, clock: Callable[[], float]) -> NodePoller:
-    """A poller that has one answer, and whose thread has ended, so that the test decides when it asks again."""
+    """Return a poller that has one answer, and whose thread has ended, so that the test decides when it asks again."""
     poller = NodePoller(source, BOUNDS, clock)
     ended(poller)
     return poller
@@ -76,7 +76,7 @@ class Counters:
         return meter
 
     def asked(self, meter: NodeMeter) -> Reading:
-        """The reading after one more answer of the source."""
+        """Return the reading after one more answer of the source."""
         self.pollers[meter].ask_once()
         (reading,) = meter.read()
         return reading
@@ -228,7 +228,7 @@ class Node:
         return self.gate.admit(self.meter.read())[0]
 
     def follow(self, answer: NodeAnswer, seconds: int) -> list[Reading]:
-        """Readings while the meter tells one answer."""
+        """Return the readings while the meter tells one answer."""
         readings = []
         for _ in range(0, seconds, 5):
             self.joules += 5 * 2400.0

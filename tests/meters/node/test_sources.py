@@ -61,7 +61,7 @@ class Site:
                     time.sleep(0.05)
 
             def log_message(self, *_arguments: object) -> None:
-                """Nothing on standard error."""
+                """Write nothing on standard error."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.place = f"127.0.0.1:{self.server.server_port}"
@@ -88,7 +88,7 @@ def failure(asked: NodeSource, deadline_s: float = 3.0) -> SourceError:
 
 
 def command(folder: Path, name: str, script: str) -> str:
-    """A command of this name that runs a script; the PATH that finds it."""
+    """Make a command of this name that runs a script, and return the PATH that finds it."""
     file = folder / name
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)

@@ -34,7 +34,9 @@ def _normal(spread: float) -> Callable[[random.Random], float]:
 
 
 def _heavy(dice: random.Random) -> float:
-    """One span in twenty is three times as long, for a checkpoint or a hiccup of the file system."""
+    """Draw the length of a span. One in twenty is three times as long, as with a checkpoint or a hiccup of the file
+    system.
+    """
     return dice.lognormvariate(0, 0.02) * (3.0 if dice.random() < 0.05 else 1.0)
 
 

@@ -60,7 +60,9 @@ def test_there_is_no_pause_where_it_does_not_save(trace, rest, most_s):
 
 @pytest.fixture(params=["folder", "store"])
 def agreements(request, tmp_path) -> Callable[[int], list[PauseAgreement]]:
-    """Those of so many ranks that agree in one folder, or in a real store of torch and see no common folder."""
+    """Return a function that makes the agreements of so many ranks. They meet in one folder, or in a real store of
+    torch where they see no common folder.
+    """
     store = pytest.importorskip("torch.distributed").HashStore() if request.param == "store" else None
 
     def boards(rank: int) -> list[Noticeboard]:
@@ -77,7 +79,7 @@ def agreements(request, tmp_path) -> Callable[[int], list[PauseAgreement]]:
 def agreed(
     ranks: Sequence[PauseAgreement], plan: PausePlan | None, step: int = 7, answer_s: float = 60.0
 ) -> list[float]:
-    """What each of these ranks finds, of which the first one decides, and comes last."""
+    """Return what each of these ranks finds. The first one decides, and comes last."""
     with ThreadPoolExecutor(len(ranks)) as pool:
         others = [pool.submit(rank.agree, step, None, answer_s=answer_s) for rank in ranks[1:]]
         first = ranks[0].agree(step, plan, answer_s=answer_s)

@@ -70,7 +70,7 @@ class Slowed:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether its baseline is on record: six spans, or eight evaluations."""
+        """Return whether the baseline is on record: six spans, or eight evaluations."""
         if self.scenario == "evaluation":
             phases = [window.phase for window in self.records(Window)]
             return sum(phase == "evaluation" for phase in phases) >= 8

@@ -28,7 +28,7 @@ PLAN = {
 
 @pytest.fixture(scope="module")
 def folder(simulated_nvml, monitor_launcher, tmp_path_factory) -> Path:
-    """The folder of a job that has paused once."""
+    """Return the folder of a job that has paused once."""
     folder = tmp_path_factory.mktemp("paused")
     (folder / "forecast.json").write_bytes(msgspec.json.encode(make_forecast(build_run_spec(PLAN))))
     common = {"spec": "gpus=2;power=600", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TMPDIR": folder}

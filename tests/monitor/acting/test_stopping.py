@@ -43,7 +43,7 @@ def ranks_of(place: Path | Any, count: int, **kwargs: int) -> list[Rank]:
 
 @pytest.fixture(params=["folder", "store"])
 def place(request, tmp_path) -> Path | Any:
-    """Where the ranks agree: a run directory, or a real store of torch."""
+    """Return the place where the ranks agree: a run directory, or a real store of torch."""
     if request.param == "folder":
         return tmp_path
     return pytest.importorskip("torch.distributed").HashStore()

@@ -22,7 +22,7 @@ HERE = read_host_info().key
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
-    """A run of two attempts on this host, both ended."""
+    """Write a run of two attempts on this host, both ended."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     for _ in range(2):
         options = MonitorOptions(min_window_s=0.1)

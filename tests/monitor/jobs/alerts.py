@@ -27,7 +27,7 @@ GPUS = ("GPU-00000051-5133-4d00-8000-000000000000", "GPU-00000051-5133-4d00-8000
 
 
 def joined(folder: Path) -> socket.socket:
-    """The connection with the other rank."""
+    """Return the connection with the other rank."""
     path = str(folder / "ranks")
     if RANK == 0:
         listening = socket.socket(socket.AF_UNIX)

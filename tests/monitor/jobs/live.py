@@ -45,7 +45,7 @@ def await_others() -> None:
 
 
 def forked(monitor: CarbonMonitor) -> None:
-    """What a data-loader worker does: forked, it may call anything, and leaves through the interpreter's exit."""
+    """Do what a forked data-loader worker does: call anything, and leave through the interpreter's exit."""
     child = os.fork()
     if child == 0:
         steps(monitor, 0.5)

@@ -22,7 +22,7 @@ def _wrong_time() -> float:
 
 
 def steps_by_now(launch: Path) -> int:
-    """Steps that the job has done."""
+    """Return the number of steps that the job has done."""
     try:
         epoch_s = float((launch / "epoch").read_text())
     except FileNotFoundError:

@@ -40,7 +40,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     looked: dict[str, float] = {}
 
     def observed(clock: TrainingClock) -> Baseline:
-        """The first thing that the monitor does with GPUs."""
+        """Make the baseline, which is the first thing that the monitor does with GPUs, and note when it began."""
         made = Baseline(clock)
         looked["at_s"] = made.start_s
         return made

@@ -59,7 +59,9 @@ def identity(key: str) -> DeviceIdentity:
 
 
 def is_of_the_whole_training(name: str, windows: list[Window], times_s: list[float]) -> None:
-    """All steps, all of the time, and a step time whose range holds the job's own, by its own clock."""
+    """Check that a record holds all steps and all of the time, and a step time whose range holds the job's own, by its
+    own clock.
+    """
     began_s, first_s, *_, last_s, closed_s = times_s
     counted = CountedSteps()
     for window in windows:

@@ -46,7 +46,7 @@ class Ended:
 def jobs(
     simulated_nvml: Callable[..., dict[str, str]], monitor_launcher: Launcher, tmp_path_factory: Any
 ) -> Iterator[dict[str, Ended]]:
-    """One job for each thing that may be wrong with the driver, side by side; each was given two GPUs."""
+    """Run one job for each thing that may be wrong with the driver, side by side. Each was given two GPUs."""
     top = tmp_path_factory.mktemp("drivers")
     faults = {name: f"init:{fault}" for name, fault in FAULTS.items()} | {HANGS: "init:slow=30"}
     with started(simulated_nvml, monitor_launcher, top) as start:
@@ -129,7 +129,7 @@ def test_a_driver_that_does_not_answer_is_said_where_nothing_shows_a_gpu(jobs, n
 
 @pytest.fixture(scope="module")
 def plan():
-    """A plan on H100s."""
+    """Return a plan on H100s."""
     return make_forecast(
         build_run_spec(
             {

@@ -147,7 +147,9 @@ WATTS = {"a": 300.0, "b": 400.0, "host": 100.0}
 
 
 def hung(slow: str | None) -> tuple[Snapshot, Snapshot]:
-    """All devices read at 0 s, and again one after the other from 10 s on, when reading one may take 2 s."""
+    """Return two rounds of readings: all devices at 0 s, and one after the other from 10 s on, when the reading of one
+    may take 2 s.
+    """
     clock_s, readings = 10.0, []
     for key, power_w in WATTS.items():
         clock_s += 2.0 if key == slow else 0.0

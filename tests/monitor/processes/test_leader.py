@@ -161,7 +161,7 @@ def test_alone_a_process_takes_whatever_it_sees():
 
 
 def planted(tmp_path: Path, kind: str, name: str = OURS) -> Path:
-    """What somebody else has put where our directory should be, and a folder with something of value elsewhere."""
+    """Make what somebody else has put where our directory should be, and a folder with something of value elsewhere."""
     valuable = tmp_path / "valuable"
     (valuable / "old run").mkdir(parents=True)
     (valuable / "old run" / "leader.lock").touch()

@@ -15,7 +15,9 @@ from carbon_plugin.monitor.processes.scratch import open_scratch
 
 @pytest.fixture
 def joined(tmp_path, monkeypatch):
-    """A process that meters GPUs for a run: `joined("run", "process", ["GPU-0"], 0.0)`."""
+    """Provide a function that makes a process which meters GPUs for a run: `joined("run", "process",
+    ["GPU-0"], 0.0)`.
+    """
     made = []
 
     def join(run: str, process: str, gpus: list[str], since_s: float) -> Neighbours:

@@ -154,7 +154,7 @@ def test_without_the_variable_there_is_no_collector() -> None:
 
 
 def forged(**changes: float) -> bytes:
-    """A record of the run, with some of its numbers replaced."""
+    """Return a record of the run with some of its numbers replaced."""
     record = pack_report("node-1.attempt-0.jsonl", node(1), KEY)
     assert record is not None
     body = bytearray(record[:-DIGEST_BYTES])

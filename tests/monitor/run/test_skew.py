@@ -17,7 +17,7 @@ STEP_S = 0.5
 
 
 def span(first_step: int, last_step: int, ahead_s: float = 0.0) -> Span:
-    """A span of a job whose step n ends n half-seconds after 1000, by a clock that is ahead."""
+    """Return a span of a job whose step n ends n half-seconds after 1000, by a clock that is ahead."""
     steps = last_step - first_step + 1
     return Span(
         first_step=first_step, last_step=last_step, start_unix_s=1000 + (first_step - 1) * STEP_S + ahead_s,

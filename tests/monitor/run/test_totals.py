@@ -30,7 +30,7 @@ def ledger(
     phase: str = "train",
     kind: str = "counter",
 ) -> FileTotals:
-    """A node's ledger with windows of 10 s in which every device draws 100 W and 5 steps end."""
+    """Return a node's ledger with windows of 10 s, in which every device draws 100 W and 5 steps end."""
     totals = FileTotals()
     totals.add(
         Manifest(

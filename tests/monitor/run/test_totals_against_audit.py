@@ -132,13 +132,13 @@ class Ledger(Struct, frozen=True):
         )
 
     def parts(self, devices: list[DeviceIdentity]) -> dict[str, float] | None:
-        """As a training that shares the whole machine records it."""
+        """Return the parts that a training records which shares the whole machine."""
         keys = [MACHINE, *(device.key for device in devices if device.rung == "gpu")]
         return dict.fromkeys(keys, self.part) if self.part < 1 else None
 
 
 def both(run_dir: Path, ledgers: list[Ledger]) -> tuple[AuditSummary, RunTotals]:
-    """The audit and the live totals of the same ledgers."""
+    """Return the audit and the live totals of the same ledgers."""
     agree_run(run_dir, name="run", run_id=RUN_ID)
     for ledger in ledgers:
         writer = LedgerWriter(run_dir, run_id=RUN_ID, node=ledger.node)

@@ -271,7 +271,7 @@ def test_config_show_writes_values_as_a_user_does(tmp_path, monkeypatch, capsys)
 
 @pytest.fixture(scope="module")
 def published() -> Draft202012Validator:
-    """The schema of the file, as editors get it."""
+    """Return the schema of the file, as editors get it."""
     return Draft202012Validator(published_schema("configuration"))
 
 

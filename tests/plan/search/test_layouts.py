@@ -48,7 +48,7 @@ def with_memory(spec: RunSpec, gib: float) -> RunSpec:
 
 
 def every_layout(spec: RunSpec) -> Iterator[ParallelLayout]:
-    """All layouts of a small cluster that spec's own rules allow, tried one by one."""
+    """Yield all layouts of a small cluster that the rules of the spec allow, tried one by one."""
     world = spec.cluster.devices
     degrees = [d for d in range(1, world + 1) if world % d == 0]
     kinds = [("1f1b", 1), ("zero_bubble", 1), ("dualpipe", 1), *(("interleaved", v) for v in range(2, MAX_CHUNKS + 1))]

@@ -32,7 +32,7 @@ START = "2025-01-01T00:00Z"
 
 @pytest.fixture(scope="module")
 def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with average.csv, 100 g at night and 400 g by day, and marginal.csv, 700 g always."""
+    """Make a folder with average.csv (100 g at night and 400 g by day) and marginal.csv (always 700 g)."""
     folder = tmp_path_factory.mktemp("grids")
     first = datetime.fromisoformat("2025-01-01T00:00+00:00").astimezone(UTC)
     for name, value in (("average", lambda hour: 100 if hour % 24 < 12 else 400), ("marginal", lambda hour: 700)):

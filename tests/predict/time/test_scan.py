@@ -68,7 +68,7 @@ def work(seq_len: int = 8192):
 
 
 def kind(model, **wanted: float):
-    """The kind of layers of a model with these values."""
+    """Return the kind of layers of a model with these values."""
     (found,) = [one for one in shape_of(model).kinds if all(getattr(one, k) == v for k, v in wanted.items())]
     return found
 

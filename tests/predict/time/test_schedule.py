@@ -22,7 +22,7 @@ PLAN = TrainingPlan(seq_len=2048, global_batch_size=512, steps=10)
 
 @st.composite
 def layouts(draw: st.DrawFn) -> ParallelLayout:
-    """Valid layouts of 64 devices for the 40-layer, 40-head model."""
+    """Return valid layouts of 64 devices for a model with 40 layers and 40 heads."""
     tp = draw(st.sampled_from([1, 2, 4, 8]))
     pp = draw(st.sampled_from([1, 2, 4]))
     dp = 64 // (tp * pp)

@@ -90,7 +90,7 @@ def test_every_class_has_a_spread_that_gives_a_finite_range() -> None:
 
 
 def rows(kind: AccuracyClass, errors: dict[str, list[float]]) -> list[ValidatedRow]:
-    """Rows that were measured exp(error) times as long as they were predicted without their source."""
+    """Return rows that were measured exp(error) times as long as they were predicted without their source."""
     return [
         ValidatedRow(
             id=f"{source}-{index}",

@@ -114,9 +114,10 @@ def await_fault(run_dir: Path) -> None:
 
 
 def train(run_dir: Path | None, *, beside: bool = False) -> list[float]:
-    """A loop with dropout and data order drawn from the global random state; exact losses.
+    """Train with dropout and a data order from the global random state, and return exact losses.
 
-    With `beside`, the fault is in a part beside which the energy is recorded on."""
+    With `beside`, the fault is in a part beside which the energy is recorded on.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(32, 16), nn.Dropout(0.2), nn.Linear(16, 32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -36,7 +36,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def of(text: str, name: str) -> dict[str, float]:
-    """Values of a metric by run."""
+    """Return the values of a metric by run."""
     return {dict(labels)["run_id"]: value for (found, labels), value in samples(text).items() if found == name}
 
 

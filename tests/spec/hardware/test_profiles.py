@@ -55,7 +55,7 @@ ALL = [*list_accelerators(), *list_nodes()]
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A directory with a copy of the H100 that draws 650 W, under its own name and an alias."""
+    """Make a directory with a copy of the H100 that draws 650 W, under its own name and an alias."""
     (tmp_path / "accelerators").mkdir()
     profile = yaml.safe_load((SHIPPED / "accelerators" / "h100-sxm.yaml").read_text())
     profile |= {"name": "ours", "aliases": ["mine"], "device_names": ["Our GPU"], "default_node": None}

@@ -12,7 +12,7 @@ from carbon_plugin.spec.huggingface.encoder_decoder import FAMILIES
 
 
 def built(model_type: str, **changes: Any) -> tuple[dict[str, Any], int]:
-    """The config that transformers writes for a class, and the parameters of the class."""
+    """Return the config that transformers writes for a class, and the parameters of the class."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(model_type, **changes)

@@ -42,7 +42,7 @@ SAMPLE = [(table, name) for table, names in FAMILIES.items() for name in names.s
 
 
 def read(config: dict, name: str) -> TransformerModel | str:
-    """The model of a config, or why it is refused."""
+    """Return the model of a config, or why it is refused."""
     try:
         return model_from_hf_config(config, name)
     except SpecError as error:

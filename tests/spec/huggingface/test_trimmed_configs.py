@@ -25,7 +25,9 @@ SMALL = {"num_hidden_layers": 4}
 
 
 def faults_of(model_type: str, whole: dict[str, Any]) -> dict[str, str]:
-    """The keys without which a config is counted as transformers does not build it, or refused without their name."""
+    """Return what is wrong, by key, where a config without the key is counted as transformers does not build it, or is
+    refused without the name of the key.
+    """
     faults = {}
     for key, rest, built in trimmed(CAUSAL, model_type, whole):
         try:

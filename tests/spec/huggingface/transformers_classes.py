@@ -48,7 +48,7 @@ class Built(NamedTuple):
 
 
 def classes() -> Iterator[tuple[str, str]]:
-    """(table, model_type) of every class in the two tables."""
+    """Yield (table, model_type) of every class in the two tables."""
     from transformers.models.auto import modeling_auto
 
     yield from ((CAUSAL, name) for name in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -56,12 +56,12 @@ def classes() -> Iterator[tuple[str, str]]:
 
 
 def build(table: str, model_type: str, changes: dict[str, Any] | None = None) -> Built | None:
-    """The class built from its defaults, None where its defaults or missing packages do not let it be built."""
+    """Return the class built from its defaults, or None where its defaults or missing packages prevent that."""
     return build_from(table, model_type, {**OVERRIDES.get(model_type, {}), **(changes or {})})
 
 
 def build_from(table: str, model_type: str, stated: dict[str, Any]) -> Built | None:
-    """The class built from a config, None where that or missing packages do not let it be built."""
+    """Return the class built from a config, or None where the config or missing packages prevent that."""
     import torch
     import transformers
     from transformers.models.auto import modeling_auto
@@ -89,7 +89,9 @@ def build_from(table: str, model_type: str, stated: dict[str, Any]) -> Built | N
 
 
 def whole_config(model_type: str, changes: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Every key of a class, with these changes of its defaults; None where the class cannot be built from its own."""
+    """Return every key of a class, with these changes of its defaults, or None where the class cannot be built from its
+    own defaults.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     stated = {**OVERRIDES.get(model_type, {}), **(changes or {})}
@@ -100,7 +102,7 @@ def whole_config(model_type: str, changes: dict[str, Any] | None = None) -> dict
 
 
 def shrunk(model_type: str) -> dict[str, Any]:
-    """Changes that leave a model few experts and a small vocabulary, so that neither hides its layers."""
+    """Return changes that leave a model few experts and a small vocabulary, so that neither hides its layers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
@@ -119,7 +121,7 @@ def shrunk(model_type: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON does not know, as Python's json writes them."""
+    """Return a value with the numbers that JSON does not know, which are written as "__float__", as floats."""
     if isinstance(value, dict):
         if set(value) == {"__float__"}:
             return float(value["__float__"])

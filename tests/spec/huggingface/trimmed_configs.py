@@ -22,13 +22,13 @@ DERIVED = (
 
 
 def structural_keys(name: str, config: dict[str, Any]) -> list[str]:
-    """The keys of a config that say what its layers hold."""
+    """Return the keys of a config that say what its layers hold."""
     known = [key for key in class_defaults(name) if key not in OUTLINE | PLAIN_WIDTHS]
     return [key for key in (*known, *DERIVED) if key in config]
 
 
 def trimmed(table: str, model_type: str, whole: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Built | None]]:
-    """(key, config without it, what transformers builds from that) for each structural key of a flat config."""
+    """Yield (key, config without it, what transformers builds from that) for each structural key of a flat config."""
     for key in structural_keys(model_type, whole):
         rest = {name: value for name, value in whole.items() if name != key}
         yield key, rest, build_from(table, model_type, rest)
