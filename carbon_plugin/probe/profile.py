@@ -54,7 +54,7 @@ SOURCES = {
     "overhead-convention": "Fans, regulators and supply losses, 10 % of device power (5 to 25 %)",
     "component-factors": (
         "DRAM and SSD as in a server (footprint/factors/data/embodied.yaml), board 66 kg and power supply 73 kg "
-        "(Boavizta; high: a server's by 44 published footprints), CPU 25 kg (Boavizta 0.0197 kg/mm2 + 9.14)"
+        "(Boavizta; high: a server's by 46 published footprints), CPU 25 kg (Boavizta 0.0197 kg/mm2 + 9.14)"
     ),
     "unknown-gpu": "Convention of 150 kg a GPU of unknown make (Cloud Carbon Footprint, BLOOM), 40 to 450",
     "one-machine": "One machine without a training network: no switch, no optics",

@@ -138,8 +138,9 @@ class PublishedServer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ServerSheets(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Servers of one vendor by one method: the publication, the collection that it was read in, and its last year."""
+    """Servers of one manufacturer by one method: the publication, the collection that it was read in, its last year."""
 
+    manufacturer: str
     source: str
     collection: str
     year: int

@@ -45,7 +45,7 @@ def test_dram_is_the_largest_part_of_a_dgx_h100() -> None:
     accelerator = load_accelerator("h100-sxm")
     found = parts(host_bill(default_node_for(accelerator), accelerator.tdp_w.value))
 
-    assert found["DRAM"] == pytest.approx(1.83 * 2048)
+    assert found["DRAM"] == pytest.approx(1.65 * 2048)
     assert found["SSD"] == pytest.approx(0.0173 * 34_560)
     assert found["power supplies"] == pytest.approx(6 * 3300 * 0.022)  # four for 10.2 kW, and two spare ones
     assert found["chassis"] == pytest.approx(25 * 0.82 * 10.2)
