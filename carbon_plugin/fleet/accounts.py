@@ -22,10 +22,10 @@ MJ_PER_KWH = MJ_PER_J * JOULES_PER_KWH
 
 
 class FleetWaste(Struct, frozen=True, kw_only=True):
-    """Energy that brought nothing new, kWh, each joule once, and its operational carbon. It is part of all totals.
+    """Energy that brought nothing new, kWh, each joule counted once, and its operational carbon. All totals contain it.
 
-    `failed` is what failed runs used beside the other three: steps done again, starting up again, and waiting or
-    accelerators that nobody claimed. `operational_kg` is None where no carbon of the energy is known.
+    `failed` is the energy of failed runs that is in none of the other three parts: steps done again, starting up again,
+    and waiting or accelerators that nobody claimed. `operational_kg` is None where no carbon of the energy is known.
     """
 
     failed_kwh: float
@@ -36,7 +36,7 @@ class FleetWaste(Struct, frozen=True, kw_only=True):
 
     @property
     def kwh(self) -> float:
-        """Return all of it."""
+        """Return the sum of all parts, kWh."""
         return self.failed_kwh + self.redone_kwh + self.restart_kwh + self.idle_kwh
 
 
@@ -106,8 +106,9 @@ class ForecastMonth(Struct, frozen=True, kw_only=True):
 
 
 class YearLine(Struct, frozen=True, kw_only=True):
-    """One line of the greenhouse gas inventory of a calendar year (GHG Protocol). `kg` is None where nothing of it is
-    known."""
+    """One line of the greenhouse gas inventory of a calendar year (GHG Protocol). `kg` is None where it is wholly
+    unknown.
+    """
 
     year: int
     scope: int
@@ -120,7 +121,7 @@ class YearLine(Struct, frozen=True, kw_only=True):
 
 
 class MissingRun(Struct, frozen=True, kw_only=True):
-    """A run directory that is in no total, or not with its newest state."""
+    """A run directory whose run is in no total, or whose newest state is in no total."""
 
     place: str
     reason: str
@@ -201,12 +202,12 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, booked: Mapping[s
 
 
 def known_kg(mass_ug: int, of: int, known: int) -> float | None:
-    """Return a mass, kg, or None where it is known of nothing. `known` is the part of `of` for which it is."""
+    """Return a mass, kg, or None where none of it is known. `known` is the amount, out of `of`, whose mass is known."""
     return None if of > 0 and known <= 0 else mass_ug / UG_PER_KG
 
 
 def known_sum(masses_kg: Iterable[float | None]) -> float | None:
-    """Return the sum of the masses that are known, None where none is."""
+    """Return the sum of the masses that are known, or None where none is."""
     known = [mass_kg for mass_kg in masses_kg if mass_kg is not None]
     return sum(known) if known else None
 
@@ -217,7 +218,7 @@ def total_kg(operational: float | None, embodied: float | None) -> float | None:
 
 
 def forecasts_of(month: int, rows: Sequence[Mapping[str, int]]) -> ForecastMonth:
-    """Return how good the forecasts of a month were, from the rows of `queries.forecasts`."""
+    """Return how good the forecasts were of the runs that started in a month, from the rows of `queries.forecasts`."""
     energies = [(row["forecast_mj"], row["run_energy_mj"]) for row in rows if row["forecast_mj"]]
     forecast_mj = sum(forecast for forecast, _ in energies)
     return ForecastMonth(

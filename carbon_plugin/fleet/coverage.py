@@ -1,4 +1,6 @@
-"""Compare the device time that a scheduler gave with that of a store, in all and by calendar month in UTC."""
+"""Compare the device time that a scheduler gave with the device time in a store, in total and by calendar
+month (UTC).
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,11 @@ class CoverageMonth(Struct, frozen=True, kw_only=True):
 
 
 class SchedulerCoverage(Struct, frozen=True, kw_only=True):
-    """Device time that the scheduler gave, against that of the store, by the scheduler's word for how jobs ended.
+    """The device time that the scheduler gave beside that of the store, grouped by how the scheduler says that jobs
+    ended.
 
-    `months` divide both at the ends of months in UTC, for jobs whose start the file tells. `undated_h` is the time of
-    the others, which is in `allocated_h` and in no month.
+    `months` divide both at the ends of calendar months (UTC), for jobs with a known start. `undated_h` is the time of
+    all other jobs. It is in `allocated_h` and in no month.
     """
 
     source: str
@@ -54,9 +57,10 @@ def coverage_of(
     source: str,
     months: tuple[int, int] | None = None,
 ) -> SchedulerCoverage:
-    """Return the scheduler's device time beside that of the store by month, `recorded_h`.
+    """Return the scheduler's device time beside `recorded_h`, that of the store by month.
 
-    Of jobs whose start is known only the part in `months` counts, from the first to the last; None for all of it.
+    Only the part in `months`, from the first to the last, counts of a job whose start is known. With None all of it
+    counts.
     """
     first, last = months or (0, 999_912)
     by_state: dict[str, float] = {}

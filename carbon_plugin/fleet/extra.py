@@ -9,9 +9,10 @@ from carbon_plugin.errors import FleetError
 
 
 def needed(module: str, what: str, extra: str = "fleet") -> Any:
-    """Return the module that `what` needs, a subject such as "a report of a fleet".
+    """Import a module that only a fleet needs, and return it. `what` is the subject of the error, such as "a report of
+    a fleet".
 
-    Raises `FleetError` that names the extra with the package where it is not installed.
+    Raises `FleetError` naming the package and the extra that contains it where the package is not installed.
     """
     try:
         return import_module(module)

@@ -1,7 +1,7 @@
-"""Compute by which ratio carbon changes with each factor: PUE, intensity, contracts, and what embodied carbon rests on.
+"""Compute by which ratio carbon changes with each factor: PUE, intensity, contracts, and the inputs of embodied carbon.
 
-A run's carbon is a product of means, so that a new factor is applied as the ratio of its mean to the mean of the one
-before. A factor that a file states keeps the relative range of the one before, so that the ratio is of its values.
+The carbon of a run is a product of means, so a new factor is applied as the ratio of its mean to the old mean. A factor
+that a file states keeps the relative range of the old one, so that its ratio is that of the two values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAST_CHANGE = 1e-6
 
 
 class Change(Struct, frozen=True):
-    """A factor that changes, by which ratio carbon changes with it, and what became of it in words."""
+    """A factor that changes, the ratio by which it changes carbon, and a sentence on what became of it."""
 
     factor: str
     ratio: float
@@ -36,7 +36,7 @@ class Change(Struct, frozen=True):
 
 
 def pue_changes(old: Factors, old_own: Factors, new: NewFactors, new_own: NewFactors) -> Iterator[Change]:
-    """Yield the change of the PUE: that of the launch, with the spread of the run."""
+    """Yield the change of the PUE that a launch recorded. The spread is that of the run."""
     was, now = old_own.pue, new_own.factors.pue
     ratio = now.value / was.value
     if not new.stated:
@@ -54,7 +54,7 @@ def intensity_changes(
     new: NewFactors,
     new_own: NewFactors,
 ) -> list[Change]:
-    """Return the change of the grid's intensity: that of the launch, with the spread of the run."""
+    """Return the change of the grid intensity that a launch recorded. The spread is that of the run."""
     if new_own.factors.intensity is old_own.intensity:
         return []
     was, now = turned(old_own.intensity, scope), turned(new_own.factors.intensity, scope)
@@ -80,7 +80,9 @@ def intensity_changes(
 def embodied_changes(
     shares_ug: Mapping[str, int], old: Factors, new: NewFactors, *, with_life: bool
 ) -> Iterator[Change]:
-    """Yield the changes of embodied carbon that has these parts. `with_life` is for what is charged by time."""
+    """Yield the changes of embodied carbon that consists of these parts. `with_life` is for carbon that is charged by
+    time.
+    """
     sums = {part: float(amount) for part, amount in shares_ug.items()}
     if not sum(sums.values()):
         return
@@ -117,7 +119,7 @@ def _kg_of(factors: Factors, part: str) -> Figure | None:
 
 
 def contract_rate(factors: Factors, scope: EmissionScope) -> float:
-    """Return the mean g/kWh by contract, that of the location where there is none."""
+    """Return the mean g/kWh by contract, or that of the location where there is no contract."""
     location = (_located(factors.intensity, scope) or 0.0) * _skew(factors.intensity.figure)
     contracts = Contracts.of(factors)
     if contracts is None:
@@ -132,12 +134,12 @@ def _located(intensity: Intensity, scope: EmissionScope) -> float | None:
 
 
 def _skew(figure: Figure) -> float:
-    """Return the mean over the central value of a figure."""
+    """Return the mean of a figure divided by its central value."""
     return _mean(figure) / figure.value if figure.value > 0 else 1.0
 
 
 def _pue_skew(pue: Figure) -> float:
-    """Return the mean of a PUE over its central value: what varies is the overhead beyond 1."""
+    """Return the mean of a PUE divided by its central value. Only the overhead beyond 1 varies."""
     overhead = Figure(pue.value - 1, pue.low - 1, pue.high - 1, pue.unit, pue.kind, pue.source)
     return (1 + _mean(overhead)) / pue.value
 

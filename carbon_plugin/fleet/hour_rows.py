@@ -1,4 +1,6 @@
-"""Turn the sums of one run by the hour into columns of a store, whole numbers that add up to what its audit says."""
+"""Turn the hourly sums of one run into columns of a store: whole numbers that add up to the totals of the
+run's audit.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ Columns = dict[str, list[Any]]
 def hour_columns(
     run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: RunMicrograms | None
 ) -> Columns:
-    """Return the columns of the table by the hour. They add up to what the audit says of the run, to the last unit."""
+    """Return the columns of the hourly table. They add up to the totals of the audit, to the last unit."""
     slots = list(collected.hours)
     if not slots:
         return {}
@@ -80,10 +82,10 @@ def hour_columns(
 
 
 def apportioned(totals: Sequence[int], weights: Floats) -> list[list[int]]:
-    """Divide whole numbers by weights, shape (totals, parts), so that the parts of each are whole and add up to it
-    exactly.
+    """Divide whole numbers by weights of shape (totals, parts) into whole parts that add up exactly.
 
-    Each running sum is rounded, so that no part is off by more than 1. Without any weight the first part takes all.
+    Each running sum is rounded, so that no part is off by more than 1. Where all weights are 0, the first part gets
+    everything.
     """
     running = np.cumsum(weights, axis=1)
     whole = running[:, -1:]

@@ -1,7 +1,7 @@
 """Add up the ledgers of one run by the hour, in the same pass that an audit makes.
 
 An hour is one of the calendar in UTC, so that months and years are sums of whole hours. A window that lies in two hours
-is divided between them by time. One that begins in a month counts in that month only, as in the months of an audit.
+is divided between them by time. A window that begins in one month counts in that month only, as in the audit.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class HourCollector(RunCollector):
 
     @classmethod
     def stated(cls, document: dict[str, Any]) -> Factors | None:
-        """Return the factors that a manifest states, as `stated_factors` does, read once for equal documents."""
+        """Return the factors that a manifest states, as `stated_factors` does. Equal documents are read once."""
         if not document:
             return None
         key = msgspec.json.encode(document)
@@ -118,10 +118,10 @@ class HourCollector(RunCollector):
                 self._add((file.context.launch, rung, hour), rows_of_rung[:, column])
 
     def add_unobserved(self, device_s: float) -> None:
-        """Add the energy of reserved time without records, and `device_s`, in the hours of that time.
+        """Add the energy of reserved time without records, and its device time `device_s`, to the hours of that time.
 
-        Each month has what the audit says of it, divided over the hours of the intervals without records by their
-        length. An interval belongs to the launch that begins at its end.
+        Each month gets the amount that the audit states for it. The amount is divided over the hours of the intervals
+        without records by their length. An interval belongs to the launch that begins at its end.
         """
         places = self._unrecorded_hours()
         energies: dict[Rung, Floats] = {}
@@ -150,7 +150,9 @@ class HourCollector(RunCollector):
         self.hours = dict(sorted(self.hours.items(), key=_in_order))
 
     def _unrecorded_hours(self) -> dict[tuple[int, int], float]:
-        """Return the shares of the unrecorded time by launch and hour, or the first hour where there is none."""
+        """Return the share of the unrecorded time that lies in each launch and hour, or the first hour where there is
+        no such time.
+        """
         lengths: dict[tuple[int, int], float] = {}
         begins = sorted((file.extent[0], file.context.launch) for file in self.files)
         for start, end in _unrecorded(self.files):
@@ -204,7 +206,8 @@ def _in_order(item: tuple[Slot, Floats]) -> tuple[Any, ...]:
 
 def _table(metered: Metered, rework: Rework, idle: Floats, units: Floats) -> Floats:
     """Return the columns of some devices in some windows, shape (columns, devices, windows). `idle` is the share of
-    each window in which a device waited, and `units` is what each device counts for in the time of devices."""
+    each window in which a device waited, and `units` is the number of whole devices that each device counts as.
+    """
     energy_j, weighted = metered.energy.value, metered.weighted_j_g_per_kwh
     measured = np.array([kind in MEASURED_KINDS for kind in metered.kinds])[:, None]
     told = np.where(measured | (metered.estimated_j != 0), energy_j, 0.0)
@@ -234,7 +237,7 @@ def _table(metered: Metered, rework: Rework, idle: Floats, units: Floats) -> Flo
 
 
 def _by_hour(start_unix_s: Floats, duration_s: Floats, values: Floats) -> tuple[list[int], Floats]:
-    """Return the hours that some windows lie in, and the sums of their values in each.
+    """Return the hours in which some windows lie, and the sums of the windows' values in each hour.
 
     `values` has the shape (columns, windows), and the sums have the shape (columns, hours).
     """

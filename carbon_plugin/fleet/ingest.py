@@ -1,7 +1,8 @@
-"""Compact the ledgers of many runs into a store, each once, in batches that are committed one after the other.
+"""Compact the ledgers of many runs into a store, each run once, in batches that are committed one after the other.
 
-A run whose files have not changed is not read again. One that has grown replaces its earlier rows. A copy of a run that
-the store holds adds nothing. What cannot be read is named and counted, and tried again when its files change.
+A run whose files have not changed is not read again. A run that has grown replaces its earlier rows. A copy of a run
+that the store holds adds nothing. A run that cannot be read is named and counted, and is tried again when its files
+change.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SCRATCH_AGE_S = 86_400.0
 
 
 class SkippedRun(Struct, frozen=True):
-    """A run that is not in the totals, or not with its newest state, and the reason."""
+    """A run that is in no total, or whose newest state is in no total, and the reason."""
 
     place: str
     reason: str
@@ -66,10 +67,11 @@ class Ingested(Struct, frozen=True, kw_only=True):
 def ingest(sources: Sequence[str], into: str, processes: int | None = None) -> Ingested:
     """Add the runs among and below some directories and object stores to the store at `into`.
 
-    `processes` read them, by default as many as they are worth; the store does not depend on it.
+    `processes` is the number of processes that read them; by default it follows from the number of runs. The store does
+    not depend on it.
 
-    Raises `FleetError` where a source or the store cannot be reached; what was committed until then stays, and the next
-    ingest goes on from there. Without pyarrow it raises it before anything is written.
+    Raises `FleetError` where a source or the store cannot be reached. What was committed until then stays, and the next
+    ingest goes on from there. Without pyarrow the error is raised before anything is written.
     """
     needed("pyarrow", "a store of runs")
     store = open_place(into)
@@ -205,7 +207,7 @@ class _Ingest:
         self._dirty = True
 
     def _commit(self) -> None:
-        """Write what the batch holds, and make it part of the store."""
+        """Write the rows of the batch, and make them part of the store."""
         if not self._dirty:
             return
         segments = [_kept(self._store, one, self._gone, self._scratch) for one in self._catalogue.segments]
@@ -228,7 +230,9 @@ def _kept(store: Location, segment: Segment, gone: set[int], scratch: Path) -> S
 
 
 class _Held:
-    """The entries whose rows a store holds, found by run, by id, by content and by what their files begin with."""
+    """The entries whose rows a store holds. They can be found by run, by id, by content, and by the first windows of
+    their files.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._by_run: dict[int, Entry] = {}
@@ -264,7 +268,7 @@ class _Held:
         return self._by_run.get(self._by_content.get(content, -1))
 
     def same_as(self, entry: Entry) -> list[Entry]:
-        """Return the entries that are this run at the same time, or whose ledgers begin with the same window."""
+        """Return the entries that are the same run at the same time, or whose ledgers begin with the same window."""
         found = {run: one for run, one in self._by_id.get(entry.run_id, {}).items() if _overlap(entry, one)}
         for fingerprint in entry.fingerprints:
             run = self._by_print.get(fingerprint)

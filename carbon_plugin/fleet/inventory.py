@@ -1,7 +1,7 @@
-"""Add up the months of a fleet to the lines of a greenhouse gas inventory, a calendar year each (GHG Protocol).
+"""Add up the months of a fleet to the lines of a greenhouse gas inventory for each calendar year (GHG Protocol).
 
-Which line electricity and hardware belong to depends on who owns them, as in `audit.exports.ghg`: scope 2 takes direct
-emissions of the grid, and what lies upstream of them is scope 3 category 3.
+Who owns electricity and hardware decides to which line they belong, as in `audit.exports.ghg`. Scope 2 holds the direct
+emissions of the grid, and scope 3 category 3 what lies upstream of them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def year_lines(
 ) -> list[YearLine]:
     """Return the inventory lines of each year, from the lines of its months with direct and with lifecycle emissions.
 
-    `capital_kg` is the manufacture of hardware that was first used in a year, each device once, None where it is not
-    known. `counts` says which emissions of the grid the lines of a purchased cloud service hold.
+    `capital_kg` is the manufacture of the hardware that was first used in a year, each device once, or None where it is
+    not known. `counts` says which emissions of the grid the lines of a purchased cloud service hold.
     """
     found: list[YearLine] = []
     for year in sorted({(line.month or 0) // 100 for line in months[DIRECT]}):
@@ -46,7 +46,7 @@ def year_lines(
 
 
 class _Sums(Struct, frozen=True, kw_only=True):
-    """The sums of the months of a year, with the energy of which the carbon by location and by contract is unknown.
+    """The sums over the months of a year, and the energy whose carbon by location or by contract is unknown.
 
     `machines_kwh` is the energy of the machines whose PUE is known, as that of the facility is.
     """
@@ -74,7 +74,7 @@ def _summed(months: Sequence[AccountLine], year: int) -> _Sums:
 
 
 def _electricity(year: int, sums: _Sums, line: YearLine, share: float, counted: str) -> list[YearLine]:
-    """Return a line of electricity by location and by contract: a share of the year's."""
+    """Return a line of electricity by location and by contract, for a share of the year's energy."""
     both = (
         (LOCATION, sums.location_kg, sums.without_location_kwh, f"{counted} emissions of the grid of the location"),
         (MARKET, sums.market_kg, sums.without_market_kwh, f"contracts, else the {counted} average of the location"),

@@ -1,7 +1,7 @@
-"""Find the factors that a restatement applies: those of this release, or those of a file, for what runs recorded.
+"""Find the factors that a restatement applies to recorded runs: those of this release, or those of a file.
 
-A factor that cannot be applied again is named with its reason, so that a total that did not move is not taken for one
-that was checked.
+A factor that cannot be applied again is named with its reason, so that nobody takes an unchanged total for a checked
+one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MOST_IDLE_W = 1e4
 
 
 class RegionFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """New factors of a region: intensity and residual mix in g/kWh, and PUE, each None where it stays."""
+    """New factors of a region: intensity and residual mix in g/kWh, and PUE. A factor that stays as it is is None."""
 
     g_per_kwh: float | None = None
     pue: float | None = None
@@ -54,8 +54,9 @@ class RegionFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class HardwareFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """New factors of an accelerator: kgCO2e of one device, of a whole host of it and of its share of the network, and
-    the power of an idle device in W, each None where it stays."""
+    """New factors of an accelerator: the embodied kgCO2e of one device, of its whole host and of its share of the
+    network, and the power of an idle device in W. A factor that stays as it is is None.
+    """
 
     device_kg: float | None = None
     host_kg: float | None = None
@@ -65,7 +66,9 @@ class HardwareFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FactorFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of new factors. The lifetime, in years, and the share of it in which the fleet works hold for all runs."""
+    """A file of new factors. The lifetime, in years, and the share of it in which the fleet is in use apply to all
+    runs.
+    """
 
     regions: dict[str, RegionFactors] = {}
     hardware: dict[str, HardwareFactors] = {}
@@ -75,10 +78,11 @@ class FactorFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NewFactors(Struct, frozen=True, kw_only=True):
-    """The factors of a run after the change. `idle_w` is the power of an idle device, None for that of its profile.
+    """The factors of a run after the change. `idle_w` is the power of an idle device, or None where its profile gives
+    it.
 
-    With `stated` they come from a file, and each keeps the relative range of the one before. `kept` names factors that
-    stay as they were recorded, each with the reason.
+    With `stated` they come from a file, and each keeps the relative range of the old factor. `kept` names the factors
+    that stay as they were recorded, each with the reason.
     """
 
     factors: Factors
@@ -119,7 +123,7 @@ def read_factors(path: Path, regions: Collection[str], hardware: Collection[str]
 
 
 def _refuse(path: Path, document: Any) -> None:
-    """Raise `FleetError` with the next step for a factor that no store can apply again."""
+    """Raise `FleetError` with the next step for a factor that cannot be applied again in any store."""
     if not isinstance(document, dict):
         return
     regions = document.get("regions")
@@ -135,7 +139,7 @@ def _check(path: Path, field: str, value: float | None, least: float, most: floa
 
 
 def stated_factors(old: Factors, hardware: str, file: FactorFile) -> NewFactors:
-    """Return the factors of a run with those of a file in their place."""
+    """Return the factors of a run, with those that a file states in place of the old ones."""
     region = file.regions.get(old.intensity.zone, RegionFactors())
     device = file.hardware.get(hardware, HardwareFactors())
     intensity = old.intensity
@@ -171,16 +175,16 @@ def stated_factors(old: Factors, hardware: str, file: FactorFile) -> NewFactors:
 
 
 def _moved(figure: Figure, value: float, source: str) -> Figure:
-    """Return a figure with another value, and the same range relative to it."""
+    """Return a figure with another value and the same relative range."""
     ratio = value / figure.value if figure.value else 1.0
     low, high = min(value, figure.low * ratio), max(value, figure.high * ratio)
     return Figure(value, low, high, figure.unit, "declared", source)
 
 
 def shipped_factors(old: Factors, hardware: str, *, static: bool) -> NewFactors:
-    """Return the factors that this release gives to a run that recorded `old`.
+    """Return the factors of this release for a run that recorded `old`. Factors that the user stated stay.
 
-    What the user stated stays. `static` says that the intensity of a table was in force over the whole run.
+    `static` says that the intensity of a table was in force over the whole run.
     """
     kept: list[str] = []
     zone = old.intensity.asked or old.intensity.zone
@@ -240,7 +244,7 @@ def _shipped_intensity(old: Intensity, zone: str, static: bool, kept: list[str])
 
 
 def _shipped_embodied(old: Factors, cluster: Cluster | None, hardware: str, kept: list[str]) -> dict[str, Figure]:
-    """Return the embodied factors of this release where they are of the device and node that the run recorded."""
+    """Return the embodied factors of this release, where the device and node that the run recorded have any."""
     if cluster is None:
         if old.embodied_kg:
             kept.append(f"embodied carbon of {hardware}: no profile of that name is shipped")

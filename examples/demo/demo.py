@@ -25,7 +25,7 @@ TRIAL_STEPS = 100
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch is how this machine runs the demo: the spec, and the flags that fit it to the devices of the machine."""
+    """One launch is how this machine runs the demo: the spec, and flags that fit it to the machine's devices."""
 
     spec: Path
     ranks: int

@@ -22,7 +22,9 @@ _ROW_PX, _NARROW_PX = 26.0, 500.0
 
 
 class BarPart(Struct, frozen=True):
-    """A part of each bar: its name, its colour, and what it is of a line, in the SI unit of `UNITS`."""
+    """A part of each bar: its name, its colour, and the function that gives its size for a line, in the SI unit of
+    `UNITS`.
+    """
 
     name: str
     colour: str
@@ -42,7 +44,7 @@ WASTE = (
 
 
 def charts_of(accounts: Accounts) -> dict[str, Chart | None]:
-    """Return the charts of a page by name, None for one that would be empty."""
+    """Return the charts of a page by name, with None for a chart that would be empty."""
     groups, months, by = accounts.groups, accounts.months, ", ".join(accounts.by)
     booked = "Operational carbon, location-based, when it was caused, and embodied carbon when it is booked."
     wasted = "Each joule once: what failed runs used, steps done again, starting up again, and waiting."

@@ -32,7 +32,7 @@ MISSING_SHOWN = 200
 
 
 class FleetTile(Struct, frozen=True, kw_only=True):
-    """One figure of the first screen: what it is, how much, and what to know of it."""
+    """One figure of the first screen: its name, its value, and a remark that the reader should know."""
 
     what: str
     much: str
@@ -40,7 +40,7 @@ class FleetTile(Struct, frozen=True, kw_only=True):
 
 
 class TopRun(Struct, frozen=True, kw_only=True):
-    """A row of the table of runs. `address` is that of its own report, empty where there is none."""
+    """A row of the table of runs. `address` is that of the run's own report, or empty where there is none."""
 
     name: str
     what: str
@@ -207,7 +207,7 @@ def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:
 
 
 def _address(run: RunLine) -> str:
-    """Return the address of a run's own report, empty where none lies beside its ledgers on this machine."""
+    """Return the address of a run's own report, or an empty text where none lies beside its ledgers on this machine."""
     if "://" in run.place:
         return ""
     path = Path(run.place) / REPORT

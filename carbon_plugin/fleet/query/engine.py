@@ -31,7 +31,7 @@ Months = tuple[int, int]
 
 
 class Engine(Struct, frozen=True):
-    """The tables of a store by name, as Ibis expressions of one engine."""
+    """One engine holds the tables of a store by name, as Ibis expressions."""
 
     name: str
     tables: dict[str, Any]
@@ -46,10 +46,10 @@ class Engine(Struct, frozen=True):
 def open_engine(
     store: Location, catalogue: Catalogue, name: str = DUCKDB, months: Months | None = None, cache: Path | None = None
 ) -> Iterator[Engine]:
-    """Open the tables of a store. Of the table by the hour, only the files of the months are read.
+    """Open the tables of a store. Only the files of these months are read of the hourly table.
 
-    The files of an object store are copied to `cache` first, where they stay: they never change. Raises `FleetError`
-    for an unknown engine, a missing package, or a store that cannot be read.
+    Files of an object store are copied to `cache` first. They stay there, because they never change. Raises
+    `FleetError` for an unknown engine, a missing package, or a store that cannot be read.
     """
     if name not in (DUCKDB, LOCAL_CLUSTER) and not name.startswith(("spark://", "local[")):
         raise FleetError(f"engine {name!r}: expected one of {ENGINES}")
@@ -75,7 +75,7 @@ def default_cache() -> Path:
 
 
 def _on_disk(store: Location, table: str, files: Sequence[DataFile], cache: Path, scratch: Path) -> list[str]:
-    """Return the paths of a table's files on this machine, or of one without rows where there are none."""
+    """Return the paths of a table's files on this machine, or the path of a file without rows where there are none."""
     if not files:
         import pyarrow.parquet as pq
 
@@ -143,7 +143,9 @@ def _spark(paths: dict[str, list[str]], name: str) -> Iterator[Engine]:
 
 @contextmanager
 def _in_one_line(name: str, paths: dict[str, list[str]]) -> Iterator[None]:
-    """Turn an engine's error, which may have hundreds of lines, into its first one, or name a damaged file."""
+    """Turn an engine's error, which may have hundreds of lines, into its first line, or into a sentence that names a
+    damaged file.
+    """
     try:
         yield
     except (CarbonPluginError, KeyboardInterrupt):
@@ -159,7 +161,7 @@ def _in_one_line(name: str, paths: dict[str, list[str]]) -> Iterator[None]:
 
 
 def _damaged(paths: dict[str, list[str]]) -> str | None:
-    """Return the first file that is missing or is no whole Parquet file, None where all are."""
+    """Return the first file that is missing or is not a complete Parquet file, or None where all are complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

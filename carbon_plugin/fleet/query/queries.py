@@ -41,7 +41,7 @@ def sums_by(engine: Engine, by: Sequence[str], months: Months | None = None) -> 
 
 
 def _runs_by(engine: Engine, by: Sequence[str], months: Months | None) -> dict[tuple[Any, ...], int]:
-    """Return the number of runs of each group: those with the same id, in several directories, are one."""
+    """Return the number of runs of each group. Directories with the same run id count as one run."""
     keys = list(by) or [_EVERYTHING]
     hours = _in_months(engine, months)
     active = hours.select("run", *(key for key in by if key in OF_HOURS)).distinct()
@@ -64,10 +64,12 @@ def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -
 
 
 def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> list[dict[str, Any]]:
-    """Return what making the hardware emitted, each device once over all runs, in the month in which it was first used.
+    """Return the carbon of making the hardware, each device once over all runs, in the month in which it was first
+    used.
 
-    A device belongs to the run that started first. It counts with what the first run says that knows its manufacture,
-    because a run without a site says nothing of it. `unknown` are the devices that no run knows, and that count 0.
+    A device belongs to the run that started first. Its carbon is that of the first run that knows its manufacture,
+    because a run without a site states none. `unknown` is the number of devices whose manufacture no run knows; they
+    count 0.
     """
     runs = engine.tables["run"]
     of_run = [name for name in DIMENSIONS if name not in OF_HOURS]
@@ -87,8 +89,9 @@ def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> lis
 
 
 def capital_goods(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
-    """Return what making the hardware emitted, as `hardware_by` counts it, by region and month of its first use, with
-    its parts, and with hardware and factors of the run that knows its manufacture."""
+    """Return the carbon of making the hardware, as `hardware_by` counts it, by region and month of its first use, with
+    its parts and with the hardware and factors of the run that knows its manufacture.
+    """
     runs = engine.tables["run"].select("run", "run_id", "start_ms", "factors", "hardware")
     used = engine.tables["device"].join(runs, "run")
     owned = _first_use(used).select("kind", "device", "region", month="first_month")
@@ -102,7 +105,9 @@ def capital_goods(engine: Engine, months: Months | None) -> list[dict[str, Any]]
 
 
 def hours_of_runs(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
-    """Return the sums of each run by launch, region and month, with what is needed to apply other factors to them."""
+    """Return the sums of each run by launch, region and month, with the columns that are needed to apply
+    other factors.
+    """
     keys = ("run", "attempt", "region", MONTH)
     sums = ("energy_mj", "facility_mj", "central_ug", "lifecycle_ug", "direct_ug", "market_ug", "embodied_ug")
     hours = _in_months(engine, months)
@@ -116,32 +121,34 @@ def hours_of_runs(engine: Engine, months: Months | None) -> list[dict[str, Any]]
 
 
 def documents(engine: Engine) -> dict[str, str]:
-    """Return the factors that runs recorded, as JSON by their digest."""
+    """Return the factors that runs recorded, as JSON by the digest of the document."""
     return {row["factors"]: row["document"] for row in engine.rows(engine.tables["factor"])}
 
 
 def bases(engine: Engine) -> list[dict[str, Any]]:
-    """Return how many runs state which scope of emissions, basis and region."""
+    """Return the number of runs for each scope of emissions, basis and region that they state."""
     runs = engine.tables["run"]
     keys = ["scope", "basis", "region", "has_lifecycle", "has_direct", "has_embodied", "has_market"]
     return engine.rows(runs.group_by(*keys).aggregate(runs=runs.count()).order_by(*keys))
 
 
 def states(engine: Engine) -> list[dict[str, Any]]:
-    """Return how many runs are in which state of verification."""
+    """Return the number of runs in each state of verification."""
     runs = engine.tables["run"]
     return engine.rows(runs.group_by("state").aggregate(runs=runs.count()).order_by("state"))
 
 
 def gpus_by_host(engine: Engine) -> dict[str, int]:
-    """Return how many accelerators each host had in one run at most."""
+    """Return the largest number of accelerators that each host had in one run."""
     nodes = engine.tables["node"]
     rows = engine.rows(nodes.group_by("hostname").aggregate(gpus=nodes.gpus.max()).order_by("hostname"))
     return {row["hostname"]: row["gpus"] for row in rows}
 
 
 def runs_without_hours(engine: Engine) -> list[dict[str, Any]]:
-    """Return the runs that have no row by the hour: killed before their first window, with no reserved time known."""
+    """Return the runs without a row in the hourly table. They were killed before their first window, and their reserved
+    time is not known.
+    """
     runs = engine.tables["run"]
     empty = runs.filter((runs.run_energy_mj == 0) & (runs.run_device_ms == 0))
     return engine.rows(empty.select("run_id", "name", "place").order_by("place"))
@@ -169,7 +176,7 @@ def _in_months(engine: Engine, months: Months | None) -> Any:
 
 
 def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
-    """Return hours with some columns of their runs, and with what each adds to `MEASURES`.
+    """Return hours with some columns of their runs, and with what each hour adds to `MEASURES`.
 
     Hours are joined with runs before they are summed: there are few groups, and millions of runs and months.
     """
@@ -197,7 +204,7 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
 
 
 def _first_use(used: Any) -> Any:
-    """Return the row of each device of the run that started first."""
+    """Return for each device the row of the run that started first."""
     import ibis
 
     order = ["start_ms", "run_id", "run"]
