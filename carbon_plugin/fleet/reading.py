@@ -43,9 +43,10 @@ class RunToRead(Struct, frozen=True):
 class ReadRun(Struct, frozen=True, kw_only=True):
     """One instance holds the result of reading a run.
 
-    `content` is the digest of its files, empty where they were not reached. `rows` is None where the content is known
-    already, or where `problem` says why the run cannot be ingested, or `unreached` why its files could not be reached.
-    `refused` says that the place refuses whoever asks, so that no other run can be reached there either.
+    `content` is the digest of its files, or empty where they could not be reached. `rows` is None where the store has
+    the content already, where `problem` says why the run cannot be ingested, or where `unreached` says why its files
+    could not be reached. `refused` says that the place refuses access to everybody, so that no other run there can be
+    reached either.
     """
 
     run: FoundRun
@@ -59,10 +60,11 @@ class ReadRun(Struct, frozen=True, kw_only=True):
 def read_runs(
     runs: Sequence[FoundRun], before: Mapping[str, str], known: frozenset[str], processes: int | None = None
 ) -> Generator[ReadRun, None, None]:
-    """Yield what was read of each run, in their order.
+    """Yield the result of reading each run, in the order of the runs.
 
-    `before` maps places to the content that the store has seen there, and `known` is the content of which it holds the
-    rows: a run with either is not read. `processes` is by default as many as the runs are worth.
+    `before` maps places to the content that the store has seen there, and `known` is the content whose rows it holds. A
+    run with either content is not read. `processes` is the number of processes; by default it follows from the number
+    of runs.
     """
     tasks = [RunToRead(run, before.get(run.place.url, "")) for run in runs]
     count = _worth(runs) if processes is None else processes
@@ -87,7 +89,7 @@ def read_runs(
 
 
 def read_run(task: RunToRead, known: Container[str], processes: int | None = None) -> ReadRun:
-    """Return what can be read of one run. `processes` share the work of a large one."""
+    """Return the result of reading one run. `processes` share the work of a large run."""
     run, content = task.run, ""
     try:
         with on_disk(run) as directory:
@@ -105,7 +107,7 @@ def read_run(task: RunToRead, known: Container[str], processes: int | None = Non
 
 
 def _rows(directory: Path, run: FoundRun, content: str, processes: int | None) -> RunRows | str:
-    """Return the rows of a run, or why there are none."""
+    """Return the rows of a run, or the reason why there are none."""
     try:
         return rows_of(directory, run.place.url, content, processes)
     except FleetError:
@@ -117,7 +119,7 @@ def _rows(directory: Path, run: FoundRun, content: str, processes: int | None) -
 
 
 def _worth(runs: Sequence[FoundRun]) -> int:
-    """Return how many processes some runs are worth on this machine."""
+    """Return how many processes reading these runs is worth on this machine."""
     if any(run.place.is_of_this_process for run in runs):
         return 1
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

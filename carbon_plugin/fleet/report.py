@@ -59,7 +59,7 @@ _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 class Asked(Struct, frozen=True, kw_only=True):
     """One instance holds the question that a report answers.
 
-    `by` are columns of `DIMENSIONS`, or "month". `counts` are the emissions of grids that count, None for those that
+    `by` are columns of `DIMENSIONS`, or "month". `counts` says which emissions of grids count; None means those that
     all runs count. `first` and `last` are months such as "2025-11". `sacct` and `kubernetes` are files with the
     scheduler's account. `factors` is a YAML file with new factors, or "current".
     """
@@ -80,7 +80,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 def report(store: str, asked: Asked) -> Accounts:
     """Return the accounts of the store at `store`.
 
-    Raises `FleetError` for a store that holds nothing or cannot be read, and for anything that is asked wrongly.
+    Raises `FleetError` for a store that is empty or cannot be read, and for a question that cannot be answered.
     """
     by = checked_groups(asked.by)
     if asked.embodied not in RULES:
@@ -106,7 +106,7 @@ def report(store: str, asked: Asked) -> Accounts:
 def checked_groups(by: Sequence[str]) -> list[str]:
     """Return the columns to group by, each once, without "month", which every report has.
 
-    Raises `FleetError` for a name that is none.
+    Raises `FleetError` for an unknown name.
     """
     names = [name.strip() for text in by for name in text.split(",") if name.strip()]
     for name in names:
@@ -132,7 +132,7 @@ def _month(option: str, text: str) -> int:
 
 
 class _Report:
-    """One report that is being made: the engine, the question, and the basis that follows from the store."""
+    """A report in the making: the engine, the question, and the basis that follows from the store."""
 
     def __init__(
         self, engine: Engine, catalogue: Catalogue, asked: Asked, by: list[str], months: Months | None, store: str

@@ -1,8 +1,8 @@
 """Compute accounts again with other factors, and say which totals moved, by how much and through which factor.
 
-Each run is computed by its own recorded factors, hour by hour of its months: its carbon is a product of means, so that
-a new factor is applied as the ratio of its mean to the mean of the one before. The change of a total is divided over
-the factors by applying them one after the other, so that the parts add up to it.
+Each run is computed from its own recorded factors, hour by hour. Its carbon is a product of means, so a new factor is
+applied as the ratio of its mean to the old mean. The factors are applied one after the other, so that their parts add
+up to the change of a total.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOTALS = (LOCATION, MARKET, EMBODIED, CAPITAL)
 
 
 class FactorMove(Struct, frozen=True, kw_only=True):
-    """The part of a change that one factor makes, kgCO2e, and what became of the factor."""
+    """The part of a change that comes from one factor, kgCO2e, and a sentence on what became of the factor."""
 
     factor: str
     by_kg: float
@@ -63,7 +63,7 @@ class MovedTotal(Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Return what became of the factors, in words."""
+        """Return what became of the factors in words."""
         return "; ".join(move.reason for move in self.moves)
 
 
@@ -77,9 +77,10 @@ class RestatedTotal(Struct, frozen=True, kw_only=True):
 
 
 class Restatement(Struct, frozen=True, kw_only=True):
-    """The totals with other factors, and what moved. What did not move is not listed.
+    """The totals with other factors, and the totals that moved. Totals that stayed are not listed.
 
-    `not_applied` names the factors that could not be applied again, or stay as recorded, with reason and runs.
+    `not_applied` names the factors that could not be applied again or that stay as recorded, each with the reason and
+    the runs.
     """
 
     factors: str
@@ -88,7 +89,7 @@ class Restatement(Struct, frozen=True, kw_only=True):
     not_applied: list[str]
 
     def of(self, total: str) -> RestatedTotal:
-        """Return one of the totals by its name."""
+        """Return the total of this name."""
         return next(one for one in self.totals if one.total == total)
 
 
@@ -139,7 +140,7 @@ def _of_file(documents: Mapping[str, Factors], file: FactorFile) -> _Choose:
 
 
 class _Restating:
-    """The sums of a restatement that is being made."""
+    """The sums of a restatement in the making."""
 
     def __init__(self, documents: Mapping[str, Factors], scope: EmissionScope, choose: _Choose) -> None:
         self._documents = documents
@@ -174,7 +175,7 @@ class _Restating:
         self._add(EMBODIED, *place, row["embodied_ug"], embodied_changes(shares, old, new, with_life=True))
 
     def add_capital(self, row: Mapping[str, Any]) -> None:
-        """Add hardware that was first used in a month: whole devices with their part of host and network."""
+        """Add hardware that was first used in a month: whole devices, each with its part of host and network."""
         place, digest = (row["region"], row["month"]), row["factors"]
         changes: Iterable[Change] = ()
         if digest in self._documents:
@@ -185,7 +186,7 @@ class _Restating:
         self._add(CAPITAL, *place, row["embodied_ug"], changes)
 
     def result(self, factors: str) -> Restatement:
-        """Return all of it, the largest change first."""
+        """Return the restatement, with the largest change first."""
         moved, totals = [], []
         for total in TOTALS:
             keys = [key for key in sorted(self._sums) if key[0] == total]
@@ -232,7 +233,7 @@ class _Restating:
         sums[1] += after
 
     def _idle(self, row: Mapping[str, Any], new: NewFactors) -> Iterator[Change]:
-        """Yield the change of the energy that is modelled for reserved time without records."""
+        """Yield the change of the modelled energy of reserved time without records."""
         if not row["unobserved_mj"] or not row["energy_mj"] or not row["unobserved"]:
             return
         time = msgspec.json.decode(row["unobserved"], type=IdleTime)
@@ -246,7 +247,7 @@ class _Restating:
     def _market(
         self, row: Mapping[str, Any], old: Factors, new: NewFactors, grid: Iterable[Change]
     ) -> Iterator[Change]:
-        """Yield the change of what a kWh of the facility emits by contract."""
+        """Yield the change of the emissions of one kWh of the facility by contract."""
         if Contracts.of(old) is None and Contracts.of(new.factors) is None:
             yield from grid
             return

@@ -18,10 +18,9 @@ from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 
 class RunMicrograms(Struct, frozen=True, kw_only=True):
-    """The carbon of a run in whole micrograms, as its audit computes it: central values, and means.
+    """The carbon of a run in whole micrograms, as its audit computes it: central values and means.
 
-    `means_ug` is the location-based mean by the scope of emissions that the grid's intensity counts, for those scopes
-    in which it is known.
+    `means_ug` holds the location-based mean for each scope of emissions ("lifecycle", "direct") in which it is known.
     """
 
     scope: EmissionScope | None
@@ -37,7 +36,7 @@ class RunMicrograms(Struct, frozen=True, kw_only=True):
 def carbon_of(
     energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, factors: Factors | None
 ) -> RunMicrograms | None:
-    """Return the carbon of a run, None without factors. Raises `LedgerError` where it cannot be computed."""
+    """Return the carbon of a run, or None without factors. Raises `LedgerError` where it cannot be computed."""
     if factors is None:
         return None
     try:

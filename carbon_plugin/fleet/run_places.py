@@ -1,4 +1,6 @@
-"""Find where each launch of a run was, and how its factors turn into lifecycle or direct emissions of its grid."""
+"""Find where each launch of a run took place, and how its factors convert to lifecycle or direct emissions of
+its grid.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ SCOPES: tuple[EmissionScope, ...] = ("lifecycle", "direct")
 
 
 def factors_by_launch(collected: HourCollector) -> dict[int, Factors | None]:
-    """Return the factors that each launch of a run states, None for one that states none."""
+    """Return the factors that each launch of a run states, with None for a launch that states none."""
     found: dict[int, Factors | None] = {}
     for file in sorted(collected.files, key=lambda one: (one.context.launch, one.manifest.node)):
         launch = file.context.launch
@@ -25,14 +27,14 @@ def factors_by_launch(collected: HourCollector) -> dict[int, Factors | None]:
 
 
 def place_of(factors: Factors | None) -> tuple[str, str]:
-    """Return the zone of some factors and its name."""
+    """Return the zone of these factors and its name."""
     return (factors.intensity.zone, factors.intensity.zone_name) if factors else (UNSTATED, UNSTATED)
 
 
 def scope_ratio(factors: Factors | None, scope: EmissionScope) -> float:
-    """Return what a gram by the intensity of some factors is in lifecycle or direct emissions of the same grid.
+    """Return the grams in lifecycle or in direct emissions that one gram by the intensity of these factors stands for.
 
-    It is 1 where the intensity counts these already, or cannot be turned into them.
+    The ratio is 1 where the intensity counts these emissions already, or cannot be converted.
     """
     intensity = factors.intensity if factors else None
     if intensity is None or intensity.figure.value <= 0 or (intensity.basis and intensity.basis.scope == scope):

@@ -43,9 +43,9 @@ Row = dict[str, Any]
 
 
 class RunRows(Struct, frozen=True, kw_only=True):
-    """The rows of one run directory by table, those by the hour as columns, and what tells it from others.
+    """The rows of one run directory by table, the hourly ones as columns, and what identifies the directory.
 
-    `fingerprints` are those of the first windows of its files, and `records` the number of its lines.
+    `fingerprints` are those of the first windows of its files, and `records` is the number of its lines.
     """
 
     run: int
@@ -59,11 +59,12 @@ class RunRows(Struct, frozen=True, kw_only=True):
 
 
 def rows_of(directory: Path, place: str, content: str, processes: int | None = None) -> RunRows:
-    """Return the rows of the run in a directory. `place` is the name that the store gives to it.
+    """Return the rows of the run in a directory. `place` is the name of the directory in the store.
 
-    `processes` share the work, by default as many as the size of the ledgers is worth.
+    `processes` share the work; by default their number follows from the size of the ledgers.
 
-    Raises `LedgerError` for ledgers that cannot be read, are of another program or version, or contradict themselves.
+    Raises `LedgerError` for ledgers that cannot be read, come from another program or version, or contradict
+    themselves.
     """
     paths = files_by_start(directory)
     identity = read_identity(directory)
@@ -117,7 +118,7 @@ def rows_of(directory: Path, place: str, content: str, processes: int | None = N
 
 
 def number_of(*texts: str) -> int:
-    """Return a number of 63 bits that stands for some texts."""
+    """Return a number of 63 bits that identifies some texts."""
     digest = blake2b("\0".join(texts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -177,8 +178,9 @@ def _run_row(
 
 
 def _forecast(planned: Footprint | None, carbon: RunMicrograms | None) -> dict[str, int | None]:
-    """Return the forecast and the actual carbon in micrograms: totals, or operational carbon where the manufacture of
-    the hardware is unknown on one side."""
+    """Return the forecast and the actual carbon in micrograms. Both are totals, or operational carbon where one side
+    does not know the manufacture of the hardware.
+    """
     if planned is None or carbon is None:
         return {"forecast_ug": None, "actual_ug": None}
     if planned.total_kg is None or not carbon.parts_ug:
@@ -188,7 +190,7 @@ def _forecast(planned: Footprint | None, carbon: RunMicrograms | None) -> dict[s
 
 
 def _hardware(collected: HourCollector, manifest: Manifest) -> str:
-    """Return the profile, else the name, of most of the accelerators that the ledgers name."""
+    """Return the profile that most accelerators in the ledgers have, or else their name."""
     gpus = (seen.identity for seen in collected.devices.values() if seen.identity.rung == "gpu")
     named = Counter(identity.profile or identity.name for identity in gpus)
     if named:
@@ -201,7 +203,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def _recorded_factors(files: Sequence[FilePass]) -> dict[int, tuple[str, dict[str, Any]]]:
-    """Return the factors that each launch recorded first, as their digest and their document."""
+    """Return the factors that each launch recorded first, as digest and document."""
     found: dict[int, tuple[str, dict[str, Any]]] = {}
     for file in sorted(files, key=lambda one: (one.context.launch, one.manifest.node)):
         launch, document = file.context.launch, file.manifest.factors if file.factors else {}
@@ -249,11 +251,11 @@ def _node_rows(run: int, collected: HourCollector) -> list[Row]:
 
 
 def _device_rows(run: int, collected: HourCollector, factors: Factors | None, month: int) -> list[Row]:
-    """Return the hardware that the run used, each once, with the mean of what its making emitted.
+    """Return the hardware that the run used, each unit once, with the mean carbon of making it.
 
-    An accelerator carries its share of the network and of its host, as in `audit.exports.ghg`: runs that share a host
-    each book the part around their own accelerators. A host without accelerators is a row of its own. It is known by
-    its name, because its boot id changes with every boot.
+    An accelerator carries its share of the network and of its host, as in `audit.exports.ghg`: of several runs on one
+    host, each books the part around its own accelerators. A host without accelerators is a row of its own. It is known
+    by its name, because its boot id changes with every boot.
     """
     whole_ug = _whole_ug(factors)
     found: dict[tuple[str, int], Row] = {}
@@ -283,7 +285,7 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
 
 
 def _whole_ug(factors: Factors | None) -> dict[str, int]:
-    """Return the mean of what making one accelerator, its share of the network, and one host emitted, in micrograms."""
+    """Return the mean carbon of making one accelerator, its share of the network, and one host, in micrograms."""
     figures = factors.embodied_kg if factors else {}
     ends = np.array([(figure.value, figure.low, figure.high) for figure in figures.values()]).reshape(-1, 3).T
     means = dict(zip(figures, mean_of(*ends).tolist(), strict=True))

@@ -21,7 +21,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class FoundFile(Struct, frozen=True):
-    """A file of a run: its name, its size in bytes, and a stamp that changes with its content."""
+    """A file of a run: its name, its size in bytes, and a stamp that changes whenever its content changes."""
 
     name: str
     size: int
@@ -59,7 +59,7 @@ def find(sources: Iterable[str]) -> list[FoundRun]:
 
 
 def _local(place: Location) -> Iterator[FoundRun]:
-    """Yield the runs below a directory. Links to directories are not followed, so that none is found twice."""
+    """Yield the runs below a directory. Links to directories are not followed, so that no run is found twice."""
     if not os.path.isdir(place.path):
         raise FleetError(f"{place.url}: no such directory")
     waiting = [os.path.realpath(place.path)]
@@ -101,9 +101,10 @@ def _is_of_run(name: str) -> bool:
 
 @contextmanager
 def on_disk(run: FoundRun) -> Iterator[Path]:
-    """Give the directory of a run on this machine. One from an object store is there as long as the block lasts.
+    """Provide the directory of a run on this machine. A copy from an object store exists until the block ends.
 
-    Raises `AccessError` where the store refuses, and `FleetError` where it fails, or gives fewer bytes than it listed.
+    Raises `AccessError` where the object store refuses access, and `FleetError` where it fails or delivers fewer bytes
+    than it listed.
     """
     if run.place.is_local:
         yield Path(run.place.path)
@@ -132,7 +133,7 @@ def _download(place: Location, target: Path, size: int) -> None:
 
 
 def content_of(directory: Path, run: FoundRun) -> str:
-    """Return a digest of the bytes of a run's files: two runs with the same digest are the same."""
+    """Return a digest of the bytes of a run's files. Two runs with the same digest have the same content."""
     digest, folder = blake2b(digest_size=16), os.fspath(directory)
     for file in run.files:
         part = blake2b(digest_size=16)

@@ -20,7 +20,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def checked_suffix(path: Path) -> Path:
-    """Return a path whose suffix names a format that is written. Raises `FleetError` for any other."""
+    """Return a path whose suffix names a format that can be written. Raises `FleetError` for any other suffix."""
     if path.suffix.lower() not in SUFFIXES:
         raise FleetError(
             f"{path}: accounts are written as {', '.join(SUFFIXES)}, not as {path.suffix or 'a file without suffix'}"
@@ -29,7 +29,7 @@ def checked_suffix(path: Path) -> Path:
 
 
 def write(accounts: Accounts, path: Path) -> None:
-    """Write accounts: all of them as JSON or as a page, the lines by group and month as CSV or Parquet.
+    """Write accounts: all of them as JSON or as a page, or the lines by group and month as CSV or Parquet.
 
     The file is replaced in one step. Raises `FleetError` where it cannot be written.
     """
@@ -58,7 +58,7 @@ def as_json(accounts: Accounts) -> bytes:
 
 
 def as_csv(accounts: Accounts) -> str:
-    """Return the lines by group and month as CSV. No cell is a formula for a spreadsheet."""
+    """Return the lines by group and month as CSV. A spreadsheet takes no cell for a formula."""
     rows = [_flat(line) for line in accounts.lines]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
@@ -78,7 +78,7 @@ def _bytes(accounts: Accounts, suffix: str) -> bytes:
 
 
 def _flat(line: AccountLine) -> dict[str, Any]:
-    """Return a line as one row: its groups, its month, its numbers, and its waste."""
+    """Return a line as one flat row: its groups, its month, its figures, and its waste."""
     plain = msgspec.to_builtins(line)
     group, waste = plain.pop("group"), plain.pop("waste")
     month = plain.pop("month")

@@ -1,4 +1,4 @@
-"""Write accounts in words and rows for people, for the terminal and the page alike."""
+"""Write accounts as sentences and rows for people, the same for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def month_name(month: int | None) -> str:
 
 
 def label_of(line: AccountLine) -> str:
-    """Return the group of a line in words, or its month where it has no group."""
+    """Return the name of a line's group, or of its month where it has no group."""
     return " / ".join(line.group.values()) or month_name(line.month)
 
 
 def summary_lines(accounts: Accounts) -> list[str]:
-    """Return what a fleet used in a few lines."""
+    """Return a summary of a fleet's energy and carbon in a few lines."""
     totals = accounts.totals
     first, last = month_name(accounts.first_month), month_name(accounts.last_month)
     period = first if first == last else f"{first} to {last}"
@@ -58,7 +58,7 @@ def summary_lines(accounts: Accounts) -> list[str]:
 
 
 def inventory_lines(accounts: Accounts) -> list[str]:
-    """Return the lines of a GHG Protocol inventory with a heading, empty where none was asked for."""
+    """Return the lines of a GHG Protocol inventory below a heading, or no lines where no inventory was asked for."""
     if not accounts.years:
         return []
     lines = [
@@ -80,7 +80,9 @@ def inventory_lines(accounts: Accounts) -> list[str]:
 
 
 def restatement_sentences(restated: Restatement) -> list[str]:
-    """Return which totals moved with other factors, by how much through which factor, and what was not applied."""
+    """Return which totals moved with other factors, by how much and through which factor, and which factors were not
+    applied.
+    """
     found = []
     for one in restated.totals:
         if not one.before_kg and not one.after_kg:
@@ -102,7 +104,7 @@ def restatement_sentences(restated: Restatement) -> list[str]:
 
 
 def short(reason: str) -> str:
-    """Return a reason as it fits a table; all of it stands in the JSON document."""
+    """Return a reason that is cut to fit a table. The JSON document has the whole text."""
     return reason if len(reason) <= REASON_SHOWN else f"{reason[: REASON_SHOWN - 1].rstrip()}…"
 
 
@@ -112,7 +114,9 @@ def signed(mass_kg: float) -> str:
 
 
 def coverage_sentences(accounts: Accounts) -> list[str]:
-    """Return which part of the scheduler's device time ledgers recorded, where its account was given."""
+    """Return which part of the scheduler's device time the ledgers recorded, or no sentences without the scheduler's
+    account.
+    """
     coverage = accounts.coverage
     if coverage is None:
         return []
@@ -135,13 +139,14 @@ def mass(kilograms: float | None) -> str:
 
 
 def cell(value: float | None, size: float = 1.0) -> str:
-    """Return a number for a table in a unit of a size, "-" where it is not known."""
+    """Return a number for a table in a unit of this size, or "-" where it is not known."""
     return "-" if value is None else wording.number(value / size)
 
 
 def column(values: Sequence[float | None], size: float = 1.0) -> list[str]:
-    """Return the numbers of one column in a unit of a size, with as many decimals as the largest needs for three
-    digits: "-" where one is not known, and "<0.1" where it is too small to be shown."""
+    """Return the numbers of one column in a unit of this size, with as many decimals as the largest number needs for
+    three digits. A number that is not known is "-", and one that is too small to be shown is "<0.1".
+    """
     largest = max((abs(value) / size for value in values if value is not None), default=0.0)
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
     least = 10.0**-decimals
@@ -155,7 +160,7 @@ def column(values: Sequence[float | None], size: float = 1.0) -> list[str]:
 
 
 def lacking_sentences(line: AccountLine) -> list[str]:
-    """Return what the carbon of a line lacks, in sentences."""
+    """Return what the carbon of a line does not contain, in sentences."""
     found = []
     if line.without_carbon_kwh > 0:
         without = wording.energy(line.without_carbon_kwh * JOULES_PER_KWH)
@@ -166,7 +171,7 @@ def lacking_sentences(line: AccountLine) -> list[str]:
 
 
 def waste_sentence(line: AccountLine) -> str:
-    """Return what a line wasted, by kind, as shares of its energy."""
+    """Return the waste of a line by kind, as shares of its energy."""
     waste = line.waste
     if not waste.kwh or not line.energy_kwh:
         return "nothing was wasted: no run failed, restarted or waited"

@@ -12,7 +12,7 @@ from carbon_plugin.fleet.reading import read_run
 
 
 def main() -> None:
-    """Answer each chunk with the list of what was read of its runs, until the input ends."""
+    """Answer each chunk of runs with the list of their results, until the input ends."""
     # Looking for reference cycles among the modules over and over takes a twentieth of the time.
     gc.freeze()
     gc.disable()

@@ -1,7 +1,8 @@
-"""Read and commit the catalogue of a store: which runs it holds, and which files hold their rows.
+"""Read and commit the catalogue of a store, which lists the runs in the store and the files with their rows.
 
-The catalogue with the highest number is the store. Files that it does not name do not exist for a reader, so that an
-ingest that is killed at any moment changes nothing. A commit creates the next number, which only one process can.
+The catalogue with the highest number describes the store. Readers ignore files that it does not name, so that an ingest
+that is killed at any moment changes nothing. A commit creates the catalogue with the next number, which only one
+process can do.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ KEPT = 2
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run directory that was ingested, or that could not be.
+    """One run directory that was ingested, or that could not be ingested.
 
-    `signature` is that of its files when it was read. `segment` names the segment with its rows, and is empty where the
-    store has none: `problem` says why, or it is a copy of the run at `copy_of`.
+    `signature` is that of its files when it was read. `segment` names the segment with its rows. It is empty where the
+    store has no rows of it, because of the `problem`, or because it is a copy of the run at `copy_of`.
     """
 
     place: str
@@ -45,7 +46,9 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DataFile(Struct, frozen=True, kw_only=True):
-    """A Parquet file of a segment: its table, its path below the store, its rows, and its month where it has one."""
+    """A Parquet file of a segment: its table, its path below the store, its number of rows, and its month if it has
+    one.
+    """
 
     table: str
     path: str
@@ -54,7 +57,7 @@ class DataFile(Struct, frozen=True, kw_only=True):
 
 
 class Segment(Struct, frozen=True, kw_only=True):
-    """The rows of the runs that one commit has added."""
+    """The rows of the runs that one commit added."""
 
     name: str
     files: list[DataFile]
@@ -71,7 +74,7 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
     @property
     def problems(self) -> list[Entry]:
-        """Return the entries that could not be ingested, or not anew."""
+        """Return the entries that could not be ingested, or whose newest state could not be ingested."""
         return [entry for entry in self.entries if entry.problem]
 
     @property
@@ -85,7 +88,9 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return [entry for entry in self.entries if entry.segment]
 
     def files(self, table: str, months: tuple[int, int] | None = None) -> list[DataFile]:
-        """Return the files of a table, of the partitioned one only those of the months from the first to the last."""
+        """Return the files of a table. Of the table that is divided by month, only the files of the months from the
+        first to the last are returned.
+        """
         found = [file for segment in self.segments for file in segment.files if file.table == table]
         if months is None:
             return found
@@ -127,7 +132,7 @@ def empty_catalogue() -> Catalogue:
 def commit(store: Location, catalogue: Catalogue, scratch: Path) -> None:
     """Make a catalogue the newest of a store.
 
-    Raises `FleetError` if another process has committed one since this one's predecessor was read.
+    Raises `FleetError` if another process has committed a catalogue since the predecessor of this one was read.
     """
     content = msgspec.json.encode(catalogue)
     if not create(content, store.below(_name(catalogue.number)), scratch):
@@ -138,7 +143,7 @@ def commit(store: Location, catalogue: Catalogue, scratch: Path) -> None:
 
 
 def forget_old(store: Location, catalogue: Catalogue) -> None:
-    """Remove catalogues that are older than the last few, and the files that only they name."""
+    """Remove all but the last few catalogues, and the files that only the removed ones name."""
     numbers = [number for number in _numbers(store) if number <= catalogue.number]
     old = numbers[: -KEPT - 1]
     if not old:

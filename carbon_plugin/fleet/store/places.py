@@ -1,7 +1,7 @@
-"""Reach directories and object stores by one set of functions, whose errors are one line.
+"""Access directories and object stores by one set of functions, whose errors are one line each.
 
-A local path is a path. Anything with a protocol ("s3://bucket/runs", "gs://...", "memory://...") goes through fsspec
-and the package that serves that protocol.
+A local path is a path. An address with a protocol ("s3://bucket/runs", "gs://...", "memory://...") goes through fsspec
+and the package that serves the protocol.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ TRIES = 3
 
 
 class AccessError(FleetError):
-    """An object store refuses who asks: credentials are missing, wrong or expired. Another object would fail too."""
+    """An object store refuses access: credentials are missing, wrong or expired. Any other object would fail too."""
 
 
 class Location(Struct, frozen=True):
     """A directory, or a prefix of an object store.
 
-    `url` is how a user writes it. `path` is what the file system `fs` calls it. `fs` is None for a local directory.
+    `url` is the address as a user writes it, and `path` is the one that the file system `fs` uses. `fs` is None for a
+    local directory.
     """
 
     url: str
@@ -44,7 +45,7 @@ class Location(Struct, frozen=True):
 
     @property
     def is_of_this_process(self) -> bool:
-        """Return whether no other process can reach this place, because it lies in the memory of this one."""
+        """Return whether the place lies in the memory of this process, so that no other process can reach it."""
         return self.fs is not None and "memory" in self.fs.protocol
 
     def below(self, *parts: str) -> Location:
@@ -76,7 +77,7 @@ def open_place(text: str) -> Location:
 
 @contextmanager
 def reaching(place: Location, doing: str) -> Iterator[None]:
-    """Turn whatever a file system raises inside into one line that names the place."""
+    """Turn any error of a file system inside the block into one line that names the place."""
     try:
         yield
     except FleetError:
@@ -104,7 +105,9 @@ def read(place: Location) -> bytes:
 
 
 def names_in(place: Location) -> list[str]:
-    """Return the names in a directory or below a prefix, sorted. There are none where it does not exist yet."""
+    """Return the names in a directory or below a prefix, sorted. The list is empty where the place does not
+    exist yet.
+    """
     with reaching(place, "listed"):
         try:
             if place.is_local:
@@ -115,7 +118,7 @@ def names_in(place: Location) -> list[str]:
 
 
 def publish(local: Path, place: Location) -> None:
-    """Put a finished local file at a place in one step, so that a reader sees all of it or nothing."""
+    """Put a finished local file at a place in one step, so that a reader sees the whole file or none."""
     with reaching(place, "written"):
         if place.is_local:
             Path(place.path).parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +151,7 @@ def create(content: bytes, place: Location, scratch: Path) -> bool:
 
 
 def remove(place: Location) -> None:
-    """Remove a file or object, if it is there."""
+    """Remove a file or object if it exists."""
     with reaching(place, "removed"):
         try:
             if place.is_local:

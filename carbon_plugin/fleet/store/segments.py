@@ -1,4 +1,4 @@
-"""Write the rows of a batch of runs as Parquet files, and take rows of single runs out of earlier files."""
+"""Write the rows of a batch of runs as Parquet files, and remove the rows of single runs from earlier files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _KINDS = {"double": "float64"}
 
 
 class SegmentWriter:
-    """Writes one segment: rows are gathered by table, and written when they are `flush`ed.
+    """Writes one segment. It gathers rows by table, and writes them when `flush` is called.
 
-    Files are finished in `scratch`, a directory of this machine, and then put into the store in one step each.
+    Files are finished in `scratch`, a directory of this machine. Each is then put into the store in one step.
     """
 
     def __init__(self, store: Location, scratch: Path) -> None:
@@ -40,11 +40,11 @@ class SegmentWriter:
 
     @property
     def waiting(self) -> int:
-        """Return the number of rows by the hour that wait to be written."""
+        """Return the number of hourly rows that wait to be written."""
         return len(self._hours["run"])
 
     def add(self, tables: Mapping[str, Sequence[dict[str, Any]]], hours: Mapping[str, Sequence[Any]]) -> None:
-        """Add rows of some tables, and columns of the table by the hour."""
+        """Add rows of some tables, and columns of the hourly table."""
         for table, rows in tables.items():
             if table == "factor":  # thousands of runs record the same factors
                 self._add_factors(rows)
@@ -72,7 +72,7 @@ class SegmentWriter:
             values.clear()
 
     def finish(self) -> Segment:
-        """Write what waits, and return the segment."""
+        """Write the rows that wait, and return the segment."""
         self.flush()
         return Segment(name=self.name, files=self._files)
 
@@ -83,7 +83,7 @@ class SegmentWriter:
 def arrow_table(table: str, columns: Mapping[str, Sequence[Any]]) -> pyarrow.Table:
     """Return columns of a table in Arrow's memory.
 
-    They are put there as bytes, because Arrow's own reading of Python lists loads pandas, which takes as long as a
+    The values are copied as bytes. Arrow's own conversion of Python lists would load pandas, which takes as long as a
     hundred runs.
     """
     import pyarrow as pa
@@ -113,7 +113,7 @@ def _numbers(values: Sequence[float | None] | NDArray[np.int64], kind: str) -> p
 
 
 def _known(values: Sequence[Any] | NDArray[np.int64]) -> pyarrow.Buffer | None:
-    """Return the bits that say which values are not None, or None where all are known."""
+    """Return the bits that say which values are not None, or None where no value is None."""
     import pyarrow as pa
 
     known = np.array([value is not None for value in values], dtype=bool)
@@ -134,7 +134,7 @@ def write_file(store: Location, scratch: Path, table: str, month: int | None, da
 
 
 def without(store: Location, segment: Segment, gone: Collection[int], scratch: Path) -> Segment:
-    """Return a segment without the rows of some runs. Files that hold none of them stay as they are."""
+    """Return a segment without the rows of some runs. Files without any of these rows stay as they are."""
     return Segment(
         name=segment.name, files=[new for file in segment.files for new in _thinned(store, file, gone, scratch)]
     )
@@ -156,7 +156,7 @@ def _thinned(store: Location, file: DataFile, gone: Collection[int], scratch: Pa
 def read_file(store: Location, file: DataFile, scratch: Path) -> pyarrow.Table:
     """Return the rows of a file of a store.
 
-    Raises `FleetError` where it cannot be read, or has other rows than the catalogue says.
+    Raises `FleetError` where the file cannot be read, or has other rows than the catalogue says.
     """
     import pyarrow.parquet as pq
 
