@@ -1,4 +1,4 @@
-"""Read the names that schedulers give to GPUs and parts of them, and tell how much of a GPU each name stands for."""
+"""Read the names that schedulers give to GPUs and parts of GPUs, and say which part of a GPU each name stands for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHARED = re.compile(r"[^/]+/(?:gpu|mig-.+)\.shared")
 class AllocatedGpus(Struct, frozen=True):
     """The GPUs of an allocation.
 
-    With `sized` a slice counts as its share of a GPU. Without it, everything that the scheduler calls a GPU counts as
+    With `sized` a slice counts as its share of a GPU. Otherwise everything that the scheduler calls a GPU counts as
     one. `notes` name what is not a whole GPU of its own.
     """
 
@@ -35,8 +35,9 @@ class AllocatedGpus(Struct, frozen=True):
 
 
 def slice_share(name: str) -> float | None:
-    """Return which part of a GPU the MIG profile in a name is, by compute slices: 1/7 for "mig-1g.10gb", or None
-    without a profile."""
+    """Return the share of a GPU that the MIG profile in a name has, by compute slices: 1/7 for "mig-1g.10gb". Return
+    None for a name without a profile.
+    """
     found = _SLICE.search(name)
     if found is None:
         return None
@@ -45,7 +46,7 @@ def slice_share(name: str) -> float | None:
 
 
 def held_of(counts: Iterable[tuple[str, int]]) -> AllocatedGpus:
-    """Return the GPUs that resources, given as (name, count), add up to. Names of other resources are left out."""
+    """Return the GPUs in a list of resources, given as (name, count). Other resources are ignored."""
     gpus, sized, notes = 0.0, False, []
     for name, count in counts:
         share = slice_share(name) if "mig-" in name else None

@@ -25,14 +25,14 @@ _WHAT = "expected the output of kubectl get pods,events -o json"
 
 
 class _Reference(Struct, frozen=True):
-    """A pod as an object names it. Fields that are not stated are empty."""
+    """A reference to a pod in another object. Fields that are not stated are empty."""
 
     name: str
     namespace: str
     uid: str
 
     def means(self, other: _Reference) -> bool:
-        """Return whether both name one pod, as far as their fields are stated."""
+        """Return whether two references mean the same pod. A field that one of them leaves empty matches any value."""
         if self.uid and other.uid:
             return self.uid == other.uid
         agree = not (self.namespace and other.namespace) or self.namespace == other.namespace
@@ -40,7 +40,7 @@ class _Reference(Struct, frozen=True):
 
 
 class _Event(Struct, frozen=True):
-    """An event of a pod: its reason, and when it happened first and last, Unix s."""
+    """An event of a pod: its reason, and when it happened for the first and for the last time, Unix s."""
 
     about: _Reference
     reason: str
@@ -49,7 +49,9 @@ class _Event(Struct, frozen=True):
 
 
 class _Claim(Struct, frozen=True):
-    """The number of devices that a resource claim was given, or None while it has none, and how many pods share it."""
+    """A resource claim: the number of devices that it was given (None before that), and the number of pods that share
+    it.
+    """
 
     devices: int | None
     pods: int
@@ -59,10 +61,11 @@ def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s
     """Return the allocations in the output of `kubectl get pods,events,resourceclaims -o json`, or of any of these
     alone.
 
-    A pod holds its GPUs from being scheduled until its last container ended. One that still runs holds them until
-    `until_unix_s`, and one that was never scheduled holds none. A pod that is gone is known from its events, which name
-    no GPUs. Its GPUs are those of the ledger of that host (a pod's host name is its own), else those of the pod that
-    has its name now, else as many as the largest host here has. Raises `ReportError` for another file, with the field.
+    A pod holds its GPUs from the moment that it is scheduled until its last container has ended. A pod that still runs
+    holds them until `until_unix_s`, and a pod that was never scheduled holds none. A pod that is gone is known only
+    from its events, which name no GPUs. It counts with the GPUs in the ledger of its host (a pod's host name is its
+    own), else with those of the pod that has its name now, else with as many as the largest host here has. Raises
+    `ReportError` naming the field for any other file.
     """
     document = Place(parse_json(read_bytes(path, ReportError), path, _WHAT, ReportError), str(path), ReportError)
     if not isinstance(document.value, dict) or not isinstance(document.value.get("items", []), list):
@@ -125,7 +128,9 @@ def _reference(place: Place) -> _Reference:
 
 
 def _event(item: Place) -> _Event | None:
-    """Return an event of either API, whose fields have different names, or None for an event of anything but a pod."""
+    """Return an event of either API, whose fields have different names. Return None for an event of anything
+    but a pod.
+    """
     about = item.field("involvedObject") if item.field("involvedObject").value else item.field("regarding")
     if _kind(about) != "Pod":
         return None
@@ -158,8 +163,9 @@ def _gone(events: Sequence[_Event], pods: Sequence[_Reference]) -> list[tuple[_R
 
 
 def _lives(events: Sequence[_Event]) -> list[tuple[float, float | None]]:
-    """Return start and end of each time that a pod of this name was scheduled, Unix s. An end is None where no event
-    tells it."""
+    """Return the start and the end of each time that a pod of this name was scheduled, Unix s. An end is None if no
+    event tells it.
+    """
     starts = sorted(event.first_s for event in events if event.reason in _STARTED and event.first_s is not None)
     ends = sorted(event.last_s for event in events if event.reason in _ENDED and event.last_s is not None)
     lives = []
@@ -175,7 +181,7 @@ def _phase(pod: Place) -> str:
 
 
 def _scheduled_s(pod: Place) -> float | None:
-    """Return when the pod was given its node, Unix s, or None for one that still waits for it."""
+    """Return when the pod was given its node, Unix s, or None for a pod that still waits for one."""
     started_s = pod.field("status", "startTime").moment_s()
     for condition in pod.field("status", "conditions").items():
         if condition.field("type").text() == "PodScheduled":
@@ -187,9 +193,9 @@ def _scheduled_s(pod: Place) -> float | None:
 
 
 def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
-    """Return when the pod's last container ended, Unix s, or None while one runs.
+    """Return when the pod's last container ended, Unix s, or None while one still runs.
 
-    A container that is killed may be started again, so events tell the end only of a pod that is over and whose
+    A container that is killed may be started again. Events therefore tell the end only of a pod that is over and whose
     containers do not tell it.
     """
     statuses = pod.field("status", "containerStatuses").items()
@@ -212,8 +218,9 @@ def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
 def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> AllocatedGpus:
     """Return the GPUs that the containers and claims of a pod hold.
 
-    Containers run side by side, and so do sidecars (init containers that restart always). Other init containers run
-    before them, one by one, with the sidecars that were started by then. The pod holds what is needed at once.
+    Containers run side by side, and so do sidecars (init containers that always restart). Other init containers run
+    before them one by one, beside the sidecars that are already running. The pod holds the largest number that it needs
+    at one time.
     """
     together: dict[str, int] = {}
     before: dict[str, int] = {}
@@ -237,8 +244,9 @@ def _add(total: dict[str, int], resources: Mapping[str, int]) -> None:
 
 
 def _resources(container: Place) -> dict[str, int]:
-    """Return the devices of a container by name. Device plugins need equal limits and requests, and one of the two may
-    be left out."""
+    """Return the number of devices of a container by resource name. Device plugins need equal limits and requests, of
+    which one may be left out.
+    """
     resources = container.field("resources")
     stated = {**resources.field("requests").mapping(), **resources.field("limits").mapping()}
     limits = resources.field("limits").mapping()
@@ -256,8 +264,9 @@ def _claim(item: Place) -> _Claim:
 
 
 def _claimed(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> tuple[float, list[str]]:
-    """Return the devices of a pod's resource claims: those allocated where the claim is in the file, else one for each
-    claim."""
+    """Return the devices of a pod's resource claims: the allocated ones where the claim is in the file, else one for
+    each claim.
+    """
     stated = pod.field("spec", "resourceClaims").items()
     made = {
         status.field("name").text(): status.field("resourceClaimName").text()

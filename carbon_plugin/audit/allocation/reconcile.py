@@ -1,5 +1,7 @@
-"""Compare the scheduler's account with the ledgers. GPU time that was allocated and that no ledger observed is reported
-and modelled as idle. It stands beside the totals, because nobody knows what the GPUs did in that time.
+"""Compare the scheduler's account with the ledgers.
+
+GPU time that was allocated and that no ledger observed is reported and modelled as idle. It stands beside the totals,
+because nobody knows what the GPUs did in that time.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ def gpus_by_host(summary: AuditSummary) -> dict[str, int]:
 def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: str) -> Reconciliation:
     """Compare what a scheduler allocated with what the ledgers of a run observed.
 
-    unobserved = max(0, sum(gpus * duration) - observed device time). Of it, the reserved time that the totals of the
-    run hold as idle already is not modelled again. Where the run's devices are MIG slices, so are the scheduler's GPUs,
-    and all device time is of whole GPUs. A job that was never started, or has no GPUs, was allocated 0.
+    unobserved = max(0, sum(gpus * duration) - observed device time). Reserved time that the totals of the run already
+    hold as idle is not modelled again. If the devices of the run are MIG slices, so are the scheduler's GPUs. All
+    device time is given in whole GPUs. A job that was never started, or that has no GPUs, was allocated 0.
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
@@ -69,7 +71,7 @@ def _names_gpus(summary: AuditSummary) -> bool:
 
 
 def _share(summary: AuditSummary) -> float:
-    """Return which part of a GPU a device of the run is on average."""
+    """Return the average share of a whole GPU that a device of the run is."""
     return summary.coverage.whole_gpus / summary.coverage.gpus if summary.coverage.gpus else 1.0
 
 
@@ -82,10 +84,10 @@ def _footprint(idle: IdlePower, unobserved_s: float, uncharged_s: float, factors
 
 
 def _idle_power(summary: AuditSummary) -> IdlePower | None:
-    """Return the idle power of this run's device with its part of the node, or None without a profile.
+    """Return the idle power of a device of this run with its part of the node, or None without a profile.
 
-    The central value and the low are those of `ledger.held.unobserved`. The high is what the run's GPUs drew on
-    average, because a device that nobody observed may have been at work.
+    The central value and the low end are those of `ledger.held.unobserved`. The high end is the average power of the
+    run's GPUs, because a device that nobody observed may have been at work.
     """
     profile = _profile(summary)
     nodes = len({device.hostname for device in summary.devices if device.identity.rung == "gpu"})
@@ -103,7 +105,9 @@ def _idle_power(summary: AuditSummary) -> IdlePower | None:
 
 
 def _profile(summary: AuditSummary) -> str | None:
-    """Return the name of the profile of most of the GPUs that the ledgers name, else that of the spec that ran."""
+    """Return the name of the profile of most GPUs in the ledgers, or else the name of the profile in the spec
+    that ran.
+    """
     named = Counter(device.identity.profile for device in summary.devices if device.identity.rung == "gpu")
     stated = summary.run.effective.get("cluster.accelerator")
     spec = stated.get("value") if isinstance(stated, dict) else stated

@@ -29,9 +29,9 @@ def read_sacct(path: Path) -> list[Allocation]:
     """Return the allocations in the output of `sacct -P -o JobID,State,Start,End,ElapsedRaw,AllocTRES` (`-D` for
     requeued jobs).
 
-    Steps ("123.batch", "123.0") lie inside their job and are left out, and so are jobs that were never started. GPUs
-    are those of gres/gpu in AllocTRES. The tool quotes nothing, so a quote is a letter like any other. Raises
-    `ReportError` for another file, with the line.
+    Steps ("123.batch", "123.0") are part of their job and are left out, and so are jobs that were never started. The
+    number of GPUs is that of gres/gpu in AllocTRES. sacct quotes nothing, so a quotation mark is an ordinary character.
+    Raises `ReportError` naming the line for any other file.
     """
     lines = [line.rstrip("\r") for line in read_text(path, ReportError).split("\n")]
     end = "|" if lines[0].endswith("|") else ""  # sacct -p ends each line with a separator
@@ -57,8 +57,9 @@ def read_sacct(path: Path) -> list[Allocation]:
 
 
 def _row(header: list[str], cells: list[str], place: str) -> Mapping[str, str]:
-    """Return a row by column. A separator in the one column of free text makes more cells than columns, and these are
-    joined."""
+    """Return a row by column. Only one column is free text. A separator in it makes more cells than columns, which are
+    joined again.
+    """
     more = len(cells) - len(header)
     free = [index for index, name in enumerate(header) if name in _FREE_TEXT]
     if more > 0 and len(free) == 1:
@@ -83,8 +84,9 @@ def _allocation(row: Mapping[str, str], duration_s: float, place: str) -> Alloca
 
 
 def _moment_s(text: str) -> float | None:
-    """Return a moment such as 2025-11-03T10:00:00 as Unix s, or None for "Unknown". Without a zone it is UTC, which the
-    tool writes with TZ=UTC in its environment."""
+    """Return a moment such as 2025-11-03T10:00:00 as Unix s, or None for "Unknown". A moment without a zone is UTC,
+    which sacct writes with TZ=UTC in its environment.
+    """
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -96,7 +98,8 @@ def _moment_s(text: str) -> float | None:
 def _gpus_of_tres(tres: str, place: str) -> AllocatedGpus:
     """Return the GPUs of "cpu=64,gres/gpu=8,gres/gpu:h100=8,mem=1T,node=1".
 
-    They are counted by kind where a kind is a MIG slice, else by the total, else by the sum over kinds.
+    GPUs are counted by kind where a kind is a MIG slice. Otherwise the total counts, or the sum over kinds without a
+    total.
     """
     counts: dict[str | None, int] = {}
     for found in _GPUS.finditer(tres):

@@ -1,4 +1,4 @@
-"""Hold the table of rules that say where each number of a report comes from: from which fields, how, and from which
+"""Hold the table of rules that say where each number of a report comes from: its fields, its computation and its
 sources.
 
 A rule applies to a field and everything below it (the low of a figure, the meters of an energy). Fields are dotted
@@ -150,7 +150,7 @@ def _device(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _accuracy(identity: DeviceIdentity) -> list[str]:
-    """Return what is known of how well a meter reads."""
+    """Return what is known about the accuracy of a meter."""
     known = identity.accuracy
     return [f"meter: within {known.proportional:.1%} (p10 to p90), {known.source}"] if known else []
 
@@ -186,7 +186,7 @@ def _embodied_factor(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _profile_field(name: str, figure: Figure) -> str:
-    """Return the field of the profile that a number comes from, where the shipped profile still holds that number."""
+    """Return the profile field that a number comes from, where the shipped profile still has this number."""
     for suffix, kind, field in (
         (" network share", "nodes", "network.embodied_kg_per_device"),
         (" host", "nodes", "host.embodied_kg"),
@@ -214,7 +214,7 @@ def _shipped_value(kind: str, name: str, field: str) -> float | None:
 
 
 def _factor(summary: AuditSummary, path: Path) -> Reason:
-    """Return the source that a factor states itself, where the factor is a figure or holds some."""
+    """Return the source that a factor itself states, where the factor is a figure or contains figures."""
     value: Any = summary.factors
     for name in path[1:]:
         if isinstance(value, Figure):
@@ -264,7 +264,7 @@ def _effective(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _longest_key(known: Mapping[str, Any], parts: Path) -> str:
-    """Return the longest key of the effective spec that the path begins with; such keys have dots of their own."""
+    """Return the longest key of the effective spec with which the path begins. Such keys contain dots of their own."""
     options = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     return next((key for key in options if key in known), ".".join(parts))
 

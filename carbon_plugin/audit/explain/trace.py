@@ -29,7 +29,9 @@ HEADLINES = (
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """One number: how it is computed, what it rests on, and its depth below the number that was asked for."""
+    """The explanation of one number: how it is computed, its sources, and its depth below the number that was asked
+    for.
+    """
 
     field: str
     value: str
@@ -40,10 +42,11 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
 
 def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation]:
-    """Return a number and all that it follows from, down to meters, files and published factors; each field once.
+    """Return a number and everything that it follows from, down to meters, files and published factors. Each field
+    comes once.
 
-    `field` is a path in `report.json` or the end of one ("operational_kg"); without it the headlines are explained.
-    Raises `ReportError` for a field that the report does not have, with the nearest names.
+    `field` is a path in `report.json`, or the end of one ("operational_kg"). Without it the headlines are explained.
+    Raises `ReportError` with the nearest names for a field that the report does not have.
     """
     document = document_of(summary)
     asked = [name for name in HEADLINES if _at(document, name) is not None] if field is None else []
@@ -54,7 +57,7 @@ def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation
 
 
 def explain_each(summary: AuditSummary, fields: Sequence[str]) -> dict[str, list[Explanation]]:
-    """Return the explanation of each field that the report has a value for, as `explain` gives it."""
+    """Return the explanation of each field that has a value in the report, as `explain` gives it."""
     document = document_of(summary)
     return {
         field: list(_follow(summary, document, field, 0, set())) for field in fields if _at(document, field) is not None
@@ -90,7 +93,7 @@ def numbers(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 
 def unknowns(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of everything in a document that is null, because nobody knows it or there is none."""
+    """Yield the path of every value in a document that is null because it is not known or does not exist."""
     if isinstance(document, dict):
         for name, item in document.items():
             yield from unknowns(item, (*path, str(name)))
@@ -100,7 +103,7 @@ def unknowns(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 
 @cache
 def _by_length() -> dict[int, list[str]]:
-    """Return the patterns by their number of names; among those of one length the ones without a star come first."""
+    """Return the patterns by their number of names. Among patterns of one length, those without a star come first."""
     lengths: dict[int, list[str]] = {}
     for pattern in sorted(RULES, key=lambda pattern: pattern.count("*")):
         lengths.setdefault(pattern.count(".") + 1, []).append(pattern)
@@ -128,7 +131,7 @@ def _follow(
 
 
 def _at(document: Any, field: str) -> Any:
-    """Return the part of a document at a dotted path, None where there is none; keys may have dots of their own."""
+    """Return the part of a document at a dotted path, or None where there is none. Keys may contain dots themselves."""
     if not field:
         return document
     if isinstance(document, dict):
@@ -148,9 +151,10 @@ def _at(document: Any, field: str) -> Any:
 
 
 def _resolve(summary: AuditSummary, document: dict[str, Any], field: str) -> str:
-    """Return the full path of a field that was named by its end.
+    """Return the full path of a field that was named by the end of its path.
 
-    Raises `ReportError` where no field fits, and for one that is null, with what its rule says of that.
+    Raises `ReportError` where no field fits. For a field that is null, the error contains what its rule says about
+    that.
     """
     if _at(document, field) is not None:
         return field
@@ -173,7 +177,7 @@ def _resolve(summary: AuditSummary, document: dict[str, Any], field: str) -> str
 
 
 def _text(value: Any) -> str:
-    """Return a part of the report in a few words, or an empty text for one that holds many numbers."""
+    """Return a part of the report in a few words, or an empty text for a part that holds many numbers."""
     if isinstance(value, dict):
         return _text_of_part(value)
     if isinstance(value, float):

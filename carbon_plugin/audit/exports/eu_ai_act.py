@@ -35,8 +35,9 @@ _RANGES = ((1, "less than 1 month"), (3, "1 to 3 months"), (6, "3 to 6 months"),
 
 
 class TrainingTime(Struct, frozen=True, kw_only=True):
-    """The training time: `range` for national authorities, and days and hardware-days (reserved device time) for the AI
-    Office."""
+    """The training time: the `range` for national authorities, and days and hardware-days (reserved device time) for
+    the AI Office.
+    """
 
     range: str
     wall_clock_days: float
@@ -69,7 +70,8 @@ class TrainingEnergy(Struct, frozen=True, kw_only=True):
 
 
 class EuAiActReport(Struct, frozen=True, kw_only=True):
-    """The fields for one training run. Those of a model over all its runs are in `audit.exports.of_programme`.
+    """The fields of the form for one training run. The fields for a model over all its runs are in
+    `audit.exports.of_programme`.
 
     `missing` names the fields of the form that this run cannot fill, with the reason.
     """

@@ -1,5 +1,5 @@
-"""Collect what every export states beside its numbers (the run, how well it is known, the factors), and check its
-input.
+"""Collect what every export states beside its numbers (the run, its evidence and its factors), and check the input of
+an export.
 
 An export is made from an `AuditSummary`, which is the content of `report.json`, and from nothing else.
 """
@@ -72,7 +72,7 @@ class GridFactor(Struct, frozen=True, kw_only=True):
 
 
 def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
-    """Return the summary of a run directory, added up from its ledgers, or read the one in a `report.json`.
+    """Read the summary in a `report.json`, or make the summary of a run directory from its ledgers.
 
     Raises `LedgerError` for ledgers and `ReportError` for a file that cannot be read.
     """
@@ -86,7 +86,7 @@ def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
 
 
 def origin_of(summary: AuditSummary) -> Origin:
-    """Return where all numbers of a summary come from: run, period, ledgers and limits."""
+    """Return where all numbers of a summary come from: the run, its period, its ledgers and its limits."""
     run = summary.run
     return Origin(
         run_id=run.run_id,
@@ -106,13 +106,14 @@ def origin_of(summary: AuditSummary) -> Origin:
 
 
 def _limits(summary: AuditSummary) -> list[str]:
-    """Return what a reader must know before using a number, the worst first."""
+    """Return what a reader must know before using a number, with the worst first."""
     return [*_unverified(summary), *narrative.warnings(summary)]
 
 
 def limits_of_energy(summary: AuditSummary) -> list[str]:
-    """Return what a reader must know before using an energy. Notes on factors are left out, because no factor is in an
-    energy."""
+    """Return what a reader must know before using an energy. Notes on factors are left out, because an energy has no
+    factors.
+    """
     return [*_unverified(summary), *narrative.left_out(summary), *narrative.ways_of_counting(summary)]
 
 
@@ -123,15 +124,16 @@ def _unverified(summary: AuditSummary) -> list[str]:
 
 
 def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:
-    """Return footprint and factors of a run. Raises `ReportError` with the reason where there is none."""
+    """Return footprint and factors of a run. Raises `ReportError` with the reason where the run has no carbon."""
     if summary.footprint is None or summary.factors is None:
         raise ReportError(f"{wanted_by}: run {summary.run.name} has no carbon: {summary.no_carbon_reason}")
     return summary.footprint, summary.factors
 
 
 def embodied_of(summary: AuditSummary, wanted_by: str) -> Figure:
-    """Return the embodied carbon of a run, kgCO2e. Raises `ReportError` where that of some reserved hardware is
-    unknown."""
+    """Return the embodied carbon of a run, kgCO2e. Raises `ReportError` where some reserved hardware has an unknown
+    one.
+    """
     footprint, _ = carbon_of(summary, wanted_by)
     unknown = phrases.unknown_embodied(summary)
     if unknown or footprint.embodied_kg is None:
@@ -143,10 +145,9 @@ def embodied_of(summary: AuditSummary, wanted_by: str) -> Figure:
 
 
 def basis_of(factors: Factors, wanted_by: str) -> Basis:
-    """Return what the run's intensity counts.
+    """Return the basis of the run's intensity: which emissions and which electricity it counts.
 
-    Raises `ReportError` where that is not stated, where it is not the same over the run, or where the intensity is by
-    contract.
+    Raises `ReportError` where the basis is not stated or changes over the run, and where the intensity is by contract.
     """
     intensity = factors.intensity
     if len(intensity.bases) > 1:
@@ -169,7 +170,7 @@ def basis_of(factors: Factors, wanted_by: str) -> Basis:
 
 
 def basis_words(intensity: Intensity) -> str:
-    """Return what an intensity counts, in a phrase: "location-based, lifecycle, average, generation"."""
+    """Return a basis as a phrase: "location-based, lifecycle, average, generation"."""
     if len(intensity.bases) > 1:
         return f"mixed bases ({' and '.join(map(describe_basis, intensity.bases))})"
     basis = intensity.basis
@@ -179,7 +180,7 @@ def basis_words(intensity: Intensity) -> str:
 
 
 def part_words(part: IntensityPart) -> str:
-    """Return a source of a mean intensity in words: share of the energy, mean, name and basis."""
+    """Return a source of a mean intensity in words: its share of the energy, its mean, its name and its basis."""
     mean = f"{wording.percent(part.share)} of the energy at {wording.number(part.g_per_kwh)} g/kWh"
     return f"{mean} is {describe_basis(part.basis)} ({part.source})"
 
@@ -216,7 +217,7 @@ def kwh(joules: Figure) -> Figure:
 
 
 def energy_method(summary: AuditSummary) -> str:
-    """Return how the energy of the machines is known, in sentences: meters, rungs, shares."""
+    """Return how the energy of the machines is known, in sentences on meters, rungs and shares."""
     meters: dict[str, set[str]] = {}
     for device in summary.devices:
         meters.setdefault(device.identity.rung, set()).add(device.identity.meter)
@@ -225,7 +226,7 @@ def energy_method(summary: AuditSummary) -> str:
 
 
 def how_known(summary: AuditSummary) -> str:
-    """Return how much of the machines' energy was measured, in words."""
+    """Return in words how much of the machines' energy was measured."""
     share = phrases.measured_share(summary)
     if share <= 0:
         return "all of it modelled"
@@ -233,12 +234,14 @@ def how_known(summary: AuditSummary) -> str:
 
 
 def effective_share(summary: AuditSummary) -> float:
-    """Return the share of the executed steps that were done for the first time, 0 to 1."""
+    """Return the share of the executed steps that were not repetitions, 0 to 1."""
     steps = summary.progress.steps
     return max(0, steps - summary.waste.redone_steps) / steps if steps else 0.0
 
 
 def effective_flops(summary: AuditSummary) -> float | None:
-    """Return the model FLOPs of a run without recompute, each step once, or None where no prediction counted them."""
+    """Return the model FLOPs of a run without recompute and with each step counted once, or None where no prediction
+    counted them.
+    """
     a_step = summary.work.model_flops_per_step if summary.work else None
     return None if a_step is None else a_step * summary.progress.steps * effective_share(summary)

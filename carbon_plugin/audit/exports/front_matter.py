@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r
 
 
 def set_key(card: str, key: str, value: Any) -> str:
-    """Return the card with `key` of its front matter set to `value`. A front matter is made where there is none.
+    """Return the card with `key` of its front matter set to `value`. A card without front matter gets one.
 
     Raises `ReportError` for a front matter that is not a YAML mapping in block style, or that could not be kept
     unchanged.
@@ -51,7 +51,7 @@ def set_key(card: str, key: str, value: Any) -> str:
 
 
 def write_key(path: Path, key: str, value: Any) -> None:
-    """Set a key in the front matter of a file, in one step. A file that does not exist is made.
+    """Set a key in the front matter of a file, in one step. The file is created if it does not exist.
 
     Raises `ReportError` as `set_key`, for a file that is not UTF-8, and for a place that cannot be written.
     """
@@ -88,13 +88,15 @@ def _newline_of(text: str) -> str:
 
 
 def _after_mark(card: str, block: str) -> str:
-    """Return the block before the card, but after the card's byte order mark if it has one."""
+    """Put a block at the beginning of the card, but after its byte order mark if it has one."""
     return "\ufeff" + block + card[1:] if card.startswith("\ufeff") else block + card
 
 
 def _extent(block: str, key: str) -> tuple[int, int]:
-    """Return where the lines of a key begin and end in a block of YAML. Both are the end of the block where the key is
-    absent."""
+    """Return where the lines of a key begin and end in a block of YAML.
+
+    Both are the end of the block where the key is absent.
+    """
     import yaml
 
     with _readable(block, "front matter"):
@@ -126,8 +128,8 @@ def _readable(block: str, origin: str) -> Iterator[None]:
 def _content_end(node: Any) -> int:
     """Return the index after the last character of a value.
 
-    A block collection ends with its last item, not at the next token, because other people's comments may lie between
-    the two.
+    The value of a block collection ends with its last item and not at the next token, because somebody's comments may
+    lie between the two.
     """
     import yaml
 

@@ -1,4 +1,5 @@
-"""Make lines of a greenhouse gas inventory (GHG Protocol) from one run, by who owns the electricity and the hardware.
+"""Make lines of a greenhouse gas inventory (GHG Protocol) from one run. Who owns electricity and hardware decides the
+lines.
 
 | boundary | electricity of the machines | of the facility around them | hardware |
 |---|---|---|---|
@@ -62,7 +63,7 @@ class GhgLine(Struct, frozen=True, kw_only=True):
 
 
 class OutsideInventory(Struct, frozen=True, kw_only=True):
-    """A figure that is no line of the inventory and is labelled as such."""
+    """A figure that is not a line of the inventory and is labelled so."""
 
     name: str
     kg: Figure
@@ -70,7 +71,7 @@ class OutsideInventory(Struct, frozen=True, kw_only=True):
 
 
 class GhgReport(Struct, frozen=True, kw_only=True):
-    """The lines of an inventory, and what stands outside of it.
+    """The lines of an inventory, and the figures outside of it.
 
     Lines add up by scope and method. The two methods of a line of electricity are alternatives and are never added.
     `missing` names what an inventory asks for and this run cannot state. `questions` are inputs that do not fit
@@ -139,7 +140,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
 
 
 def _check_owned(factors: Factors, electricity: ElectricityFactors, inputs: GhgInputs) -> None:
-    """Raise `ReportError` where a factor or a year is missing that machines of one's own need."""
+    """Raise `ReportError` where a factor or a year is missing that the owner of machines has to state."""
     if electricity.direct is None:
         zone = factors.intensity.zone_name
         raise ReportError(
@@ -202,10 +203,10 @@ def _electricity(
     year: InventoryYear,
     method: Method = "location-based",
 ) -> GhgLine:
-    """Return a line of electricity: some of the run's energy at a factor.
+    """Return a line of electricity for a part of the run's energy at a factor.
 
-    Its relative range is that of the run's operational carbon: the uncertainty of energy and PUE, and of an annual
-    factor in the weeks of a run.
+    Its relative range is that of the run's operational carbon. This covers the uncertainty of energy and PUE, and of an
+    annual factor in the weeks of a run.
     """
     value = kwh(energy).value * rate.g_per_kwh / GRAMS_PER_KG
     like = footprint.operational_kg if footprint.operational_kg.value > 0 else energy
@@ -232,11 +233,11 @@ def _market(
     kind: str,
     year: InventoryYear,
 ) -> GhgLine:
-    """Return the market-based line beside a location-based one of the same energy.
+    """Return the market-based line beside a location-based line of the same energy.
 
-    Contracts count at their rates. The rest counts at the residual mix or, where none is known, at the grid average of
-    the location, which the guidance asks to disclose. `kind` says what `grid`, that average, counts. Contracts are of
-    the whole facility, so a line of the machines has its share of each.
+    Energy under contracts counts at their rates. All other energy counts at the residual mix or, where none is known,
+    at the grid average of the location, which the guidance asks to disclose. `kind` says which emissions `grid`, that
+    average, counts. Contracts cover the whole facility, so a line of the machines gets its share of each contract.
     """
     market = footprint.market
     if market is None:
@@ -280,7 +281,9 @@ def _upstream(energy: Figure, footprint: Footprint, year: InventoryYear) -> list
 
 
 def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLine:
-    """Return the cradle-to-gate carbon of the whole units that the run used, booked once in the year of acquisition."""
+    """Return the cradle-to-gate carbon of all whole units that the run used. It is booked once, in the year of
+    acquisition.
+    """
     devices = summary.coverage.whole_gpus or summary.run.world_size
     hosts = devices * summary.reserved.host_s / summary.reserved.device_s if summary.reserved.device_s else 0.0
     units = {"device": float(devices), "host": hosts, "network": float(devices)}
@@ -321,7 +324,7 @@ def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgI
 
 
 def _questions(factors: Factors, inputs: GhgInputs) -> list[str]:
-    """Return what the reporter should look at again: a boundary that does not fit the place."""
+    """Return questions that the reporter should check, such as a boundary that does not fit the place."""
     zone = factors.intensity.asked or factors.intensity.zone
     cloud = cloud_region(zone)
     if cloud is None or inputs.organisational_boundary == "cloud":

@@ -1,4 +1,5 @@
-"""Find the electricity factors for an inventory: the run's own one by its basis, and those that the reporter adds.
+"""Find the electricity factors for an inventory: the run's own factor, which has one basis, and those that the reporter
+adds.
 
     upstream = lifecycle - direct                    losses = lifecycle * loss / (1 - loss)
 
@@ -19,7 +20,7 @@ from carbon_plugin.footprint.values import Basis
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
-    """One instance holds what a ledger cannot know: whose electricity and hardware it is, when the hardware was bought,
+    """One instance holds what a ledger cannot know: who owns electricity and hardware, when the hardware was bought,
     and further factors.
 
     The factors are in g/kWh and stand beside the run's own. `factor_source` says in a phrase where they come from.
@@ -34,8 +35,9 @@ class GhgInputs(Struct, frozen=True, kw_only=True):
 
 
 class Rate(Struct, frozen=True, kw_only=True):
-    """An emission factor, g/kWh of electricity used, with its source, and the time and area over which it is an
-    average."""
+    """An emission factor, g/kWh of electricity used, with its source and with the time and area that it is an average
+    of.
+    """
 
     g_per_kwh: float
     source: str
@@ -43,7 +45,7 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class ElectricityFactors(Struct, frozen=True, kw_only=True):
-    """The factors of a place. Each is None where neither the run nor the reporter knows it."""
+    """The factors of a place. A factor is None where neither the run nor the reporter knows it."""
 
     direct: Rate | None
     lifecycle: Rate | None
@@ -53,9 +55,9 @@ class ElectricityFactors(Struct, frozen=True, kw_only=True):
 
 def electricity_factors(location: GridFactor, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
     """Return the factors for an inventory. The run's own factor counts for its basis, and the reporter's for the other
-    one.
+    basis.
 
-    Raises `ReportError` for a factor given without source, one that contradicts the run's, or an impossible loss.
+    Raises `ReportError` for a factor without a source, for one that contradicts the run's, and for an impossible loss.
     """
     _check(basis, inputs)
     own = Rate(

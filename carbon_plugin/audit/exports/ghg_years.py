@@ -19,7 +19,7 @@ from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 
 class InventoryYear(Struct, frozen=True):
-    """One calendar year of a run: its part of the energy and of the reserved device time, 0 to 1, and its factors.
+    """One calendar year of a run: its shares of the energy and of the reserved device time, 0 to 1, and its factors.
 
     `note` says of which year the factor is where that is another one.
     """
@@ -34,10 +34,10 @@ class InventoryYear(Struct, frozen=True):
 def years_of(
     summary: AuditSummary, factors: Factors, location: GridFactor, basis: Basis, inputs: GhgInputs
 ) -> list[InventoryYear]:
-    """Return the calendar years of a run with their parts of its energy and reserved time, and their factors.
+    """Return the calendar years of a run with their shares of its energy and reserved time, and their factors.
 
-    The energy and the mean intensity of a year are those of its windows. An annual average from a table is that of the
-    year where the table has it; where it has not, the note says which year stands in.
+    Energy and mean intensity of a year come from the windows in it. An annual average from a table is that of the year
+    if the table has it. Otherwise the note says which year's average is used.
     """
     first, last = _calendar_years(summary)
     months = [month for month in summary.months if first <= month.year <= last] or [
@@ -77,7 +77,7 @@ def _facility_j(summary: AuditSummary) -> float | None:
 def _location_of(
     year: int, months: Sequence[MonthEnergy], factors: Factors, location: GridFactor
 ) -> tuple[GridFactor, str]:
-    """Return the factor of the location in a year, and a note where the factor is of another year."""
+    """Return the factor of the location in a year, and a note where the factor belongs to another year."""
     intensity = factors.intensity
     if intensity.granularity == "annual" and not intensity.parts and intensity.figure.kind == "assumed":
         of_year = value_of_year(intensity.asked or intensity.zone, year)
@@ -95,8 +95,9 @@ def _location_of(
 
 
 def _calendar_years(summary: AuditSummary) -> tuple[int, int]:
-    """Return the first and the last calendar year of the run, UTC, with its reserved time. Raises `ReportError` for
-    moments that no calendar has."""
+    """Return the first and the last calendar year (UTC) of the run with its reserved time. Raises `ReportError` for
+    moments outside of any calendar.
+    """
     period = summary.period
     try:
         first, last = (datetime.fromtimestamp(moment, UTC).year for moment in (period.start_unix_s, period.end_unix_s))

@@ -1,4 +1,4 @@
-"""Fill the forms for a released model from all runs of its programme: pre-, mid- and post-training, and what failed.
+"""Fill the forms for a released model from all runs of its programme: pre-, mid- and post-training, and failed runs.
 
 The form of the EU AI Act, the model card, the lines of a greenhouse gas inventory and the paragraph of a paper are each
 made from the runs together. Each says which runs it covers, and which roles have none.
@@ -45,8 +45,9 @@ Audited = Sequence[tuple[Path, AuditSummary]]
 
 
 class ModelStage(Struct, frozen=True, kw_only=True):
-    """One run of a programme in the order of time: its role, its length, its FLOPs (None where nobody counted them) and
-    its energy with the facility, or that of the machines where no site was stated."""
+    """One run of a programme in the order of time: its role, its length, its FLOPs (None where nobody counted them),
+    and its energy with the facility, or of the machines alone where no site was stated.
+    """
 
     name: str
     run_id: str
@@ -189,7 +190,9 @@ def ghg_of_programme(audited: Audited, inputs: GhgInputs, name: str | None = Non
 
 
 def _central(summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return in a phrase by how much the sum of the runs' means is above their central values, which the lines are."""
+    """Return a phrase that says by how much the sum of the runs' means exceeds the sum of their central values, which
+    the lines add up.
+    """
     footprints = [one.footprint for one in summaries if one.footprint is not None]
     central = sum(one.operational_kg.value for one in footprints)
     means = sum(one.means.get("operational_kg", one.operational_kg.value) for one in footprints)
@@ -202,7 +205,7 @@ def _central(summaries: Sequence[AuditSummary]) -> list[str]:
 
 
 def _unlike(summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return the question that an inventory with factors of different emissions raises, if it does."""
+    """Return a question if the inventory mixes factors of different emissions."""
     scopes = {basis.scope for one in summaries if one.factors for basis in one.factors.intensity.bases if basis}
     if len(scopes) < 2:
         return []
@@ -242,7 +245,9 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
 
 
 def coverage_of_programme(programme: Programme, summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return in phrases which runs are in the numbers of a programme, how well they are known, and what is not here."""
+    """Return phrases that say which runs are in the numbers of a programme, how well these are known, and what is
+    missing.
+    """
     measured_j = sum(one.energy.measured_j for one in summaries)
     share = measured_j / programme.energy_j if programme.energy_j else 0.0
     counted = ", ".join(f"{role.runs} {role.role}" for role in programme.roles)
@@ -308,7 +313,7 @@ def _place(summary: AuditSummary) -> str:
 
 
 def _once(line: GhgLine, summary: AuditSummary, summaries: Sequence[AuditSummary]) -> GhgLine:
-    """Return the capital goods of a run without the devices that an earlier run of the programme has booked."""
+    """Return the capital goods of a run, without devices that an earlier run of the programme has booked."""
     own = _gpus(summary)
     earlier: set[str] = set()
     for one in summaries:
@@ -324,7 +329,9 @@ def _gpus(summary: AuditSummary) -> set[str]:
 
 
 def _added(one: GhgLine, other: GhgLine) -> GhgLine:
-    """Return two lines as one. The factor becomes the mean over both energies, and notes that differ stay both."""
+    """Return the sum of two lines as one line. Its factor is the mean over both energies, and it keeps both notes where
+    they differ.
+    """
     kg = Figure.of(one.kg.range.plus(other.kg.range), one.kg.unit, one.kg.kind, one.kg.source)
     notes = list(dict.fromkeys([*one.note.split(" | "), *other.note.split(" | ")]))
     if one.energy is None or other.energy is None or one.factor is None or other.factor is None:

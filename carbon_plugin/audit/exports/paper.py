@@ -1,4 +1,6 @@
-"""Write a paragraph for a paper: what a run used, how that is known, with which factors, and every number's range."""
+"""Write a paragraph for a paper: the energy and carbon of a run, how they are known, the factors, and every number's
+range.
+"""
 
 from __future__ import annotations
 

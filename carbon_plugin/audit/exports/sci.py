@@ -160,8 +160,9 @@ def _hardware(summary: AuditSummary, footprint: Footprint, factors: Factors) -> 
 
 
 def left_out_of(operational_kg: float, embodied_kg: float) -> list[Figure]:
-    """Return estimates, in gCO2e, of what no run accounts for: the end of life of its share of the hardware, and shared
-    storage."""
+    """Return estimates, in gCO2e, of emissions that no run accounts for: the end of life of its share of the hardware,
+    and shared storage.
+    """
     table = outside_table()
     parts = {
         "end of life of the hardware": (table.end_of_life, embodied_kg),
@@ -181,7 +182,7 @@ def left_out_of(operational_kg: float, embodied_kg: float) -> list[Figure]:
 
 
 def left_out_words(estimate: Figure) -> str:
-    """Return a sentence for the limits about an estimate of what is in no number."""
+    """Return a sentence for the limits about the estimated emissions that are in no number."""
     name, _, source = estimate.source.partition(": ")
     low, value, high = (wording.number(grams) for grams in (estimate.low, estimate.value, estimate.high))
     return f"The {name} is in no number; it is about {value} gCO2e ({low} to {high}; {source})."
@@ -211,7 +212,7 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
 
 
 def sci_boundary(summary: AuditSummary) -> list[str]:
-    """Return what is inside and outside the score."""
+    """Return what the score includes and what it leaves out."""
     rungs = ", ".join(rung for rung in ("gpu", "host", "network", "facility") if rung in summary.by_rung)
     reserved = summary.reserved
     from_when = "its first record (E) and allocation (M)" if reserved.unknown_s > 0 else "allocation"
@@ -235,12 +236,12 @@ def sci_boundary(summary: AuditSummary) -> list[str]:
 
 
 def outside_totals(summary: AuditSummary) -> list[str]:
-    """Return what the totals of a run lack, in lines that follow a colon."""
+    """Return what the totals of a run do not contain, as text that follows a colon."""
     return [lack.rstrip(".") for lack in narrative.left_out(summary)]
 
 
 def sci_method(summary: AuditSummary, factors: Factors) -> list[str]:
-    """Return how O, E, I and M were computed."""
+    """Return how O, E, I and M were computed, in words."""
     return [
         f"E: {energy_method(summary)} Times PUE {factors.pue.value:g} ({factors.pue.source}).",
         f"I: location-based, {factors.intensity.figure.source}; no market-based instrument.",
