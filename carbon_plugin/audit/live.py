@@ -1,4 +1,6 @@
-"""Show a run while it goes on, as lines of text: the sums of its ledgers so far, and the newest projection in them."""
+"""Show a run while it goes on, as lines of text: the sums of its ledgers so far, and the newest projection in the
+ledgers.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ class LiveView(Struct, frozen=True, kw_only=True):
 
 
 def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
-    """Return what the ledgers of a run say now. Raises `LedgerError` as `summarise` does."""
+    """Return the present state of a run according to its ledgers. Raises `LedgerError` as `summarise` does."""
     summary = summarise(run_dir)
     state, progress, period = state_of(summary), summary.progress, summary.period
     of = f" of {progress.total_steps:,}" if progress.total_steps else ""
@@ -63,8 +65,9 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
 
 
 def summary_line(run_dir: str | os.PathLike[str]) -> str:
-    """Return what the ledgers of a run say now as one line, short enough for the comment of a job. Raises `LedgerError`
-    as `summarise` does."""
+    """Return the present state of a run in one line that is short enough for the comment of a job. Raises `LedgerError`
+    as `summarise` does.
+    """
     summary = summarise(run_dir)
     progress, footprint = summary.progress, summary.footprint
     of = f" of {progress.total_steps:,}" if progress.total_steps else ""
@@ -92,8 +95,9 @@ def _power(recent: RecentPower | None) -> list[tuple[str, str]]:
 
 
 def _against_budget(summary: AuditSummary, newest: Projection | None) -> list[BudgetLine]:
-    """Return the lines of the budget, with what is projected in the place of what is spent where it is known and what
-    is spent is within the limit."""
+    """Return the lines of the budget. A projected amount replaces the spent one where it is known, unless the limit is
+    already exceeded.
+    """
     whole = {}
     if newest is not None and newest.energy_j is not None:
         whole["energy_kwh"] = newest.energy_j[1] / JOULES_PER_KWH
@@ -110,7 +114,7 @@ def _against_budget(summary: AuditSummary, newest: Projection | None) -> list[Bu
 
 
 def _newest(run_dir: str | os.PathLike[str]) -> tuple[Projection | None, RecentPower | None]:
-    """Return the newest projection of the whole run that the monitor recorded, and the power of the last windows."""
+    """Return the newest projection of the whole run that the monitor recorded, and the power in the last windows."""
     newest: Projection | None = None
     recent = RecentWindows(RECENT_S)
     for path in ledger_files(run_dir):
@@ -122,7 +126,7 @@ def _newest(run_dir: str | os.PathLike[str]) -> tuple[Projection | None, RecentP
 
 
 def _projected(newest: Projection | None) -> list[tuple[str, str]]:
-    """Return the row of a projection."""
+    """Return the row for a projection."""
     if newest is None:
         return []
     parts = []

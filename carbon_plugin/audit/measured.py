@@ -1,4 +1,4 @@
-"""Take from an audit what `plan.whatif` needs to put the run elsewhere or at other hours."""
+"""Take the values from an audit that `plan.whatif` needs to move the run to another place or to other hours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from carbon_plugin.spec.numbers.range import Range
 
 
 def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
-    """Return the part of an audit that another zone or start changes. Raises `LedgerError` if the run has no carbon."""
+    """Return the values of an audit that another zone or start changes. Raises `LedgerError` if the run has
+    no carbon.
+    """
     if summary.footprint is None or summary.factors is None:
         raise LedgerError(f"run {summary.run.name}: has no carbon to compare: {summary.no_carbon_reason}")
     found = summary.footprint.energy_j
@@ -38,7 +40,9 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
 
 
 def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
-    """Return the power of each rung in a pause, J a second. GPUs idle with an open context; all else is as measured."""
+    """Return the power of each rung in a pause, W. GPUs idle with an open context; everything else draws what was
+    measured.
+    """
     items = []
     for device in summary.devices:
         identity, power_w = device.identity, device.mean_power_w

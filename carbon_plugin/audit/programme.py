@@ -37,13 +37,13 @@ UNSTATED = "unstated"
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
-    """One run of a programme, or one part of a run that went on in another directory.
+    """One run of a programme, or the part of a run that continued in another directory.
 
-    `energy_j` is that of the machines, None where nothing of it was read or modelled, and `facility_j` that of the
-    facility with them, None where the run stated no site. Carbon is the mean over the draws, on the basis of the
-    programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
-    `stated_operational_kg` is the central value in the run's own audit, which counts `basis`. `turned` says how the
-    carbon was brought to the basis of the programme, where it was.
+    `energy_j` is that of the machines, or None where none of it was measured or modelled. `facility_j` is that of the
+    facility with the machines, or None where the run stated no site. Carbon is the mean over the draws, on the basis of
+    the programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
+    `stated_operational_kg` is the central value in the run's own audit, whose basis is `basis`. `turned` says how the
+    carbon was converted to the basis of the programme, if it was.
     """
 
     run_id: str
@@ -67,7 +67,7 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
 class RoleTotal(Struct, frozen=True, kw_only=True):
     """The sums over all runs of one role. `energy_j` is that of the machines.
 
-    `share` is their part of the programme's carbon, or of its energy where the carbon of some run is unknown.
+    `share` is the role's share of the programme's carbon, or of its energy where the carbon of some run is unknown.
     """
 
     role: str
@@ -114,7 +114,7 @@ class _Audited(Struct, frozen=True):
 
 
 def find_runs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the run directories among and below some directories, sorted within each of these, and each once.
+    """Return the run directories among and below some directories, each once and sorted within each directory.
 
     Raises `LedgerError` for a directory that holds none.
     """
@@ -141,12 +141,14 @@ def read_programme(
 
 
 def summaries_of(places: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, AuditSummary]]:
-    """Return every run directory below some directories with its audit. Raises `LedgerError`."""
+    """Return every run directory below some directories with its audit. Raises `LedgerError` for ledgers that cannot be
+    read.
+    """
     return [(directory, summarise(directory)) for directory in find_runs(places)]
 
 
 def members_of(audited: Sequence[tuple[Path, AuditSummary]], name: str) -> list[tuple[Path, AuditSummary]]:
-    """Return the runs of a programme, each part of each run once, in the order of their directories."""
+    """Return the runs of a programme in the order of their directories, with each part of each run once."""
     distinct, _ = _distinct([_Audited(*pair) for pair in audited if pair[1].run.programme == name])
     return [(one.directory, one.summary) for one in distinct]
 
@@ -154,7 +156,7 @@ def members_of(audited: Sequence[tuple[Path, AuditSummary]], name: str) -> list[
 def add_up(
     audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None, counts: EmissionScope | None = None
 ) -> Programme:
-    """Return the same as `read_programme`, from audits that were made already."""
+    """Return the same as `read_programme`, from audits that exist already."""
     name = name or _only_programme([summary for _, summary in audited])
     others = sum(summary.run.programme != name for _, summary in audited)
     members = [_Audited(*pair) for pair in audited if pair[1].run.programme == name]
@@ -254,13 +256,13 @@ def _run(one: _Audited, carbon: RunCarbon) -> ProgrammeRun:
 
 
 def _no_carbon(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon]) -> str | None:
-    """Return why the operational carbon of these runs has no sum, or None if it has one."""
+    """Return why the operational carbon of these runs cannot be summed up, or None if it can."""
     reasons = [f"{run.name} {its.missing}" for run, its in zip(runs, carbon, strict=True) if its.missing is not None]
     return f"no operational carbon is summed up: {'; '.join(reasons)}" if reasons else None
 
 
 def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: EmissionScope) -> list[str]:
-    """Return a sentence for each way in which the carbon of the runs was brought together."""
+    """Return a sentence for each way in which the carbon of runs was converted to one basis."""
     found = []
     turned = [run.name for run, its in zip(runs, carbon, strict=True) if its.turned is not None]
     if turned:
@@ -280,7 +282,7 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
 
 
 def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[RoleTotal]:
-    """Return one total for each role: those of `ROLES` in their order, then any other."""
+    """Return one total for each role: first the roles of `ROLES` in their order, then any other."""
 
     def measure(run: ProgrammeRun) -> float:
         return _counted_kg(run) if with_carbon else run.energy_j or 0.0
@@ -306,7 +308,7 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
 
 
 def _counted_kg(run: ProgrammeRun) -> float:
-    """Return the carbon that is known of a run, kgCO2e: the total, or the operational carbon alone."""
+    """Return the known carbon of a run, kgCO2e: the total, or the operational carbon where only that is known."""
     return (run.operational_kg or 0.0) if run.total_kg is None else run.total_kg
 
 

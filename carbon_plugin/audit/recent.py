@@ -1,4 +1,4 @@
-"""Tell the present power of machines from the last windows of a run's ledgers, each over the time that it was read."""
+"""Tell the present power of machines from the last windows of a run's ledgers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from carbon_plugin.ledger.records import Manifest, Record, Window
 
 
 class RecentPower(Struct, frozen=True, kw_only=True):
-    """The mean power over the last `lasted_s` seconds of a run: of the machines that were read, and of each GPU by its
-    key, W. A GPU that was not read in that time is None."""
+    """The mean power over the last `lasted_s` seconds of a run, W: of all machines that were read, and of each GPU by
+    its key. A GPU that was not read in that time is None.
+    """
 
     lasted_s: float
     machines_w: float
@@ -27,7 +28,7 @@ class RecentWindows:
         self._files: dict[str, deque[Window]] = {}
 
     def hear(self, file: str, record: Record) -> None:
-        """Take in the next record of a ledger."""
+        """Add the next record of a ledger."""
         if isinstance(record, Manifest):
             self._rungs |= {device.key: device.rung for device in record.devices}
         elif isinstance(record, Window):
@@ -39,8 +40,8 @@ class RecentWindows:
     def power(self) -> RecentPower | None:
         """Return the mean power over the last windows, or None without any.
 
-        A second in which a device was not read counts for no device: its energy is not in the windows either. Ledgers
-        that ended earlier count no more.
+        Seconds in which a device was not read are left out for that device, because the windows do not hold its energy
+        either. Ledgers that ended earlier do not count.
         """
         ends = [_end_s(windows[-1]) for windows in self._files.values()]
         if not ends:

@@ -13,12 +13,12 @@ Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "g
 
 
 class StepComparison(Struct, frozen=True, kw_only=True):
-    """Measured against predicted values on stretches between step boundaries of one node.
+    """One comparison holds measured beside predicted values, over stretches between step boundaries of one node.
 
-    The measured range is the error at the boundaries, and the predicted one the model's p10 to p90. Energies are those
-    of one step on the GPUs of that node. `basis` says what the comparison rests on: spans that are long enough; short
-    ones where a run has no other; or training windows, which do not end at step boundaries (`spans` is then 0). The
-    error of the latter two is wider.
+    The range of a measured value is the error at the boundaries, and the range of a predicted one is the model's p10 to
+    p90. Energies are those of one step on the GPUs of that node. `basis` says which stretches were compared: spans that
+    are long enough; short spans in a run without others; or training windows, which do not end at step boundaries
+    (`spans` is then 0). Short spans and windows have a wider error.
     """
 
     steps: int
@@ -32,7 +32,9 @@ class StepComparison(Struct, frozen=True, kw_only=True):
 
 
 class ErrorPart(Struct, frozen=True, kw_only=True):
-    """One cause of the forecast's error: the factor by which it moved operational carbon, and its share in kg."""
+    """One cause of the forecast's error: the factor by which it changed operational carbon, and its part of the error
+    in kg.
+    """
 
     cause: Cause
     factor: float
@@ -41,7 +43,7 @@ class ErrorPart(Struct, frozen=True, kw_only=True):
 
 
 class ForecastComparison(Struct, frozen=True, kw_only=True):
-    """The forecast from before launch against the actual run.
+    """One comparison holds the forecast from before launch beside the actual run.
 
     The factors of `parts` multiply to actual over forecast operational carbon. Their `carbon_kg` and `embodied_kg` add
     up to actual minus forecast total; `embodied_kg` is None where the manufacture of the hardware is unknown. The

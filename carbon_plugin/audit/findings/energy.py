@@ -1,4 +1,4 @@
-"""Define the energy of a run: how much it is, how well it is known, and what of it was work done twice."""
+"""Define the energy of a run: its amount, how it is known, and the part that was spent on work done twice."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Energy(Struct, frozen=True, kw_only=True):
     """An energy with its range, its measured part, the quality of its meters over time, and the operational carbon that
     it caused.
 
-    It is the sum of `windows` readings of one device in one window each. The carbon is None without factors.
-    `estimated_j` is the part that is estimated for a device with a meter while the meter could not tell, such as a GPU
-    that was lost. The rest that was not measured is modelled because there is no meter.
+    It is the sum of `windows` values, each of one device in one window. The carbon is None without factors.
+    `estimated_j` is the part that is estimated because the meter of a device failed, for instance when a GPU was lost.
+    Any other part that was not measured is modelled, because there is no meter.
     """
 
     energy_j: float
@@ -49,7 +49,7 @@ class Energy(Struct, frozen=True, kw_only=True):
 
     @property
     def is_known(self) -> bool:
-        """Return whether something of it was measured or modelled: without that its sum of 0 J says nothing."""
+        """Return whether any of the energy was measured or modelled. Where none was, the sum of 0 J means nothing."""
         return self.energy_j > 0 or self.meters.quality != "absent"
 
     @property
@@ -61,8 +61,8 @@ class Energy(Struct, frozen=True, kw_only=True):
 class BoundaryRung(Struct, frozen=True, kw_only=True):
     """One rung of the boundary, from the accelerators to the facility.
 
-    It holds what the rung contains, how well it is covered, its energy, and by which meters or which model that is
-    known. The energy is None where the rung is absent. That of the facility contains all others.
+    It says what the rung contains, how much of it is covered, its energy, and the meters or the model that tell it. The
+    energy is None where the rung is absent. The energy of the facility contains all others.
     """
 
     rung: Literal["gpu", "host", "network", "storage", "facility"]
@@ -73,10 +73,10 @@ class BoundaryRung(Struct, frozen=True, kw_only=True):
 
 
 class Waste(Struct, frozen=True, kw_only=True):
-    """Work that was done twice. It is part of all totals.
+    """The work that was done twice. It is part of all totals.
 
-    It consists of steps (and the evaluations and checkpoints between them) that were repeated because the run had got
-    further than the checkpoint that was loaded, and of start-ups after the first.
+    It consists of start-ups after the first, and of repeated steps with the evaluations and checkpoints between them.
+    Steps are repeated when a run had got further than the checkpoint that it then loads.
     """
 
     redone_steps: int
@@ -87,8 +87,8 @@ class Waste(Struct, frozen=True, kw_only=True):
 
 
 class MonthEnergy(Struct, frozen=True, kw_only=True):
-    """The energy of a run in one calendar month, UTC: of the machines, and of the facility with them, and the
-    operational carbon, both None without factors. A window counts in the month in which it starts.
+    """The energy of a run in one calendar month (UTC): of the machines, and with the facility. The latter and the
+    operational carbon are None without factors. A window counts in the month in which it starts.
 
     `reserved_device_s` is the device time, s, that the run held in the month, recorded or not.
     """

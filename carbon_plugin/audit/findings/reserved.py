@@ -1,4 +1,4 @@
-"""Define the time for which a run had its devices, by its ledgers and by the account of the scheduler."""
+"""Define the time for which a run reserved its devices, according to its ledgers and to the scheduler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from carbon_plugin.spec.numbers.figure import Assumption, Figure
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
-    """Device time that is charged with embodied carbon.
+    """The device time that is charged with embodied carbon.
 
     `before_first_record_s` of it, in device-seconds, was covered by no record: it lies between allocation and the first
     record, or between attempts of one allocation. Of that, `modelled_idle_s` is in the energy of the run, modelled as
@@ -53,11 +53,12 @@ class Allocation(Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation(Struct, frozen=True, kw_only=True):
-    """The scheduler's account beside that of the ledgers. Nothing of it is in the totals.
+    """The scheduler's account beside that of the ledgers. None of it is in the totals.
 
-    `unobserved_device_s` is allocated time that no ledger observed. It is charged with idle power (`power_w`, a device
-    with its part of host and network) and, for the `uncharged_device_s` whose manufacture is not in the totals, with
-    embodied carbon. `footprint` is None where it cannot be modelled, and `not_modelled_reason` says why.
+    `unobserved_device_s` is allocated time that no ledger observed. It is charged with idle power (`power_w`, of a
+    device with its part of host and network). The part of it in `uncharged_device_s`, whose manufacture is not in the
+    totals, is also charged with embodied carbon. `footprint` is None where it cannot be modelled, and
+    `not_modelled_reason` says why.
     """
 
     source: str

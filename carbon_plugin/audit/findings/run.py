@@ -1,5 +1,6 @@
-"""Define what an audit says of the run itself: its identity, its time with attempts and gaps, what of it the ledgers
-cover, and its work."""
+"""Define what an audit says about the run itself: its identity, its time with attempts and gaps, what the ledgers
+cover, and its work.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +42,18 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class Gap(Struct, frozen=True, kw_only=True):
-    """Time between attempts that no node recorded and no allocation covered. Its energy is unknown and in no total."""
+    """A time between attempts that no node recorded and no allocation covered. Its energy is unknown and in
+    no total.
+    """
 
     start_unix_s: float
     duration_s: float
 
 
 class Period(Struct, frozen=True, kw_only=True):
-    """The time of a run: `wall_s` from the first record to the last, of which some node recorded `active_s`.
+    """The time of a run: `wall_s` from the first record to the last, and the `active_s` in which some node recorded.
 
-    In `stalled_s` of the training no step ended, although many should have.
+    `stalled_s` is time of the training in which no step ended, although many should have.
     """
 
     start_unix_s: float

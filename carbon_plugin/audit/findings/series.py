@@ -9,8 +9,9 @@ from carbon_plugin.spec.metered import Rung
 
 
 class StepSeries(Struct, frozen=True, kw_only=True):
-    """The step time over the run, downsampled to the mean of the steps in each bin. `at_s` is the middle of the bin,
-    from the start. `lowest_s` and `highest_s` are the means of the fastest and the slowest span in the bin."""
+    """The step time over the run as the mean of the steps in each bin. `at_s` is the middle of the bin, from the start.
+    `lowest_s` and `highest_s` are the means of the fastest and of the slowest span in the bin.
+    """
 
     at_s: list[float]
     measured_s: list[float]

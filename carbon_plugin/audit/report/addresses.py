@@ -16,8 +16,8 @@ _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 
 
 def linked(text: str) -> Markup:
-    """Return a text as markup in which addresses of web pages are links, and so are numbers of arXiv and names of
-    sources with a known address.
+    """Return a text as markup. Addresses of web pages, numbers of arXiv and names of sources with a known address
+    become links.
 
     Everything else is escaped.
     """
@@ -33,21 +33,21 @@ def linked(text: str) -> Markup:
 
 
 def _address_of(words: str) -> str:
-    """Return the address that words of a source stand for; an address stands for itself."""
+    """Return the address for the name of a source. An address is returned as it is."""
     arxiv = _ARXIV.fullmatch(words)
     return f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else _named().get(words, words)
 
 
 @cache
 def _linkable() -> re.Pattern[str]:
-    """Return the pattern of everything that becomes a link; of names that begin alike the longest counts."""
+    """Return the pattern of everything that becomes a link. Of names with the same beginning, the longest matches."""
     names = sorted(_named(), key=len, reverse=True)
     return re.compile("|".join([_ADDRESS, _ARXIV.pattern, *map(re.escape, names)]))
 
 
 @cache
 def _named() -> dict[str, str]:
-    """Return the titles of the shipped tables and names of other sources, each with its address."""
+    """Return the titles of the shipped tables and the names of other sources, each with its address."""
     loaders = (
         tables.country_intensities,
         tables.egrid_intensities,

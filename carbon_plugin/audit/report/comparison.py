@@ -1,5 +1,6 @@
-"""Write several runs beside one another as one page: their totals on one scale, each quantity with bars, and the
-fields of the spec that differ."""
+"""Write several runs side by side as one page: their totals on one scale, each quantity with bars, and the fields of
+the spec that differ.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ FAR_APART = 1e3
 
 
 class ComparedCell(Struct, frozen=True, kw_only=True):
-    """The value of one run: its text, its number, the length of its bar in percent of the largest, and by how much it
-    differs from the first run. The bar is None and the change empty where the value is not a number."""
+    """The value of one run: its text, its number, the length of its bar in percent of the largest, and its difference
+    from the first run. Where the value is not a number, the bar is None and the difference is empty.
+    """
 
     text: str
     raw: float | None = None
@@ -36,7 +38,7 @@ class ComparedCell(Struct, frozen=True, kw_only=True):
 
 
 class ComparedRow(Struct, frozen=True, kw_only=True):
-    """One quantity with its unit, for all runs in their order."""
+    """One quantity with its unit and its value in each run."""
 
     name: str
     unit: str
@@ -100,14 +102,16 @@ def _row(quantity: ComparedQuantity) -> ComparedRow:
 
 
 def _middle(numbers: Sequence[float]) -> float:
-    """Return the largest number, or the middle in orders of magnitude of numbers too far apart for its unit."""
+    """Return the number that decides on the unit: the largest, or the geometric middle of numbers that are too far
+    apart for one unit.
+    """
     positive = [number for number in numbers if number > 0]
     least, largest = min(positive, default=0.0), max(positive, default=0.0)
     return math.sqrt(least * largest) if largest > FAR_APART * least else largest
 
 
 def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedCell:
-    """Return one value as text; `first` is the value of the first run, or None for that run itself."""
+    """Return one value as text. `first` is the value of the first run, or None for the first run itself."""
     if value is None:
         return ComparedCell(text="–")
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Give the templates of pages their filters, styles and scripts, all of which end up inside the page."""
+"""Give the templates of pages their filters, styles and scripts, all of which are written into the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @cache
 def environment(package: str = "carbon_plugin.audit.report", folder: str = "web") -> jinja2.Environment:
-    """Return the environment in which templates of pages are rendered: those of a package, then those of reports."""
+    """Return the environment in which templates are rendered. Templates of `package` come before those of reports."""
     import jinja2
 
     made = jinja2.Environment(
@@ -49,8 +49,9 @@ def environment(package: str = "carbon_plugin.audit.report", folder: str = "web"
 
 
 def readable(value: Any) -> Any:
-    """Return what a template writes: control characters of others' texts become visible, and a number stays on one
-    line with its percent sign."""
+    """Return a value as a template writes it. Control characters from outside become visible, and a number stays on one
+    line with its percent sign.
+    """
     from markupsafe import Markup
 
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -77,8 +78,9 @@ def scripts() -> tuple[str, ...]:
 
 
 def script_hashes() -> str:
-    """Return the hashes of `scripts` in the form in which a Content-Security-Policy allows them, and no other, to
-    run."""
+    """Return the hashes of `scripts` in the form in which a Content-Security-Policy lets them, and no other script,
+    run.
+    """
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts())
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 

@@ -1,4 +1,4 @@
-"""Compute the first screen of the page: the total and its split, and the few figures that people ask for first."""
+"""Compute the first screen of the page: the total with its parts, and the few figures that people ask for first."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Share(Struct, frozen=True):
 
 
 class RunTotal(Struct, frozen=True, kw_only=True):
-    """The total carbon of a run, or its energy where no carbon is stated, with its range on a bar.
+    """The total carbon of a run with its range on a bar, or its energy where no carbon is stated.
 
-    `what` says which of the two it is. Positions are percent of the bar's width. `raw` is None where neither is known,
-    and there is no bar then.
+    `what` says which of the two it is. Positions are percent of the bar's width. Where neither is known, `raw` is None
+    and there is no bar.
     """
 
     what: str
@@ -84,7 +84,7 @@ _UNKNOWN_TOTAL = RunTotal(
 def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
     """Return the total carbon, or the energy of the machines where no carbon is stated.
 
-    The bar reaches up to `most` (kgCO2e or J) where that is above the range, so that several runs share one scale.
+    The bar ends at `most` (kgCO2e or J) where that lies above the range, so that several runs can share one scale.
     """
     footprint = summary.footprint
     if footprint is None:
@@ -115,7 +115,7 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
 
 
 def tiles(summary: AuditSummary) -> list[Tile]:
-    """Return the figures beside the total, in the order of the page."""
+    """Return the figures beside the total in the order of the page."""
     energy = [] if summary.footprint is None else [_energy_tile(summary)]  # without carbon it is the total
     work = [*_per_work_tiles(summary), _forecast_tile(summary), _work_tile(summary)]
     return [*energy, _place_tile(summary), *work]
@@ -175,7 +175,7 @@ def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
     progress, found = summary.progress, []
 
     def share(part: float) -> str:
-        """Return a part of the carbon, or of the energy where no carbon is stated."""
+        """Return a share of the carbon, or of the energy where no carbon is stated."""
         if summary.footprint is None:
             return wording.energy(summary.energy.energy_j * part) if summary.energy.is_known else "unknown"
         return wording.carbon(summary.footprint.counted_kg.value * part)

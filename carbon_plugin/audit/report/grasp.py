@@ -1,4 +1,4 @@
-"""Help a person to grasp a total: give the same carbon as a drive in a car."""
+"""Make a total tangible: the distance of a car drive that emits the same carbon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTH_UNITS = ((1e-2, "cm"), (1.0, "m"), (1e3, "km"))
 
 
 class EverydayComparison(Struct, frozen=True, kw_only=True):
-    """A length of driving that emits as much as the run, with its source and the address of that source."""
+    """A distance driven by car that emits as much as the run, with its source and the address of the source."""
 
     text: str
     source: str

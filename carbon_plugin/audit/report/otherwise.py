@@ -1,4 +1,4 @@
-"""Put a run on other grids and at other hours, as `plan.whatif` computes it from the measured energy."""
+"""Show the run on other grids and at other hours, as `plan.whatif` computes it from the measured energy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TABLES = Basis(scope="lifecycle", signal="average", boundary="generation")
 def elsewhere(summary: AuditSummary) -> Table | str | None:
     """Return a table of the run at the annual averages of other grids.
 
-    Return a sentence where the run's own intensity counts other things, and None for a run without carbon.
+    Return a sentence where the run's own intensity has another basis, and None for a run without carbon.
     """
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:
@@ -65,9 +65,9 @@ def elsewhere(summary: AuditSummary) -> Table | str | None:
 
 
 def at_hours(summary: AuditSummary) -> Comparison | str | None:
-    """Return the run from each hour of the day on (UTC), where at least two can be computed.
+    """Return the carbon of the run for each hour of the day (UTC) as its start, if at least two can be computed.
 
-    Return a sentence that says why not, and None for a run without carbon.
+    Otherwise return a sentence that says why not, or None for a run without carbon.
     """
     if summary.footprint is None or summary.factors is None:
         return None

@@ -1,4 +1,4 @@
-"""Write the report as one page that needs nothing from outside: styles, scripts, drawings and data are in the file."""
+"""Write the report as one page that needs no other file: it contains styles, scripts, drawings and data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def render_html(summary: AuditSummary) -> str:
 
 
 def render_first_screen(summary: AuditSummary) -> str:
-    """Return the first screen of the report as a page of its own, without scripts, for instance for a notebook."""
+    """Return the first screen of the report as a page of its own without scripts, for instance for a notebook."""
     found = {"styles": styles(), **_first_screen(summary), "how_of": _derivations(summary)}
     return environment().get_template("notebook.html.j2").render(found)
 

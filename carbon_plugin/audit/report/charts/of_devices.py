@@ -33,8 +33,9 @@ def device_chart(summary: AuditSummary) -> Chart | None:
 
 
 def outlier_table(summary: AuditSummary) -> Table | None:
-    """Return the GPUs whose mean power is far from that of the others, the furthest first, or None where there is
-    none."""
+    """Return the GPUs whose mean power differs much from that of the others, the furthest first, or None where there is
+    none.
+    """
     devices = _with_power(summary)
     if len(devices) < LEAST:
         return None
@@ -59,7 +60,9 @@ def outlier_table(summary: AuditSummary) -> Table | None:
 
 
 def node_table(summary: AuditSummary) -> Table | None:
-    """Return the energy of each node with its difference from the median, the furthest first; None for one node."""
+    """Return the energy of each node with its difference from the median, the largest difference first, or None for one
+    node.
+    """
     nodes: dict[str, list[Device]] = {}
     for device in summary.devices:
         if device.identity.rung != "facility":

@@ -15,7 +15,9 @@ SAME = 0.01
 
 
 def hour_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the operational carbon of the same run from each hour on, with the hour at which it did start marked."""
+    """Draw the operational carbon that the same run would have caused for each hour of its start, and mark the real
+    hour.
+    """
     found = at_hours(summary)
     if not isinstance(found, Comparison):
         return None

@@ -97,7 +97,7 @@ def split_chart(summary: AuditSummary) -> Chart | None:
 
 
 def forecast_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the way from the carbon of the forecast to the actual one, a bar for each cause."""
+    """Draw the steps from the carbon of the forecast to the actual carbon, a bar for each cause."""
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None or footprint is None or not forecast.parts:
         return None
@@ -152,7 +152,9 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
 
 
 def driver_chart(summary: AuditSummary) -> Chart | None:
-    """Draw a tornado: the carbon with one input at its p10 and at its p90, and all others central."""
+    """Draw a tornado: the total carbon with one input at its p10 and at its p90, and all others at their central
+    values.
+    """
     footprint = summary.footprint
     largest = summary.drivers[:DRIVERS_SHOWN]
     if footprint is None or not largest or footprint.counted_kg.value <= 0:

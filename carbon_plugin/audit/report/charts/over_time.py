@@ -31,7 +31,7 @@ from carbon_plugin.spec.numbers.units import CARBON_UNITS, G_PER_KWH_OF_KG_PER_J
 
 
 def intensity_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the grid intensity that the windows of each bin were counted with, where it changed during the run."""
+    """Draw the mean grid intensity of the windows in each bin, if it changed during the run."""
     factors = summary.factors
     if factors is None:
         return None
@@ -191,7 +191,9 @@ def step_chart(summary: AuditSummary) -> Chart | None:
 
 
 def gpu_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the mean power of single GPUs in each bin, of those that differ most where there are many."""
+    """Draw the mean power of single GPUs in each bin. Where there are many GPUs, only those that differ most
+    are drawn.
+    """
     known = {key: bins for key, bins in summary.series.gpu_power_w.items() if any(bins)}
     if len(known) < 2:
         return None
@@ -237,7 +239,9 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
 
 
 def _most_different(powers_w: Mapping[str, Values]) -> dict[str, Values]:
-    """Return as many GPUs as there are colours, in their order: those whose means are furthest from the others."""
+    """Return as many GPUs as there are colours, in their order: those whose mean power differs most from that of the
+    others.
+    """
     means_w = {key: fmean(one for one in bins if one is not None) for key, bins in powers_w.items()}
     middle_w = median(means_w.values())
     ranked = sorted(means_w, key=lambda key: -abs(means_w[key] - middle_w))
@@ -250,7 +254,7 @@ def _live(extremes: Extremes | None) -> dict[str, Any]:
 
 
 def _interrupted(moments: Sequence[float], *lines: Values) -> tuple[list[float], list[list[float | None]]]:
-    """Break lines where the distance between points is far beyond the usual one, because nothing ran there."""
+    """Break lines where two points are much further apart than usual, because nothing ran between them."""
     distances = [after - before for before, after in pairwise(moments)]
     usual = sorted(distances)[len(distances) * 3 // 4] if distances else 0.0
     at: list[float] = []

@@ -61,7 +61,7 @@ def power_chart(summary: AuditSummary) -> Chart | None:
 
 
 def doing_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the same power stacked by the phase that it was spent on, where there are several phases."""
+    """Draw the same power stacked by the phase in which it was spent, if there are several phases."""
     layers = [
         Layer(PHASE_NAMES.get(phase, phase), PHASE_COLOURS.get(phase, OWN_PHASE_COLOUR), bins)
         for phase, bins in summary.series.phase_energy_j.items()
@@ -124,7 +124,9 @@ def _stacked(
 
 
 def _said_of(summary: AuditSummary, peaks: Extremes | None) -> str:
-    """Return the sentence of a caption that says how lowest and highest values are known, empty without any."""
+    """Return the sentence of a caption on how lowest and highest values are known, or an empty text where there are
+    none.
+    """
     if peaks is None:
         return ""
     width = wording.duration(summary.series.width_s)

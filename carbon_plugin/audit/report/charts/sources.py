@@ -1,4 +1,4 @@
-"""Say in a few words where the numbers of each chart are from, for a reader who hovers over it."""
+"""Say in a few words where the numbers of each chart come from, for a reader who hovers over it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _drivers(summary: AuditSummary) -> str:
 
 
 def _meters(summary: AuditSummary, gpus_only: bool = False) -> str:
-    """Return the meters of each rung with how they know the energy."""
+    """Return the meters of each rung, and how they tell its energy."""
     found: dict[str, set[str]] = {}
     for device in summary.devices:
         identity = device.identity

@@ -1,5 +1,4 @@
-"""Compute the time axis of a run's charts: the edges of the bins, a unit that fits the run, and the table behind a
-chart."""
+"""Compute the time axis of a run's charts: the edges of the bins, a suitable unit, and the table behind a chart."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ def widths_of_bins_s(summary: AuditSummary) -> list[float]:
 
 
 def time_axis(summary: AuditSummary) -> tuple[list[float], float, str]:
-    """Return the edges of the bins in a unit that fits the run, the seconds of that unit, and the axis's label."""
+    """Return the edges of the bins in a suitable unit, the seconds of that unit, and the label of the axis."""
     size, name = next((size, name) for least, size, name in _TIME_UNITS if summary.period.wall_s >= least)
     return [edge / size for edge in edges_s(summary)], size, f"{name} since the start"
 
@@ -51,7 +50,7 @@ def time_marks(end: float, width_px: float) -> list[plot.Tick]:
 
 
 class Extremes(Struct, frozen=True):
-    """The lowest and the highest value in each bin, of which a chart draws the mean."""
+    """The lowest and the highest value in each bin. The chart draws the mean of the bin."""
 
     lows: Values
     highs: Values
@@ -67,14 +66,14 @@ class Extremes(Struct, frozen=True):
         return Extremes(rounded(lows), rounded(highs))
 
     def live(self) -> dict[str, Any]:
-        """Return the values as the page's script takes them."""
+        """Return the values in the form that the page's script reads."""
         return {"lows": list(self.lows), "highs": list(self.highs)}
 
 
 def hidden_extremes(means: Values, lows: Values, highs: Values) -> Extremes | None:
-    """Return the lowest and highest value of each bin, or None where the means show them already.
+    """Return the lowest and highest value of each bin, or None where the means already show them.
 
-    A mean hides what is more than `HIDDEN` beyond it and beyond the means of both bins beside it.
+    A mean hides a value that lies more than `HIDDEN` beyond it and beyond the means of both neighbouring bins.
     """
     if any(_is_hidden(means, at, low, high) for at, (low, high) in enumerate(zip(lows, highs, strict=True))):
         return Extremes(lows, highs)
@@ -91,7 +90,8 @@ def _is_hidden(means: Values, at: int, low: float | None, high: float | None) ->
 def envelope(of: plot.Frame, xs: Sequence[float], extremes: Extremes | None, colour: str) -> str:
     """Draw a thin line through the lowest values and one through the highest.
 
-    With one of `xs` more than there are values, they are the edges of bins, in which a value stays the same.
+    If `xs` has one item more than there are values, its items are the edges of bins, and a value stays the same within
+    a bin.
     """
     if extremes is None:
         return ""
@@ -105,8 +105,9 @@ def envelope(of: plot.Frame, xs: Sequence[float], extremes: Extremes | None, col
 def table_rows(
     edges: Sequence[float], columns: Sequence[Values], extremes: Sequence[Extremes | None] = ()
 ) -> list[list[str]]:
-    """Return a row for every few bins: when they start, and the mean of each column over them, then the lowest and the
-    highest value of each of the extremes."""
+    """Return a row for each group of bins: its start, the mean of each column, and the lowest and highest value of each
+    of the extremes.
+    """
     every = max(1, -(-(len(edges) - 1) // TABLE_ROWS))
     rows = []
     for first in range(0, len(edges) - 1, every):
@@ -127,17 +128,17 @@ def cell_of(value: float | None) -> str:
 
 
 def rounded(values: Values) -> list[float | None]:
-    """Round to six digits, which is more than any meter has, so that the page stays small."""
+    """Round to six digits, which is more than any meter resolves, to keep the page small."""
     return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
 def it_rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
-    """Return the energy in J of each rung of the machines in each bin, without those that have none."""
+    """Return the energy in J of each rung of the machines in each bin. Rungs without any energy are left out."""
     return {rung: bins for rung, bins in summary.series.rung_energy_j.items() if any(bins) and rung != "facility"}
 
 
 def marks_of(summary: AuditSummary, per: float) -> list[dict[str, Any]]:
-    """Return moment and text of the first events, for the marks of an interactive chart."""
+    """Return time and text of the first events, for the marks of an interactive chart."""
     start = summary.period.start_unix_s
     return [
         {"x": round((event.at_unix_s - start) / per, 6), "text": plot.shortened(f"{event.kind}: {event.message}", 120)}
@@ -153,7 +154,9 @@ def live_data(
     series: list[dict[str, Any]],
     marks: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
+    """Return the data that the page's script draws: a value at the start of each bin, and the last value again at the
+    end.
+    """
     for one in series:
         for name in {"values", "lows", "highs"} & one.keys():
             one[name] = [*one[name], one[name][-1]]

@@ -60,7 +60,7 @@ def phase_table(summary: AuditSummary) -> Table:
 
 
 def carbon_table(summary: AuditSummary) -> Table | None:
-    """Return operation, each part of the manufacture, and their total."""
+    """Return a table of operational carbon, each part of embodied carbon, and their total."""
     footprint = summary.footprint
     if footprint is None or summary.factors is None:
         return None
@@ -88,7 +88,7 @@ def carbon_table(summary: AuditSummary) -> Table | None:
 
 
 def beside_table(summary: AuditSummary) -> Table | None:
-    """Return figures that stand beside the total and are no part of it; each row has a quantity of its own."""
+    """Return figures that stand beside the total and are not part of it. Each row is a quantity of its own."""
     rows = [[Cell(row.name), Cell(row.value), Cell(row.range), Cell(row.how)] for row in phrases.beside_rows(summary)]
     return table(["figure", "amount", "range", "how"], rows, (1, 2)) if rows else None
 

@@ -1,5 +1,4 @@
-"""Make the tables of what the numbers rest on: factors, assumptions, the spec that ran, attempts, devices, events,
-ledgers."""
+"""Make the tables of evidence: factors, assumptions, the spec that ran, attempts, devices, events and ledgers."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ LISTED_EVENTS = 200
 
 
 def source_table(summary: AuditSummary) -> Table:
-    """Return every factor and meter that the totals rest on, with its unit, range, kind and source."""
+    """Return every factor and meter behind the totals with its unit, range, kind and source."""
     rows = [*_meter_rows(summary)]
     if summary.steps is not None:
         rows.append(_figure_row("step time, measured", summary.steps.measured_step_time_s, "s"))
@@ -44,7 +43,7 @@ def source_table(summary: AuditSummary) -> Table:
 
 
 def assumption_table(summary: AuditSummary) -> Table | None:
-    """Return what was assumed because nothing was given."""
+    """Return the values that were assumed because nobody stated them."""
     rows = [[Cell(one.field), Cell(one.value), Cell(one.source)] for one in summary.assumptions]
     return table(["field", "value", "source"], rows) if rows else None
 
@@ -65,7 +64,7 @@ def spec_table(summary: AuditSummary) -> Table | None:
 
 
 def attempt_table(summary: AuditSummary) -> Table:
-    """Return every start of the job, how far it came and how it ended."""
+    """Return every start of the job with the step that it reached and the way in which it ended."""
     attempts = summary.period.attempts
     time = unit_of_time(max((one.end_unix_s - one.start_unix_s for one in attempts), default=0.0))
     rows = [
@@ -112,7 +111,7 @@ def device_table(summary: AuditSummary) -> Table:
 
 
 def event_table(summary: AuditSummary) -> Table | None:
-    """Return what the monitor recorded beside the energy, the first few events where there are many."""
+    """Return the events that the monitor recorded, or the first few where there are many."""
     shown = summary.events[:LISTED_EVENTS]
     rows = [
         [
@@ -148,7 +147,7 @@ def ledger_table(summary: AuditSummary) -> Table:
 
 
 def _meter_rows(summary: AuditSummary) -> list[list[Cell]]:
-    """Return the energy that each kind of meter read of each rung."""
+    """Return the energy that each kind of meter measured of each rung."""
     meters: dict[tuple[str, str], list[Energy]] = {}
     for device in summary.devices:
         meters.setdefault((device.identity.rung, device.identity.meter), []).append(device.energy)

@@ -101,7 +101,9 @@ def forecast_table(summary: AuditSummary) -> Table | None:
 
 
 def cause_table(summary: AuditSummary) -> Table | None:
-    """Return why the forecast was off, or None where it cannot be split. The last row is the whole difference."""
+    """Return the causes of the forecast's error, with their sum in the last row, or None where the error cannot be
+    divided.
+    """
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None or footprint is None or not forecast.parts:
         return None

@@ -26,7 +26,7 @@ class Cell(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """One table. `numeric` are the positions of columns of numbers. `summed` says that the last row is the sum."""
+    """One table. `numeric` are the positions of the columns with numbers. `summed` says that the last row is a sum."""
 
     headings: list[str]
     rows: list[list[Cell]]
@@ -55,11 +55,11 @@ class Unit(Struct, frozen=True):
     name: str
 
     def number(self, value: float) -> str:
-        """Return a value in this unit without its name."""
+        """Return a value in this unit without the unit's name."""
         return wording.number(value / self.size)
 
     def span(self, low: float, high: float) -> str:
-        """Return a range in this unit without its name."""
+        """Return a range in this unit without the unit's name."""
         return f"{self.number(low)} to {self.number(high)}"
 
     def cell(self, value: float, field: str = "") -> Cell:
