@@ -1,4 +1,6 @@
-"""Give the carbon of an audited run as a roll-up over several runs adds it: its means, on one basis for all runs."""
+"""Compute the carbon of an audited run in the form that a sum over several runs needs: means, on one basis for all
+runs.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ UNIT = "kgCO2e"
 class RunCarbon(Struct, frozen=True, kw_only=True):
     """The carbon of one run, kgCO2e: means with their p10 and p90.
 
-    `missing` says, as the end of a sentence about the run, why there is no operational carbon. `embodied` is None where
-    the manufacture of the hardware is not known. `total` is None where one of the two is. `turned` says how
-    the intensity was brought to the basis of the roll-up, None where it counted that already.
+    `missing` completes a sentence about the run that says why there is no operational carbon. `embodied` is None where
+    the manufacture of the hardware is not known. `total` is None where one of the two is. `turned` says how the
+    intensity was converted to the basis of the sum, or is None where it had that basis already.
     """
 
     operational: Figure | None
@@ -37,7 +39,7 @@ class RunCarbon(Struct, frozen=True, kw_only=True):
 
 
 def common_scope(summaries: Iterable[AuditSummary]) -> EmissionScope:
-    """Return which emissions of the grids all runs count, or "lifecycle" where they differ or none is stated."""
+    """Return the scope of emissions that all runs count, or "lifecycle" where they differ or none states it."""
     scopes: set[EmissionScope] = {
         basis.scope for one in summaries if one.factors for basis in one.factors.intensity.bases if basis is not None
     }
@@ -47,8 +49,8 @@ def common_scope(summaries: Iterable[AuditSummary]) -> EmissionScope:
 def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
     """Return the carbon of a run with lifecycle or with direct emissions of its grid.
 
-    The carbon of a run on another basis is its facility energy at the intensity on this one; its range has that of the
-    energy and that of the new intensity.
+    The carbon of a run on another basis is computed as its facility energy times the intensity on this basis. Its range
+    contains that of the energy and that of the new intensity.
     """
     footprint, factors = summary.footprint, summary.factors
     if not summary.energy.is_known:
@@ -77,8 +79,9 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
 
 
 def _mean(footprint: Footprint, name: str, figure: Figure | None) -> Figure | None:
-    """Return a figure whose value is the mean over the draws, which older audits do not hold; None for an unknown
-    one."""
+    """Return a figure whose value is the mean over the draws, or None for an unknown one. Older audits do not hold the
+    mean.
+    """
     if figure is None:
         return None
     value = footprint.means.get(name, figure.value)
@@ -86,9 +89,10 @@ def _mean(footprint: Footprint, name: str, figure: Figure | None) -> Figure | No
 
 
 def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
-    """Return the mean intensity of a run in another scope, part by part where it has several sources.
+    """Return the mean intensity of a run in another scope. A mean of several sources is converted part by part.
 
-    Each part is turned in its own zone, so that a run in two regions has what two runs in one region each would have.
+    Each part is converted in its own zone, so that a run in two regions gets the same result as two runs in one region
+    each.
     """
     if not intensity.parts or intensity.basis is not None:
         turned = in_scope(intensity, scope)
@@ -122,10 +126,11 @@ def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
 
 
 def _operational(footprint: Footprint, intensity: Intensity, other: Figure) -> Figure:
-    """Return the facility energy of a run at another intensity, with the spread of both.
+    """Return the facility energy of a run times another intensity, with the spread of both.
 
-    The run's own carbon holds the spread of its energy and of its own intensity; the wider of the two intensities'
-    spreads counts. The value is a mean: it lies above the central value by as much as the run's own mean does.
+    The run's own carbon contains the spread of its energy and of its own intensity. The wider spread of the two
+    intensities counts. The value is a mean, and it exceeds the central value by the same ratio as the run's own mean
+    does.
     """
     facility_kwh = footprint.energy_j["facility"].value / JOULES_PER_KWH
     own = footprint.operational_kg
@@ -143,7 +148,7 @@ def _ratio(end: float, value: float) -> float:
 
 
 def _plus(one: Figure, other: Figure) -> Figure:
-    """Return the sum of two figures whose errors are independent: distances to the ends are added in quadrature."""
+    """Return the sum of two figures with independent errors. The distances to the ends are added in quadrature."""
     value = one.value + other.value
     low = value - math.hypot(one.value - one.low, other.value - other.low)
     high = value + math.hypot(one.high - one.value, other.high - other.value)

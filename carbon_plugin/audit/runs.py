@@ -1,4 +1,4 @@
-"""List several runs with their state, and compare what they were and what they used."""
+"""List several runs with their state, and compare their specs, energy and carbon."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ Number = float | int | str | None
 class ListedRun(Struct, frozen=True, kw_only=True):
     """One run of a list.
 
-    `total_kg` is None where the manufacture of the hardware is unknown, which `unknown_embodied` names;
-    `operational_kg` is then all that is known. `forecast_error` is the carbon that is known of both over its forecast,
-    less one. A run that cannot be read has only its
-    directory and the `problem`.
+    `total_kg` is None where the manufacture of some hardware is unknown. `unknown_embodied` then names the hardware,
+    and only `operational_kg` is known. `forecast_error` is the known carbon over its forecast, minus 1. A run that
+    cannot be read has only its directory and the `problem`.
     """
 
     directory: str
@@ -60,7 +59,7 @@ class ListedRun(Struct, frozen=True, kw_only=True):
 
 
 class ComparedQuantity(Struct, frozen=True, kw_only=True):
-    """One quantity of all compared runs, in their order and in `unit`. A value is None where a run does not have it."""
+    """One quantity of all compared runs, in their order and in `unit`. A value is None where a run does not know it."""
 
     name: str
     unit: str
@@ -68,9 +67,9 @@ class ComparedQuantity(Struct, frozen=True, kw_only=True):
 
 
 class RunComparison(Struct, frozen=True, kw_only=True):
-    """Runs side by side: their names, what they used, and the fields of the spec in which they differ.
+    """Several runs side by side: their names, their quantities, and the fields of the spec in which they differ.
 
-    `cautions` are sentences on what makes the figures differ although the trainings may not.
+    `cautions` are sentences on causes by which the figures differ although the trainings may be the same.
     """
 
     runs: list[str]
@@ -100,8 +99,8 @@ def state_of(summary: AuditSummary, now_unix_s: float | None = None) -> str:
 def compare_runs(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()) -> RunComparison:
     """Return the runs side by side.
 
-    `losses` are those that the runs reached, in their order, because ledgers hold none. Raises `CarbonPluginError` for
-    fewer than two runs, and for losses that are not one for each run.
+    `losses` are the losses that the runs reached, in the order of the runs, because ledgers hold none. Raises
+    `CarbonPluginError` for fewer than two runs, and where there is not one loss for each run.
     """
     if losses and len(losses) != len(summaries):
         raise CarbonPluginError(
@@ -127,14 +126,15 @@ def compare_runs(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()
 
 
 def _labels(summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return the names of the runs, long ones cut; where two are the same, each of these gets its place in the
-    order."""
+    """Return the names of the runs, shortened where they are long. Where two names are the same, their places in the
+    order are added.
+    """
     names = [shortened(one.run.name, LONGEST_LABEL) for one in summaries]
     return [name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)]
 
 
 def _cautions(summaries: Sequence[AuditSummary], losses: Sequence[float]) -> list[str]:
-    """Return a sentence for each reason for which figures of these runs do not compare as they stand."""
+    """Return a sentence for each reason why the figures of these runs cannot be compared directly."""
     found = []
     labelled = list(zip(_labels(summaries), summaries, strict=True))
     bases: dict[str, list[str]] = {}
@@ -192,8 +192,9 @@ def _listed(directory: Path) -> ListedRun:
 
 
 def _differences(summaries: Sequence[AuditSummary]) -> list[ComparedQuantity]:
-    """Return the fields of the effective spec whose values are not the same in all runs, those within a section each
-    on its own. A value that is only a default says so."""
+    """Return the fields of the effective spec that differ between runs. Fields within a section are compared one by
+    one. A value that is only a default says so.
+    """
     specs = [
         dict(leaf for field, entry in one.run.effective.items() for leaf in _leaves(field, _value(field, entry)))
         for one in summaries
@@ -222,7 +223,7 @@ def _leaves(field: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _value(field: str, entry: Any) -> Any:
-    """Return the value of a field, of a site only what somebody stated."""
+    """Return the value of a field. Of a site, only what somebody stated is returned."""
     value = entry.get("value") if isinstance(entry, Mapping) else entry
     return stated_fields(value) if field == "site" and isinstance(value, Mapping) else value
 
@@ -241,7 +242,7 @@ def _kilograms(figure: Figure | None) -> float | None:
 
 
 def _known_j(summary: AuditSummary) -> float | None:
-    """Return the energy of the machines, J, None where nothing of it was measured or modelled."""
+    """Return the energy of the machines, J, or None where none of it was measured or modelled."""
     return summary.energy.energy_j if summary.energy.is_known else None
 
 

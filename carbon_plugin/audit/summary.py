@@ -1,4 +1,4 @@
-"""Audit a run directory: read its ledgers once, add them up, and return everything that the audit concludes."""
+"""Audit a run directory: read its ledgers once, add them up, and return all results."""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ def summarise(
 ) -> AuditSummary:
     """Return the audit of all nodes and attempts in a run directory, made in one pass over each ledger.
 
-    `anchors` are heads that were logged elsewhere, 32 hex digits each. `processes` share the work, by default as many
-    as it is worth. Ledgers that are torn, killed or tampered with are still summed up, and `verification` says so.
-    Raises `LedgerError` if the directory holds no ledger, none that names who wrote it, or one of an unknown version.
+    `anchors` are heads that were logged elsewhere, 32 hex digits each. `processes` share the work; by default their
+    number follows from the size of the ledgers. Ledgers that are torn, killed or tampered with are still added up, and
+    `verification` says so. Raises `LedgerError` if the directory holds no ledger, if no ledger names who wrote it, or
+    if one is of an unknown version.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
     paths = files_by_start(run_dir)
@@ -208,7 +209,7 @@ def _devices(collected: RunCollector) -> list[Device]:
 
 
 def _assumptions(files: Sequence[FilePass]) -> list[Assumption]:
-    """Return the assumptions of all manifests and their factors, each once, those of the first file first."""
+    """Return the assumptions of all manifests and their factors, each once, with those of the first file first."""
     found: dict[Assumption, None] = {}
     for file in files:
         factors = stated_factors(file.manifest.factors)

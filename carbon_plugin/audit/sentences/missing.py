@@ -1,4 +1,4 @@
-"""List what the total of a run leaves out: parts that belong to the run, and parts that no run accounts for."""
+"""List what the total of a run leaves out: parts of the run, and parts that belong to no run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEVER_COUNTED = (
 
 
 def missing(summary: AuditSummary) -> list[str]:
-    """Return a sentence for each thing that is in no total, the worst first."""
+    """Return a sentence for each thing that is in no total, with the worst first."""
     found = list(narrative.left_out(summary))
     if summary.reconciliation is None:
         found.append(
@@ -26,5 +26,5 @@ def missing(summary: AuditSummary) -> list[str]:
 
 
 def notes(summary: AuditSummary) -> list[str]:
-    """Return a sentence for each way of counting and each factor that a reader should know of."""
+    """Return a sentence for each method of counting and each factor that a reader should know."""
     return [one for one in narrative.warnings(summary) if one not in set(narrative.left_out(summary))]

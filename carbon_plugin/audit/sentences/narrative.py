@@ -1,4 +1,6 @@
-"""Write the audit in sentences: what ran, what it used, how the forecast did, and what is missing from the totals."""
+"""Write the audit in sentences: what ran, its energy and carbon, how good the forecast was, and what the totals leave
+out.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +50,19 @@ def subtitle(summary: AuditSummary) -> str:
 
 
 def opening(summary: AuditSummary) -> str:
-    """Return the run in a few sentences."""
+    """Return a description of the run in a few sentences."""
     return " ".join(
         filter(None, (_what_ran(summary), _what_it_used(summary), _budget(summary), _how_the_forecast_did(summary)))
     )
 
 
 def warnings(summary: AuditSummary) -> list[str]:
-    """Return what a reader must know before using the totals, the worst first."""
+    """Return what a reader must know before using the totals, with the worst first."""
     return [*left_out(summary), *ways_of_counting(summary), *_of_factors(summary)]
 
 
 def _budget(summary: AuditSummary) -> str:
-    """Return how the run stands against its budget, or nothing without one."""
+    """Return sentences that compare the run with its budget, or nothing without one."""
     if not summary.budget:
         return ""
     beyond = any(line.share is not None and line.share > 1 for line in summary.budget)
@@ -124,7 +126,7 @@ def left_out(summary: AuditSummary) -> list[str]:
 
 
 def ways_of_counting(summary: AuditSummary) -> list[str]:
-    """Return a sentence for each way in which the energy in the totals was not counted as usual."""
+    """Return a sentence for each way in which energy in the totals was not counted as usual."""
     coverage, found = summary.coverage, []
     unmeasured = coverage.gpus - coverage.gpus_measured - coverage.gpus_missing
     if unmeasured > 0:
@@ -192,7 +194,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
 
 
 def _estimates(summary: AuditSummary) -> list[str]:
-    """Return sentences about the energy in the totals that is estimated for devices whose meter could not tell it."""
+    """Return sentences about energy in the totals that is estimated, because the meter of a device failed."""
     found, unusable = [], "has a meter that could not be used"
     kinds: tuple[tuple[Rung, str, str], ...] = (
         ("gpu", "GPU", "could not be read"),
@@ -221,7 +223,7 @@ def _estimates(summary: AuditSummary) -> list[str]:
 
 
 def _below_gpus(summary: AuditSummary) -> list[str]:
-    """Return a sentence about node meters that told less than the GPUs inside their nodes."""
+    """Return a sentence about node meters that showed less than the GPUs inside their nodes drew."""
     if BELOW_GPUS_EVENT not in summary.event_counts:
         return []
     keys = dict.fromkeys(event.data.get("key") for event in summary.events if event.kind == BELOW_GPUS_EVENT)
@@ -234,7 +236,9 @@ def _below_gpus(summary: AuditSummary) -> list[str]:
 
 
 def _unread(summary: AuditSummary, unread: float) -> str:
-    """Return a sentence about what GPUs drew in the part `unread` of their recorded time, estimated from the rest."""
+    """Return a sentence about the energy of GPUs in the part `unread` of their recorded time, which is estimated from
+    the rest.
+    """
     idle = summary.unobserved.get("gpu")
     read_j = summary.by_rung["gpu"].energy_j - (idle.energy_j if idle else 0.0)
     if 1 - unread <= ROUNDING:
@@ -247,7 +251,7 @@ def _unread(summary: AuditSummary, unread: float) -> str:
 
 
 def _of_factors(summary: AuditSummary) -> list[str]:
-    """Return what a reader should know of the factors that the carbon was computed with."""
+    """Return what a reader should know about the factors behind the carbon."""
     if summary.factors is None:
         return []
     found = [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]

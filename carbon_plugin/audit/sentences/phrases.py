@@ -38,7 +38,7 @@ def meters_phrase(meters: MeterQuality) -> str:
 
 
 def energy_quality(energy: Energy) -> Quality:
-    """Return how an energy is known: measured, modelled or mixed, by joules and not by time."""
+    """Return how an energy is known: measured, modelled or mixed. Joules decide, and not time."""
     if not energy.energy_j:
         return energy.meters.quality
     if energy.measured_j <= 0:
@@ -47,8 +47,9 @@ def energy_quality(energy: Energy) -> Quality:
 
 
 def energy_how(energy: Energy) -> str:
-    """Return in words how an energy is known. Where a part is estimated, the measured and the modelled energy are given
-    too."""
+    """Return in words how an energy is known. Where a part is estimated, the text also gives the measured and the
+    modelled energy.
+    """
     if not energy.estimated_j:
         return energy_quality(energy)
     parts = {
@@ -61,9 +62,9 @@ def energy_how(energy: Energy) -> str:
 
 
 def unread_share(summary: AuditSummary) -> float:
-    """Return the part of the recorded time of the GPUs in which they could not be read, 0 to 1.
+    """Return the share of the recorded time of the GPUs in which they could not be read, 0 to 1.
 
-    Reserved time without records is no part of it: nobody tried to read them then.
+    Reserved time without records does not count, because nobody tried to read the GPUs then.
     """
     gpu, idle = summary.by_rung.get("gpu"), summary.unobserved.get("gpu")
     if gpu is None or gpu.meters.absent <= 0:
@@ -73,17 +74,17 @@ def unread_share(summary: AuditSummary) -> float:
 
 
 def energy_text(energy: Energy) -> str:
-    """Return an energy in words, "unknown" where no device of it could be read."""
+    """Return an energy in words, or "unknown" where none of its devices could be read."""
     return wording.energy(energy.energy_j) if energy.is_known else "unknown"
 
 
 def estimated_devices(summary: AuditSummary, rung: Rung) -> list[Device]:
-    """Return the devices of a rung of which a part of the energy, or all of it, is an estimate."""
+    """Return the devices of a rung whose energy is an estimate, in part or completely."""
     return [device for device in summary.devices if device.identity.rung == rung and device.energy.estimated_j > 0]
 
 
 def estimated_for(summary: AuditSummary) -> str:
-    """Return in words what the estimates in the totals stand for."""
+    """Return in words for which devices and times the totals contain estimates."""
     rungs: tuple[Rung, ...] = ("host", "network")
     others = [rung for rung in rungs if estimated_devices(summary, rung)]
     named = ["GPUs that could not be read"] if estimated_devices(summary, "gpu") else []
@@ -91,16 +92,17 @@ def estimated_for(summary: AuditSummary) -> str:
 
 
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
-    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase of it; empty for an unknown one.
+    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase, or an empty text where it is
+    unknown.
 
-    The range is the rung's sampled one, in which the errors of meters are independent. Without one, it is the sum of
-    the meters' own ranges, as if all errors were the same.
+    The range is the sampled one of the rung, in which the errors of meters are independent. Without one, the ranges of
+    the meters are added, as if all errors were the same.
     """
     return wording.energy_range(range_of(summary, energy, rung)) if energy.is_known else ""
 
 
 def range_of(summary: AuditSummary, energy: Energy, rung: str | None) -> Range:
-    """Return an energy with the p10 and p90 that `energy_span` describes, J."""
+    """Return an energy with the p10 and p90 of `energy_span`, J."""
     sampled = summary.footprint.energy_j.get(rung) if summary.footprint and rung else None
     if sampled is None or not sampled.value:
         return energy.range
@@ -113,9 +115,10 @@ def measured_share(summary: AuditSummary) -> float:
 
 
 def gaps(summary: AuditSummary) -> list[str]:
-    """Return what the totals of a run contain without a measurement, however well its ledgers can be believed.
+    """Return which parts of a run's totals were not measured. This does not depend on whether its ledgers can be
+    believed.
 
-    A verdict must not be given without these sentences.
+    A verdict must never be shown without these sentences.
     """
     coverage, found = summary.coverage, []
     parts: tuple[tuple[Rung, str], ...] = (
@@ -137,7 +140,7 @@ def gaps(summary: AuditSummary) -> list[str]:
 
 
 def steps_basis(steps: StepComparison) -> str:
-    """Return what the error of a measured step time comes from."""
+    """Return where the error of a measured step time comes from."""
     if steps.basis == "spans":
         return "queue lag at the boundaries"
     if steps.basis == "short spans":
@@ -155,7 +158,7 @@ def gpus_phrase(coverage: Coverage) -> str:
 
 
 def rung_notes(summary: AuditSummary) -> dict[str, str]:
-    """Return in words how many devices of which kind each rung has."""
+    """Return in words how many devices of each kind each rung has."""
     notes = {}
     for rung in ("gpu", "host", "network"):
         names: dict[str, int] = {}
@@ -167,15 +170,18 @@ def rung_notes(summary: AuditSummary) -> dict[str, str]:
 
 
 def unknown_embodied(summary: AuditSummary) -> list[str]:
-    """Return the reserved hardware, in words, that no profile gives embodied carbon for: it is unknown and not zero."""
+    """Return in words the reserved hardware whose embodied carbon no profile states. That carbon is unknown, and not
+    zero.
+    """
     if summary.factors is None:
         return []
     return [SCOPE_NAMES[scope] for scope in ("device", "host") if scope not in summary.factors.embodied_kg]
 
 
 def total_phrase(summary: AuditSummary) -> str:
-    """Return the total carbon in words; where the manufacture of hardware is unknown, the operational carbon, which
-    says so."""
+    """Return the total carbon in words, or the operational carbon, named so, where the manufacture of hardware is
+    unknown.
+    """
     footprint = summary.footprint
     if footprint is None:
         return "no carbon is stated"
@@ -186,13 +192,16 @@ def total_phrase(summary: AuditSummary) -> str:
 
 
 def carbon_name(summary: AuditSummary) -> str:
-    """Return what to call all carbon that is known of a run: "total carbon", or "operational carbon" where the
-    manufacture of the hardware is unknown."""
+    """Return the name of the widest carbon that is known of a run: "total carbon", or "operational carbon" where the
+    manufacture of the hardware is unknown.
+    """
     return CARBON_NAMES[summary.footprint.counted] if summary.footprint else "carbon"
 
 
 def without_embodied(summary: AuditSummary) -> str:
-    """Return what the carbon of a run leaves out because it is unknown, in words; empty where nothing is."""
+    """Return in words which unknown carbon the figures of a run leave out, or an empty text where they leave
+    out none.
+    """
     unknown = unknown_embodied(summary)
     return f"without the manufacture of {' and '.join(unknown)}" if unknown else ""
 
@@ -215,7 +224,7 @@ def embodied_how(summary: AuditSummary) -> dict[str, str]:
 
 
 def beside_rows(summary: AuditSummary) -> list[BesideRow]:
-    """Return the figures that stand beside the total and are no part of it: by contract, the wider interval, water."""
+    """Return the figures that stand beside the total: carbon by contract, the wider interval, and water."""
     footprint = summary.footprint
     if footprint is None:
         return []
@@ -241,7 +250,7 @@ def beside_rows(summary: AuditSummary) -> list[BesideRow]:
 
 
 def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
-    """Return the device time that the scheduler allocated and no ledger observed, with its modelled carbon."""
+    """Return the device time that the scheduler allocated and that no ledger observed, with its modelled carbon."""
     account = summary.reconciliation
     if account is None:
         return []
@@ -264,8 +273,9 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
 
 
 def counted_and_beyond(summary: AuditSummary, account: Reconciliation) -> tuple[float, float]:
-    """Return the allocated device time that no ledger observed in two parts, s: what the totals hold as idle, and what
-    is in no total."""
+    """Return the allocated device time that no ledger observed, s, in two parts: the time that the totals hold as idle,
+    and the time that is in no total.
+    """
     counted_s = min(account.unobserved_device_s, summary.reserved.modelled_idle_s)
     beyond_s = account.unobserved_device_s - counted_s
     return counted_s, beyond_s if beyond_s > ROUNDING * account.allocated_device_s else 0.0

@@ -1,5 +1,6 @@
-"""Judge how good the data of an audit are, in one word with its reasons: how much was measured, seen and verified, and
-of which time the grid intensity is."""
+"""Judge the data of an audit in one word with its reasons: how much was measured, seen and verified, and how well the
+grid intensity fits the time of the run.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ Word = Literal["good", "fair", "weak", "not to be relied on"]
 
 
 class QualityReason(Struct, frozen=True):
-    """One fact for the data (`good`) or against them, in a sentence."""
+    """One fact that speaks for the data (`good`) or against them, as a sentence."""
 
     good: bool
     text: str

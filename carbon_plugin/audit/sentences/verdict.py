@@ -1,5 +1,4 @@
-"""Say in words how far the ledgers can be believed: in one line for a terminal, and in the same sentences for a
-page."""
+"""Say in words how far the ledgers can be believed: in one line for a terminal, and in the same words for a page."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ _WORDS: dict[VerificationState, str] = {
 
 
 def verdict_word(verification: Verification) -> str:
-    """Return the state of the ledgers in words, in capitals where something is wrong or missing."""
+    """Return the state of the ledgers in words. They are in capitals where something is wrong or missing."""
     return _WORDS[verification.state]
 
 
 def verdict_reason(verification: Verification) -> str:
-    """Return why the ledgers are in that state, in a phrase: the first problem, or what the anchors vouch for."""
+    """Return a phrase that says why the ledgers are in that state: the first problem, or what the anchors confirm."""
     if verification.state == "contradicted":
         return _first_of(verification.problems)
     if verification.state == "incomplete":
@@ -38,7 +37,7 @@ def verdict_reason(verification: Verification) -> str:
 
 
 def verdict_line(verification: Verification) -> str:
-    """Return state, number of files and reason in one line."""
+    """Return the state, the number of files and the reason in one line."""
     files = plural(len(verification.files), "file")
     return f"ledger: {verdict_word(verification)}, {files}: {verdict_reason(verification)}"
 

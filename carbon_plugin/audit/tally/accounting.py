@@ -41,8 +41,9 @@ class RunEnergy(Struct, frozen=True, kw_only=True):
     window_factors: tuple[float, float] | None
 
     def idle_factors(self, stated: Factors | None) -> tuple[float, float] | None:
-        """Return intensity (g/kWh) and PUE for reserved time without records: the means of the windows, or those stated
-        for the run where no window has any; None without both."""
+        """Return intensity (g/kWh) and PUE for reserved time without records: the means of the windows, or the stated
+        factors where no window has any. Return None without both.
+        """
         return self.window_factors or ((stated.intensity.figure.value, stated.pue.value) if stated else None)
 
 
@@ -57,7 +58,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
 
 
 class Accounted(Struct, frozen=True, kw_only=True):
-    """A footprint, the factors that it was computed with, and the drivers of its range."""
+    """One instance holds a footprint, the factors that it was computed with, and the drivers of its range."""
 
     footprint: Footprint
     factors: Factors
@@ -81,8 +82,9 @@ def account_run(energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved
 
 
 def inputs_of(energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, factors: Factors) -> Inputs:
-    """Return what the accounting of a run takes, as `account_run` describes it, with the energy of reserved time that
-    no record covers."""
+    """Return the inputs of a run's accounting, as `account_run` describes them, with the energy of reserved time that
+    no record covers.
+    """
     used = energy.recorded | energy.unobserved.with_factors(energy.window_factors).used
     intensity = in_force((file.grid for file in files), factors.intensity)
     items, factors = account_inputs(used, factors, intensity=intensity)
@@ -91,7 +93,7 @@ def inputs_of(energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, 
 
 
 def run_energy(collected: RunCollector, unobserved: UnobservedEnergy) -> RunEnergy:
-    """Return the energy of a run: that of its records, and what is modelled for reserved time without any."""
+    """Return the energy of a run: that of its records, and the modelled energy of reserved time without records."""
     groups: dict[UncertaintyScope, list[EnergySums]] = {}
     for key, sums in collected.by_device().items():
         if (scope := scope_of(collected.devices[key].identity)) is not None:
@@ -103,8 +105,9 @@ def run_energy(collected: RunCollector, unobserved: UnobservedEnergy) -> RunEner
 def unobserved_sums(
     unobserved: UnobservedEnergy, factors: tuple[float, float] | None
 ) -> dict[UncertaintyScope, EnergySums]:
-    """Return the energy of reserved time without records as sums. `factors` are the intensity (g/kWh) and the PUE for
-    it, or None without any."""
+    """Return the energy of reserved time without records as sums. `factors` are its intensity (g/kWh) and PUE, or None
+    without any.
+    """
     return {
         scope: EnergySums.modelled(used.energy, unobserved.modelled_s, factors)
         for scope, used in unobserved.used.items()

@@ -1,5 +1,6 @@
-"""Divide a run of any length into a few hundred time bins in one pass. When there are too many bins, neighbours are
-joined."""
+"""Divide a run of any length into a few hundred time bins in one pass. Neighbouring bins are joined when there are too
+many.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ class TimeBins:
     """Holds amounts over time, by group, in equal bins from `origin_unix_s` on.
 
     There are at most `capacity` bins, an even number. A later amount doubles the width of the bins as often as needed.
-    An amount is spread evenly over its interval. What lies before the origin, because a node's clock is late, goes to
-    the first bin. Of rates, such as the power of a device, each bin keeps the lowest and the highest one, so that a
-    short peak is still there when the bins have become wide.
+    An amount is spread evenly over its interval. Amounts before the origin, which occur where a node's clock is late,
+    go into the first bin. Of rates, such as the power of a device, each bin keeps the lowest and the highest, so that a
+    short peak survives when bins become wide.
     """
 
     def __init__(self, origin_unix_s: float, capacity: int = 480) -> None:
@@ -38,8 +39,9 @@ class TimeBins:
         amounts: Mapping[str, Floats],
         rates: Mapping[str, Floats] | None = None,
     ) -> None:
-        """Spread an amount of each group over each of the intervals, and note the rate of each group in them, NaN where
-        there is none."""
+        """Spread an amount of each group over each interval, and record the rate of each group in them. A rate is NaN
+        where there is none.
+        """
         starts_s = np.maximum(0.0, start_unix_s - self.origin_unix_s)
         ends_s = np.maximum(starts_s, start_unix_s + duration_s - self.origin_unix_s)
         self._widen_to(float(ends_s.max()))
@@ -78,12 +80,12 @@ class TimeBins:
                 extremes[group] = keep(extremes[group], bins) if group in extremes else bins
 
     def values(self, group: str) -> list[float]:
-        """Return the amount of a group in each bin. They are zeros if nothing was added."""
+        """Return the amount of a group in each bin, which is 0 where nothing was added."""
         bins: list[float] = self._bins(group)[: self.count].tolist()
         return bins
 
     def extremes(self, group: str) -> tuple[list[float | None], list[float | None]]:
-        """Return the lowest and the highest rate of a group in each bin, None where it had none."""
+        """Return the lowest and the highest rate of a group in each bin, or None for a bin without any."""
         none = np.full(self._capacity, np.nan)
         lows, highs = (held.get(group, none)[: self.count].tolist() for held in (self.lows, self.highs))
         return _known(lows), _known(highs)

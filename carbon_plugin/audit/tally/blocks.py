@@ -1,4 +1,4 @@
-"""Turn the windows of a file into arrays, so that hundreds of windows share the cost of an addition."""
+"""Turn the windows of a file into arrays, so that one operation adds hundreds of windows."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ class Metered(Struct, frozen=True, kw_only=True):
 
 
 class RowBlock(Struct, frozen=True, kw_only=True):
-    """Consecutive windows that name the same devices, read in the same way. Arrays of devices have the shape (devices,
-    windows), all others (windows,)."""
+    """Consecutive windows that name the same devices and know their energy in the same way. Arrays of devices have the
+    shape (devices, windows), all others (windows,).
+    """
 
     windows: list[Window]
     notes: list[tuple[str, str]]  # device key and what its meter said, each once
@@ -74,8 +75,9 @@ class RowBlock(Struct, frozen=True, kw_only=True):
     intensity_g_per_kwh: Floats
 
     def metered(self, shares: Mapping[int, Floats | None]) -> Metered:
-        """Return some devices by their places, each window of a device times its share. With None for its shares every
-        window of a device counts as a whole."""
+        """Return some devices by their positions, with each window of a device times its share. Without shares (None)
+        every window counts as a whole.
+        """
         devices = list(shares)
         known, energy, estimated_j = self.known, self.energy, self.estimated_j
         if len(devices) < len(self.keys):
@@ -104,7 +106,7 @@ class RowBlock(Struct, frozen=True, kw_only=True):
         )
 
     def phases(self) -> dict[Phase, Places | None]:
-        """Return the phases, each with the places of its windows, or None if all windows are of one phase."""
+        """Return the phases, each with the positions of its windows, or None if all windows are of one phase."""
         places: dict[Phase, list[int]] = {}
         for number, window in enumerate(self.windows):
             places.setdefault(window.phase, []).append(number)
@@ -114,8 +116,9 @@ class RowBlock(Struct, frozen=True, kw_only=True):
 
 
 def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[RowBlock]:
-    """Yield the windows, in their order, as blocks. `factors` are intensity (g/kWh) and PUE for windows that state
-    none."""
+    """Yield the windows in their order as blocks. `factors` are intensity (g/kWh) and PUE for windows that
+    state none.
+    """
     if not windows:
         return
     energies = [energy for window in windows for energy in window.energies]

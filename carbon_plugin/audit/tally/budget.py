@@ -1,4 +1,4 @@
-"""Compare what a run has used with the budget that its ledgers state."""
+"""Compare the amounts that a run has used with the budget in its ledgers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Stated = dict[str, Any]
 
 
 def stated_budget(document: Stated | None) -> CarbonBudget | None:
-    """Return the limits that a manifest states, or None if it states none that can be one."""
+    """Return the limits that a manifest states, or None if it states none that can be used."""
     limits = {name: value for name, value in (document or {}).items() if name in QUANTITIES}
     numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in limits.values()
@@ -25,7 +25,7 @@ def stated_budget(document: Stated | None) -> CarbonBudget | None:
 def budget_lines(
     document: Stated | None, *, energy_j: float, footprint: Footprint | None, device_s: float, price: float | None
 ) -> list[BudgetLine]:
-    """Return each limit beside what the run has used. `price` is that of a device-hour, USD, or None."""
+    """Return each limit beside the amount that the run has used. `price` is that of a device-hour, USD, or None."""
     budget = stated_budget(document)
     if budget is None:
         return []
@@ -34,7 +34,9 @@ def budget_lines(
 
 
 def spent_amounts(*, energy_j: float, footprint: Footprint | None, device_s: float, price: float | None) -> Amounts:
-    """Return what a run has used, as a budget counts it: the energy of the machines, carbon with its embodied part."""
+    """Return the amounts that a run has used, as a budget counts them: energy of the machines, and carbon with its
+    embodied part.
+    """
     return Amounts(
         energy_kwh=Range.exactly(energy_j / JOULES_PER_KWH),
         emissions_kg=None if footprint is None else footprint.counted_kg.range,
@@ -43,7 +45,7 @@ def spent_amounts(*, energy_j: float, footprint: Footprint | None, device_s: flo
 
 
 def stated_price(manifest_budget: Stated | None, forecast: dict[str, Any] | None) -> float | None:
-    """Return the price of a device-hour, USD: that of the budget, else that of the plan, or None."""
+    """Return the price of a device-hour, USD, from the budget or else from the plan, or None."""
     spec = (forecast or {}).get("spec")
     plan = spec.get("price_usd_per_device_hour") if isinstance(spec, dict) else None
     found = (manifest_budget or {}).get("price_usd_per_device_hour") or plan

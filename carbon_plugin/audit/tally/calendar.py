@@ -1,6 +1,6 @@
-"""Divide the energy of a run by calendar month (UTC), because an inventory is of a year and its factors are too.
+"""Divide the energy of a run by calendar month (UTC), because inventories and their factors are annual.
 
-A window counts whole in the month in which it starts, so that the months add up to the run.
+A window counts as a whole in the month in which it starts, so that the months add up to the run.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ Month = tuple[int, int]
 
 
 class ReservedMonth(Struct, frozen=True):
-    """Device time that a run held in a month, s, and the energy that is modelled for the part that no record covers."""
+    """The device time that a run held in a month, s, and the modelled energy of the part that no record covers."""
 
     device_s: float
     unobserved: UnobservedEnergy
 
 
 class MonthSums:
-    """Running sums of one month, exact whatever the order of the windows: energy of the machines, J, that energy times
-    PUE, that times intensity, and the energy for which a factor is unknown."""
+    """The running sums of one month, which are exact in any order of the windows: energy of the machines (J), that
+    energy times PUE, that times intensity, and energy whose factors are unknown.
+    """
 
     def __init__(self) -> None:
         self.energy_j = ExactSum()
@@ -40,20 +41,21 @@ class MonthSums:
         self.without_factors_j = ExactSum()
 
     def merge(self, other: MonthSums) -> None:
-        """Add the sums of another one."""
+        """Add the sums of other windows of the same month."""
         for mine, its in zip(vars(self).values(), vars(other).values(), strict=True):
             mine.merge(its)
 
 
 class Calendar:
-    """Holds the sums of windows by month. Memory grows with the months of a run."""
+    """Holds the sums of windows by month. Its memory grows with the number of months of a run."""
 
     def __init__(self) -> None:
         self.months: dict[Month, MonthSums] = {}
 
     def add(self, start_unix_s: Floats, it_j: Floats, pue: Floats, g_per_kwh: Floats) -> None:
-        """Add windows by their start, with the energy of their machines (J) and the factors in force, NaN where there
-        are none."""
+        """Add windows by their start, with the energy of their machines (J) and the factors in force, which are NaN
+        where there are none.
+        """
         first, last = month_of(float(start_unix_s.min())), month_of(float(start_unix_s.max()))
         months = [first] if first == last else sorted({month_of(start) for start in start_unix_s.tolist()})
         for month in months:
@@ -77,7 +79,7 @@ class Calendar:
 
 
 def month_of(unix_s: float) -> Month:
-    """Return year and month of a moment, UTC; (0, 0) for a moment that no calendar has."""
+    """Return year and month of a moment (UTC), or (0, 0) for a moment outside of any calendar."""
     try:
         at = datetime.fromtimestamp(unix_s, UTC)
     except (OverflowError, OSError, ValueError):
@@ -93,8 +95,9 @@ def months_of(
 ) -> list[MonthEnergy]:
     """Return the energy and the reserved time of a run by month, in order.
 
-    The energy that is modelled for reserved time without records is in the months of that time. `factors` are intensity
-    (g/kWh) and PUE for energy that states none, `idle_factors` those of the modelled energy; None without any.
+    The modelled energy of reserved time without records counts in the months of that time. `factors` are intensity
+    (g/kWh) and PUE for energy that states none, and `idle_factors` those of the modelled energy; they are None without
+    any.
     """
     found = []
     for year, month in sorted({*calendar.months, *reserved}):
@@ -121,8 +124,9 @@ def months_of(
 
 
 def month_ends(start_unix_s: float, end_unix_s: float) -> Iterator[tuple[Month, float | None]]:
-    """Yield each month of a time with its end, Unix s, None for the last one. Moments that no calendar has are in one
-    month, (0, 0)."""
+    """Yield each month of a time with the moment at which it ends, Unix s, or None for the last one. Moments outside of
+    any calendar form one month, (0, 0).
+    """
     month, last = month_of(start_unix_s), month_of(end_unix_s)
     while (0, 0) < month < last:
         end_s = next_month_unix_s(*month)
@@ -132,5 +136,5 @@ def month_ends(start_unix_s: float, end_unix_s: float) -> Iterator[tuple[Month, 
 
 
 def next_month_unix_s(year: int, month: int) -> float:
-    """Return the moment at which a month ends, UTC, Unix s."""
+    """Return the moment at which a month (UTC) ends, Unix s."""
     return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()
