@@ -84,7 +84,7 @@ def estimated_devices(summary: AuditSummary, rung: Rung) -> list[Device]:
 
 
 def estimated_for(summary: AuditSummary) -> str:
-    """Return in words for which devices and times the totals contain estimates."""
+    """Return in words the devices for which the totals contain estimates."""
     rungs: tuple[Rung, ...] = ("host", "network")
     others = [rung for rung in rungs if estimated_devices(summary, rung)]
     named = ["GPUs that could not be read"] if estimated_devices(summary, "gpu") else []

@@ -31,7 +31,7 @@ SAMPLING = Sampling(draws=DRAWS, seed=SEED)
 class RunEnergy(Struct, frozen=True, kw_only=True):
     """The energy of a run by rung and device model, J.
 
-    `recorded` is that of the records, and `unobserved` what is modelled for reserved time without any, which carries no
+    `recorded` is the energy in its records. `unobserved` is modelled for reserved time without records, and carries no
     factors. `window_factors` are the mean intensity (g/kWh) and the mean PUE of the windows, or None where no window
     states any.
     """

@@ -42,13 +42,12 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class FileContext(Struct, frozen=True, kw_only=True):
-    """One instance holds what must be known of the other files before one file is added up.
+    """One instance holds what must be known of the other files of a run before one file is added up.
 
-    `order` is its place among the files of the run by their start. `launch` is the number of the launch of the whole
-    job that it belongs to. `resumed_at_step` is the last step that earlier launches had reached when this one began.
-    `clock_offset_s` is by how many seconds the clock of its node was ahead of that of rank 0. `spans` says whether its
-    comparison spans stand for the run. `copied` says that the file is a copy of another one, whose records enter no
-    sum.
+    `order` is the position of the file by its start. `launch` is the number of its launch of the whole job.
+    `resumed_at_step` is the last step that earlier launches had reached when this one began. `clock_offset_s` says by
+    how many seconds the clock of its node was ahead of that of rank 0. `spans` says whether its comparison spans
+    represent the run. `copied` says that the file is a copy of another one, whose records enter no sum.
     """
 
     order: int
@@ -60,7 +59,7 @@ class FileContext(Struct, frozen=True, kw_only=True):
 
 
 class FilePass(Struct):
-    """The sums over one file. `factors` are those of its manifest, for windows that state none."""
+    """The sums over one file. `factors` are those of its manifest. They apply to windows that state none."""
 
     file: str
     manifest: Manifest
@@ -82,13 +81,13 @@ class FilePass(Struct):
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Return the start and the end of the file by the clock of rank 0, Unix s."""
+        """Return the start and the end of the file, Unix s by the clock of rank 0."""
         offset_s = self.context.clock_offset_s
         return self.manifest.started_unix_s - offset_s, self.end_unix_s - offset_s
 
 
 class SeenDevice(Struct):
-    """A device as its manifest describes it, with the host that it was last seen on and the notes of its meter.
+    """A device as its manifest describes it, with the host on which it was last seen and the notes of its meter.
 
     `order` is that of the file that named it first.
     """
@@ -100,11 +99,11 @@ class SeenDevice(Struct):
 
 
 class RunCollector:
-    """Holds sums over files of a run.
+    """Holds the sums over files of a run.
 
-    Add the files one after the other, ordered by their start. Files that name the same device go to the same collector.
-    Collectors of different files can be merged. `unobserved` holds the energy that is modelled for reserved time
-    without records, which is known only when all files were added.
+    Add the files one after the other in the order of their start. Files that name the same device must go to the same
+    collector. Collectors of different files can be merged. `unobserved` is the modelled energy of reserved time without
+    records, which is known only after all files were added.
     """
 
     def __init__(self, origin_unix_s: float) -> None:
@@ -175,8 +174,9 @@ class RunCollector:
         self._charted += other._charted
 
     def finish(self) -> None:
-        """Put everything into the order of the files, so that the result is the same in however many parts the work was
-        done."""
+        """Put everything into the order of the files, so that the result does not depend on how the work was
+        divided.
+        """
         self.files.sort(key=lambda file: file.context.order)
         order = {file.file: file.context.order for file in self.files}
         self.devices = dict(sorted(self.devices.items(), key=lambda item: item[1].order))
@@ -194,13 +194,14 @@ class RunCollector:
 
     @property
     def spans(self) -> SpanSums:
-        """Return the comparison spans of all files that stand for the run, or the short ones where there are no
-        others."""
+        """Return the comparison spans of all files that represent the run, or the short spans where there are no
+        others.
+        """
         return self._merged_spans(short=False) or self._merged_spans(short=True) or SpanSums(self._origin_unix_s)
 
     @property
     def counted(self) -> CountedSteps:
-        """Return steps and time in the training windows of the files that stand for the run."""
+        """Return steps and time in the training windows of the files that represent the run."""
         counted = CountedSteps()
         for file in self.files:
             if file.context.spans:
@@ -217,7 +218,7 @@ class RunCollector:
         return merged
 
     def by_phase(self) -> Mapping[Phase, list[EnergySums]]:
-        """Return the sums of the IT rungs by phase, with a phase of their own for reserved time without records."""
+        """Return the sums of the IT rungs by phase. Reserved time without records is a phase of its own."""
         recorded = ((phase, sums) for (key, phase), sums in self.recorded.items() if self.is_it(key))
         return _grouped(chain(recorded, ((UNOBSERVED_PHASE, sums) for sums in self.unobserved.values())))
 
@@ -241,7 +242,9 @@ class RunCollector:
         )
 
     def is_it(self, key: str) -> bool:
-        """Return whether a device belongs to the IT rungs. The energy of the facility contains that of all others."""
+        """Return whether a device belongs to the IT rungs, and not to the facility, whose energy contains that of all
+        others.
+        """
         return self.devices[key].identity.rung != "facility"
 
     def _add_manifest(self, file: FilePass | None, name: str, manifest: Manifest, context: FileContext) -> FilePass:
@@ -264,7 +267,7 @@ class RunCollector:
         return stated_factors(manifest.factors)
 
     def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
-        """Add windows that were kept back, and clear the list. Without a manifest they belong to nothing."""
+        """Add the windows that were kept back, and clear their list. Windows before a manifest are dropped."""
         if file is not None:
             factors = file.factors
             stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
@@ -329,8 +332,9 @@ class RunCollector:
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
     def _add_over_time(self, file: FilePass, block: RowBlock, metered: Metered, it_j: Floats, rework: Rework) -> None:
-        """Add what devices did in windows to the series over time and to the months. The collector of a fleet adds it
-        up by the hour."""
+        """Add what devices did in windows to the series and to the months. The collector of a fleet adds it up by the
+        hour.
+        """
         rungs = [self.devices[key].identity.rung for key in metered.keys]
         starts_s = block.start_unix_s - file.context.clock_offset_s
         file.followed_until_s = self.over_time.add(
@@ -339,7 +343,9 @@ class RunCollector:
         self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
 
     def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:
-        """Return the part of each window of a device that no earlier file has metered, or None for all of each."""
+        """Return the share of each window of a device that no earlier file has metered, or None where all windows count
+        as a whole.
+        """
         key, known = block.keys[index], block.known[index]
         if not known.any():
             return None

@@ -1,6 +1,7 @@
-"""Read the documents that a manifest carries (forecast, prediction, factors), as far as an audit needs them.
+"""Read the documents of a manifest (forecast, prediction, factors), as far as an audit needs them.
 
-A ledger outlives the release that wrote it, so only the fields used here must be there. All others are ignored.
+A ledger outlives the release that wrote it, so only the fields that are used here must be present. All others are
+ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _REPEATED = ("devices", "effective", "factors", "versions", "forecast", "predict
 
 
 class PredictionDocument(Struct, frozen=True):
-    """The fields of a `StepPrediction` that are compared, and the FLOPs that it counted."""
+    """The fields of a `StepPrediction` that are compared, and the FLOPs that the prediction counted."""
 
     step_time_s: Figure
     gpu_power_w: Figure
@@ -60,12 +61,12 @@ class ForecastDocument(Struct, frozen=True):
 
 
 def read_forecast(document: dict[str, Any] | None) -> ForecastDocument | None:
-    """Return the forecast in a manifest, or None if there is none or the document is not one."""
+    """Return the forecast in a manifest, or None if there is none or the document is no forecast."""
     return _read(document, ForecastDocument)
 
 
 def read_prediction(document: dict[str, Any] | None) -> PredictionDocument | None:
-    """Return the prediction in a manifest, or None if there is none or the document is not one."""
+    """Return the prediction in a manifest, or None if there is none or the document is no prediction."""
     return _read(document, PredictionDocument)
 
 
@@ -82,8 +83,8 @@ def _read(document: dict[str, Any] | None, kind: type[_Document]) -> _Document |
 
 
 class SharedDocuments:
-    """Keeps the first of all equal documents of manifests, because restarts of many nodes make thousands of files that
-    repeat them.
+    """Keeps one copy of documents that are equal in several manifests. Restarts of many nodes make thousands of files
+    that repeat them.
 
     The documents are shared, so that nobody may change them.
     """
@@ -93,7 +94,7 @@ class SharedDocuments:
         self._only: Manifest | None = None
 
     def manifest(self, manifest: Manifest) -> Manifest:
-        """Return an equal manifest whose documents are those of earlier manifests, where these are equal."""
+        """Return an equal manifest that uses the documents of earlier manifests wherever these are equal."""
         if not self._known:
             if self._only is None:  # most runs have one manifest, of which nothing needs to be encoded
                 self._only = manifest

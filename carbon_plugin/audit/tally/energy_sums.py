@@ -1,4 +1,4 @@
-"""Sum up the energy of one device in one phase. Every total of an audit is made of these sums.
+"""Sum up the energy of one device in one phase. Every total of an audit consists of these sums.
 
 They are kept without intermediate rounding, so that a total is the same however its parts are grouped.
 """
@@ -24,12 +24,12 @@ _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 
 
 class EnergySums:
-    """Running sums of one device in one phase.
+    """The running sums of one device in one phase.
 
-    The energy is `told_j` plus `modelled_j`. `told_j` is that of windows that a meter told, or that say which part of
-    them is an estimate. `estimated_j` is this estimated part, so that `told_j` less it was measured. `facility_j` is
-    the sum of energy times PUE, and `weighted_j_g_per_kwh` is that times intensity. `without_factors_j` is the part of
-    the energy for which intensity or PUE is unknown.
+    The energy is `told_j` plus `modelled_j`. `told_j` is the energy of windows whose meter told it, or that say which
+    part is an estimate. `estimated_j` is this estimated part, so that `told_j` minus `estimated_j` was measured.
+    `facility_j` is the sum of energy times PUE, and `weighted_j_g_per_kwh` is the sum of that times intensity.
+    `without_factors_j` is the energy whose intensity or PUE is unknown.
     """
 
     __slots__ = (
@@ -59,8 +59,9 @@ class EnergySums:
 
     @classmethod
     def modelled(cls, energy: Range, device_s: float, factors: tuple[float, float] | None) -> EnergySums:
-        """Return the sums of a modelled energy (J) of so many device-seconds. `factors` are intensity (g/kWh) and PUE,
-        or None without any."""
+        """Return the sums for a modelled energy (J) over `device_s` device-seconds. `factors` are intensity (g/kWh) and
+        PUE, or None without any.
+        """
         sums = cls()
         sums.modelled_j.add([energy.value])
         sums.low_j, sums.high_j = energy.low, energy.high
@@ -74,9 +75,10 @@ class EnergySums:
         return sums
 
     def add(self, kind: EnergyKind, energy_j: list[float], estimated_j: list[float], sums: Sequence[float]) -> None:
-        """Add some windows of the device: the energy of each, and its estimated part, J, without any where the list is
-        empty. `sums` are those over the windows of seconds, of the low and the high of the energy, of facility energy,
-        of that times the intensity, and of energy without factors."""
+        """Add some windows of the device. `energy_j` are their energies, and `estimated_j` their estimated parts, or
+        empty without any. `sums` are the sums over the windows of seconds, of the low and the high end of the energy,
+        of facility energy, of facility energy times intensity, and of energy without factors.
+        """
         quality = _QUALITY[kind]
         if not quality:
             self.told_j.add(energy_j)
@@ -101,10 +103,10 @@ class EnergySums:
 def add_windows(
     parts: Mapping[_Key, Sequence[EnergySums | None]], metered: Metered, chosen: Mapping[_Key, Places | None]
 ) -> None:
-    """Add windows of some devices to sums. Each key has the sums of every device, None for one that is left out, and
-    the places of its windows, None for all of them.
+    """Add windows of some devices to sums.
 
-    All devices are added up in one go, because an addition over arrays costs the same for one device as for many.
+    Each key has the sums of every device (None for a device that is left out) and the positions of its windows (None
+    for all). All devices are added together, because an operation on arrays costs the same for one device as for many.
     """
     energy = metered.energy
     table = np.array(
@@ -134,9 +136,9 @@ def add_windows(
 
 
 def used_energy(parts: Iterable[EnergySums]) -> UsedEnergy:
-    """Return the energy of several sums together as the accounting takes it.
+    """Return the total of several sums in the form of the accounting.
 
-    The measured part is as exact as the whole, so that the two are equal where all was measured.
+    The measured part is as exact as the whole, so that the two are equal where everything was measured.
     """
     parts = list(parts)
     energy_j = total(exact for one in parts for exact in (one.told_j, one.modelled_j))
@@ -151,7 +153,7 @@ def used_energy(parts: Iterable[EnergySums]) -> UsedEnergy:
 
 
 def energy_of(parts: Iterable[EnergySums]) -> Energy:
-    """Return the energy of several sums together as an audit states it."""
+    """Return the total of several sums in the form of an audit's result."""
     parts = list(parts)
     used = used_energy(parts)
     measured, modelled, absent = (sum(one.seconds[index] for one in parts) for index in range(3))

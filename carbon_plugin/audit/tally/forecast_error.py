@@ -1,4 +1,4 @@
-"""Explain how far the forecast was off: each cause is one factor, and their product is exactly actual over forecast.
+"""Explain the error of the forecast. Each cause is one factor, and their product is exactly actual over forecast.
 
 Operational carbon is a chain of factors on both sides,
 
@@ -30,8 +30,8 @@ class Actual(Struct, frozen=True, kw_only=True):
     """The actual values that explain the forecast's error.
 
     `energy_j` is the recorded energy by IT rung, and `waiting_j` that of reserved devices without records.
-    `nodes_share` is the part of the job's nodes that it covers, 0 to 1. `active_s` is the
-    time in which the job ran.
+    `nodes_share` is the share of the job's nodes that the energy covers, 0 to 1. `active_s` is the time in which the
+    job ran.
     """
 
     steps: int
@@ -57,7 +57,8 @@ def compare_forecast(
     actual: Actual,
 ) -> ForecastComparison | None:
     """Return the forecast beside the actual run, or None without a forecast. `footprint` is the actual one, or None
-    without carbon."""
+    without carbon.
+    """
     if forecast is None:
         return None
     if footprint is None:
@@ -89,10 +90,11 @@ def _embodied_change_kg(planned: Footprint, actual: Footprint | None) -> float |
 def split_error(
     forecast: ForecastDocument, prediction: PredictionDocument | None, actual: Actual, operational_kg: float
 ) -> list[ErrorPart] | str:
-    """Return the causes of actual minus forecast operational carbon, or a sentence that says why they cannot be told
-    apart.
+    """Return the causes of actual minus forecast operational carbon, or a sentence that says why they cannot be
+    separated.
 
-    `prediction` is of the effective spec. Without it, spec drift cannot be told from the model's error.
+    `prediction` is that of the effective spec. Without it, a drift of the spec cannot be separated from the model's
+    error.
     """
     planned_kg = forecast.footprint.operational_kg.value
     if operational_kg <= 0 or planned_kg <= 0:
@@ -164,8 +166,9 @@ def split_error(
 
 
 def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the energy by rung on both sides, J. Where no accelerator is metered by itself (a CPU run), it is part of
-    the host."""
+    """Return the energy by rung on both sides, J. Where no accelerator has a meter of its own (a CPU run), its energy
+    is in the host's.
+    """
     planned = {
         rung: figure.value for rung, figure in forecast.footprint.energy_j.items() if rung not in ("it", "facility")
     }
@@ -176,7 +179,7 @@ def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tu
 
 
 def _power_ratio(forecast: ForecastDocument, prediction: PredictionDocument | None, world_size: int) -> float:
-    """Return the predicted power of the effective spec over the planned one, all devices together."""
+    """Return the predicted power of the effective spec over that of the plan, each the sum over all devices."""
     planned_w = forecast.prediction.gpu_power_w.value * forecast.devices
     expected_w = prediction.gpu_power_w.value * world_size if prediction else planned_w
     return expected_w / planned_w if planned_w > 0 and expected_w > 0 else 1.0

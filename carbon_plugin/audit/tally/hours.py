@@ -1,7 +1,7 @@
-"""Compute the mean grid intensity of each hour of the day, so that a run can be put at other hours.
+"""Compute the mean grid intensity of each hour of the day, so that a run can be compared at other hours.
 
-It is taken from the event in which a monitor notes the day of its site's series, else from the windows of the run
-themselves, of which a short run knows few hours.
+It comes from the event in which a monitor records the day of its site's series. Without such an event it comes from the
+windows of the run, of which a short run covers only a few hours.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ LEAST_CHANGE = 0.01
 
 
 class GridHours:
-    """Holds, for each hour of the day, UTC, how long windows lasted whose intensity is known, and the sum of intensity
-    times that."""
+    """Holds, for each hour of the day (UTC), the time of the windows whose intensity is known, and the sum of intensity
+    times time.
+    """
 
     def __init__(self) -> None:
         self._known_s = np.zeros(HOURS)
@@ -27,7 +28,7 @@ class GridHours:
         self._of_series: tuple[float | None, ...] = ()
 
     def add(self, start_unix_s: Floats, duration_s: Floats, g_per_kwh: Floats) -> None:
-        """Add windows to the hours of their middles; their intensity is NaN where it is not known."""
+        """Add windows. Each counts in the hour of its middle. An intensity is NaN where it is not known."""
         chosen = np.isfinite(g_per_kwh)
         middles_s = start_unix_s[chosen] + duration_s[chosen] / 2
         hours = (middles_s % SECONDS_PER_DAY // SECONDS_PER_HOUR).astype(int)
@@ -36,7 +37,7 @@ class GridHours:
         self._weighted += np.bincount(hours, weights=lasted_s * g_per_kwh[chosen], minlength=HOURS)
 
     def note(self, event: Event) -> None:
-        """Read the day of a site's series from an event."""
+        """Read the day of a site's series from an event, if the event holds one."""
         by_hour = event.data.get(BY_HOUR) if event.kind == GRID_EVENT else None
         if isinstance(by_hour, list) and len(by_hour) == HOURS and all(_is_intensity(one) for one in by_hour):
             self._of_series = max(self._of_series, tuple(by_hour), key=str)
@@ -48,8 +49,9 @@ class GridHours:
         self._of_series = max(self._of_series, other._of_series, key=str)
 
     def result(self) -> tuple[list[float | None], str]:
-        """Return the mean intensity of each hour, None where nothing is known, and where it is from. The list is empty
-        where the intensity is constant over the day."""
+        """Return the mean intensity of each hour, or None for an unknown hour, and the source. The list is empty where
+        the intensity is constant over the day.
+        """
         if self._of_series:
             found, source = list(self._of_series), "the mean day of the site's series"
         else:

@@ -1,7 +1,7 @@
-"""Find the grid intensity that was in force over a run, with its sources, from the windows and events of its ledgers.
+"""Find the grid intensity that was in force over a run, and its sources, from the windows and events of its ledgers.
 
-The factors of a manifest state an intensity, but a live service or a series may have been in force instead. A report
-gives source, basis and licence of the values that its carbon was computed with.
+The factors of a manifest state an intensity, but a live service or a series may have replaced it. A report gives
+source, basis and licence of the values that its carbon was computed with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from carbon_plugin.spec.numbers.range_array import Floats
 
 
 class IntensitySource(Struct, frozen=True, kw_only=True):
-    """The source of an intensity and what it counts: all of an `Intensity` but the number."""
+    """The source of an intensity with its basis and licence: an `Intensity` without its number."""
 
     name: str
     zone: str
@@ -50,9 +50,9 @@ class _LiveService(Struct, frozen=True, kw_only=True):
 
 
 class GridTally:
-    """Holds facility energy of one file (J) and its product with the intensity in force.
+    """Holds facility energy of one file (J), and its product with the intensity in force.
 
-    Both are summed up by the intensity that the factors state and by the origin of the intensity in force.
+    Both are summed up for each pair of the stated intensity and the origin of the intensity in force.
     """
 
     __slots__ = ("_live", "_origins", "_sums")
@@ -63,7 +63,7 @@ class GridTally:
         self._live: _LiveService | None = None
 
     def add(self, stated: Intensity, windows: Sequence[Window], facility_j: Floats, g_per_kwh: Floats) -> None:
-        """Add windows with their facility energy, J, and intensity, g/kWh, NaN where that is not known."""
+        """Add windows with their facility energy, J, and intensity, g/kWh, which is NaN where it is not known."""
         known = ~np.isnan(facility_j * g_per_kwh)
         origins = [window.intensity_origin for window in windows]
         for origin in dict.fromkeys(origins):
@@ -75,7 +75,7 @@ class GridTally:
             self._add(stated, origin, facility_j[chosen], g_per_kwh[chosen])
 
     def note(self, event: Event) -> None:
-        """Read the source in force from an event."""
+        """Read the source that is now in force from an event, if the event names one."""
         if event.kind != GRID_EVENT:
             return
         self._origins.add(event.data.get("origin"))
@@ -87,7 +87,7 @@ class GridTally:
 
     @property
     def origins(self) -> frozenset[IntensityOrigin]:
-        """Return where the intensities in force came from."""
+        """Return the origins of the intensities in force."""
         return frozenset(origin or self._likely() for (_, origin), (energy_j, _) in self._sums.items() if energy_j > 0)
 
     def sources(self) -> Iterator[tuple[IntensitySource, float, float]]:
@@ -102,8 +102,10 @@ class GridTally:
         self._sums[stated, origin] = energy_j, weighted
 
     def _likely(self) -> IntensityOrigin:
-        """Return the origin of a value whose window states none, judged by the events of the file. Of several origins
-        it is the one that may count differently."""
+        """Return the likely origin of a value whose window states none, by the events of the file.
+
+        Of several possible origins it is the one that may count other emissions than the stated intensity.
+        """
         order: tuple[IntensityOrigin, ...] = ("ageing", "live", "series")
         return next((origin for origin in order if origin in self._origins), "static")
 
@@ -118,10 +120,10 @@ class GridTally:
 
 
 def in_force(tallies: Iterable[GridTally], stated: Intensity) -> Intensity:
-    """Return the mean intensity over the windows of a run, with the sources that it is made of.
+    """Return the mean intensity over the windows of a run, with its sources.
 
-    It is the stated intensity where nothing else was in force. It has no basis where the sources count different
-    things. Its relative range is that of the stated one.
+    It is the stated intensity where nothing else was in force. It has no basis where its sources count different
+    emissions. Its relative range is that of the stated intensity.
     """
     sums: dict[IntensitySource, tuple[float, float]] = {}
     for tally in tallies:
@@ -205,7 +207,7 @@ def _live(stated: IntensitySource, service: _LiveService | None) -> IntensitySou
 
 
 def _ageing(live: IntensitySource, stated: IntensitySource) -> IntensitySource:
-    """Return a source for a last live value that turns into the stated one, of which it contains a growing part."""
+    """Return the source for a live value that is no longer fresh. It changes gradually into the stated intensity."""
     return msgspec.structs.replace(
         live,
         name=f"{live.name} ageing into {stated.name}",

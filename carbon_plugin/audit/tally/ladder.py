@@ -1,7 +1,7 @@
-"""Build the boundary ladder of an audited run: what each rung contains, and whether it was measured, modelled or is
+"""Build the boundary ladder of an audited run: the content of each rung, and whether it was measured, modelled or is
 absent.
 
-`footprint.boundary` sums over rungs. Here every rung stands for itself, also one of which nothing is known.
+`footprint.boundary` sums over rungs. Here every rung stands for itself, including rungs of which nothing is known.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _CONTAINS: dict[Rung, str] = {
 def boundary_ladder(
     by_rung: Mapping[Rung, Energy], devices: Iterable[DeviceIdentity], factors: Factors | None
 ) -> list[BoundaryRung]:
-    """Return every rung from the accelerators to the facility. No energy is in two of them, except that the facility
-    contains all."""
+    """Return every rung from the accelerators to the facility. The energy of the facility contains all others; apart
+    from that no energy is in two rungs.
+    """
     meters: dict[Rung, dict[str, None]] = {}
     for device in devices:
         meters.setdefault(device.rung, {})[device.meter] = None
@@ -44,8 +45,7 @@ def _rung(rung: Rung, contains: str, energy: Energy | None, meters: Iterable[str
 
 
 def _facility(by_rung: Mapping[Rung, Energy], meters: Iterable[str], factors: Factors | None) -> BoundaryRung:
-    """Return the facility as it was metered, else as machines times PUE. PUE is facility energy over the energy of the
-    machines."""
+    """Return the facility as it was metered, or else as the energy of the machines times PUE."""
     contains = "all of it, with cooling and power distribution"
     if "facility" in by_rung:
         return _rung("facility", contains, by_rung["facility"], meters)

@@ -1,5 +1,6 @@
-"""Add up what a run did over time, for the charts of its report: energy and carbon in bins, with the lowest and highest
-values that a mean over a bin hides, and the grid intensity by the hour of the day."""
+"""Add up a run over time for the charts of its report: energy and carbon in bins, with the lowest and highest values
+that a mean over a bin hides, and the grid intensity by the hour of the day.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _CARBON, _READ_S, _PHASE, _INTENSITY = "carbon", "read ", "phase ", "intensity"
 
 
 class OverTime:
-    """Holds the amounts of a run over time. Those of other files with the same origin can be merged."""
+    """Holds amounts of a run over time. It can be merged with the amounts of other files that have the same origin."""
 
     def __init__(self, origin_unix_s: float) -> None:
         self.bins = TimeBins(origin_unix_s)
@@ -38,10 +39,10 @@ class OverTime:
         it_j: Floats,
         until_s: float,
     ) -> float:
-        """Add a block of windows of a file, and return where the last of them ends, Unix s.
+        """Add a block of windows of a file, and return the end of the last one, Unix s.
 
-        `starts_s` are their starts by the clock of rank 0, `it_j` is the energy of the IT rungs in each of them, and
-        `until_s` is where the window before them ends. `rungs` are those of the metered devices, and `charted` are
+        `starts_s` are the starts of the windows by the clock of rank 0, `it_j` is the energy of the IT rungs in each,
+        and `until_s` is the end of the window before them. `rungs` are those of the metered devices. `charted` are
         devices whose own power is in a chart.
         """
         binned: dict[str, Floats] = {}
@@ -63,7 +64,7 @@ class OverTime:
         return float(ends_s[-1])
 
     def merge(self, other: OverTime) -> None:
-        """Add what other files did over time."""
+        """Add the amounts of other files."""
         self.bins.merge(other.bins)
         self.power.merge(other.power)
         self.hours.merge(other.hours)
@@ -77,7 +78,7 @@ class OverTime:
         steps: StepSeries,
         wall_s: float,
     ) -> Series:
-        """Return the series of a run that lasted `wall_s`: of these rungs and phases, and of single GPUs by key."""
+        """Return the series of a run that lasted `wall_s`, for these rungs and phases, and for single GPUs by key."""
         extremes = {key: self.bins.extremes(key) for key in gpus}
         power_low_w, power_high_w = self.power.extremes(self.bins.width_s, self.bins.count, wall_s)
         intensity_low, intensity_high = self.bins.extremes(_INTENSITY)
@@ -101,13 +102,13 @@ class OverTime:
         )
 
     def _power_w(self, key: str) -> list[float | None]:
-        """Return the mean power of a GPU in each bin while it was read, W, or None where it was not."""
+        """Return the mean power of a GPU in each bin while it was read, W, or None for a bin in which it was not."""
         pairs: Iterable[tuple[float, float]] = zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
         return [energy_j / read_s if read_s > 0 else None for energy_j, read_s in pairs]
 
 
 def _only_at(values: Floats, places: Places) -> Floats:
-    """Return values with 0 everywhere but at some places."""
+    """Return a copy of the values that is 0 except at some positions."""
     found = np.zeros_like(values)
     found[places] = values[places]
     return found

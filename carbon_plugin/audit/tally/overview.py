@@ -23,16 +23,19 @@ one before is lost."""
 
 
 def leading_manifest(files: Sequence[FilePass]) -> Manifest:
-    """Return the manifest that speaks for the run: that of the latest launch, there of the lowest node, and of its last
-    leader."""
+    """Return the manifest that represents the run: in the latest launch, that of the node with the lowest number, from
+    its last leader.
+    """
     latest = max(file.context.launch for file in files)
     manifests = [file.manifest for file in files if file.context.launch == latest]
     return max(manifests, key=lambda manifest: (-manifest.node, manifest.attempt))
 
 
 def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
-    """Return the files by launch of the job. Each node counts its own attempts, so these differ where nodes come and
-    go."""
+    """Return the files by launch of the job.
+
+    Each node counts its own attempts, so the numbers differ where nodes come and go.
+    """
     launches: dict[int, list[FilePass]] = {}
     for file in files:
         launches.setdefault(file.context.launch, []).append(file)
@@ -40,7 +43,8 @@ def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
 
 
 def _longest(files: Sequence[FilePass]) -> list[FilePass]:
-    """Return the files of the node that took part longest, because every node counts the steps of the whole job.
+    """Return the files of the node that took part for the longest time. One node is enough, because every node counts
+    the steps of the whole job.
 
     A node has several files where one leader followed another.
     """
@@ -51,7 +55,7 @@ def _longest(files: Sequence[FilePass]) -> list[FilePass]:
 
 
 def period_of(collected: RunCollector) -> Period:
-    """Return when the run took place, attempt by attempt."""
+    """Return the time of the run, attempt by attempt."""
     extents = [file.extent for file in collected.files]
     covered, held = union(extents), _held(collected.files)
     start_s, end_s = covered[0][0], covered[-1][1]
@@ -79,7 +83,7 @@ def _held(files: Sequence[FilePass]) -> list[Interval]:
 
 
 def _reserved_before_s(manifest: Manifest) -> float:
-    """Return for how long the devices of a file had been reserved when it began, s."""
+    """Return for how long the devices of a file had been reserved when the file began, s."""
     since_s = manifest.reserved_since_unix_s
     return 0.0 if since_s is None else max(0.0, manifest.started_unix_s - since_s)
 
@@ -176,11 +180,11 @@ def coverage_of(collected: RunCollector) -> Coverage:
 
 
 def _side_by_side(files: Sequence[FilePass]) -> list[str]:
-    """Return the names of ledgers of one place in a job that were written at the same time, by two jobs or two launches
-    of one.
+    """Return the names of ledgers that were written at the same time for one place in a job, by two jobs or by two
+    launches of one job.
 
-    Clocks of two hosts may be apart, so that a restart on another host seems to begin before the end of the run it
-    follows.
+    The clocks of two hosts may differ, so that a restart on another host seems to begin before the end of the earlier
+    launch.
     """
     found: set[str] = set()
     writers: dict[str, list[FilePass]] = {}
@@ -201,8 +205,9 @@ def _side_by_side(files: Sequence[FilePass]) -> list[str]:
 
 
 def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionDocument | None) -> Work:
-    """Return what was trained on what, from the effective spec, the devices that the ledgers name and the FLOPs of the
-    prediction."""
+    """Return what was trained on what hardware, from the effective spec, the devices in the ledgers and the FLOPs of
+    the prediction.
+    """
     parameters = _effective(manifest, "model.parameters")
     fraction = _effective(manifest, "model.trainable_fraction")
     gpus = [seen.identity.name for seen in collected.devices.values() if seen.identity.rung == "gpu"]
@@ -222,6 +227,6 @@ def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionD
 
 
 def _effective(manifest: Manifest, field: str) -> Any:
-    """Return the value of a field of the effective spec, or None if nobody knew it."""
+    """Return the value of a field of the effective spec, or None if it is not known."""
     entry = manifest.effective.get(field)
     return entry.get("value") if isinstance(entry, Mapping) else entry

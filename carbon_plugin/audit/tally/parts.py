@@ -1,7 +1,7 @@
-"""Pass over all ledgers of a run, in as many processes as their size is worth. `audit.summary` draws the conclusions.
+"""Pass over all ledgers of a run, in as many processes as their size justifies. `audit.summary` draws the conclusions.
 
 Files that name the same device stay together, because each joule counts once. Everything else is added up separately
-and merged. A part whose process fails is done again in this process.
+and merged. If the process of a part fails, this process does that part again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Process = subprocess.Popen[bytes]
 
 
 class FilesToPass(Struct, frozen=True, kw_only=True):
-    """Files to add up in one go by a collector, in the order of their start. `wanted` are chain heads to look for."""
+    """Files that a collector adds up in the order of their start. `wanted` are chain heads to look for."""
 
     files: list[tuple[Path, FileContext]]
     run_id: str | None
@@ -47,7 +47,7 @@ class FilesToPass(Struct, frozen=True, kw_only=True):
 
 
 class Passed(Struct, frozen=True):
-    """Sums over some files, and what the pass has found in each of them."""
+    """The sums over some files, and what the pass has found in each file."""
 
     collected: RunCollector
     ledgers: list[PassedLedger]
@@ -62,9 +62,9 @@ def pass_over(
 ) -> Passed:
     """Return the sums over the ledgers of a run, at least one, in the order of their start.
 
-    `anchors` are chain heads to look for on the way. `processes` is how many processes take part; by default as many as
-    the size of the ledgers is worth. `collector` is the class that adds up. Raises `LedgerError` if a ledger cannot be
-    read or is of an unknown version.
+    `anchors` are chain heads to look for on the way. `processes` is the number of processes; by default it follows from
+    the size of the ledgers. `collector` is the class that adds up. Raises `LedgerError` if a ledger cannot be read or
+    is of an unknown version.
     """
     if len(paths) == 1:
         return _alone(paths[0], run_id, anchors, collector)
@@ -98,7 +98,7 @@ def pass_over(
 
 
 def _alone(path: Path, run_id: str | None, anchors: Sequence[str], collector: type[RunCollector]) -> Passed:
-    """Return the sums over the only ledger of a run, which is compared with no other one, so that it is read once."""
+    """Return the sums over the only ledger of a run. It needs no comparison with others, so it is read only once."""
     opening = own_opening(path)
     part = FilesToPass(
         files=[(path, FileContext(order=0, spans=opening is not None))],
@@ -157,8 +157,9 @@ def _processes(size_bytes: int) -> int:
 
 
 def _split(paths: Sequence[Path], outlines: Mapping[Path, Outline], count: int) -> list[list[Path]]:
-    """Return at most `count` lists of about the same size, each in the order of the files. A device is in one of them
-    only."""
+    """Return at most `count` lists of about the same size, each in the order of the files. Each device is in only one
+    of them.
+    """
     if count < 2:
         return [list(paths)]
     groups = _groups(paths, outlines)
@@ -197,7 +198,7 @@ def _groups(paths: Sequence[Path], outlines: Mapping[Path, Outline]) -> list[lis
 
 
 def _side_by_side(parts: Sequence[FilesToPass]) -> list[Passed]:
-    """Add up the first part in this process, and each other one in a process of its own."""
+    """Add up the first part in this process, and each other part in a process of its own."""
     workers = [_start(part) for part in parts[1:]]
     try:
         own = add_up(parts[0])
@@ -239,8 +240,9 @@ def _result(worker: _Process | None) -> Passed | None:
 
 
 def _merged(parts: Sequence[Passed]) -> Passed | None:
-    """Return all parts as one, or None if two parts have added up the same device, which the first lines of their files
-    did not name."""
+    """Return all parts as one, or None if two parts have added up the same device although the first lines of their
+    files did not name it.
+    """
     first, *others = parts
     ledgers = list(first.ledgers)
     for other in others:

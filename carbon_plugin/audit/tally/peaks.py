@@ -1,7 +1,7 @@
-"""Follow the power of all machines of a run at each moment, to tell its lowest and highest value in any bin of time.
+"""Follow the power of all machines of a run at each moment, to tell its lowest and highest value in any time bin.
 
-A bin of `TimeBins` holds the mean power, in which a peak of seconds is lost where bins are minutes wide. The windows of
-several nodes begin at different moments, so that their power has to be added up moment by moment.
+A bin of `TimeBins` holds the mean power, in which a peak of seconds is lost where bins are minutes long. The windows of
+several nodes begin at different moments, so their power is added up moment by moment.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _FEWEST_MOMENTS = 1024
 class PowerOverTime:
     """Holds the power of all machines, W, at equally spaced moments from `origin_unix_s` on.
 
-    It keeps by how much the power changes from each moment to the next one. When a run outgrows `most` moments, every
-    second one is dropped.
+    It stores the change of the power from each moment to the next. When a run outgrows `most` moments, every second
+    moment is dropped.
     """
 
     def __init__(self, origin_unix_s: float, most: int = MOST_MOMENTS) -> None:
@@ -33,7 +33,7 @@ class PowerOverTime:
         self._changes_w = np.zeros(min(most, _FEWEST_MOMENTS))
 
     def add(self, start_unix_s: Floats, end_unix_s: Floats, power_w: Floats) -> None:
-        """Add power that was constant over each of the intervals."""
+        """Add a power that was constant over each of the intervals."""
         starts_s, ends_s = (np.maximum(0.0, moments - self.origin_unix_s) for moments in (start_unix_s, end_unix_s))
         self._reach(float(ends_s.max()))
         for moments_s, change_w in ((starts_s, power_w), (ends_s, -power_w)):
@@ -53,8 +53,8 @@ class PowerOverTime:
     def extremes(self, width_s: float, count: int, until_s: float) -> tuple[list[float], list[float]]:
         """Return the lowest and the highest power in each of `count` bins of `width_s`, W.
 
-        The last bin ends `until_s` after the origin. A bin that holds no moment, because it ends before its first one,
-        has 0. `width_s` is a multiple of the distance of moments.
+        The last bin ends `until_s` after the origin. A bin that ends before its first moment holds no moment, and has
+        0. `width_s` is a multiple of the distance between moments.
         """
         # What remains of a sum after as much was taken away again is rounding.
         power_w = np.maximum(0.0, np.round(np.cumsum(self._changes_w), 6))
@@ -75,7 +75,7 @@ class PowerOverTime:
                 self._thin()
 
     def _thin(self) -> None:
-        """Keep every second moment: what changed at a dropped one has changed at the next one."""
+        """Drop every second moment. The change at a dropped moment moves to the next one."""
         kept = self._changes_w[::2].copy()
         kept[1:] += self._changes_w[1::2][: len(kept) - 1]
         self.every_s *= 2
@@ -83,10 +83,11 @@ class PowerOverTime:
 
 
 def without_seams(starts_s: Floats, ends_s: Floats, until_s: float) -> Floats:
-    """Return the starts of consecutive windows, moved to the end of the window before where they nearly touch it.
+    """Return the starts of consecutive windows. A start that nearly touches the end of the window before it is moved to
+    that end.
 
-    `until_s` is the end of the window before the first one. Otherwise a moment at a seam would have the power of both
-    windows or of none.
+    `until_s` is the end of the window before the first one. Without this, a moment at a seam would have the power of
+    both windows or of none.
     """
     before_s = np.concatenate([[until_s], ends_s[:-1]])
     moved: Floats = np.where(np.abs(starts_s - before_s) <= TOUCHING_S, np.minimum(before_s, ends_s), starts_s)

@@ -1,4 +1,4 @@
-"""Compute how long devices and hosts were reserved: the time that embodied carbon is charged for."""
+"""Compute for how long devices and hosts were reserved. Embodied carbon is charged for this time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 def reserved_time(files: Sequence[FilePass]) -> tuple[Reserved, UnobservedEnergy]:
     """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`, and the
-    energy that is modelled for the part of it that no record covers."""
+    modelled energy of the part that no record covers.
+    """
     holdings = holdings_of(files)
     time = held(holdings)
     unobserved = unobserved_energy(holdings, time.unobserved_s)
@@ -45,7 +46,7 @@ def reserved_time(files: Sequence[FilePass]) -> tuple[Reserved, UnobservedEnergy
 
 
 def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:
-    """Return the reserved time of all files in each calendar month, UTC, which adds up to that of the run."""
+    """Return the reserved time of all files in each calendar month (UTC). The months add up to the time of the run."""
     holdings = holdings_of(files)
     if not holdings:
         return {}
@@ -62,7 +63,7 @@ def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:
 
 
 def holdings_of(files: Sequence[FilePass]) -> list[Holding]:
-    """Return the part of each file in the reserved time."""
+    """Return the contribution of each file to the reserved time."""
     return [
         Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=file.shared.by_device_s)
         for file in files

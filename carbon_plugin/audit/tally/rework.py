@@ -1,7 +1,7 @@
-"""Find the time and energy of a training that brought no new step: steps that were done again, new starts, and stalls.
+"""Find the time and energy of a training that brought no new step: repeated steps, new starts, and stalls.
 
-A stall is time that counts as training and in which no step ended: a hang, a pause, or a training that an exception
-ended in a process that went on, such as a notebook's.
+A stall is time that counts as training and in which no step ended. Its cause is a hang, a pause, or an exception that
+ended the training in a process that went on, such as a notebook's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LEAST_STEPS = 20.0
 
 
 class Rework(Struct, frozen=True, kw_only=True):
-    """The shares of each window, 0 to 1, that went into steps done before and into starting up again. Each is None
-    where no window has any.
+    """The shares of each window, 0 to 1, that were spent on repeated steps and on starting up again. Each is None where
+    no window has any.
 
-    `steps` is the number of steps that were done again.
+    `steps` is the number of repeated steps.
     """
 
     steps: int
@@ -66,7 +66,9 @@ def _shares(values: list[float]) -> Floats | None:
 
 
 class Stalls(Struct):
-    """Finds stalls in the windows of one file, which are added in their order. `total_s` is their time so far, s."""
+    """Finds stalls in the windows of one file, which are added in their order. `total_s` is the length of all stalls so
+    far, s.
+    """
 
     total_s: float = 0.0
     _waiting_s: float = 0.0

@@ -72,7 +72,7 @@ class SpanSums:
             self._add_to_bins(whole, clock_offset_s)
 
     def merge(self, other: SpanSums) -> None:
-        """Add the spans of another attempt. The node is then the one that stands for the last attempt."""
+        """Add the spans of another attempt. The node is then the one that represents the last attempt."""
         self.spans += other.spans
         self._steps += other._steps
         self._node = other._node
@@ -97,8 +97,9 @@ class SpanSums:
         self._bins.add(starts, np.array([span.duration_s for span in spans]), amounts, rates)
 
     def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
-        """Return the means over all spans, or None without any. The predicted range is that of `prediction`, in
-        proportion."""
+        """Return the means over all spans, or None without any. The predicted range is that of `prediction`, scaled to
+        the mean.
+        """
         measured_s, predicted_s = self._measured_s.value, self._predicted_s.value
         if measured_s is None:
             return None
@@ -124,8 +125,9 @@ class SpanSums:
         )
 
     def series(self) -> StepSeries:
-        """Return the mean step time of each bin that has steps, with that of its fastest and its slowest span. The
-        moment is the middle of the bin."""
+        """Return the mean step time of each bin that has steps, with that of its fastest and its slowest span. Its
+        moment is the middle of the bin.
+        """
         bins = self._bins
         rows = zip(*(bins.values(group) for group in (_STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED)), strict=True)
         filled = [(index, *row) for index, row in enumerate(rows) if row[0] > 0]
@@ -142,8 +144,9 @@ class SpanSums:
 def comparison_of_windows(
     counted: CountedSteps, node: int, prediction: PredictionDocument | None
 ) -> StepComparison | None:
-    """Return the comparison of a run without any span, from the training windows of a node, or None if they have no
-    step."""
+    """Return the comparison of a run without any span, from the training windows of a node, or None if no step ended in
+    them.
+    """
     measured_s = counted.step_time_s
     if measured_s is None:
         return None
@@ -160,7 +163,7 @@ def comparison_of_windows(
 
 
 def _predicted(predicted_s: float | None, prediction: PredictionDocument | None) -> Figure | None:
-    """Return a predicted step time with the range of the prediction, in proportion."""
+    """Return a predicted step time with the range of the prediction, scaled to it."""
     if predicted_s is None:
         return None
     figure = prediction.step_time_s if prediction else None
