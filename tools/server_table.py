@@ -20,12 +20,12 @@ SOURCES = ROOT / "tools" / "sources"
 TABLE = ROOT / "carbon_plugin" / "footprint" / "factors" / "data" / "embodied_servers.yaml"
 
 HEAD = """\
-# Published footprints of whole servers, kgCO2e of manufacture, with the parts that they state. The host model is fitted to
-# them (validate/servers.py), each is predicted by a fit that has not seen it, and docs/embodied.md shows the table.
+# Published footprints of whole servers, kgCO2e of manufacture, with the parts that they state. The host model is fitted
+# to them (validate/servers.py), each is predicted by fits that have not seen it, and docs/embodied.md shows the table.
 # Written by tools/server_table.py from tools/sources/boavizta_servers.csv, hpe_servers.csv and other_servers.csv, where
 # each row has its address. Fields: kg, sockets, dram_gb, ssd_gb, hard disks.
-# Left out: blades and sleds, whose totals hold a share of an enclosure that is not stated, and sheets without the size of
-# DRAM or disks. Where the collection gives a share of manufacture, kg is total * share.
+# Left out: blades and sleds, whose totals hold a share of an enclosure that is not stated, and sheets without the size
+# of DRAM or disks. Where the collection gives a share of manufacture, kg is total * share.
 """
 
 LEFT_OUT = {"PowerEdge C6420": "four sleds share one chassis"}
@@ -71,7 +71,7 @@ def dell_servers(rows: Iterable[dict[str, str]], year: str) -> dict[str, Server]
 
 
 def hpe_servers(rows: Iterable[dict[str, str]], *, first: bool) -> dict[str, Server]:
-    """Return HPE's servers from rows in SCARIF's form: the first sheets, which break manufacture down, or the others."""
+    """Return HPE's servers from rows in SCARIF's form: of the first sheets, which name parts, or of the others."""
     found = {}
     for row in rows:
         if not row["size per SSD"] or bool(row["Mainboard carbon"]) != first:

@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-import numpy as np
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.footprint.embodied import tables
@@ -57,7 +57,7 @@ class HostFit(Struct, frozen=True, kw_only=True):
 
 
 class ServerRow(Struct, frozen=True, kw_only=True):
-    """One published server, kgCO2e, beside its prediction by a fit to all others, and by other manufacturers' sheets."""
+    """One published server, kgCO2e, beside its predictions by all other servers and by other manufacturers' sheets."""
 
     name: str
     manufacturer: str
@@ -148,8 +148,8 @@ def summary_line(rows: Sequence[ServerRow]) -> str:
     errors, by_others = [row.error for row in rows], [row.error_by_others for row in rows]
     return (
         f"{within(errors)} of {len(rows)} servers are within {WITHIN:.0%} of their published footprint, out of sample; "
-        f"the median error is {_median(errors):.0%}. By the sheets of the other manufacturer alone {within(by_others)} are, "
-        f"the median error is {_median(by_others):.0%}, and the printed range holds "
+        f"the median error is {_median(errors):.0%}. By the sheets of the other manufacturer alone "
+        f"{within(by_others)} are, the median error is {_median(by_others):.0%}, and the printed range holds "
         f"{sum(row.covered for row in rows)} of {len(rows)}."
     )
 
