@@ -26,7 +26,7 @@ LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-emit-package torch --override requirements/without_torch.txt --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest test-lowest lock fuzz lint types bench docs pictures calibrate clean
+.PHONY: help demo test test-all test-newest test-lowest lock fuzz lint types bench docs pictures tables calibrate clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ docs: $(VENV)/.installed .venv-docs/.installed ## commands and tables in docs/, 
 
 pictures: $(VENV)/.installed-dev ## pictures of the demo report to docs/pictures/, of simulated runs to build/pictures/ (needs Chromium)
 	$(BIN)/python docs/pictures.py
+
+tables: $(VENV)/.installed-dev ## write the shipped tables (grid, PUE, water, regions, hardware, hosts) from tools/sources/
+	$(BIN)/python -m tools.rebuild all
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped

@@ -1,9 +1,9 @@
 """Write the table of what countries consume from the yearly values that Electricity Maps publishes.
 
-    python tools/consumption_table.py  # reads tools/sources/electricity_maps.csv, writes grid_consumption.yaml
+    python -m tools.rebuild grid_consumption  # reads tools/sources/electricity_maps.csv
 
-For a new year, put the carbon intensity of each zone (its yearly file, or the copy of it in CO2.js) into the CSV, that
-of the year before as `previous_g_per_kwh`, and change the year and the head.
+For a new year, give it a file with the carbon intensity of each zone (`zone,year,g_per_kwh`: its yearly file, or the
+copy of it in CO2.js), and change the head. The values of the year before come from the present file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "tools" / "sources" / "electricity_maps.csv"
 TABLE = ROOT / "carbon_plugin" / "footprint" / "factors" / "data" / "grid_consumption.yaml"
 
-YEAR = 2025
 OTHER_ZONES = {"CHL": "CL-SEN"}
 """Countries whose main grid has a code of its own at Electricity Maps; the others go by their alpha-2 code."""
 
@@ -51,9 +50,5 @@ def table(source: Path = SOURCE) -> str:
         row = rows.get(OTHER_ZONES.get(code) or country.alpha2 or "")
         if row is not None:
             previous = f", previous: {row['previous_g_per_kwh']}" if row["previous_g_per_kwh"] else ""
-            lines.append(f"  {code}: {{g_per_kwh: {row['g_per_kwh']}, year: {YEAR}{previous}}}\n")
+            lines.append(f"  {code}: {{g_per_kwh: {row['g_per_kwh']}, year: {row['year']}{previous}}}\n")
     return HEAD + "".join(lines)
-
-
-if __name__ == "__main__":
-    TABLE.write_text(table(), encoding="utf-8")

@@ -1,9 +1,10 @@
 """Write the table of US eGRID subregions from the rates that the EPA publishes.
 
-    python tools/egrid_table.py        # reads tools/sources/egrid.csv, writes footprint/factors/data/grid_egrid.yaml
+    python -m tools.rebuild grid_egrid  # reads tools/sources/egrid.csv
 
-For a new release, put its total output emission rates (lb/MWh, table 6 of the Emission Factors Hub or table 1 of the
-summary tables of eGRID) into the CSV, those of the release before as `previous_g_per_kwh`, and change the head.
+For a new release, give it a file with the total output emission rates (lb/MWh, table 6 of the Emission Factors Hub or
+table 1 of the summary tables of eGRID) in the columns of the present one, and change the head. What the present one
+says becomes the year before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "tools" / "sources" / "egrid.csv"
 TABLE = ROOT / "carbon_plugin" / "footprint" / "factors" / "data" / "grid_egrid.yaml"
 
-YEAR = 2024
 G_PER_KWH_OF_LB_PER_MWH = 0.45359237
 GWP_CH4, GWP_N2O = 27, 273
 """Global warming potentials over 100 years of methane and nitrous oxide, IPCC AR6, as the Hub of 2026 uses them."""
@@ -45,17 +45,17 @@ def g_per_kwh(co2_lb: float, ch4_lb: float, n2o_lb: float) -> float:
     return (co2_lb + ch4_lb * GWP_CH4 + n2o_lb * GWP_N2O) * G_PER_KWH_OF_LB_PER_MWH
 
 
+def g_per_kwh_of(row: dict[str, str]) -> float:
+    """Return gCO2e/kWh of a row of the source file, to a tenth of a gram."""
+    return round(g_per_kwh(*(float(row[f"{gas}_lb_per_mwh"]) for gas in ("co2", "ch4", "n2o"))), 1)
+
+
 def table(source: Path = SOURCE) -> str:
     """Return the YAML text of the table for the rates in a CSV file."""
     lines = []
     with source.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            gases = (float(row[f"{gas}_lb_per_mwh"]) for gas in ("co2", "ch4", "n2o"))
-            value, previous = round(g_per_kwh(*gases), 1), float(row["previous_g_per_kwh"])
-            name = f'{row["subregion"]}: {{name: "{row["name"]}", g_per_kwh: {value:g}, year: {YEAR}'
+            value, previous = g_per_kwh_of(row), float(row["previous_g_per_kwh"])
+            name = f'{row["subregion"]}: {{name: "{row["name"]}", g_per_kwh: {value:g}, year: {row["year"]}'
             lines.append(f"  {name}, previous: {previous:g}}}\n")
     return HEAD + "".join(lines)
-
-
-if __name__ == "__main__":
-    TABLE.write_text(table(), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Write the tables of PUE and of water from what providers published of their data centres.
 
-    python tools/facility_tables.py  # reads tools/sources/pue.csv and water.csv, writes footprint/factors/data/*.yaml
+    python -m tools.rebuild pue water  # reads tools/sources/pue.csv and water.csv, writes footprint/factors/data/*.yaml
 
 Each row of a CSV is one published figure of a region, or of a provider's fleet (region `*`): value and range, the words
 that the plugin gives as its source, its year, the address of the publisher, where it was read (`read_in`; GSF is the
@@ -99,7 +99,3 @@ def _estimate(row: dict[str, str]) -> str:
 
 
 TABLES = {"pue": pue_table, "water": water_table}
-
-if __name__ == "__main__":
-    for name, table in TABLES.items():
-        (DATA / f"{name}.yaml").write_text(table(rows_of(name)), encoding="utf-8")

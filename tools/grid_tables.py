@@ -1,11 +1,11 @@
 """Write the rows of the tables of grid intensity from the files that their publishers release.
 
-    python tools/grid_tables.py            # reads tools/sources/*.csv, writes footprint/factors/data/grid_*.yaml
+    python -m tools.rebuild grid_gcp 2026.csv  # takes the new release first, then writes the table
 
 `owid.csv` has the form of Our World in Data's download (Entity, Code, Year, value, whatever the value is called): the
-newest year of an area and the one before count, regions without a code do not. The others have a row an area. For a new
-release, replace the CSV, run this, and change what the head of the table says of its year, licence and copy: everything
-above `areas:` stays as it is. The tables of eGRID and of Electricity Maps have scripts of their own.
+newest year of an area and the one before count, regions without a code do not. The others have a row an area. After a
+new release, change what the head of the table says of its year, licence and copy: everything above `areas:` stays as it
+is. The tables of eGRID and of Electricity Maps have scripts of their own.
 """
 
 from __future__ import annotations
@@ -62,8 +62,3 @@ def _line(code: str, name: str, g_per_kwh: float, year: str, previous: str) -> s
     named = f'name: "{name}", ' if name else ""
     before = f", previous: {float(previous):g}" if previous else ""
     return f"  {code}: {{{named}g_per_kwh: {g_per_kwh:g}, year: {year}{before}}}\n"
-
-
-if __name__ == "__main__":
-    for name in TABLES:
-        (DATA / f"{name}.yaml").write_text(written(name), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Write the numbers of the shipped hardware profiles from what was published of each device and node.
 
-    python tools/hardware_tables.py            # reads tools/sources/hardware.csv, writes hardware_profiles/*/*.yaml
-    python tools/hardware_tables.py --collect  # adds a row for each number of a profile that the CSV does not have
+    python -m tools.rebuild hardware   # reads tools/sources/hardware.csv, writes hardware_profiles/*/*.yaml
+    python -m tools.hardware_tables    # adds a row for each number of a profile that the CSV does not have
 
 A row is one number of a profile: the field, value and range, the key of its source, its confidence (`read` in a primary
 text, `read2` in one that quotes it, `memory`, `derived` from numbers that were read, `assumed`), a note, what was
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -103,7 +102,7 @@ def written(path: Path, rows: Rows) -> str:
     for number in numbers_of(text):
         row = rows.get((path.stem, number.field))
         if row is None:
-            raise SystemExit(f"{path}: {number.field} has no row in {SOURCE.name}; run this with --collect")
+            raise SystemExit(f"{path}: {number.field} has no row in {SOURCE.name}; run python -m tools.hardware_tables")
         found = _NUMBER.match(lines[number.index])
         assert found is not None
         lines[number.index] = f"{found[1]}{found[2]}: {_flow(row)}{found[4] or ''}"
@@ -144,12 +143,8 @@ def _address(title: str) -> str:
 
 
 if __name__ == "__main__":
-    if "--collect" in sys.argv[1:]:
-        every = collect(read_rows() if SOURCE.exists() else [])
-        with SOURCE.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(every)
-    else:
-        for profile in profiles():
-            profile.write_text(written(profile, by_place(read_rows())), encoding="utf-8")
+    every = collect(read_rows())
+    with SOURCE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(every)

@@ -1,6 +1,7 @@
 """Fit the host model to published servers, and write what it says of every shipped node into the node's profile.
 
-    python tools/rebuild.py hosts     # prints the fitted constants, writes embodied_kg of hardware_profiles/nodes
+    python -m tools.rebuild hosts     # writes embodied_kg of hardware_profiles/nodes
+    python -m tools.host_model        # prints the fitted constants
 
 The servers stand in carbon_plugin/footprint/factors/data/embodied_servers.yaml, the constants in embodied.yaml beside
 it: put the printed ones there (the range of each holds the fits to the sheets of one manufacturer) and run it once
@@ -17,7 +18,7 @@ from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.footprint.embodied.bill import host_parts
 from carbon_plugin.footprint.embodied.devices import node_rating_w
 from carbon_plugin.spec.hardware.cluster import Node
-from carbon_plugin.spec.hardware.profiles import list_nodes, load_accelerator
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.validate.embodied import sum_of_parts
 from carbon_plugin.validate.servers import every_server, fit_hosts, fits_by_manufacturer
 
@@ -59,6 +60,3 @@ def written(node: Node, text: str) -> str:
 if __name__ == "__main__":
     sys.stdout.write(f"{fit_hosts(list(every_server().values()))}\n")
     sys.stdout.writelines(f"{manufacturer}: {fit}\n" for manufacturer, fit in fits_by_manufacturer().items())
-    for one in list_nodes():
-        path = NODES / f"{one.name}.yaml"
-        path.write_text(written(one, path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Write the table of cloud regions from the codes that providers publish and the areas that we match them with.
 
-    python tools/region_table.py   # reads tools/sources/cloud_regions.csv, writes factors/data/cloud_regions.yaml
+    python -m tools.rebuild cloud_regions  # reads tools/sources/cloud_regions.csv
 
 A row is a region: its provider and code, the place that the provider names for it, where code and place were read (with
 year and address), and the area of the tables that stands for the place. The area is our own matching and no statement
@@ -41,7 +41,3 @@ def _line(row: dict[str, str]) -> str:
     # A colon within a plain scalar of a flow mapping is no part of it in every reader.
     area = f'"{row["area"]}"' if ":" in row["area"] else row["area"]
     return f"  {row['region']}: {{area: {area}, place: {row['place']}}}\n"
-
-
-if __name__ == "__main__":
-    TABLE.write_text(table(), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Write the table of servers whose footprints were published, to which the host model is fitted.
 
-    python tools/rebuild.py embodied_servers
+    python -m tools.rebuild embodied_servers
 
 Two of its sources have the form of the collections that they were read in: `boavizta_servers.csv` holds the servers of
 Boavizta's `boavizta-data-us.csv` (head and rows as they are, any version of it), and `hpe_servers.csv` is SCARIF's
@@ -120,7 +120,3 @@ def _drives(words: str) -> tuple[float, int]:
 def _share(words: str) -> float:
     """Return a share that older versions of the collection give in percent and newer ones as a fraction."""
     return float(words[:-1]) / 100 if words.endswith("%") else float(words)
-
-
-if __name__ == "__main__":
-    TABLE.write_text(table(), encoding="utf-8")

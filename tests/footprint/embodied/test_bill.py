@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from carbon_plugin.spec.hardware.profiles import (
     load_node,
 )
 from carbon_plugin.validate.embodied import markdown_table, validation_rows
+from tools import host_model
 
 ROOT = Path(__file__).resolve().parents[3]
 DOC = ROOT / "docs" / "embodied.md"
@@ -56,10 +56,9 @@ def test_dram_is_the_largest_part_of_a_dgx_h100() -> None:
 def test_a_modelled_host_is_the_sum_of_its_parts(node: Node) -> None:
     if node.host.embodied_kg.source != "host-model":
         pytest.skip("another source")
-    model = runpy.run_path(str(ROOT / "tools" / "host_model.py"))
     stated = node.host.embodied_kg
 
-    assert (stated.low, stated.value, stated.high) == model["modelled_kg"](node)
+    assert (stated.low, stated.value, stated.high) == host_model.modelled_kg(node)
 
 
 @pytest.mark.parametrize(
