@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,9 @@ from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
 from carbon_plugin.calibrate.user_fit import calibrate
 
 ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 SHORTER = (
+    ("cpu.yaml", "layers: 4", "layers: 2"),
     ("cpu.yaml", "seq_len: 256", "seq_len: 64"),
     ("train.py", "run_dir=options.run_dir)", "run_dir=options.run_dir, window_s=1, options=FAST)"),
     (
@@ -29,11 +36,47 @@ SHORTER = (
         "FAST = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=1))\n",
     ),
 )
-"""What the test changes in its copy of the demo: sequences, and the spans that a calibration learns from."""
+"""What the test changes in its copy of the demo: layers, sequences, and the spans that a calibration learns from."""
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[str, Path]:
+def as_a_user(script: Path, *arguments: str) -> str:
+    """Start the demo in a process of its own, and return what it and its commands printed."""
+    done = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, check=False, cwd=script.parent
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def in_forked_ranks(torchrun: Callable[..., subprocess.CompletedProcess[str]], script: Path, *arguments: str) -> str:
+    """Do the same with ranks that are forked from a process that has imported torch, which is most of the demo's cost."""
+
+    def run(*command: str | Path, quiet: bool = False) -> str:
+        words = [str(word) for word in command]
+        print(f"$ {shlex.join(words)}")
+        if words[0] == "torchrun":
+            program, *rest = dropwhile(lambda word: word.startswith("--"), words[1:])
+            done = torchrun(Path(program), *rest, processes=2, imported_once=())
+        else:
+            words[0] = str(BIN / words[0])
+            done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=script.parent)
+            assert done.returncode == 0, done.stdout + done.stderr
+        if not quiet:
+            print(done.stdout)
+        return done.stdout
+
+    main = runpy.run_path(str(script))["main"]
+    main.__globals__["run"] = run
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(script), *arguments])
+        patch.setenv("OMP_NUM_THREADS", "1")  # which the demo sets, where nobody has
+        main()
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module", params=["in forked ranks", pytest.param("as a user", marks=pytest.mark.exhaustive)])
+def demo(request, torchrun, tmp_path_factory) -> tuple[str, Path]:
     """Return what a demo with a few seconds of training printed, and its run directory. A run of yesterday lies beside
     it.
     """
@@ -45,18 +88,12 @@ def demo(tmp_path_factory) -> tuple[str, Path]:
         file = examples / "demo" / name
         assert text in file.read_text(encoding="utf-8")
         file.write_text(file.read_text(encoding="utf-8").replace(text, shorter), encoding="utf-8")
-    command = [sys.executable, examples / "demo" / "demo.py", "--seconds=4", "--probe-seconds=0.5"]
-    done = subprocess.run(
-        [*command, f"--runs={runs}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=runs,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = (examples / "demo" / "demo.py", "--seconds=3", "--probe-seconds=0.5", f"--runs={runs}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        printed = as_a_user(*command) if request.param == "as a user" else in_forked_ranks(torchrun, *command)
     (run_dir,) = (path.parent for path in runs.glob("*/run.json"))
-    return done.stdout, run_dir
+    return printed, run_dir
 
 
 @pytest.fixture(scope="module")
