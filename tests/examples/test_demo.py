@@ -49,7 +49,7 @@ def as_a_user(script: Path, *arguments: str) -> str:
 
 
 def in_forked_ranks(torchrun: Callable[..., subprocess.CompletedProcess[str]], script: Path, *arguments: str) -> str:
-    """Do the same with ranks that are forked from a process that has imported torch, which is most of the demo's cost."""
+    """Do the same with ranks that are forked from a process that has imported torch, most of the cost."""
 
     def run(*command: str | Path, quiet: bool = False) -> str:
         words = [str(word) for word in command]

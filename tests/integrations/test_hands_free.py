@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from carbon_plugin.integrations.hands_free import STOPS
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.integrations.jobs.telling import told
 
 JOBS = Path(__file__).parent / "jobs"
 BIN = str(Path(sys.executable).parent / "carbon-plugin")
@@ -41,18 +41,17 @@ def closes(run_dir: Path) -> list[tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def by_hooks(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+def by_hooks(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
     """Run the loops of `by_hooks.py` without us and with us. Return the folder of their runs, and what both printed, by
     loop.
     """
     folder = tmp_path_factory.mktemp("by_hooks")
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[Any]] = {}
     for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
         env = environment(TMPDIR=str(folder), **variables)
         done = launcher().run(JOBS / "by_hooks.py", folder, env=env)
         assert done.returncode == 0, done.stderr
-        for line in done.stdout.splitlines():
-            _, loop, result = line.split(" ", 2)
+        for loop, *result in told(done.stdout, "RESULT"):
             said.setdefault(loop, []).append(result)
     return folder, said
 
@@ -76,7 +75,7 @@ def test_an_iteration_is_one_step_whatever_optimizers_step_in_it(by_hooks, loop,
 def test_trainings_end_with_the_same_weights_to_the_last_bit_and_no_hook_is_left(by_hooks):
     for bare, measured in by_hooks[1].values():
         assert measured == bare
-        assert bare.split()[1] == "0"
+        assert bare[1] == 0
 
 
 def test_a_resumed_run_goes_on_at_the_step_of_its_optimizer(by_hooks):
@@ -192,9 +191,7 @@ def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
             [*command, str(JOBS / "unedited.py")], env=env, cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
-        rows = [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT")]
-        said[name] = {rank: (losses, left) for rank, losses, left in rows}
+        said[name] = {rank: (losses, left) for rank, losses, left in told(done.stdout, "RESULT")}
         said[f"{name} sites"] = sites.stat().st_size
         said[f"{name} stderr"] = done.stderr
     return said | {"run": folder / "run"}

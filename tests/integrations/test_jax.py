@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from carbon_plugin.integrations.jax import watch_jax
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.integrations.jobs.telling import told
 
 JOB = Path(__file__).parent / "jobs" / "jax_loop.py"
 
@@ -52,7 +52,7 @@ def job(tmp_path_factory) -> tuple[Path, list[Any]]:
     for process in processes:
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        said += [json.loads(line.removeprefix("LOSSES ")) for line in output.splitlines() if "LOSSES" in line]
+        said += told(output, "LOSSES")
     return folder / "run", said
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.integrations.jobs.telling import told
 
 JOB = Path(__file__).parent / "jobs" / "lightning_fit.py"
 
@@ -29,10 +29,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def fit(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the job in one process: `fit(folder, "--only-validate")`."""
+    """Run the job in one process, or in ranks: `fit(folder, "--only-validate")`, `fit(folder, processes=2)`."""
 
-    def run(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = launcher("lightning").run(JOB, "--root", folder, *arguments, env=environment(folder), cwd=folder)
+    def run(
+        folder: Path, *arguments: str, processes: int | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        done = launcher("lightning").run(
+            JOB, "--root", folder, *arguments, processes=processes, env=environment(folder), cwd=folder
+        )
         assert done.returncode == 0 or not check, done.stderr
         return done
 
@@ -45,18 +49,20 @@ def logged(folder: Path, version: int = 0) -> list[dict[str, str]]:
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    return json.loads(line.removeprefix("RESULT "))
+    (outcome,) = told(done.stdout, "RESULT")
+    return outcome
 
 
 def windows(file: LedgerFile) -> list[Window]:
     return [record for record in file.records if isinstance(record, Window)]
 
 
-@pytest.fixture(scope="module")
-def ddp(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    """Run a fit whose trainer starts the second rank by the command of the first."""
+@pytest.fixture(scope="module", params=["by torchrun", pytest.param("by the trainer", marks=pytest.mark.exhaustive)])
+def ddp(request, fit, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """Run a fit of two ranks that torchrun starts, or whose trainer starts the second by the command of the first."""
     folder = tmp_path_factory.mktemp("ddp")
+    if request.param == "by torchrun":
+        return folder, result(fit(folder, "--devices", "2", processes=2))
     command = [sys.executable, str(JOB), "--root", str(folder), "--devices", "2"]
     done = subprocess.run(
         command, env=environment(folder), cwd=folder, capture_output=True, text=True, check=False, timeout=240
@@ -82,7 +88,7 @@ def test_metrics_arrive_in_the_loggers_file_on_its_own_axis(ddp):
     assert {int(row["step"]) for row in rows} <= {int(row["step"]) for row in logged(folder) if row["loss"]}
 
 
-def test_ranks_that_the_trainer_starts_later_share_one_run_and_one_ledger(ddp):
+def test_ranks_share_one_run_and_one_ledger_whoever_starts_them(ddp):
     _, outcome = ddp
     run = read_run(outcome["run_dir"])
     (file,) = run.files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from carbon_plugin.integrations import entry_points as ours
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close
+from tests.integrations.jobs.telling import told
 
 JOBS = Path(__file__).parent / "jobs"
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def way(launcher, tmp_path) -> Callable[..., list[list[float]]]:
             JOBS / "lightnings.py", name, tmp_path, package, env=kept | {"TMPDIR": str(tmp_path)}, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
-        return [json.loads(line.removeprefix("LOSSES ")) for line in done.stdout.splitlines() if "LOSSES" in line]
+        return told(done.stdout, "LOSSES")
 
     return run
 

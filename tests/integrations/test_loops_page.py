@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.integrations.jobs.telling import told
 from tests.pages import blocks_of
 
 JOB = Path(__file__).parent / "jobs" / "page.py"
@@ -44,8 +44,7 @@ def page(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
     for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
         done = launcher().run(JOB, *files, env=kept | {"TMPDIR": str(folder)} | variables, cwd=folder)
         assert done.returncode == 0, done.stderr
-        for line in done.stdout.splitlines():
-            name, values = json.loads(line.removeprefix("LOSSES "))
+        for name, values in told(done.stdout, "LOSSES"):
             losses.setdefault(name, []).append(values)
     return folder / "runs", losses
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import TrainingPlan
+from tests.integrations.jobs.telling import told
 
 JOB = Path(__file__).parent / "jobs" / "fsdp.py"
 STEPS = 60
@@ -64,9 +64,8 @@ def run(torchrun, nvml_simulator, tmp_path_factory) -> Run:
     save_forecast(make_forecast(plan()), folder / "forecast.json")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(nvml_simulator), "NVML_SIM": "gpus=2;power=300,400"}
     done = torchrun(JOB, folder / "run", folder / "forecast.json", processes=2, imported_once=(), env=environ)
-    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
-    losses = {row[0]: (row[1], row[2]) for word, text in lines if word == "LOSSES" for row in [json.loads(text)]}
-    metrics = next(json.loads(text) for word, text in lines if word == "METRICS")
+    losses = {rank: (bare, measured) for rank, bare, measured in told(done.stdout, "LOSSES")}
+    (metrics,) = told(done.stdout, "METRICS")
     (file,) = read_run(folder / "run").files
     return Run(folder / "run", file, losses, metrics)
 

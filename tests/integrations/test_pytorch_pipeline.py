@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from carbon_plugin.ledger.reader import manifest_of, read_run
+from tests.integrations.jobs.telling import told
 
 JOB = Path(__file__).parent / "jobs" / "pipeline.py"
 BLOCK = 4 * 32 * 32 + 2 * 32 * 128 + 128 + 32
@@ -18,11 +18,7 @@ def job(torchrun, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     done = torchrun(JOB, folder, processes=2, imported_once=("torch.distributed.pipelining",))
     (file,) = read_run(folder).files
-    losses = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("LOSSES "):
-            rank, bare, measured = json.loads(line.removeprefix("LOSSES "))
-            losses[rank] = (bare, measured)
+    losses = {rank: (bare, measured) for rank, bare, measured in told(done.stdout, "LOSSES")}
     return manifest_of(file.records).effective, losses
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
+from tests.integrations.jobs.telling import told
 
 JOB = Path(__file__).parent / "jobs" / "sft.py"
 TRAINERS = Path(__file__).parent / "jobs" / "trainers_of_trl.py"
@@ -26,8 +26,8 @@ def test_tokens_are_those_that_trl_counts_without_padding(launcher, tmp_path):
 
     progress = summarise(tmp_path / "run").progress
 
-    (said,) = [line for line in done.stdout.splitlines() if line.startswith("TOKENS ")]
-    assert progress.tokens == int(float(said.removeprefix("TOKENS "))) > 0
+    (tokens,) = told(done.stdout, "TOKENS")
+    assert progress.tokens == int(tokens) > 0
     assert progress.tokens_source == "counted step by step; num_tokens of the trainer"
 
 
@@ -40,8 +40,7 @@ def trained(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[list[str]]
     env = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     done = launcher().run(TRAINERS, folder, "sft_lora", "dpo", "grpo", env=env, cwd=folder)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line.removeprefix("LOSSES ")) for line in done.stdout.splitlines() if line.startswith("LOSSES")]
-    return folder, {way: losses for way, *losses in rows}
+    return folder, {way: losses for way, *losses in told(done.stdout, "LOSSES")}
 
 
 def records(folder: Path, kind: type) -> list[Any]:

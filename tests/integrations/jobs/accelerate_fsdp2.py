@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from telling import tell
 from torch import nn
 
 from carbon_plugin.integrations.accelerate import watch
@@ -66,6 +65,5 @@ def train(accelerator: Accelerator, measured: bool) -> list[float]:
 if __name__ == "__main__":
     accelerator = accelerator_of_fsdp2()
     bare, measured = train(accelerator, measured=False), train(accelerator, measured=True)
-    losses = json.dumps([bare, measured, accelerator.is_fsdp2])
-    os.write(1, f"LOSSES {losses}\n".encode())  # in one piece, because both ranks have one standard output
+    tell("LOSSES", [bare, measured, accelerator.is_fsdp2])
     accelerator.end_training()

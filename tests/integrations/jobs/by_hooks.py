@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from telling import tell
 from torch import nn
 
 import carbon_plugin.integrations.hands_free as ours
@@ -152,7 +153,7 @@ def main() -> None:
         watching.close("the loop ended")
         weights = sum(parameter.sum().item() for parameter in model.parameters())
         left = len(module._global_optimizer_pre_hooks) + len(module._global_optimizer_post_hooks)
-        print("RESULT", loop.__name__, weights.hex(), left)
+        tell("RESULT", [loop.__name__, weights.hex(), left])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from telling import tell
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -103,7 +103,7 @@ def train(run_dir: str | None, forecast: str) -> list[float]:
                     with session.phase("evaluation"):
                         time.sleep(0.4)
         if run_dir is not None and dist.get_rank() == 0:
-            print("METRICS", json.dumps(session.metrics()))
+            tell("METRICS", session.metrics())
     assert not optimizer._optimizer_step_post_hooks
     return losses
 
@@ -112,7 +112,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     bare = train(None, sys.argv[2])
     measured = train(sys.argv[1], sys.argv[2])
-    print("LOSSES", json.dumps([dist.get_rank(), bare, measured]), flush=True)
+    tell("LOSSES", [dist.get_rank(), bare, measured])
     dist.destroy_process_group()
 
 

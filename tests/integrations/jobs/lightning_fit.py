@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -11,6 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from telling import tell
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -90,7 +90,7 @@ def main() -> None:
         return
     fit.fit(Model(0.05), data, validation)
     if fit.is_global_zero:
-        print("RESULT", json.dumps({"state": carbon.state_dict(), "run_dir": str(carbon.monitor.run_dir)}))
+        tell("RESULT", {"state": carbon.state_dict(), "run_dir": str(carbon.monitor.run_dir)})
     if options.resume_and_raise:
         model = Model(0.05)
         model.raise_at = 20

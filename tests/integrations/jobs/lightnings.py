@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from telling import tell
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -102,5 +103,5 @@ trainer:
 
 if __name__ == "__main__":
     sys.path.append(str(FOLDER / "site"))  # entry points of the test
-    print("LOSSES", json.dumps(fit()))
-    print("LOSSES", json.dumps(globals()[sys.argv[1]]()))
+    tell("LOSSES", fit())
+    tell("LOSSES", globals()[sys.argv[1]]())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
+from telling import tell
 
 from carbon_plugin.monitor.run import projection
 from carbon_plugin.spec.hardware.profiles import load_accelerator
@@ -26,7 +26,7 @@ def main() -> None:
         names: dict[str, Any] = {"__name__": path.stem, "CPU": CPU}
         sys.modules[path.stem] = type(sys)(path.stem)  # the home of classes that the program defines
         exec(compile(program, str(path), "exec"), names)
-        print("LOSSES", json.dumps([path.stem, [float(loss).hex() for loss in names["losses"]]]), flush=True)
+        tell("LOSSES", [path.stem, [float(loss).hex() for loss in names["losses"]]])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from datasets import Dataset
+from telling import tell
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
@@ -50,7 +51,7 @@ def parts(folder: str) -> dict[str, Any]:
 def main(folder: str) -> None:
     trainer = SFTTrainer(**parts(folder), callbacks=[CarbonCallback(site="FRA", run_dir=f"{folder}/run")])
     trainer.train()
-    print("TOKENS", [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row][-1])
+    tell("TOKENS", [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row][-1])
 
 
 if __name__ == "__main__":

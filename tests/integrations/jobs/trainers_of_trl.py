@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from telling import tell
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
@@ -104,4 +104,4 @@ if __name__ == "__main__":
     options = MonitorOptions(min_window_s=0.2)
     for way in sys.argv[2:]:
         carbon = CarbonCallback(site="FRA", run_dir=FOLDER / way, quiet=True, window_s=0.4, options=options)
-        print("LOSSES", json.dumps([way, train(way, []), train(way, [carbon])]), flush=True)
+        tell("LOSSES", [way, train(way, []), train(way, [carbon])])

@@ -5,13 +5,13 @@ Two micro-batches make a step, a worker loads the data, and the loss scaler skip
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 
 import torch
 import torch.distributed as dist
+from telling import tell
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,8 +43,7 @@ def main() -> None:
             time.sleep(float(os.environ.get("PAUSE_S", "0")))
     hooks = [*optimizer._optimizer_step_post_hooks, *optimizer._optimizer_step_pre_hooks, *model._forward_pre_hooks]
     ours = [path for path in sys.path if path.endswith("startup")]
-    result = json.dumps([dist.get_rank(), losses, len(hooks) + len(ours)])
-    os.write(1, f"RESULT {result}\n".encode())  # in one piece, because both ranks have one standard output
+    tell("RESULT", [dist.get_rank(), losses, len(hooks) + len(ours)])
     dist.destroy_process_group()
 
 

@@ -24,6 +24,8 @@ from tests.launcher.client import Launcher
 from tests.monitor.conftest import started
 from tests.monitor.launching import Process
 
+ROUNDING = 1 + 1e-9
+"""Two sums of the same energies may differ by it, because they are added in different orders."""
 FAULTS = {"version mismatch": "version_mismatch", "no permission": "no_permission", "not loaded": "driver_not_loaded"}
 HANGS = "a driver that hangs"
 LOST = {"lost": "gpus=2;power=300,400;fault=0:lost", "all lost": "gpus=2;fault=0:lost,1:lost"}
@@ -88,7 +90,8 @@ def test_gpus_that_no_driver_tells_of_are_in_the_totals_as_an_estimate_with_a_ra
     gpu = summary.by_rung["gpu"]
     seconds = sum(window.duration_s for window in windows)
 
-    assert gpu.energy_j == gpu.estimated_j > 0
+    assert gpu.energy_j == pytest.approx(gpu.estimated_j)
+    assert gpu.estimated_j > 0
     assert 20 * 2 * seconds < gpu.low_j < gpu.energy_j < gpu.high_j
     assert summary.energy.energy_j > gpu.energy_j
     assert jobs[name].projections[-1].spent_energy_j == pytest.approx(summary.energy.energy_j)
@@ -110,7 +113,7 @@ def test_gpus_that_the_driver_counts_and_that_do_not_answer_are_estimated_and_sa
     (line,) = [line for line in jobs[name].errors.splitlines() if "not metered" in line]
 
     assert "the driver counts 2" in line
-    assert 0 < gpu.estimated_j <= gpu.energy_j
+    assert 0 < gpu.estimated_j <= gpu.energy_j * ROUNDING
     assert gpu.low_j < gpu.energy_j < gpu.high_j
     assert (summary.coverage.gpus, summary.coverage.gpus_measured) == (2, 2 - count)
     assert "estimated for GPUs that could not be read" in opening(summary)
@@ -231,7 +234,7 @@ def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, monit
             assert len(warned) == 1, (name, ended.errors)
             assert said in warned[0], name
             assert (summary.coverage.gpus, summary.coverage.gpus_measured) == counted, name
-            assert 0 < gpu.estimated_j <= gpu.energy_j, name
+            assert 0 < gpu.estimated_j <= gpu.energy_j * ROUNDING, name
             assert "estimated for GPUs that could not be read" in opening(summary), name
             seconds = sum(window.duration_s for window in ended.windows)
             measured = [device.energy for device in summary.devices if device.identity.key == second]
