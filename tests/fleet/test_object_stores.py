@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from carbon_plugin.fleet import reading as reading_module
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
 
-pytest.importorskip("s3fs")
-werkzeug_app = pytest.importorskip("moto.moto_server.werkzeug_app")
+# Every worker loads this file, and only one of them needs a second's imports of clients and servers.
+if not (find_spec("s3fs") and find_spec("moto")):
+    pytest.skip("s3fs or moto is not installed; `make test` installs them", allow_module_level=True)
 
 Answer = tuple[str, bytes]
 
@@ -29,6 +31,7 @@ class FaultyServer:
     """
 
     def __init__(self) -> None:
+        from moto.moto_server import werkzeug_app
         from werkzeug.serving import make_server
 
         self._app = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
