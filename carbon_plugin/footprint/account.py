@@ -1,4 +1,4 @@
-"""Compute carbon with an interval from energy and reserved device time. Plan, monitor and audit all use this module."""
+"""Compute carbon with a range from energy and reserved device time. Plan, monitor and audit all use this module."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def carbon_totals(
 def central_carbon(
     energies: Sequence[EnergyItem], reservations: Sequence[Reservation], factors: Factors
 ) -> CentralCarbon:
-    """Return the central values of the footprint that `account` returns for the same arguments, without any sampling.
+    """Return the central values of the footprint that `account` returns for the same arguments, without sampling.
 
     Raises `FootprintError` as `account` does.
     """
@@ -127,8 +127,9 @@ def _inputs(
 
 
 def _scores(inputs: UncertainInputs, draws: int, seed: int) -> Floats:
-    """Return the scores at which the inputs are evaluated: the central values in the first column, and `draws` samples
-    in the others."""
+    """Return the scores at which the inputs are evaluated. The first column is the central values, and `draws` samples
+    follow.
+    """
     whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (draws, seed))
     if not whole or draws < 1 or seed < 0:
         raise FootprintError(f"draws is {draws!r} and seed {seed!r}, expected at least 1 draw and a seed of 0 or more")
@@ -140,8 +141,9 @@ def _scores(inputs: UncertainInputs, draws: int, seed: int) -> Floats:
 
 
 def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
-    """Return an outcome as figures. Its first column holds the central values, the other columns hold the samples; the
-    last column of `means` holds the means."""
+    """Return an outcome as figures. Its first column holds the central values, and the other columns the samples. The
+    last column of `means` holds the means.
+    """
     import numpy as np
 
     from carbon_plugin.footprint.uncertainty import percentiles

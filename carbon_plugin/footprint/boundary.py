@@ -22,7 +22,9 @@ _LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class RungTotal(Struct, frozen=True, kw_only=True):
-    """Holds the energy up to a rung, J, ranges of its parts added; `missing` are parts that nobody knows."""
+    """Holds the energy up to a rung, J, with the ranges of its parts added. `missing` names parts whose energy is not
+    known.
+    """
 
     rung: str
     energy: Figure
@@ -30,8 +32,8 @@ class RungTotal(Struct, frozen=True, kw_only=True):
 
 
 def ladder(energy_j: Mapping[str, Figure]) -> tuple[RungTotal, ...]:
-    """Return the energy totals of a footprint by rung, the smallest boundary first. A rung without any energy is left
-    out.
+    """Return the energy totals of a footprint by rung, the smallest boundary first. Rungs without energy are
+    left out.
     """
     totals = []
     for rung, parts in _LADDER:

@@ -1,4 +1,4 @@
-"""Refuse inputs of an accounting that are impossible, with an error that names the value and its scope."""
+"""Refuse impossible inputs of the carbon accounting, with an error that names the value and its scope."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_inputs(
     factors: Factors,
     duration_spread: tuple[float, float],
 ) -> None:
-    """Raise `FootprintError`, naming scope and value, for an input of the accounting that cannot be."""
+    """Raise `FootprintError`, naming scope and value, for an impossible input of the accounting."""
     for item in energies:
         name = f"energy of {item.rung} scope {item.scope!r}"
         if item.rung not in IT_RUNGS:

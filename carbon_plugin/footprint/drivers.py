@@ -12,8 +12,9 @@ from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 
 
 class Driver(Struct, frozen=True, kw_only=True):
-    """One scope of draws: total kgCO2e with it at its p10 and at its p90, all else central, and its share of the
-    squared swings of all scopes (first-order share of the variance; shares add up to 1)."""
+    """One scope of draws: the total kgCO2e with it at its p10 and at its p90 and all others central, and its share of
+    the squared swings of all scopes. The shares (first-order shares of the variance) add up to 1.
+    """
 
     scope: str
     at_p10_kg: float

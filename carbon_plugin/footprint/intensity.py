@@ -1,4 +1,4 @@
-"""Find the intensity of a site for a run: from its series of values over time, else from its number or its zone."""
+"""Find the intensity of a site for a run: from its series of values over time, or else from its number or its zone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def average_intensity(site: Site, *, today: date | None = None, period: RunPerio
 
 
 def marginal_intensity(site: Site, *, period: RunPeriod | None = None) -> Intensity | None:
-    """Return the marginal intensity where the site states one. It serves what-if questions, never a total."""
+    """Return the marginal intensity where the site states one. It answers what-if questions, and is in no total."""
     if site.marginal_series is not None:
         from carbon_plugin.footprint.series.over_run import series_intensity
 

@@ -2,9 +2,10 @@
 
     market = sum over instruments of g_i * kWh_i + g_residual * (E_facility - sum of kWh_i)
 
-Instruments are served in the order in which they are given, until the energy of the facility is covered: more
-certificates than energy do not make a negative. Without a residual mix the rest counts at the location's own
-intensity. After the GHG Protocol's scope 2 guidance; nothing here is ever taken off the location-based figure.
+Instruments are used in the order in which they are given, until the energy of the facility is covered, so that more
+certificates than energy do not give a negative value. Without a residual mix the rest counts at the location's own
+intensity. This follows the GHG Protocol's scope 2 guidance. Nothing here is ever subtracted from the location-based
+figure.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ RESIDUAL = "residual"
 
 
 class Market(NamedTuple):
-    """Holds the operational carbon by contract, kgCO2e, one value per draw, and its lines at the first draw."""
+    """Holds the operational carbon by contract, kgCO2e, one value per draw, and the lines of the first draw."""
 
     operational_kg: Floats
     lines: tuple[MarketLine, ...]
 
 
 class Contracts(NamedTuple):
-    """Holds the instruments of a site, and g/kWh of what they do not cover, None for the location's intensity."""
+    """Holds the instruments of a site, and the g/kWh of energy without a contract, or None for the location's
+    intensity.
+    """
 
     instruments: tuple[Instrument, ...]
     residual_g_per_kwh: float | None
@@ -37,7 +40,7 @@ class Contracts(NamedTuple):
 
     @classmethod
     def of(cls, factors: Factors) -> Contracts | None:
-        """Return the contracts among the factors, or None where there are none, so that no line is made up."""
+        """Return the contracts among the factors, or None where there are none, so that no line is invented."""
         if not factors.instruments and factors.residual is None:
             return None
         if factors.residual is None:

@@ -52,7 +52,7 @@ class UncertainInputs(NamedTuple):
 
     @property
     def of_carbon(self) -> UncertainInputs:
-        """Return the inputs of energy and location-based carbon alone, without those of water and of contracts."""
+        """Return the inputs of energy and location-based carbon only, without those of water and of contracts."""
         end = len(self.rows) - len(self.water)
         return self._replace(scopes=self.scopes[:end], rows=self.rows[:end], water=(), contracts=None)
 
@@ -90,7 +90,7 @@ def gather(
     factors: Factors,
     duration_spread: tuple[float, float],
 ) -> UncertainInputs:
-    """Return the rows of one accounting. Raises `FootprintError` for values that are impossible."""
+    """Return the rows of one accounting. Raises `FootprintError` for impossible values."""
     check_inputs(energies, reservations, factors, duration_spread)
     items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
     unit_years = _unit_years(reservations)
@@ -137,7 +137,7 @@ def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
 
 
 def sampled_carbon(inputs: UncertainInputs, scores: Floats) -> Carbon[Floats]:
-    """Return what `evaluate` returns of energy and location-based carbon."""
+    """Return the energy and location-based carbon that `evaluate` returns."""
     return _combine(inputs, list(spread(*inputs.columns(), scores)))
 
 
@@ -149,9 +149,9 @@ def central(inputs: UncertainInputs) -> Carbon[float]:
 def central_and_mean(inputs: UncertainInputs) -> Outcome:
     """Evaluate the equations at the central value and at the mean of every input, two values each.
 
-    The inputs are independent, so that the mean of a product is the product of the means. Of what the equations divide
-    by (lifetime and utilisation) it is the mean of the inverse. Sums over many runs add up these means: the sum of the
-    medians of skewed quantities is below the median of their sum.
+    The inputs are independent, so that the mean of a product is the product of the means. For lifetime and utilisation,
+    by which the equations divide, the mean of the inverse is used. Sums over many runs add up these means, because the
+    sum of the medians of skewed quantities is below the median of their sum.
     """
     median, low, high = inputs.columns()
     means = mean_of(median, low, high)

@@ -77,7 +77,7 @@ def _residual(site: Site) -> Figure | None:
 
 
 def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
-    """Return the assumption behind a figure that was neither declared nor measured."""
+    """Return the assumption for a figure that was neither declared nor measured."""
     if figure.kind in ("declared", "measured"):
         return ()
     value = f"{number(figure.value, 4)} ({number(figure.low)} to {number(figure.high)}) {figure.unit}"
@@ -85,7 +85,9 @@ def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
 
 
 def _of_stated(site: Site, pue: Figure) -> tuple[Assumption, ...]:
-    """Return the assumption behind the range of a stated PUE; that of a stated intensity is among its notes."""
+    """Return the assumption for the range of a stated PUE. The one for a stated intensity is among the intensity's
+    notes.
+    """
     if site.pue is None:
         return ()
     value = f"{number(pue.low, 4)} to {number(pue.high, 4)} around the stated {number(pue.value, 4)}"
@@ -93,7 +95,9 @@ def _of_stated(site: Site, pue: Figure) -> tuple[Assumption, ...]:
 
 
 def _cooling(cluster: Cluster | None) -> tuple[Assumption, ...]:
-    """Return on which side of the PUE the node's fans are. With liquid cooling they are outside of the node."""
+    """Return a note on whether the power of the node's fans belongs to the IT energy. With liquid cooling they are
+    outside of the node.
+    """
     if cluster is None:
         return ()
     node = cluster.node

@@ -12,8 +12,9 @@ from carbon_plugin.errors import FootprintError
 
 
 def score(operational: float, embodied: float, functional_units: float) -> float:
-    """Return the SCI, which is O + M a functional unit R. Raises `FootprintError` without any unit: the score is a
-    rate, never a total."""
+    """Return the SCI, which is (O + M) / R. Raises `FootprintError` without any unit, because the score is a rate and
+    never a total.
+    """
     if functional_units <= 0:
         raise FootprintError(f"functional_units is {functional_units:g}, expected more than 0: the score is a rate")
     return (operational + embodied) / functional_units

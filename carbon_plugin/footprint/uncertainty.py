@@ -25,8 +25,9 @@ PERCENTILES = (0.025, 0.1, 0.9, 0.975)
 
 @lru_cache(maxsize=256)
 def scores(scope: str, draws: int, seed: int) -> Floats:
-    """Return `draws` scores of a scope, shape (draws,), read-only. Cached: a live monitor asks for the same ones each
-    time.
+    """Return `draws` scores of a scope, shape (draws,), read-only.
+
+    They are cached, because a live monitor asks for the same ones each time.
     """
     stream = int.from_bytes(hashlib.blake2b(scope.encode(), digest_size=8).digest(), "big")
     shuffled = np.random.default_rng([seed, stream]).permutation(_strata(draws))
@@ -36,8 +37,9 @@ def scores(scope: str, draws: int, seed: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def score_table(scopes: tuple[str, ...], draws: int, seed: int) -> Floats:
-    """Return the scores of several scopes, shape (scopes, draws + 1), read-only. The first column is 0, for the central
-    values. Cached as those of a scope are."""
+    """Return the scores of several scopes, shape (scopes, draws + 1), read-only and cached. The first column is 0, for
+    the central values.
+    """
     table = np.zeros((len(scopes), draws + 1))
     for row, scope in zip(table, scopes, strict=True):
         row[1:] = scores(scope, draws, seed)
@@ -112,7 +114,7 @@ def percentiles(samples: Floats) -> Floats:
 
 @lru_cache(maxsize=8)
 def _places(draws: int) -> tuple[NDArray[np.int_], NDArray[np.int_], Floats]:
-    """Return the numbers of the ordered samples on either side of each percentile, and the share of the upper one."""
+    """Return the positions of the sorted samples on either side of each percentile, and the weight of the upper one."""
     place = np.clip(np.array(PERCENTILES) * draws - 0.5, 0, draws - 1)
     below = place.astype(int)
     return below, np.minimum(below + 1, draws - 1), place - below

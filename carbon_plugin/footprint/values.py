@@ -25,8 +25,9 @@ EmissionScope = Literal["lifecycle", "direct"]
 
 
 class Basis(Struct, frozen=True, kw_only=True):
-    """One instance says which emissions and which electricity an intensity counts. Intensities of different basis are
-    never added or compared silently."""
+    """One basis says which emissions and which electricity an intensity counts. Intensities of different basis are
+    never silently added or compared.
+    """
 
     scope: EmissionScope
     signal: Literal["average", "marginal"]
@@ -35,7 +36,7 @@ class Basis(Struct, frozen=True, kw_only=True):
 
 
 class IntensityPart(Struct, frozen=True, kw_only=True):
-    """One source of a mean intensity: what it counts, its own mean in g/kWh, and the share of the energy, 0 to 1.
+    """One source of a mean intensity: its basis, its own mean in g/kWh, and its share of the energy, 0 to 1.
 
     `zone`, `zone_name` and `granularity` are those of the source. They are empty in what older releases wrote.
     """
@@ -76,7 +77,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
 
     @property
     def bases(self) -> tuple[Basis | None, ...]:
-        """Return everything that it counts, each once: more than one where its parts count different things."""
+        """Return each basis of the intensity once. There are several where its parts have different ones."""
         return tuple(dict.fromkeys(part.basis for part in self.parts)) or (self.basis,)
 
 
@@ -184,7 +185,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
     water_l: dict[str, Figure] = {}
 
     def __post_init__(self) -> None:
-        """Make an embodied carbon without any part, and the total with it, unknown.
+        """Set embodied and total carbon to None where there is no embodied part.
 
         Its sum over no parts is 0, which reports of earlier releases hold too; nobody knows that it is 0.
         """
@@ -197,7 +198,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
     @property
     def counted(self) -> CountedCarbon:
-        """Return the name of the widest carbon that is known: the total, or that of the operation alone."""
+        """Return the name of the widest known carbon: the total, or that of the operation alone."""
         return "operational_kg" if self.total_kg is None else "total_kg"
 
     @property
@@ -207,7 +208,9 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
 
 def comparable_kg(one: Footprint, other: Footprint) -> tuple[CountedCarbon, Figure, Figure]:
-    """Return the widest carbon that is known of both footprints, with its name: never a total beside a part."""
+    """Return the widest carbon that both footprints know, with its name, so that a total is never compared
+    with a part.
+    """
     if one.total_kg is None or other.total_kg is None:
         return "operational_kg", one.operational_kg, other.operational_kg
     return "total_kg", one.total_kg, other.total_kg
@@ -239,7 +242,7 @@ class CentralCarbon(Struct, frozen=True, kw_only=True):
 
 
 class RunPeriod(NamedTuple):
-    """Says when a run takes place; `start_unix_s` is None where that is not decided."""
+    """Says when a run takes place. `start_unix_s` is None where that is not decided."""
 
     start_unix_s: float | None
     duration_s: float

@@ -29,7 +29,7 @@ DIFFERENCE = "total less the parts"
 
 
 class BillLine(Struct, frozen=True, kw_only=True):
-    """One line of a bill: kgCO2e, how it comes about, and the source."""
+    """One line of a bill: its kgCO2e, how they are computed, and the source."""
 
     name: str
     quantity: str
@@ -47,7 +47,7 @@ class Bill(Struct, frozen=True, kw_only=True):
 
 
 def device_bill(accelerator: Accelerator) -> Bill:
-    """Return the bill of one accelerator with its share of the baseboard, or a single line where its dies are not
+    """Return the bill of one accelerator with its share of the baseboard. It has a single line where the dies are not
     known.
     """
     parts = _device_parts(accelerator) if accelerator.dies else ()
@@ -71,8 +71,8 @@ def network_bill(node: Node) -> Bill:
 def host_parts(host: Host, rated_power_w: float, disks: int = 0) -> tuple[BillLine, ...]:
     """Return the parts of a server from its sockets, DRAM, SSD, NICs, power rating in W and number of hard disks.
 
-    It has as many supplies as its rating needs, and two spare ones, or one where one would do. Its height follows from
-    its rating.
+    The rating decides on the number of power supplies: as many as are needed, and two spare ones, or one where one
+    would do. The height of the server follows from its rating.
     """
     model = tables.embodied_table().host
     needed = math.ceil(rated_power_w / model.supply_w)

@@ -1,4 +1,4 @@
-"""Take embodied carbon from hardware profiles, and the calendar life over which it is spread.
+"""Take embodied carbon from hardware profiles, and the lifetime over which it is amortised.
 
 A profile states the kg of its device with its source; `embodied/bottom_up.py` models a device that nobody published.
 """
@@ -44,7 +44,7 @@ def lifetime(site: Site) -> Figure:
 
 
 def lifetime_warning(site: Site) -> str | None:
-    """Return a sentence for the user where the stated lifetime is one that few machines have, else None."""
+    """Return a sentence for the user if the stated lifetime is unusual, else None."""
     years = site.lifetime_years
     if years is None or USUAL_YEARS[0] <= years <= USUAL_YEARS[1]:
         return None
@@ -52,7 +52,7 @@ def lifetime_warning(site: Site) -> str | None:
 
 
 def fleet_utilisation(site: Site) -> Figure | None:
-    """Return the share of the calendar life in which the fleet works, where the site amortises by it, else None."""
+    """Return the share of the calendar life in which the fleet is in use if the site amortises over that, else None."""
     if site.amortisation == "reserved_time":
         return None
     if site.fleet_utilisation is not None:
@@ -62,8 +62,8 @@ def fleet_utilisation(site: Site) -> Figure | None:
 
 
 def building_kg(cluster: Cluster) -> Figure:
-    """Return the kgCO2e of the building per device and year, for the device's share of the rated power of node and
-    network.
+    """Return the kgCO2e of the building per device and year. A device is charged its share of the rated power of node
+    and network.
     """
     estimate = tables.embodied_table().building_kg_per_kw_year
     kilowatts = rated_power_w(cluster) / 1e3
@@ -74,14 +74,14 @@ def building_kg(cluster: Cluster) -> Figure:
 
 
 def rated_power_w(cluster: Cluster) -> float:
-    """Return the IT capacity in W that a device takes up: its share of the rating of its node and of the network."""
+    """Return the IT capacity that a device occupies, W: its share of the rating of its node, and of the network."""
     node = cluster.node
     node_w = node_rating_w(node, cluster.accelerator.tdp_w.value)
     return node_w / node.accelerators + fabric_factor(node, cluster.nodes) * node.network.power_w_per_device.value
 
 
 def node_rating_w(node: Node, device_tdp_w: float) -> float:
-    """Return the rated power of a node in W, or else the most that it draws with devices of this power limit."""
+    """Return the rated power of a node, W, or else the most that it can draw with devices of this power limit."""
     if node.host.rated_power_w is not None:
         return node.host.rated_power_w.value
     devices_w = node.accelerators * device_tdp_w
@@ -108,7 +108,9 @@ def _estimate(row: Estimate, unit: str) -> Figure:
 
 
 def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:
-    """Return a profile value as a figure whose source names the part and the text behind the profile's source key."""
+    """Return a profile value as a figure. Its source names the part, and the text that the profile gives for its
+    source.
+    """
     figure = value.figure(UNIT)
     source = f"{name}: {sources.get(value.source, value.source)} ({value.confidence})"
     return Figure.of(figure.range, figure.unit, figure.kind, source)

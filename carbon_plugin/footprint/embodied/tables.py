@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Wafer fabrication per cm2 of die: electricity in kWh, gases in kgCO2e at 95 % and 99 % abatement."""
+    """One process of wafer fabrication, per cm2 of die: electricity in kWh, and gases in kgCO2e at 95 % and 99 %
+    abatement.
+    """
 
     energy_kwh_per_cm2: float
     gas95_kg_per_cm2: float
@@ -23,7 +25,7 @@ class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Inputs of carbon per die area; `aliases` map a marketed process to the row that stands for it."""
+    """The inputs of carbon per die area. `aliases` map a marketed process to the row that stands for it."""
 
     source: str
     grid_kg_per_kwh: float
@@ -42,7 +44,7 @@ class PartRange(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """kgCO2e of the parts of a server (kg a unit, or as the name says) and how many units there are of them."""
+    """The kgCO2e of the parts of a server (per unit, or as the name says), and the number of units."""
 
     source: str
     cpu_base: Estimate
@@ -63,7 +65,7 @@ class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """kgCO2e of switches and transceivers, and how many of them one accelerator needs."""
+    """The kgCO2e of switches and transceivers, and the number of them that one accelerator needs."""
 
     switch: Estimate
     switch_ports: int
@@ -107,14 +109,14 @@ class PublishedHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class ChipLife(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A device with its share of host and building over so many years."""
+    """A device with its share of host and building over a number of years."""
 
     device: str
     years: float
 
 
 class PublishedFootprint(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A published footprint, kgCO2e, and what it is of: a device profile, a server, or a chip over its life."""
+    """A published footprint, kgCO2e, and its object: a device profile, a server, or a chip over its life."""
 
     name: str
     published_kg: float
@@ -148,7 +150,7 @@ class ServerSheets(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Lifetime, what divides it or adds to it, and the bottom-up model."""
+    """The lifetime, the terms that divide it or add to it, and the bottom-up model."""
 
     lifetime_years: Estimate
     fleet_utilisation: Estimate

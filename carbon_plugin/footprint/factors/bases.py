@@ -1,4 +1,4 @@
-"""Give the grid intensity of a place as lifecycle or as direct emissions, whichever of the two is asked for.
+"""Convert the grid intensity of a place to lifecycle or to direct emissions.
 
 Where both are published for the same grid, the published value is taken. Elsewhere one follows from the other:
 
@@ -23,7 +23,7 @@ from carbon_plugin.spec.numbers.figure import Figure
 
 
 def in_scope(intensity: Intensity, scope: EmissionScope, *, today: date | None = None) -> Intensity | None:
-    """Return an intensity of the same place that counts lifecycle or direct emissions, in gCO2e/kWh.
+    """Return the intensity of the same place in lifecycle or in direct emissions, gCO2e/kWh.
 
     It is the given one where that counts them already. The result is None for an intensity whose basis is not stated,
     because nothing says what to convert from. `today` decides how old a published vintage is.
@@ -42,7 +42,7 @@ def in_scope(intensity: Intensity, scope: EmissionScope, *, today: date | None =
 
 
 def _published(area: Area, scope: EmissionScope) -> str | None:
-    """Return the row that is published of the grid of an area in a scope, or None where there is none."""
+    """Return the published row of an area's grid in a scope, or None where there is none."""
     pairs = tables.bases_table().pairs
     if scope == "direct":
         return pairs.get(area.code) if area.table == "country" and not area.larger else None
@@ -51,7 +51,7 @@ def _published(area: Area, scope: EmissionScope) -> str | None:
 
 
 def _slope(area: Area | None) -> float:
-    """Return lifecycle less the offset over direct emissions, of the country of an area where both are published."""
+    """Return (lifecycle - offset) / direct of the country of an area, where both are published."""
     table = tables.bases_table()
     pair = table.pairs.get(area.country) if area is not None and area.country is not None else None
     if pair is None or area is None or area.country is None:
@@ -60,7 +60,7 @@ def _slope(area: Area | None) -> float:
 
 
 def national_slope(country: str, direct_row: str) -> float:
-    """Return (lifecycle - offset) / direct of a country and a row of its grid, both published."""
+    """Return (lifecycle - offset) / direct of a country, and a row of its grid. Both values are published."""
     row = row_of(direct_row)
     direct = TABLES[row.table]().areas[row.code].g_per_kwh
     lifecycle = tables.country_intensities().areas[country].g_per_kwh

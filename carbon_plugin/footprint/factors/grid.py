@@ -140,8 +140,8 @@ def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
 
 
 def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float, float]:
-    """Return p10 and p90 of the intensity during a run, widened to the spread of the parts where the row is of more, or
-    of less, than the place.
+    """Return p10 and p90 of the intensity during a run. The range covers the spread of the parts where the row belongs
+    to a larger or a smaller area than the place.
     """
     spread = relative_spread(row, age_years)
     if area.larger:
@@ -154,11 +154,13 @@ def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float
 
 
 def _consumed(area: Area, row: tables.AreaIntensity) -> list[float]:
-    """Return the intensity, g/kWh, of what a country consumes beside that of what it generates: the published one, and
-    that of a country that trades much if half of it comes from its neighbours. Empty for rows of other tables.
+    """Return intensities, g/kWh, of the electricity that a country consumes, beside that of the electricity that it
+    generates.
 
-    Half is more than most countries import, so that it counts as far from the published value as a year has taken any
-    of them (`WIDEST_TRADE`).
+    They are the published value and, for a country with much trade, the value that follows if half of its electricity
+    comes from its neighbours. The list is empty for rows of other tables. Half is more than most countries import. The
+    second value is therefore kept within a factor of `WIDEST_TRADE` of the published one, which is the largest factor
+    that a year has shown for any of these countries.
     """
     published = _published_consumption(area)
     neighbours = tables.trade().get(area.code, ()) if area.table == "country" else ()
@@ -170,23 +172,23 @@ def _consumed(area: Area, row: tables.AreaIntensity) -> list[float]:
 
 
 def _published_consumption(area: Area) -> tables.AreaIntensity | None:
-    """Return the row of what a country consumes, for an area that takes the row of what a country generates."""
+    """Return the row for a country's consumption, for an area whose row is that of the country's generation."""
     return tables.consumption_intensities().areas.get(area.code) if area.table == "country" else None
 
 
 def _trades_unknown(area: Area) -> bool:
-    """Return whether an area takes the generation of a single country whose consumption is not published."""
+    """Return whether an area uses the generation of a single country whose consumption is not published."""
     aggregate = area.table == "country" and tables.countries()[area.code].alpha2 is None
     return area.table == "country" and not aggregate and _published_consumption(area) is None
 
 
 def _parts(area: Area) -> list[float]:
-    """Return the published values in g/kWh that the range of a place has to cover beside the value of its own row."""
+    """Return the published values, g/kWh, that the range of a place has to cover beside the value of its own row."""
     return _values((*area.also, *(parts_of(area.country) if area.larger and area.country else ())))
 
 
 def _values(references: Iterable[str]) -> list[float]:
-    """Return the published values of rows in g/kWh."""
+    """Return the published values of rows, g/kWh."""
     rows = [row_of(reference) for reference in references]
     return [TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
 
@@ -200,8 +202,9 @@ def declared_intensity(
     kind: StatedKind = "unknown",
     ends: tuple[float, float] | None = None,
 ) -> Intensity:
-    """Return the user's number in g/kWh as an intensity, with the range that was stated or that is usual for its kind
-    of source."""
+    """Return the user's number, g/kWh, as an intensity. Its range is the stated one, or the usual one for its kind of
+    source.
+    """
     counted = parse_basis(basis) if basis else None
     return Intensity(
         zone=zone or "declared",
@@ -231,7 +234,7 @@ def parse_basis(words: str) -> Basis:
 
 
 def describe_basis(basis: Basis | None) -> str:
-    """Return in words what an intensity counts."""
+    """Return a basis in words: which emissions and which electricity an intensity counts."""
     return "unstated basis" if basis is None else f"{basis.scope}, {basis.signal}, {basis.boundary}"
 
 
@@ -246,8 +249,9 @@ def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | N
 
 
 def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
-    """Return a sentence for the user where the value of one area stands for a place that others serve too, or that is
-    a part of it, or for a country whose parts differ; else None."""
+    """Return a sentence for the user where the value of one area stands for a place which several areas serve, or which
+    is only a part of the area, or for a country whose parts differ. Return None otherwise.
+    """
     area = find(site.zone) if intensity.granularity == "annual" else None
     if area is not None and area.stands_for is None and area.table == "country" and area.code in PARTED:
         return _parts_warning(area)
@@ -262,8 +266,8 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
 
 
 def direct_warning(intensity: Intensity) -> str | None:
-    """Return a sentence for the user where a low published value counts direct emissions only, else None: what it
-    leaves out is a good part of the lifecycle, which the values of countries count.
+    """Return a sentence for the user where a low published value counts direct emissions only, else None. The emissions
+    that it leaves out are a large part of the lifecycle emissions, which the values of countries count.
     """
     low, basis = intensity.figure.value < DIRECT_ALONE_G_PER_KWH, intensity.basis
     if intensity.granularity != "annual" or basis is None or basis.scope != "direct" or not low:
@@ -275,7 +279,7 @@ def direct_warning(intensity: Intensity) -> str | None:
 
 
 def _parts_warning(area: Area) -> str | None:
-    """Return a sentence for a user who names a country whose published parts differ, else None."""
+    """Return a sentence for a user who names a country with published parts that differ, else None."""
     parts = _values(parts_of(area.code))
     if max(parts) < UNLIKE_PARTS * min(parts):
         return None
@@ -286,15 +290,15 @@ def _parts_warning(area: Area) -> str | None:
 
 
 def _unlike_scope(country: Area) -> str:
-    """Return words for published parts of a country that do not count what the country's own value counts."""
+    """Return words on published parts of a country whose basis differs from that of the country's own value."""
     scopes = {TABLES[row_of(part).table]().source.basis.scope for part in parts_of(country.code)}
     own = TABLES[country.table]().source.basis.scope
     return "" if scopes <= {own} else f" ({' or '.join(sorted(scopes))}; the country's own value is {own})"
 
 
 def low_warning(intensity: Intensity) -> str | None:
-    """Return a sentence for the user where a number, or the mean of a series, is lower than a grid can be, else None. A
-    stated 0 is taken as it is.
+    """Return a sentence for the user where a number, or the mean of a series, is lower than that of any grid, else
+    None. A stated 0 is accepted.
     """
     value, published = intensity.figure.value, intensity.granularity == "annual"
     if not published and 0 < value < LEAST_G_PER_KWH:

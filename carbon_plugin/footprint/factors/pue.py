@@ -1,5 +1,5 @@
-"""Find the power usage effectiveness of a site: the user's, a cloud region's, a provider's fleet, or the industry
-mean.
+"""Find the power usage effectiveness of a site: the user's value, a cloud region's, a provider's fleet average, or the
+industry mean.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def resolve_pue(site: Site) -> Figure:
 
 
 def _figure(table: tables.PueTable, estimate: tables.Estimate, reason: str | None) -> Figure:
-    """Return an estimate as a figure. Without a range of its own its overhead varies by the table's site spread."""
+    """Return an estimate as a figure. If it has no range of its own, its overhead varies by the table's spread between
+    sites.
+    """
     overhead = estimate.value - 1
     low = 1 + overhead * table.site_spread.low if estimate.low is None else estimate.low
     high = 1 + overhead * table.site_spread.high if estimate.high is None else estimate.high

@@ -1,7 +1,7 @@
-"""Give a number that the user states a range: the one that they state with it, else a usual one for its kind of source.
+"""Give a range to a number that the user states: the stated range, or the usual one for its kind of source.
 
-A number on paper is no measurement of the weeks of a run: an annual report averages a year and a fleet, and a number
-whose source nobody knows may be of another year or of a larger area.
+A published number is no measurement of the weeks of a run. An annual report averages over a year and a fleet, and a
+number with an unknown source may belong to another year or to a larger area.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS: dict[StatedKind, str] = {
 
 
 def stated_intensity_range(g_per_kwh: float, kind: StatedKind, ends: tuple[float, float] | None) -> Range:
-    """Return a stated intensity in g/kWh with its range. A stated 0 is taken as it is."""
+    """Return a stated intensity, g/kWh, with its range. A stated 0 has no range."""
     if ends is not None:
         return Range(g_per_kwh, *ends)
     spread = INTENSITY_SPREADS[kind]
@@ -36,7 +36,7 @@ def stated_intensity_range(g_per_kwh: float, kind: StatedKind, ends: tuple[float
 
 
 def stated_pue_range(pue: float, kind: StatedKind, ends: tuple[float, float] | None) -> Range:
-    """Return a stated PUE with its range: what varies is the overhead beyond 1."""
+    """Return a stated PUE with its range. Only the overhead beyond 1 varies."""
     if ends is not None:
         return Range(pue, *ends)
     low, high = OVERHEAD_SPREADS[kind]
@@ -44,5 +44,5 @@ def stated_pue_range(pue: float, kind: StatedKind, ends: tuple[float, float] | N
 
 
 def range_words(kind: StatedKind, ends: tuple[float, float] | None) -> str:
-    """Return in words where the range of a stated number is from."""
+    """Return in words where the range of a stated number comes from."""
     return "range stated by the user" if ends is not None else f"range usual for {WORDS[kind]}, an assumption"

@@ -58,7 +58,7 @@ class IntensityTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Name, alpha-2 code (aggregates have none) and other common names of an area."""
+    """The name of an area, its alpha-2 code (aggregates have none), and other common names."""
 
     name: str
     alpha2: str | None = None
@@ -66,8 +66,9 @@ class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class AreaNames(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of a country: its names, the area whose value counts for it (an alpha-3 code, or "gcp:us-central1" with
-    the name of the table), other rows of it, of which the newest counts, and areas that serve part of it."""
+    """A part of a country: its names, the area whose value it takes (an alpha-3 code, or "gcp:us-central1" with the
+    name of the table), further rows of it, of which the newest counts, and areas that serve a part of it.
+    """
 
     name: str
     area: str
@@ -77,7 +78,7 @@ class AreaNames(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class CloudRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The area that stands for a cloud region, as in `AreaNames`, or the code of a place."""
+    """The area whose value a cloud region takes, as in `AreaNames`, or the code of a place."""
 
     area: str
     place: str
@@ -91,7 +92,9 @@ class FactorSpread(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table value with its p10-p90 range (None: the table's general rule applies) and source."""
+    """A value of a table with its p10-p90 range and its source. Where the range is None, the general rule of the table
+    applies.
+    """
 
     value: float
     low: float | None = None
@@ -100,21 +103,22 @@ class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def range(self) -> Range:
-        """Return the value with its range, which is the value itself where the table gives none."""
+        """Return the value with its range. Both ends are the value where the table gives no range."""
         return Range.of(self.value, self.low, self.high)
 
 
 class RegionValues(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Values of regions that one publication gives, by the provider's code of the region."""
+    """The values of regions from one publication, by the provider's code of the region."""
 
     source: str
     values: dict[str, float]
 
 
 class ByRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A figure of a cloud provider: of its fleet, and of its regions where published.
+    """A figure of a cloud provider: for its fleet, and for regions where it is published.
 
-    `regions` are groups in order of preference: the first group that has a region counts for it."""
+    `regions` are groups in order of preference. The first group that contains a region applies.
+    """
 
     fleet: Estimate
     name: str = ""
@@ -129,7 +133,9 @@ class ByRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """PUE by provider, the value for an unknown facility, and the spread of one site around a published value."""
+    """The PUE of providers, the value for an unknown facility, and the spread between sites around a
+    published value.
+    """
 
     site_spread: FactorSpread
     unknown: Estimate
@@ -137,7 +143,7 @@ class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Liters a kWh: on site by provider, off site by area, and the spread of one site around such an average."""
+    """Liters a kWh, on site by provider and off site by area, and the spread between sites around such an average."""
 
     site_spread: FactorSpread
     on_site: dict[str, ByRegion]
@@ -146,7 +152,8 @@ class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class BasesTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The line between direct and lifecycle emissions of a grid, the factor around it within which 80 % of the `pairs`
-    lie, and the countries that are published on both, with the row of their direct emissions."""
+    lie, and the countries for which both are published, with the row of their direct emissions.
+    """
 
     offset_g_per_kwh: float
     slope: float
@@ -156,8 +163,9 @@ class BasesTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class OutsideTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Estimates of what no run accounts for: the end of life of hardware as a share of its manufacture, and shared
-    storage as a share of the machines' energy."""
+    """Estimates of emissions that no run accounts for: the end of life of hardware as a share of its manufacture, and
+    shared storage as a share of the machines' energy.
+    """
 
     end_of_life: Estimate
     storage: Estimate
@@ -171,7 +179,7 @@ def country_intensities() -> IntensityTable:
 
 @cache
 def consumption_intensities() -> IntensityTable:
-    """Return what countries consume, with imports, by alpha-3 code."""
+    """Return the intensities of countries' consumption, with imports, by alpha-3 code."""
     return load_table("grid_consumption.yaml", IntensityTable)
 
 
@@ -225,7 +233,7 @@ def countries() -> Mapping[str, Country]:
 
 @cache
 def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
-    """Return the areas that stand for the regions of each provider but Google, whose regions are in a table."""
+    """Return the areas for the regions of each provider, except Google, whose regions have a table of intensities."""
     return load_table("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
 
 
@@ -249,7 +257,7 @@ def trade() -> Mapping[str, Sequence[str]]:
 
 @cache
 def source_addresses() -> Mapping[str, str]:
-    """Return the address of each publication that sources of factors and profiles name, by its words in them."""
+    """Return the address of each publication by the words with which sources of factors and profiles name it."""
     return load_table("addresses.yaml", dict[str, str])
 
 
@@ -261,7 +269,7 @@ def bases_table() -> BasesTable:
 
 @cache
 def outside_table() -> OutsideTable:
-    """Return the estimated sizes of what no run accounts for."""
+    """Return the estimates of emissions that no run accounts for."""
     return load_table("outside.yaml", OutsideTable)
 
 

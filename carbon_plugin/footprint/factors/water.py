@@ -1,6 +1,7 @@
-"""Find the water that a kWh costs: what evaporates on site (WUE, a kWh of IT energy) and in generating electricity.
+"""Find the water use of a kWh: evaporation on site (WUE, for a kWh of IT energy), and in generating the electricity.
 
-The user's value comes first, then the provider's fleet or the country's average. What nobody published is absent.
+The user's value comes first, then the average of the provider's fleet or of the country. Unpublished values stay
+absent.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ UNIT = "L/kWh"
 
 
 def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
-    """Return the liters of water a kWh by place, as far as they are known: "on-site" a kWh of IT energy, "off-site" a
-    kWh of facility energy.
+    """Return the liters of water a kWh by place, as far as they are known: "on-site" for a kWh of IT energy, "off-site"
+    for a kWh of facility energy.
 
-    `area` is that of the site's zone, None where the user gave an intensity without one.
+    `area` is that of the site's zone, or None where the user gave an intensity without a zone.
     """
     table = tables.water_table()
     cloud = cloud_region(site.zone)
@@ -31,7 +32,7 @@ def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
 
 
 def _on_site(table: tables.WaterTable, cloud: tuple[str, str] | None) -> tables.Estimate | None:
-    """Return the published value of a cloud region, else of its provider's fleet, else None."""
+    """Return the published value of a cloud region or else of its provider's fleet, or None without both."""
     if cloud is None or cloud[0] not in table.on_site:
         return None
     provider, region = table.on_site[cloud[0]], cloud[1]

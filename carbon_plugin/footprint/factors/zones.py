@@ -1,6 +1,6 @@
-"""Find the one area of one intensity table that a user means by words such as "FRA", "Quebec" or "aws:eu-north-1".
+"""Find the area of an intensity table that a user means by words such as "FRA", "Quebec" or "aws:eu-north-1".
 
-There is no default area: a zone that is not known is an error that lists the nearest names.
+There is no default area. A zone that is not known is an error that lists the nearest names.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _MOST_SHOWN = 4
 
 
 class Area(Struct, frozen=True, kw_only=True):
-    """Describes a row of an intensity table: which table and its key there, with readable names of the place and of the
-    row.
+    """Describes a row of an intensity table: the table, the key of the row in it, and readable names of the place and
+    of the row.
 
-    `stands_for` is what the row stands for by place (a cloud region, a part of a country), None where the user named
-    the row itself. `larger` says that the row is of a larger area, of which that place is one part; `also` are other
-    rows ("egrid:SRTV") that serve part of the place. `place` is its code in places.yaml, `country` its alpha-3 code
-    where that is known.
+    `stands_for` is the place that the row stands for (a cloud region, a part of a country), or None where the user
+    named the row itself. `larger` says that the row covers a larger area, of which the place is one part. `also` are
+    other rows ("egrid:SRTV") that serve part of the place. `place` is its code in places.yaml, and `country` its
+    alpha-3 code where that is known.
     """
 
     table: AreaTable
@@ -66,7 +66,7 @@ class Area(Struct, frozen=True, kw_only=True):
 
     @property
     def zone(self) -> str:
-        """Return how a user would name the place, or else the row."""
+        """Return the place as a user would name it, or else the row."""
         row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp", "consumption") else self.code
         return self.place or row
 
@@ -93,7 +93,7 @@ def locate(zone: str) -> Area:
 
 
 def find(zone: str | None) -> Area | None:
-    """Return the area that a zone names, or None for the user's own word for a place whose intensity comes with it."""
+    """Return the area that a zone names, or None for the user's own name of a place whose intensity is stated."""
     try:
         return None if zone is None else locate(zone)
     except FootprintError:
@@ -110,8 +110,8 @@ def cloud_region(zone: str | None) -> tuple[str, str] | None:
 
 
 def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Return every zone as a user may write it with its other names: countries, their parts, subregions, cloud
-    regions.
+    """Return every zone in the form that a user may write, with its other names: countries, their parts, subregions,
+    cloud regions.
     """
     for code, country in sorted(tables.countries().items(), key=lambda item: item[1].name):
         yield code, tuple(filter(None, (country.name, country.alpha2, *country.aliases)))
@@ -129,7 +129,7 @@ def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def electricity_maps_zone(area: Area) -> str | None:
-    """Return what Electricity Maps calls an area, or None where that does not follow from the area."""
+    """Return the name of an area at Electricity Maps, or None where it does not follow from the area."""
     if area.place is None:
         return tables.countries()[area.code].alpha2 if area.table in ("country", "consumption") else None
     parts = area.place.split("-")
@@ -138,10 +138,9 @@ def electricity_maps_zone(area: Area) -> str | None:
 
 
 def parts_of(country: str) -> tuple[str, ...]:
-    """Return the rows that are published for parts of a country, for instance "gcp:us-central1". The result may be
-    empty.
+    """Return the published rows of parts of a country, for instance "gcp:us-central1". The list may be empty.
 
-    Rows of the country itself, which stand for parts that nobody published, are none of them.
+    It does not contain rows of the whole country that stand for unpublished parts.
     """
     if country == "USA":
         return tuple(f"egrid:{code}" for code in tables.egrid_intensities().areas if code != "US")
@@ -178,7 +177,7 @@ def _locate_bare(zone: str) -> Area:
 
 
 def _whole_of(zone: str) -> str | None:
-    """Return the country of an ISO 3166-2 code (DE-BY) whose parts are in no table, else None."""
+    """Return the country of an ISO 3166-2 code (DE-BY) if no table has parts of that country, else None."""
     country, hyphen, part = zone.strip().upper().partition("-")
     code = _country_index().get(_key(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
     published = any(place.startswith(f"{country}-") for place in tables.places())
@@ -191,7 +190,7 @@ def _country(code: str) -> Area:
 
 
 def _consumption(zone: str, word: str) -> Area:
-    """Return the row of what a country consumes. Raises `FootprintError` for a country that has none."""
+    """Return the row of a country's consumption. Raises `FootprintError` for a country without one."""
     areas = tables.consumption_intensities().areas
     code = _country_index().get(_key(word), word.upper())
     if code not in areas:
@@ -222,7 +221,7 @@ def _gcp(zone: str, region: str) -> Area:
 
 
 def _place(code: str) -> Area:
-    """Return the row that counts for a part of a country."""
+    """Return the row that applies to a part of a country."""
     place = tables.places()[code]
     counted = newest_of(place.area, *place.rivals)
     row = row_of(counted)
@@ -234,8 +233,9 @@ def _place(code: str) -> Area:
 
 
 def newest_of(first: str, *rivals: str) -> str:
-    """Return the newest of the rows that are published of one place and count what the first one counts: the same
-    scope and signal. Of rows of one year the first stated wins."""
+    """Return the newest of the published rows of one place that count the same as the first one: its scope and its
+    signal. Of rows of one year the first one counts.
+    """
     basis = _table_of(first).source.basis
     alike = [row for row in (first, *rivals) if _alike(_table_of(row).source.basis, basis)]
     return max(alike, key=lambda row: _table_of(row).areas[row.rpartition(":")[2]].year)
@@ -291,7 +291,7 @@ Names = dict[str, tuple[str, ...]]
 
 
 def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintError:
-    """Return the error for a zone that is not known, with the nearest names of its own kind."""
+    """Return the error for an unknown zone, with the nearest names of the same kind."""
     word = _key(asked or zone)
     keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
     shown = nearest(word, keys, keys)[:_MOST_SHOWN]
@@ -300,7 +300,7 @@ def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintErro
 
 
 def _names_like(zone: str) -> Names:
-    """Return the names of the kind that a word looks like: codes of parts of one country, cloud regions, or places."""
+    """Return the names of the kind that a word resembles: codes of parts of one country, cloud regions, or places."""
     country, hyphen, _ = zone.strip().upper().partition("-")
     parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
     if parts or any(letter.isdigit() for letter in zone):
@@ -316,7 +316,7 @@ def _names_like(zone: str) -> Names:
 
 
 def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
-    """Return every cloud region by a name that is made of the region and its place."""
+    """Return every cloud region by a name that consists of the region and its place."""
     found: Names = {
         f"gcp:{region}": (name_of(region, row.name or region),)
         for region, row in tables.gcp_intensities().areas.items()
@@ -339,13 +339,15 @@ def _country_index() -> dict[str, str]:
 
 @cache
 def _unpublished_index() -> dict[str, str]:
-    """Map every normalised name of a part without a value of its own to the alpha-3 code of its country."""
+    """Map every normalised name of a part without a published value to the alpha-3 code of its country."""
     return {_key(name): country for country, names in tables.unpublished_parts().items() for name in names}
 
 
 @cache
 def _place_index() -> dict[str, str]:
-    """Map every normalised code and name of a part of a country to its code. Of two with one name the first counts."""
+    """Map every normalised code and name of a part of a country to its code. Of two parts with one name the first
+    counts.
+    """
     index: dict[str, str] = {}
     for code, place in tables.places().items():
         for word in (code, place.name, *place.aliases):

@@ -1,6 +1,6 @@
 """Keep live values on disk, so that all processes and nodes of one user together ask a provider once an interval.
 
-The files can be read by this user only, because most providers do not allow their values to be passed on.
+Only this user can read the files, because most providers do not allow their values to be passed on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
 
 class DiskCache:
     """Keeps the newest value of one zone of one provider in a file. A folder that cannot be used counts as an empty
-    one.
+    cache.
     """
 
     def __init__(self, folder: Path, provider: str, zone: str) -> None:
@@ -38,14 +38,14 @@ class DiskCache:
         self._claims = f"{safe}.asked-"
 
     def read(self) -> LiveSample | None:
-        """Return the value that any process fetched last, None if there is none that can be read."""
+        """Return the value that any process fetched last, or None if there is none that can be read."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=LiveSample)
         except (OSError, msgspec.MsgspecError):
             return None
 
     def write(self, sample: LiveSample) -> None:
-        """Write a value. If this fails, nothing is raised: the other processes then ask the provider themselves."""
+        """Write a value. A failure raises nothing: the other processes then ask the provider themselves."""
         partial = self._file.with_suffix(f".{os.getpid()}.partial")
         try:
             partial.touch(mode=0o600)
@@ -56,7 +56,7 @@ class DiskCache:
                 partial.unlink()
 
     def claim(self, slot: int) -> bool:
-        """Return whether this process is the one that asks the provider in interval number `slot`."""
+        """Claim the interval number `slot`, and return whether this process is the one that asks the provider in it."""
         name = f"{self._claims}{slot}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

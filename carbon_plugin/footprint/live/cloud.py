@@ -1,7 +1,7 @@
-"""Ask the metadata services of clouds in which region this machine is. Only a site that is "auto" asks them.
+"""Ask the metadata services of clouds in which region this machine is. Only a site "auto" asks them.
 
-A service is believed only if it answers by its own protocol and names a region in its own form. Nothing is guessed: if
-none answers, or two do, there is no region, and `CloudAnswers.said` says what each of them answered.
+An answer counts only if it follows the service's own protocol and names a region in its own form. Nothing is guessed:
+if no service answers, or two do, there is no region. `CloudAnswers.said` says what each of them answered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TOKEN_S = "60"
 
 
 class CloudAnswers(Struct, frozen=True, kw_only=True):
-    """Holds what the services answered. `zone` is a zone of the kind "aws:eu-north-1", or None, and `said` a
+    """Holds the answers of the services. `zone` is a zone such as "aws:eu-north-1", or None, and `said` is a
     sentence.
     """
 
@@ -40,10 +40,10 @@ class CloudAnswers(Struct, frozen=True, kw_only=True):
 
 
 def find_region(environ: Mapping[str, str], addresses: Mapping[Cloud, str] | None = None) -> CloudAnswers:
-    """Return the region of this machine. Each service has 0.3 s for an answer.
+    """Return the region of this machine. Each service has 0.3 s to answer.
 
-    `addresses` replaces the addresses of the services. Otherwise the variables count by which the providers' own
-    libraries find another one.
+    `addresses` replaces the addresses of the services. Without it, the variables by which the providers' own libraries
+    find another address apply.
     """
     regions: dict[Cloud, str] = {}
     answers = []
@@ -67,7 +67,7 @@ def _addresses(environ: Mapping[str, str]) -> dict[Cloud, str]:
 
 
 def _aws(client: HttpClient) -> str:
-    """Return the region by version 2 of the instance metadata service, which wants a token first."""
+    """Return the region from version 2 of the instance metadata service, which requires a token."""
     token = client.send(
         "PUT", "/latest/api/token", deadline_s=DEADLINE_S, headers={"X-aws-ec2-metadata-token-ttl-seconds": _TOKEN_S}
     )

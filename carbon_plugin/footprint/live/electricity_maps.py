@@ -1,7 +1,7 @@
-"""Ask Electricity Maps (API v3) for the average intensity of consumption of each hour.
+"""Ask Electricity Maps (API v3) for the average consumption intensity of each hour.
 
-The service needs a token. If it does not know the zone it may answer for the place of the caller, so the zone of every
-answer is checked.
+The service needs a token. For an unknown zone it may answer for the place of the caller, so the zone of every answer is
+checked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class _Hours(Struct, rename="camel"):
 
 
 class ElectricityMaps:
-    """One zone of Electricity Maps as an `IntensityProvider`. `scope` says what its emission factors count."""
+    """Asks Electricity Maps for one zone, as an `IntensityProvider`. `scope` says which emissions its emission factors
+    count.
+    """
 
     name = NAME
     interval_s = 3600.0

@@ -25,7 +25,7 @@ MOST_PATIENCE_S = 86400.0
 
 
 class IntensityReading(Struct, frozen=True, kw_only=True):
-    """Holds the intensity in force, g/kWh, and where it comes from. The intensity is None if nothing is known."""
+    """Holds the intensity in force, g/kWh, and its origin. The intensity is None if it is not known."""
 
     g_per_kwh: float | None
     origin: SampleOrigin
@@ -48,7 +48,7 @@ class LiveFeed:
     def refresh(self, now_unix_s: float) -> None:
         """Take the value that another process fetched, and ask the provider if this process has claimed the interval.
 
-        Nothing is raised: `trouble` holds the message of the last failure.
+        A failure raises nothing; `trouble` holds the message of the last one.
         """
         provider = self.provider
         slot = int(now_unix_s // provider.interval_s)
@@ -72,7 +72,9 @@ class LiveFeed:
             self._cache.write(self.sample)
 
     def take_over(self) -> None:
-        """Take the value that another process has fetched, if it is newer than the own. The provider is not asked."""
+        """Take the value that another process has fetched if it is newer than this process's own. The provider is not
+        asked.
+        """
         cached = self._cache.read()
         if (
             cached is not None

@@ -1,4 +1,4 @@
-"""Ask a provider of live intensity over HTTP. Every failure becomes a `ProviderError` that gives nothing away."""
+"""Ask a provider of live intensity over HTTP. Every failure becomes a `ProviderError` that reveals no secret."""
 
 from __future__ import annotations
 

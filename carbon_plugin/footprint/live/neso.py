@@ -47,7 +47,7 @@ class Neso:
         self._service = Service(NAME, base_url)
 
     def latest(self, deadline_s: float) -> LiveSample:
-        """Return the value of this half-hour. Until it is published, return its forecast, marked as estimated."""
+        """Return the value of this half-hour, or its forecast, marked as estimated, until the value is published."""
         answer = self._service.ask("/intensity", _Answer, deadline_s=deadline_s)
         if len(answer.data) != 1:
             raise ProviderError(f"{NAME}: {len(answer.data)} half-hours in the answer, expected 1")
@@ -78,7 +78,7 @@ class Neso:
 
 
 def _unix_s(text: str) -> float:
-    """Return the Unix seconds of a moment in an answer. Raises `ProviderError` for none, or one without an offset."""
+    """Return the Unix seconds of a moment in an answer. Raises `ProviderError` where it is missing or has no offset."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,6 @@
-"""Open the provider that a site asks for. Credentials and another address come from the environment only."""
+"""Open the provider that a site asks for. Credentials, and an address other than the usual one, come from the
+environment only.
+"""
 
 from __future__ import annotations
 

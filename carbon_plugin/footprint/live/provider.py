@@ -32,10 +32,10 @@ class LiveSample(Struct, frozen=True, kw_only=True):
 
 
 class ProviderError(FootprintError):
-    """A provider could not be asked or gave no usable answer. The message never holds a token or a part of the answer.
+    """A provider could not be asked, or gave no usable answer. The message never holds a token or a part of the answer.
 
     `retry_after_s` is the time after which the provider may be asked again, if it stated one. `permanent` means that
-    asking again is of no use, because the token is refused or the answer is of another zone.
+    asking again is useless, because the token is refused or the answer belongs to another zone.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, permanent: bool = False) -> None:
@@ -45,7 +45,9 @@ class ProviderError(FootprintError):
 
 
 class IntensityProvider(Protocol):
-    """One zone of one service. Its value changes every `interval_s`; `licence` says what may be done with the value."""
+    """Defines a provider for one zone of one service. Its value changes every `interval_s`; `licence` says what may be
+    done with it.
+    """
 
     name: str
     zone: str

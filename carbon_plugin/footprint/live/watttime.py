@@ -1,6 +1,7 @@
 """Ask WattTime for the marginal emission rate (MOER) of each five minutes. The service needs an account.
 
-The marginal rate is what one kWh more or less would change. It never enters a total and is recorded beside the average.
+The marginal rate is the change in emissions for one kWh more or less. It never enters a total and is recorded beside
+the average.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Answer(Struct):
 
 
 class WattTime:
-    """One region of WattTime as an `IntensityProvider`."""
+    """Asks WattTime for one region, as an `IntensityProvider`."""
 
     name = NAME
     interval_s = 300.0

@@ -46,10 +46,10 @@ Signal = Literal["average", "marginal"]
 
 
 def load_trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
-    """Return the trace in a file: what a kWh causes on average or at the margin.
+    """Return the trace in a file: the average or the marginal emissions of a kWh over time.
 
-    Raises `FootprintError` naming file, column or line, and what was expected; also where the name of the column or the
-    stated basis is that of the other signal, because a marginal rate gives no location-based total.
+    Raises `FootprintError` naming file, column or line, and what was expected. It is also raised where the column's
+    name or the stated basis belongs to the other signal, because a marginal rate gives no location-based total.
     """
     wanted = SeriesFile(path=file) if isinstance(file, str) else file
     path = Path(wanted.path)
@@ -89,7 +89,9 @@ def _load(file: SeriesFile, modified_ns: int, signal: Signal) -> Trace:  # the t
 
 
 def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) -> None:
-    """Refuse a marginal rate for the total of a run, and an average one for what is shown beside it."""
+    """Raise `FootprintError` for a marginal rate in place of an average one, and for an average one in place of a
+    marginal one.
+    """
     other: Signal = "average" if signal == "marginal" else "marginal"
     by_name = any(word in column.lower() for word in (_MARGINAL if other == "marginal" else _AVERAGE))
     stated = basis.signal if basis is not None else None
@@ -141,7 +143,7 @@ def _read_parquet(path: Path, content: bytes) -> Columns:
 
 
 def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
-    """Return the one column whose name holds a word; the first of `words` that any name holds decides."""
+    """Return the one column whose name contains a word. The first of `words` that any name contains decides."""
     plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in columns}
     if kind == "intensity":
         found = [name for name, key in plain.items() if any(w in key for w in words) and "version" not in key]
@@ -155,7 +157,7 @@ def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
 
 
 def _unit(path: Path, column: str) -> float | None:
-    """Return how many g/kWh one of the unit in a column's name is, or None where the name states no unit."""
+    """Return the size, g/kWh, of the unit in a column's name, or None where the name states no unit."""
     words = re.sub(r"[^a-z0-9/]+", " ", column.lower().replace("\u2082", "2"))
     if stated := _UNIT.search(words):
         return _GRAMS[stated[1]] / _KWH[stated[2]]
@@ -168,7 +170,7 @@ def _unit(path: Path, column: str) -> float | None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Return names of columns for an error: the first of them, each shortened."""
+    """Return column names for an error: the first few, each shortened."""
     found = list(names)
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return (
@@ -178,14 +180,16 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _usual_unit(column: str) -> tuple[float, str]:
-    """Return the unit that a column without one is in, in g/kWh, and words for the source."""
+    """Return the unit of a column that names none, g/kWh, and words for the source."""
     if any(word in column.lower() for word in _POUNDS_A_MWH):
         return G_PER_KWH_OF_LB_PER_MWH, " taken as lb/MWh, WattTime's unit"
     return 1.0, " taken as g/kWh"
 
 
 def _check_size(path: Path, column: str, values: Sequence[float], lines: Sequence[int], *, stated: bool) -> None:
-    """Refuse what no grid has: more than the worst coal plant, or next to nothing in a unit that nobody `stated`."""
+    """Raise `FootprintError` for values that no grid has: above the worst coal plant, or near 0 in a unit that nobody
+    `stated`.
+    """
     for line, value in zip(lines, values, strict=True):
         if value > MOST_G_PER_KWH:
             raise FootprintError(f"{path}:{line}: {column} is {value:g} g/kWh, expected at most {MOST_G_PER_KWH:g}")
@@ -216,7 +220,7 @@ def _number(path: Path, line: int, column: str, value: Any) -> float:
 
 
 def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:
-    """Return the Unix seconds of every cell. Moments without an offset are in `zone`."""
+    """Return the Unix seconds of every cell. Moments without an offset are taken as local time of `zone`."""
     read = [(line, cell, _moment(path, line, cell)) for line, cell in cells]
     newest_first = len(read) > 1 and _naive(read[0][2]) > _naive(read[-1][2])
     moments: list[float] = []

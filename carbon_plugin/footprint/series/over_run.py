@@ -30,7 +30,7 @@ LICENCE = "the user's file: its own terms hold"
 def series_intensity(
     file: str | SeriesFile, zone: str | None, period: RunPeriod | None, signal: Signal = "average"
 ) -> Intensity:
-    """Return the mean of a series over a period (None: over all of it), with what a reader must know about it."""
+    """Return the mean of a series over a period (None: over the whole series), with remarks that a reader must know."""
     trace = load_trace(file, signal)
     figure, notes = _mean(trace, period)
     area, missing = find(zone), gaps(trace)

@@ -1,7 +1,7 @@
-"""Hold grid intensity over time, each value for a stretch of time, and compute its mean over any period.
+"""Hold grid intensity over time, and compute its mean over any period.
 
-A value holds from its moment to the next one, but never longer than the trace's step: what lies between is a gap,
-over which nothing is known and nothing is interpolated. Reading of files is `footprint.series.file`'s.
+A value holds from its moment to the next one, but never longer than the trace's step. The rest of a longer distance is
+a gap, in which nothing is known and nothing is interpolated. `footprint.series.file` reads files.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Trace(NamedTuple):
         return {SECONDS_PER_HOUR: "hourly", 1800.0: "half-hourly"}.get(self.step_s, f"every {self.step_s / 60:g} min")
 
     def means(self, start_unix_s: Floats, duration_s: float) -> tuple[Floats, Floats]:
-        """Return the mean over the known part of each period [start, start + duration], and the share that is known.
+        """Return the mean over the known part of each period [start, start + duration], and the share of the period
+        that is known.
 
         Where nothing is known the mean is nan. Shapes are that of `start_unix_s`.
         """
@@ -67,8 +68,7 @@ class Trace(NamedTuple):
         return float(mean[0]), float(known[0])
 
     def by_hour(self) -> list[float | None]:
-        """Return the mean of each hour of the day, UTC, over the whole trace; None for an hour of which it knows
-        nothing."""
+        """Return the mean of each hour of the day (UTC) over the whole trace, or None for an unknown hour."""
         first_s = self.start_unix_s[0] // SECONDS_PER_HOUR * SECONDS_PER_HOUR
         starts: Floats = np.arange(first_s, self.end_unix_s, SECONDS_PER_HOUR)
         means, known = self.means(starts, SECONDS_PER_HOUR)
@@ -80,11 +80,11 @@ class Trace(NamedTuple):
         return [amount / weight if weight > 0 else None for amount, weight in pairs]
 
     def aligned(self, start_unix_s: float, duration_s: float) -> float | None:
-        """Return the start, moved by as few multiples of 52 weeks as let the trace know most of the period.
+        """Return the start, moved by the multiple of 52 weeks with which the trace knows the largest share of the
+        period. Of equal shares the smallest multiple counts.
 
-        None if no multiple lets it know half.
-
-        52 weeks keep the hour of the day and the day of the week, and move the season by a day a year.
+        Return None if no multiple lets the trace know half of the period. 52 weeks keep the hour of the day and the day
+        of the week, and move the season by a day a year.
         """
         first, last = float(self.start_unix_s[0]), self.end_unix_s - duration_s
         fewest, most = (int((start_unix_s - edge) // SHIFT_S) for edge in (last, first))
@@ -95,9 +95,7 @@ class Trace(NamedTuple):
         return float(moved[best]) if known[best] >= LEAST_COVERED else None
 
     def starts(self, duration_s: float) -> Floats:
-        """Return the moments of the trace at which a period of this length could begin and be covered; empty if there
-        are none.
-        """
+        """Return the moments of the trace from which it covers a period of this length. There may be none."""
         candidates = self.start_unix_s[self.start_unix_s + duration_s <= self.end_unix_s]
         _, known = self.means(candidates, duration_s)
         chosen: Floats = candidates[known >= LEAST_COVERED]
@@ -105,10 +103,11 @@ class Trace(NamedTuple):
 
 
 def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis: Basis | None = None) -> Trace:
-    """Return a trace from moments and values of the same length, in any order; the step is their most frequent
+    """Return a trace from moments and values of the same length, in any order. Its step is their most frequent
     distance.
 
-    Raises `FootprintError` for fewer than two values, a moment given twice, or a value below 0 or not finite.
+    Raises `FootprintError` for fewer than two values, for a moment that is given twice, and for a value that is
+    negative or not finite.
     """
     if len(moments_unix_s) < 2:
         raise FootprintError(f"{source}: {plural(len(moments_unix_s), 'value')}, expected at least 2")
@@ -139,7 +138,7 @@ def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis:
 
 
 def gaps(trace: Trace) -> list[tuple[float, float]]:
-    """Return the stretches inside the trace of which nothing is known, as (start, end) in Unix seconds."""
+    """Return the unknown stretches inside the trace as (start, end) in Unix seconds."""
     wide = np.flatnonzero(np.diff(trace.start_unix_s) > trace.step_s * (1 + 1e-9))
     starts, ends = trace.start_unix_s[wide] + trace.step_s, trace.start_unix_s[wide + 1]
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
