@@ -1,7 +1,7 @@
-"""Colours and names that charts and tables share.
+"""Define the colours and names that charts and tables share.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart. They are given for a light page; a dark page
-sets the CSS variable `--c-NAME` of each (`show.plot.paint`).
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. They are given for a light page. A
+dark page sets the CSS variable `--c-NAME` of each (`show.plot.paint`).
 """
 
 from __future__ import annotations

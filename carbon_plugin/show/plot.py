@@ -29,7 +29,7 @@ Tick = tuple[float, str]
 
 
 class Scale(Struct, frozen=True):
-    """Map values from `low` to `high` on lengths from `start_px` to `end_px`, by their logarithm with `log`."""
+    """Maps values from `low` to `high` to lengths from `start_px` to `end_px`, by their logarithm if `log` is set."""
 
     low: float
     high: float
@@ -38,7 +38,7 @@ class Scale(Struct, frozen=True):
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Return the length at which a value lies; values outside of the scale lie at its nearer end."""
+        """Return the length at which a value lies. Values outside of the scale lie at its nearer end."""
         low, high, value = (self._flat(one) for one in (self.low, self.high, value))
         share = (value - low) / (high - low) if high > low else 0.0
         return self.start_px + (self.end_px - self.start_px) * min(1.0, max(0.0, share))
@@ -68,7 +68,7 @@ def frame(
     bottom_px: float = 42,
     log: bool = False,
 ) -> Frame:
-    """Return a frame for values from x[0] to x[1] and y[0] to y[1] with margins for axes; y[0] is at the bottom."""
+    """Return a frame for values from x[0] to x[1] and y[0] to y[1], with margins for axes. y[0] is at the bottom."""
     return Frame(
         width_px,
         height_px,
@@ -89,14 +89,16 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def labelled(values: Sequence[float]) -> list[Tick]:
-    """Return ticks with as many decimals as tell them apart."""
+    """Return ticks as text with just enough decimals to tell them apart."""
     gap = min((abs(after - before) for before, after in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(gap) + 1e-9)) if gap > 0 else 0
     return [(value, f"{value + 0.0:,.{decimals}f}") for value in values]
 
 
 def paint(colour: str) -> str:
-    """Return a colour by its name, as the CSS variable of a page with the colour itself where there is no page."""
+    """Return a colour by its name, as the CSS variable of a page, with the colour itself as the value outside of a
+    page.
+    """
     return f"var(--c-{colour},{COLOURS[colour]})"
 
 
@@ -118,7 +120,9 @@ def line(
     width_px: float = 1.6,
     opacity: float = 1.0,
 ) -> str:
-    """Draw a line through points; it is interrupted where a value is None, and a point between two gaps is a dot."""
+    """Draw a line through points. It is interrupted where a value is None, and a point between two gaps
+    becomes a dot.
+    """
     dash = ' stroke-dasharray="6 3"' if dashed else ""
     pieces, dots = [], []
     for known, group in groupby(zip(xs, ys, strict=True), key=lambda point: point[1] is not None):
@@ -134,7 +138,9 @@ def line(
 
 
 def steps(xs: Points, ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
-    """Return the corners of a line that keeps each value of `ys` from one edge of `xs` (one more) to the next."""
+    """Return the corners of a line that keeps each value of `ys` between two neighbouring edges. `xs` has one edge more
+    than there are values.
+    """
     corners = [x for start, end in pairwise(xs) for x in (start, end)]
     return corners, [y for y in ys for _ in range(2)]
 
@@ -142,7 +148,7 @@ def steps(xs: Points, ys: Sequence[float | None]) -> tuple[list[float], list[flo
 def box(
     left_px: float, top_px: float, width_px: float, height_px: float, colour: str, tip: str = "", opacity: float = 1.0
 ) -> str:
-    """Draw a rectangle. With `tip`, a reader's keyboard and pointer can reach it, and it tells that text."""
+    """Draw a rectangle. With `tip`, keyboard and pointer can reach it, and it shows that text."""
     faint = f' fill-opacity="{opacity}"' if opacity < 1 else ""
     place = f'x="{_px(left_px)}" y="{_px(top_px)}" width="{_px(max(width_px, 0.5))}" height="{_px(height_px)}"'
     shape = f'<rect {place} rx="1.5" fill="{paint(colour)}"{faint}'
@@ -158,7 +164,7 @@ def rule(x1: float, y1: float, x2: float, y2: float, colour: str = "ink", width_
 
 
 def dot(x: float, y: float, colour: str, *, hollow: bool = False, crossed: bool = False, tip: str = "") -> str:
-    """Draw a round mark, hollow or a cross where asked."""
+    """Draw a round mark, a hollow one, or a cross."""
     if crossed:
         corners = f"M{_px(x - 3)},{_px(y - 3)}l6,6m0,-6l-6,6"
         return f'<path d="{corners}" stroke="{paint(colour)}" stroke-width="1.8" fill="none"/>'
@@ -189,12 +195,12 @@ def words(
 
 
 def width_of(text: str) -> float:
-    """Return about how wide a text is."""
+    """Return the approximate width of a text."""
     return CHARACTER_PX * len(text)
 
 
 def x_axis(of: Frame, marks: Sequence[Tick], label: str = "", *, grid: bool = False) -> str:
-    """Draw the horizontal axis below a frame with its marks; labels that would touch the one before are left out."""
+    """Draw the horizontal axis below a frame with its marks. A label that would touch the one before is left out."""
     bottom, parts, free_px = of.y.start_px, [], -math.inf
     for value, text in sorted(marks, key=lambda mark: of.x.at(mark[0])):
         at, half = of.x.at(value), width_of(text) / 2
@@ -239,12 +245,14 @@ def legend(entries: Sequence[tuple[str, str]], width_px: float, left_px: float =
 
 
 def shortened(text: str, most: int = 40) -> str:
-    """Return a name cut to `most` characters, so that it leaves room for the drawing."""
+    """Return a name cut to `most` characters, which leaves room for the drawing."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def drawing(width_px: float, height_px: float, parts: Sequence[str], *, top: tuple[str, float] = ("", 0.0)) -> str:
-    """Return the parts as one drawing that scales with its page. `top` is a legend and its height, put above them."""
+    """Return the parts as one drawing that scales with its page. `top` is a legend with its height, which is placed
+    above them.
+    """
     head, above_px = top
     body = "".join(parts)
     if above_px:
@@ -254,13 +262,13 @@ def drawing(width_px: float, height_px: float, parts: Sequence[str], *, top: tup
 
 
 def standalone(svg: str) -> str:
-    """Return a drawing as a file of its own, on white and without the variables of a page."""
+    """Return a drawing as a file of its own, on a white ground and without CSS variables."""
     plain = re.sub(r"var\(--c-\w+,(#\w+)\)", r"\1", svg)
     return plain.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="background: white"', 1) + "\n"
 
 
 def _corners(points: Sequence[tuple[float, float]]) -> list[str]:
-    """Return points as text without those that lie on a level or upright line between their neighbours."""
+    """Return points as text, without points on a horizontal or vertical line between their neighbours."""
     texts = [(_px(x), _px(y)) for x, y in points]
     kept = texts[:1]
     for before, here, after in zip(texts, texts[1:], texts[2:], strict=False):
@@ -270,7 +278,9 @@ def _corners(points: Sequence[tuple[float, float]]) -> list[str]:
 
 
 def _telling(tip: str) -> str:
-    """Return what makes a shape tell its text at the pointer and at the focus; the shape is still to be closed."""
+    """Return the markup by which a shape shows its text at the pointer and at the focus. The shape is still to be
+    closed.
+    """
     text = _printable(tip)
     return f' class="tip" tabindex="0" role="img" aria-label={quoteattr(text)}><title>{escape(text)}</title>'
 
@@ -280,5 +290,5 @@ def _px(value: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Leave out control characters, which no XML document may hold."""
+    """Remove control characters, which no XML document may contain."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""Say one line to the user through `logging`, also where nobody has configured it."""
+"""Show one line to the user through `logging`, even where nobody has configured it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _LOCK = threading.Lock()
 
 
 def say(sentence: str) -> None:
-    """Log one line at INFO so that it is visible also where nobody has configured logging: a temporary handler then
-    writes it to standard error. Levels that a user set are kept."""
+    """Log one line at INFO. Where nobody has configured logging, a temporary handler writes it to standard error.
+    Levels that a user has set are respected.
+    """
     with _LOCK:
         alone = not PACKAGE.hasHandlers() and logging.lastResort is not None
         level = PACKAGE.level

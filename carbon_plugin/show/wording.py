@@ -27,7 +27,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def plain(value: float, digits: int = 4) -> str:
-    """Return a stated number without digits that nobody stated, for instance "5", "1.54" or "3,200"."""
+    """Return a stated number without further digits, for instance "5", "1.54" or "3,200"."""
     return amounts.number(value, digits)
 
 
@@ -72,7 +72,7 @@ def duration_range(seconds: Range | Figure) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent; what is not quite nothing or everything never reads as 0 or 100 %."""
+    """Return a share in percent. Only exactly nothing and exactly everything read as 0 and 100 %."""
     if 0 < share < 0.001:
         return "<0.1 %"
     if 0.999 < share < 1:
@@ -81,8 +81,9 @@ def percent(share: float) -> str:
 
 
 def off_by(factor: float) -> str:
-    """Return a factor as a signed percentage, for instance 1.12 as "+12 %"; from doubling or halving on as a factor,
-    and below a hundredth as a divisor."""
+    """Return a factor as a signed percentage, for instance 1.12 as "+12 %". A factor of 2 or more, or of a half or
+    less, is written as a factor, and one below a hundredth as a divisor.
+    """
     if 0 < factor < 0.01:
         return f"÷ {number(1 / factor)}"
     if factor >= 2 or factor <= 0.5:
@@ -104,8 +105,9 @@ def signed_carbon(kilograms: float, *, of_kg: float) -> str:
 
 
 def field(value: object) -> str:
-    """Return the value of a field of a spec as a user would write it: no text where there is none, a mapping as its
-    fields with their values."""
+    """Return the value of a field of a spec as a user would write it. A missing value is an empty text, and a mapping
+    is written as its fields with their values.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -119,7 +121,9 @@ def field(value: object) -> str:
 
 
 def moment(unix_s: float) -> str:
-    """Return a moment in UTC, for instance "2025-10-09 08:53:20 UTC"; as seconds where no calendar has it."""
+    """Return a moment in UTC, for instance "2025-10-09 08:53:20 UTC", or its seconds where it is outside of any
+    calendar.
+    """
     try:
         return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, OSError, ValueError):

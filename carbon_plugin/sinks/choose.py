@@ -20,8 +20,9 @@ from carbon_plugin.sinks.terminal import LoggingSink
 
 
 class Kind(Struct, frozen=True, kw_only=True):
-    """A kind of sink: its class, as module and name, the package that it needs and what to install for that, and what
-    the text after a colon names, if anything."""
+    """One kind of sink: its class as module and name, the package that it needs with the words to install it, and what
+    the text after a colon names, if anything.
+    """
 
     target: str
     package: str = ""
@@ -83,7 +84,9 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
 
 
 def _place_of(text: str) -> str:
-    """Return what two loggers may not share: the file of those that write one, or the text itself."""
+    """Return the place that two loggers may not share: the file of a logger that writes one, or else the text
+    itself.
+    """
     name, _, target = text.partition(":")
     return os.path.realpath(target) if target and KINDS.get(name, KINDS["logging"]).takes == "a file" else text
 
@@ -134,7 +137,7 @@ def _named_sink(text: str) -> Sink:
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package can be imported. Nothing but the packages that it is part of is imported."""
+    """Return whether a package can be imported. Only its parent packages are imported to find out."""
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # not even the package that it is part of

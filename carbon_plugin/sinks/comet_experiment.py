@@ -16,10 +16,10 @@ _BY_ITSELF = (
 
 
 class CometSink(Sink):
-    """An experiment of Comet: the one that runs, else a new one that ends with the training.
+    """An experiment of Comet: the running one, or else a new one that ends with the training.
 
-    A new one is online where Comet finds an API key, and otherwise an archive in `comet/` in the run directory, which
-    `comet upload` sends.
+    A new experiment is online where Comet finds an API key. Otherwise it is an archive in `comet/` in the run
+    directory, which `comet upload` sends.
     """
 
     name = "comet"
@@ -31,7 +31,7 @@ class CometSink(Sink):
         self._told: RunDescription | None = None
 
     def prepare(self) -> None:
-        """Take the experiment that runs now."""
+        """Take the experiment that is running now."""
         import comet_ml
 
         self._users = comet_ml.get_running_experiment()
@@ -49,7 +49,7 @@ class CometSink(Sink):
             self._experiment.log_other(HEAD_KEY, row.head)
 
     def close(self, report: Path | None) -> None:
-        """Log the report, and end the experiment if it is ours."""
+        """Log the report, and end the experiment if this sink created it."""
         if self._experiment is None:
             return
         if report is not None:
@@ -60,7 +60,7 @@ class CometSink(Sink):
 
 
 def _new(run: RunDescription) -> Any:
-    """Return an experiment that logs nothing by itself, since it is only for these figures."""
+    """Return an experiment that logs nothing by itself, because it is used only for these figures."""
     import comet_ml
 
     folder = run.run_dir / "comet"

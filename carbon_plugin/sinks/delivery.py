@@ -28,8 +28,8 @@ Trouble = Callable[[str, BaseException], None]
 class Delivery:
     """Hands the rows of a training to its sinks.
 
-    `trouble` is told once of each sink that failed. `opened` is called after the first row of each sink: by then it has
-    registered what it does at the end of the program.
+    `trouble` is called once for each sink that failed. `opened` is called after the first row of each sink. By then the
+    sink has registered what it does at the end of the program.
     """
 
     def __init__(self, sinks: Sequence[Sink], trouble: Trouble, opened: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Delivery:
         self._workers: list[_Worker] = []
 
     def start(self) -> None:
-        """Prepare the sinks on this thread and start theirs."""
+        """Prepare the sinks on this thread, and start their threads."""
         for sink in self._sinks:
             worker = _Worker(sink, self._trouble, self._opened)
             try:
@@ -56,8 +56,7 @@ class Delivery:
             worker.put(row)
 
     def close(self, last: Row | None, run_dir: Path, *, wait: bool = True) -> None:
-        """Hand over the last row, end the sinks, and `wait` for them until they have had the time that a sink may
-        take."""
+        """Hand over the last row and end the sinks. With `wait`, wait for them as long as a sink may take."""
         report = ReportFile(run_dir)
         for worker in self._workers:
             worker.end(last, report)
@@ -66,7 +65,7 @@ class Delivery:
         self._workers = []
 
     def forget(self) -> None:
-        """Drop threads in a forked child, which has none of them."""
+        """Drop the threads in a forked child, which does not have them."""
         for worker in self._workers:
             worker.sink.forget()
         self._workers = []
@@ -103,7 +102,7 @@ class _Worker:
         self._rows.put(None)
 
     def join(self) -> None:
-        """Wait for the end of the sink. A sink that is busy with one call already is waited for by so much less."""
+        """Wait for the end of the sink. The time for which it is busy with one call already is subtracted."""
         began_s, busy_s = time.monotonic(), self._busy_since_s
         within_s = CLOSE_S + (REPORT_S if self.sink.wants_report else 0.0)
         waited_s = 0.0 if busy_s is None else began_s - busy_s
@@ -143,7 +142,7 @@ class _Worker:
             self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
-        """Tell of the first thing that happens to this sink."""
+        """Report the first problem of this sink, and no later one."""
         if not self._told:
             self._told = True
             self._trouble(self.sink.name, error)

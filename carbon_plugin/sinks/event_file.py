@@ -10,8 +10,9 @@ from carbon_plugin.sinks.sink import Sink
 
 
 class TensorBoardSink(Sink):
-    """Scalars by optimizer step, in `tensorboard/` in the run directory unless the target names another folder. What
-    describes the run is the text `carbon/run`."""
+    """Writes scalars by optimizer step into `tensorboard/` in the run directory, or into the folder that the target
+    names. The text `carbon/run` describes the run.
+    """
 
     name = "tensorboard"
 
@@ -46,7 +47,7 @@ class TensorBoardSink(Sink):
 
 
 def _text(tag: str, run: RunDescription) -> Any:
-    """Return the facts of a run as a table that TensorBoard's text page shows."""
+    """Return the facts of a run as a table for the text page of TensorBoard."""
     from tensorboard.plugins.text.summary_v2 import text_pb
 
     rows = {"run": run.name, "run id": run.run_id, "run directory": str(run.run_dir), **run.params}

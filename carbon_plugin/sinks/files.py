@@ -30,8 +30,8 @@ class _FileSink(Sink):
 
 
 class CsvSink(_FileSink):
-    """Comma-separated values with a column a figure, `metrics.csv` in the run directory unless the target names
-    another file.
+    """Writes comma-separated values with a column for each figure into `metrics.csv` in the run directory, or into the
+    file that the target names.
 
     A figure that appears later, such as a projection, gets a column of its own; the file is then written again, with
     empty cells in the earlier rows.
@@ -41,7 +41,7 @@ class CsvSink(_FileSink):
     default = "metrics.csv"
 
     def write(self, row: Row) -> None:
-        """Append one row. A file that is there already, from an earlier attempt, is continued."""
+        """Append one row. A file from an earlier attempt is continued."""
         path, cells = self._path(row), cells_of(row)
         columns = _columns_of(path)
         new = [name for name in cells if name not in columns]
@@ -52,7 +52,9 @@ class CsvSink(_FileSink):
 
 
 class JsonLinesSink(_FileSink):
-    """One JSON object a row, in `metrics.jsonl` in the run directory unless the target names another file."""
+    """Writes one JSON object for each row into `metrics.jsonl` in the run directory, or into the file that the target
+    names.
+    """
 
     name = "jsonl"
     default = "metrics.jsonl"
@@ -70,7 +72,7 @@ def cells_of(row: Row) -> dict[str, Scalar]:
 
 
 def _columns_of(path: Path) -> list[str]:
-    """Return the columns that a file has, or those that every file begins with."""
+    """Return the columns of a file, or the usual first columns for a file without any."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return next(csv.reader(file), list(FIRST_COLUMNS))
@@ -79,7 +81,7 @@ def _columns_of(path: Path) -> list[str]:
 
 
 def _rewrite(path: Path, columns: list[str]) -> None:
-    """Write a file again with more columns. It is replaced at once, so that a reader never sees half of it."""
+    """Write a file again with more columns. It is replaced in one step, so that a reader never sees half of it."""
     rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:

@@ -22,12 +22,12 @@ class FunctionSink(Sink):
         self._function = function
 
     def write(self, row: Row) -> None:
-        """Call the function with figures of its own."""
+        """Call the function with a copy of the figures."""
         self._function(dict(row.metrics), row.step)
 
 
 def given_sink(logger: Any, expected: str) -> Sink:
-    """Return the sink that calls a logger of the user, which is no text.
+    """Return the sink that calls a logger object or a function of the user.
 
     Raises `WatchError`, which says what was `expected`, if it is no logger, or if its method cannot be called with
     figures and a step.

@@ -10,8 +10,9 @@ from carbon_plugin.spec.numbers.units import CARBON_UNITS, JOULES_PER_KWH, SECON
 
 
 def line_of(row: Row) -> str:
-    """Return the line: the step, its time against the predicted one, power, what is spent, and what is projected with
-    its range. What is unknown is left out."""
+    """Return the line: the step, its time beside the predicted one, power, spent amounts, and the projection with its
+    range. Unknown values are left out.
+    """
     figures = {name.removeprefix(PREFIX): value for name, value in row.metrics.items()}
     of = f" of {row.run.total_steps:,}" if row.run.total_steps else ""
     parts = [f"step {row.step:,}{of}", *_step_time(figures)]
@@ -45,7 +46,7 @@ def _projected(figures: dict[str, float]) -> list[str]:
 
 
 def _and_carbon(figures: dict[str, float], prefix: str) -> str:
-    """Return the carbon beside an energy: the total, or that of the operation where the total is not known."""
+    """Return the carbon beside an energy: the total, or the operational carbon where the total is not known."""
     for name, said in (("total_kg", ""), ("operational_kg", " in operation")):
         value = figures.get(prefix + name)
         if value is not None:

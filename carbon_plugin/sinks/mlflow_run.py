@@ -13,9 +13,9 @@ _MOST_PARAMS = 100
 
 
 class MlflowSink(Sink):
-    """A run of MLflow: the one that is active on the training thread, else a new one that ends with the training.
+    """A run of MLflow: the run that is active on the training thread, or else a new one that ends with the training.
 
-    It is named in every call, because MLflow's active run belongs to one thread.
+    Every call names the run, because MLflow's active run belongs to one thread.
     """
 
     name = "mlflow"
@@ -28,7 +28,7 @@ class MlflowSink(Sink):
         self._params: dict[str, Scalar] = {}
 
     def prepare(self) -> None:
-        """Take the run that is active now, on this thread."""
+        """Take the run that is active on this thread now."""
         import mlflow
 
         active = mlflow.active_run()
@@ -57,7 +57,7 @@ class MlflowSink(Sink):
             self._client.log_batch(self._run_id, params=listed[first : first + _MOST_PARAMS])
 
     def close(self, report: Path | None) -> None:
-        """Log the report, and end the run if it is ours."""
+        """Log the report, and end the run if this sink created it."""
         if self._run_id is None:
             return
         if report is not None:

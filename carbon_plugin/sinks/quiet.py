@@ -10,6 +10,6 @@ _QUIET = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 
 def leave_signals_to_the_training() -> None:
-    """Block the signals that a training may handle, in the calling thread. No handler is touched."""
+    """Block, in the calling thread, the signals that a training may handle. Signal handlers stay as they are."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)

@@ -1,4 +1,4 @@
-"""Write the report of a run in a process of its own, so that the process that trained renders nothing."""
+"""Write the report of a run in a process of its own, so that the training process renders nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AUDIT = "import sys; from carbon_plugin.cli.main import run; sys.exit(run(sys.a
 
 
 class ReportFile:
-    """The report of one run, which is written once, when the first sink asks for it."""
+    """The report of one run. It is written once, when the first sink asks for it."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -24,7 +24,7 @@ class ReportFile:
         self._path: Path | None = None
 
     def path(self) -> Path | None:
-        """Return the file, or None with one warning if it cannot be written."""
+        """Return the path of the file, or None after one warning if it cannot be written."""
         with self._lock:
             if not self._asked:
                 self._asked = True

@@ -1,4 +1,4 @@
-"""Define what a sink is handed: one row of figures a window, with the devices and the facts of the run."""
+"""Define the rows that sinks get: one row of figures a window, with the devices and the facts of the run."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class RunDescription(Struct, frozen=True, kw_only=True):
 class Row(Struct, frozen=True, kw_only=True):
     """The figures of a run at the end of a window.
 
-    `ended` says that the run has ended, so that nothing is projected any more.
-    `step` is the last optimizer step of the run, `metrics` are the `carbon/*` figures, `head` is the head of the ledger
-    of this node, and `devices` are those that this process meters.
+    `ended` says that the run has ended, so that nothing is projected any more. `step` is the last optimizer step of the
+    run, `metrics` are the `carbon/*` figures, `head` is the head of this node's ledger, and `devices` are the devices
+    that this process meters.
     """
 
     step: int
@@ -66,9 +66,9 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def without_outlook(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures of a run that has ended: those of steps that will not come are left out.
+    """Return the figures of a run that has ended, without those of steps that will not come.
 
-    A run that has reached its last step has none to come, and its figures stay as they are.
+    A run that has reached its last step has no further steps, and keeps all its figures.
     """
     if not metrics.get(f"{PREFIX}remaining_h"):
         return dict(metrics)
@@ -77,7 +77,7 @@ def without_outlook(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def at_rest(row: Row) -> Row:
-    """Return the row of a run that is not active: no power is drawn for it, and nothing is projected."""
+    """Return the row of a run that is not active, without power and projection."""
     metrics = without_outlook(row.metrics)
     if f"{PREFIX}power_w" in metrics:
         metrics[f"{PREFIX}power_w"] = 0.0
@@ -86,7 +86,7 @@ def at_rest(row: Row) -> Row:
 
 
 def nested(document: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
-    """Return the scalars of nested mappings by dotted name. Lists are left out, and so is what is None."""
+    """Return the scalars of nested mappings by dotted name. Lists and None are left out."""
     found: dict[str, Scalar] = {}
     for name, value in document.items():
         if isinstance(value, Mapping):

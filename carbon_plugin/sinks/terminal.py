@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 class LoggingSink(Sink):
-    """One line a window at INFO: of the logger that is given, else of `carbon_plugin`, and then it is seen also where
-    nobody has configured `logging`."""
+    """Logs one line for each window at INFO, by the given logger, or else by `carbon_plugin`, which is visible even
+    where nobody has configured `logging`.
+    """
 
     name = "logging"
 
@@ -34,8 +35,9 @@ class LoggingSink(Sink):
 
 
 class ProgressSink(Sink):
-    """A progress line on standard error, which is drawn again at each window. Where standard error is no terminal, each
-    window is a line of its own."""
+    """Shows a progress line on standard error, which is drawn again at each window. Where standard error is no
+    terminal, each window gets a line of its own.
+    """
 
     name = "progress"
 
@@ -59,14 +61,14 @@ class ProgressSink(Sink):
             self._progress.console.print(line_of(row), markup=False, highlight=False, soft_wrap=True)
 
     def close(self, report: Path | None) -> None:
-        """Leave the last line where it is."""
+        """Leave the last line on the screen."""
         if self._progress is not None and self._progress.console.is_terminal:
             self._progress.stop()
         self._progress = self._task = None
 
 
 def _progress(console: Console) -> Progress:
-    """Return a bar with the line beside it. It redirects no stream of the training and draws only when it is told."""
+    """Return a bar with the line beside it. It redirects none of the training's streams and draws only when told to."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     return Progress(

@@ -15,11 +15,11 @@ _MOST_KEPT = 10_000
 
 
 class WandbSink(Sink):
-    """A run of W&B: the one that is given, else the one that is active, else a new one that ends with the training.
+    """A run of W&B: the given one, or the active one, or else a new one that ends with the training.
 
-    A run of the user has one axis of steps, and drops a row whose step lies before the last one. Therefore the figures
-    are added to the row that the user logs next, without a step, and have an axis of their own. Of a run to which the
-    user logs nothing, all rows are written at the end.
+    A run of the user has one axis of steps, and drops a row whose step lies before the last one. The figures are
+    therefore added, without a step, to the row that the user logs next, and have an axis of their own. If the user logs
+    nothing to a run, all rows are written at the end.
     """
 
     name = "wandb"
@@ -57,13 +57,14 @@ class WandbSink(Sink):
             self._run.log(cells, commit=False)
 
     def alert(self, title: str, text: str) -> None:
-        """Send a W&B alert, which W&B forwards by mail or Slack. It waits for the run, which begins with its first
-        row."""
+        """Send a W&B alert, which W&B forwards by mail or Slack. The call waits for the run, which begins with its
+        first row.
+        """
         self._alerts.append((title, text))
         self._send_alerts()
 
     def close(self, report: Path | None) -> None:
-        """Log the report, and end the run if it is ours."""
+        """Log the report, and end the run if this sink created it."""
         import wandb
 
         if self._run is None:

@@ -51,7 +51,7 @@ def endpoint_of(text: str) -> Endpoint:
 
 
 def check_labels(labels: Mapping[str, str], where: str) -> None:
-    """Raise `WatchError` for a label that Prometheus does not allow or that a metric has already."""
+    """Raise `WatchError` for a label that Prometheus does not allow, or that a metric already has."""
     for name in labels:
         if not _LABEL.fullmatch(name) or name.startswith("__"):
             raise WatchError(f"{where}: the label {name!r} has other signs than letters, digits and underscores")
@@ -72,11 +72,11 @@ class Exporter:
 
     @property
     def port(self) -> int:
-        """Return the port, which the system chose where the endpoint has port 0."""
+        """Return the port. The system chooses it where the endpoint has port 0."""
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Stop to answer."""
+        """Stop answering."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -109,12 +109,12 @@ class PrometheusSink(Sink):
         self._exporter.exposition.show_run(row)
 
     def close(self, report: Path | None) -> None:
-        """Say that the run has ended."""
+        """Mark the run as ended."""
         if self._exporter is not None:
             self._exporter.exposition.end_run(self._run_id)
 
     def forget(self) -> None:
-        """Close the socket of the parent."""
+        """Close the parent's socket in a forked child."""
         if self._exporter is not None:
             self._exporter.forget()
 

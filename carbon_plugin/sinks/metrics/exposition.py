@@ -31,24 +31,26 @@ class Exposition:
         self._rising = Rising()
 
     def show_run(self, row: Row, *, whole: bool = True, active: bool = True) -> None:
-        """Show a row of a run. `whole` says that its figures are of the whole run, and not of its devices here only."""
+        """Show a row of a run. `whole` says that its figures are those of the whole run, and not only of its devices on
+        this node.
+        """
         with self._lock:
             self._runs[row.run.run_id] = (row if active else at_rest(row), whole, active)
 
     def end_run(self, run_id: str) -> None:
-        """Say that a run has ended. Its last figures stay, with no power and no projection."""
+        """Mark a run as ended. Its last figures stay, without power and projection."""
         with self._lock:
             if run_id in self._runs:
                 row, whole, _ = self._runs[run_id]
                 self._runs[run_id] = (at_rest(row), whole, False)
 
     def drop_run(self, run_id: str) -> None:
-        """Show a run no more."""
+        """Stop showing a run."""
         with self._lock:
             self._runs.pop(run_id, None)
 
     def show_devices(self, hostname: str, devices: Iterable[DeviceFigures]) -> None:
-        """Show what the devices of this node have used since the exporter began."""
+        """Show the energy that the devices of this node have used since the exporter began, and their power."""
         with self._lock:
             self._devices = (hostname, tuple(devices))
 

@@ -1,4 +1,4 @@
-"""List the metrics that Prometheus and OpenTelemetry get, with their units and what each means.
+"""List the metrics for Prometheus and OpenTelemetry, with the unit and the meaning of each.
 
 The names of both follow from one list. Units are base units, as both ask for: joules, watts, seconds, grams.
 """
@@ -19,7 +19,7 @@ UCUM = {"joules": "J", "watts": "W", "seconds": "s", "grams": "g", "ratio": "1",
 class RunMetric(Struct, frozen=True, kw_only=True):
     """One metric of a run.
 
-    `key` is the figure of a row without its prefix, `factor` what it is multiplied by to be in `unit`. A `counter`
+    `key` is the key of the figure in a row without its prefix. The figure times `factor` is in `unit`. A `counter`
     never falls.
     """
 
@@ -37,7 +37,7 @@ class RunMetric(Struct, frozen=True, kw_only=True):
 
     @property
     def otel_name(self) -> str:
-        """Return the name for OpenTelemetry, which states the unit beside it."""
+        """Return the name for OpenTelemetry, which states the unit separately."""
         return f"carbon_plugin.{self.name}"
 
 
@@ -144,17 +144,17 @@ def values_of(metrics: Mapping[str, float]) -> Iterator[tuple[RunMetric, float]]
 
 
 class Rising:
-    """Holds the highest value of each counter, so that a counter never falls in the life of this process.
+    """Keeps the highest value of each counter, so that a counter never falls during the life of this process.
 
-    An energy can be corrected downwards, when a GPU that was lost answers again. A falling counter would count as one
-    that began anew.
+    An energy may be corrected downwards when a lost GPU answers again. A counter that falls would be taken for one that
+    began anew.
     """
 
     def __init__(self) -> None:
         self._highest: dict[tuple[str, ...], float] = {}
 
     def value(self, key: tuple[str, ...], value: float) -> float:
-        """Return the value, or the highest one that was ever given for this key."""
+        """Return the value, or the highest earlier value of this key if that is larger."""
         highest = max(value, self._highest.get(key, 0.0))
         self._highest[key] = highest
         return highest

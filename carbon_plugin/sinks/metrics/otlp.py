@@ -26,8 +26,9 @@ _HOST = "host"
 
 
 class OtlpSink(Sink):
-    """Sends metrics to a collector: the one that the target names, such as "otlp://localhost:4318", else the one that
-    the variables OTEL_EXPORTER_OTLP_* name."""
+    """Sends metrics to a collector: the one that the target names, such as "otlp://localhost:4318", or else the one in
+    the variables OTEL_EXPORTER_OTLP_*.
+    """
 
     name = "otlp"
 
@@ -40,8 +41,9 @@ class OtlpSink(Sink):
         self._closing = False
 
     def write(self, row: Row) -> None:
-        """Send a row. Raises `NotTakenError` if the collector does not take it; nothing is lost by that, because all
-        sums are those since the beginning."""
+        """Send a row. Raises `NotTakenError` if the collector does not accept it. Nothing is lost then, because all
+        sums count from the beginning.
+        """
         self._row = row
         if self._provider is None:
             self._open(row)
@@ -66,7 +68,7 @@ class OtlpSink(Sink):
         sink = self
 
         class Exporter(OTLPMetricExporter):  # type: ignore[misc]
-            """Remembers whether the collector took the metrics."""
+            """Remembers whether the collector accepted the metrics."""
 
             def export(self, *args: Any, **kwargs: Any) -> Any:
                 if sink._closing:
@@ -140,7 +142,9 @@ def _not_of_this_thread() -> Callable[[logging.LogRecord], bool]:
 
 
 def _url(target: str) -> str | None:
-    """Return the address of the collector's metrics, or None where the environment names it. Raises `WatchError`."""
+    """Return the address of the collector's metrics, or None where the environment names it. Raises `WatchError` for an
+    unusable address.
+    """
     if not target:
         return None
     expected = 'an address such as "otlp://localhost:4318", or "otlp:https://host/path"'
@@ -157,7 +161,7 @@ def _url(target: str) -> str | None:
 
 
 def _devices(row: Row | None, of_host: bool) -> list[tuple[Row, DeviceFigures]]:
-    """Return the devices that are parts of a host, or those that are not. A facility is no hardware of a host."""
+    """Return the devices that are parts of a host, or the others. A facility is no hardware of a host."""
     if row is None:
         return []
     of_rung = [device for device in row.devices if device.rung != "facility"]
