@@ -1,8 +1,9 @@
-"""Accelerate loops: `with watch(accelerator, model, optimizer, site="FRA") as carbon:` after `accelerator.prepare`.
+"""Measure Accelerate loops: `with watch(accelerator, model, optimizer, site="FRA") as carbon:` after
+`accelerator.prepare`.
 
-It counts real optimizer steps, not the calls that gradient accumulation skips, and marks `save_state`. It adds
-`carbon/*` to the rows that the script logs with `accelerator.log`, and logs rows of its own where the script logs none.
-Where Accelerate drives DeepSpeed, watch the prepared model with `carbon_plugin.integrations.deepspeed`.
+It counts real optimizer steps, not the calls that gradient accumulation skips, and marks `save_state` as a checkpoint.
+It adds `carbon/*` to the rows that the script logs with `accelerator.log`. Where the script logs none, it logs rows of
+its own. Where Accelerate drives DeepSpeed, watch the prepared model with `carbon_plugin.integrations.deepspeed`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class AccelerateCarbon(TrainingLoop):
     """The loop of a prepared model under measurement.
 
     A tracker such as W&B has one axis of steps and drops a row that lies before the last one, and a script may count
-    batches, samples or epochs on it. So the figures are added to the rows of the script, on its axis. Where the script
-    logs nothing until the end, rows of our own are logged then, by optimizer step.
+    batches, samples or epochs on that axis. The figures are therefore added to the rows of the script. If the script
+    has logged nothing by the end, rows of our own are logged then, by optimizer step.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class AccelerateCarbon(TrainingLoop):
 
 
 def _row(values: dict[str, Any], step: int | None = None, log_kwargs: dict[str, Any] | None = None) -> None:
-    """Have the signature of `accelerator.log`."""
+    """Define the signature of `accelerator.log`. Nobody calls this function."""
 
 
 _ROW = inspect.signature(_row)

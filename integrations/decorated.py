@@ -1,4 +1,4 @@
-"""Functions that train: `@watch_training(site="FRA")` above the function that holds the loop.
+"""Measure functions that train: `@watch_training(site="FRA")` above the function that holds the loop.
 
 Every call of the function is measured from its beginning to its end. Where model and optimizer are arguments of the
 call, or attributes of its `self`, they are watched as `watch` does. Otherwise the steps are counted through the hook
@@ -95,7 +95,9 @@ def _loop(given: Mapping[str, Any], arguments: MonitorArguments) -> TorchCarbon 
 
 
 def _candidates(given: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the arguments of a call, what is in those that are lists or mappings, and the attributes of `self`."""
+    """Yield the arguments of a call, the items of arguments that are lists or mappings, and the attributes of
+    `self`.
+    """
     for name, value in given.items():
         if name == "self":
             yield from vars(value).values() if hasattr(value, "__dict__") else ()

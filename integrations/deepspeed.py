@@ -1,4 +1,4 @@
-"""DeepSpeed: `with watch(engine, site="FRA") as carbon:` around the loop of an engine, plain or pipelined.
+"""Measure DeepSpeed: `with watch(engine, site="FRA") as carbon:` around the loop of an engine, plain or pipelined.
 
 It counts the engine's global steps, marks `save_checkpoint` and a pipeline's `eval_batch`, and writes `carbon/*` to
 the engine's own monitor (TensorBoard, W&B, CSV) where one is configured. `load_checkpoint` sets the step.
@@ -49,7 +49,7 @@ class DeepSpeedCarbon(TrainingLoop):
         self._around(self._engine, "eval_batch", "evaluation")
 
     def _find_step(self, scheduled: int | None) -> None:
-        """Do nothing: `_attach` asks the engine for its step."""
+        """Do nothing, because `_attach` asks the engine for its step."""
 
     def _checkpoint_loaded(self) -> None:
         self._global_steps = int(self._engine.global_steps)
@@ -57,7 +57,7 @@ class DeepSpeedCarbon(TrainingLoop):
             self.monitor.resume_at(self._global_steps)
 
     def _stepped(self) -> None:
-        """Count a step where the engine applied gradients; its `step` is called for every micro-batch."""
+        """Count a step where the engine applied gradients. Its `step` is called for every micro-batch."""
         if self._engine.global_steps != self._global_steps:
             self._global_steps = self._engine.global_steps
             self.step()

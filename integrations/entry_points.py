@@ -1,7 +1,7 @@
-"""Callbacks that Lightning asks for by itself, in every `Trainer`: none, unless the user has opted in.
+"""Provide callbacks that Lightning asks for in every `Trainer`: none, unless the user has opted in.
 
-A user opts in with `carbon-plugin run`, which hands down the arguments of the monitor, or with `CARBON_PLUGIN_AUTO=1`.
-Every Trainer of an environment with this package calls these functions, so that they are cheap and raise nothing.
+A user opts in with `carbon-plugin run`, which passes on the arguments of the monitor, or with `CARBON_PLUGIN_AUTO=1`.
+Every Trainer in an environment with this package calls these functions, so they are cheap and raise nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
 
 
 def lightning_callbacks() -> list[Any]:
-    """Return the callback for a Trainer of `lightning` or `pytorch_lightning`, in a list that is empty otherwise."""
+    """Return a list with the callback for a Trainer of `lightning` or `pytorch_lightning`, or an empty list."""
     arguments = os.environ.get(ARGUMENTS_VARIABLE)
     opted_in = arguments is not None or os.environ.get(AUTO_VARIABLE, "") not in ("", "0")
     if not opted_in or os.environ.get("CARBON_PLUGIN_DISABLED", "") not in ("", "0"):

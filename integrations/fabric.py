@@ -1,4 +1,4 @@
-"""Lightning Fabric: `with watch(fabric, model, optimizer, site="FRA") as carbon:` after `fabric.setup`.
+"""Measure Lightning Fabric: `with watch(fabric, model, optimizer, site="FRA") as carbon:` after `fabric.setup`.
 
 It counts the steps of the optimizer inside, not the micro-batches that only accumulate gradients, marks `fabric.save`,
 and writes `carbon/*` to the loggers of the Fabric object. Fabric has no hooks for evaluation: write
@@ -67,7 +67,7 @@ class FabricCarbon(TrainingLoop):
 
 
 def _ranks(fabric: Any) -> Ranks:
-    """Return the place of this process, which Fabric knows where it started the other processes itself."""
+    """Return the place of this process. Fabric knows it where Fabric itself started the other processes."""
     nodes = max(1, int(getattr(fabric.strategy, "num_nodes", 1)))
     return Ranks(
         rank=fabric.global_rank,

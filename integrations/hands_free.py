@@ -1,11 +1,11 @@
-"""Programs that nobody edits: `carbon-plugin run --site FRA -- torchrun --nproc-per-node 8 train.py`.
+"""Measure programs that nobody edits: `carbon-plugin run --site FRA -- torchrun --nproc-per-node 8 train.py`.
 
 It counts steps through the hook that torch has for the optimizers of a whole process, and meters energy. A process is
-measured from its first optimizer step on, so that launchers, data loaders and compile workers, which do no step, leave
-no record. It reads neither model nor batches. A program that measures itself, by `watch` or a callback, is left alone.
+measured from its first optimizer step on. Launchers, data loaders and compile workers do no step and therefore leave no
+record. Neither models nor batches are read. A program that measures itself, by `watch` or a callback, is left alone.
 
-A budget that is exceeded ends a program that handles SIGTERM, as those do that save when a scheduler takes their
-machine: all ranks get the signal after the same step. Without a handler in every rank, nobody gets it.
+A budget that is exceeded ends a program that handles SIGTERM, as programs do that save when a scheduler takes their
+machine away. All ranks get the signal after the same step. If a rank has no handler, no rank gets the signal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def install(optimizers: Any, environ: Mapping[str, str]) -> HandsFree:
 class HandsFree(MeasuredTraining):
     """Counts the optimizer steps of one process, from the first one until the program ends.
 
-    Of several optimizers the steps of one count, as `Primary` chooses it.
+    If there are several optimizers, `Primary` chooses the one whose steps count.
     """
 
     def __init__(self, arguments: MonitorArguments, optimizers: Any) -> None:
@@ -71,7 +71,7 @@ class HandsFree(MeasuredTraining):
         ]
 
     def _before(self, optimizer: Any, *_: Any) -> None:
-        """Start to measure before the first step, so that its time and energy are in the record."""
+        """Begin to measure before the first step, so that the record contains its time and energy."""
         if self._stepped or prepares_states():
             return
         self._stepped = True
@@ -100,7 +100,7 @@ class HandsFree(MeasuredTraining):
             signal.raise_signal(signal.SIGTERM)  # what the script's own handler raises is the script's
 
     def begin(self) -> HandsFree:
-        """Start to measure now, and not only at the first step. It raises `CarbonPluginError` as `watch` does."""
+        """Begin to measure now, and not only at the first step. Raises `CarbonPluginError` as `watch` does."""
         self._start(gives_way=False)
         return self
 
@@ -126,7 +126,7 @@ class HandsFree(MeasuredTraining):
                 monitor.resume_at(done)
 
     def close(self, reason: str = "closed") -> None:
-        """Write the last window and the closing record, and take the hooks away. The end of the program does this too.
+        """Write the last window and the closing record, and remove the hooks. The end of the program does this too.
 
         Args:
             reason: What the closing record says. Default: "closed".
@@ -137,14 +137,14 @@ class HandsFree(MeasuredTraining):
 
 
 def _no_handler() -> str | None:
-    """Return why SIGTERM would only kill this process, or None where the script handles it."""
+    """Return why SIGTERM would only kill this process, or None where the script handles the signal."""
     if callable(signal.getsignal(signal.SIGTERM)):
         return None
     return "has no handler of SIGTERM, so that a stop would lose what was done since its last checkpoint"
 
 
 def _seen(optimizer: Any, world_size: int) -> tuple[Detected, tuple[str, ...]]:
-    """Return what the first step shows: the optimizer, and the devices of what it trains."""
+    """Return what the first step shows: the optimizer, and the devices of the parameters that it trains."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     name = type(innermost(optimizer)).__name__
     source = f"the first optimizer that stepped, {name} of {sum(p.numel() for p in parameters):,} values on this rank"

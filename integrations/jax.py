@@ -1,8 +1,8 @@
-"""JAX loops: `with watch_jax(site="FRA") as carbon:` around the loop, and `carbon.step()` after each update.
+"""Measure JAX loops: `with watch_jax(site="FRA") as carbon:` around the loop, and `carbon.step()` after each update.
 
-JAX has neither optimizers with hooks nor modules, so that steps are told by the script, and model and layout by
-`planned=`, `model_spec=` and `layout=`. torch is not imported. JAX runs ahead of the device: a step is counted when it
-has been dispatched, so that single steps mean little and windows of seconds are right.
+JAX has neither optimizers with hooks nor modules. The script therefore reports its steps, and `planned=`, `model_spec=`
+and `layout=` describe model and layout. torch is not imported. JAX runs ahead of the device, and a step is counted when
+it has been dispatched. Times of single steps therefore mean little, while windows of seconds are right.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class JaxCarbon(MeasuredTraining):
 
 
 def _ranks(processes_per_node: int) -> Ranks:
-    """Return the place of this process as the environment tells it, else as `jax.distributed` was told.
+    """Return the place of this process from the environment, or else as `jax.distributed` was told.
 
-    The public functions of JAX would start its backends here, and wait for all processes.
+    The public functions of JAX are not called, because they would start its backends here and wait for all processes.
     """
     ranks = ranks_from_environ(os.environ)
     state: Any = getattr(sys.modules.get("jax._src.distributed"), "global_state", None)

@@ -1,8 +1,9 @@
-"""A callback for Lightning: `Trainer(callbacks=[CarbonCallback(site="FRA")])`, for `lightning` or `pytorch_lightning`.
+"""Measure Lightning by a callback: `Trainer(callbacks=[CarbonCallback(site="FRA")])`, for `lightning` or
+`pytorch_lightning`.
 
-It counts optimizer steps, looks at the strategy's model once after the first one, marks validation and checkpoints,
-and logs `carbon/*` through the trainer's loggers on rank zero, at the end with the totals. `validate`, `test` and
-`predict` alone have a record too.
+It counts optimizer steps, looks once at the strategy's model after the first step, and marks validation and
+checkpoints. It logs `carbon/*` through the trainer's loggers on rank zero, and the totals at the end. `validate`,
+`test` and `predict` alone have a record too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class CarbonCallback(Callback):
     """
 
     def __new__(cls, **arguments: Unpack[MonitorArguments]) -> Self:
-        """Make the callback one of each package that is imported by now, because either may have the Trainer."""
+        """Return a callback of each of the two packages that is imported by now, because either may have the
+        Trainer.
+        """
         imported = [sys.modules[name].Callback for name in PACKAGES if name in sys.modules]
         missing = tuple(base for base in imported if not issubclass(cls, base))
         own: Any = cls
@@ -68,17 +71,19 @@ class CarbonCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Return the key of this state in checkpoints. It is constant, so that a renamed class finds it again."""
+        """Return the key of this state in checkpoints. It is constant, so that a renamed class still finds
+        its state.
+        """
         return "carbon_plugin"
 
     @harmless
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start to measure. The time until the first step is start-up. A second `fit` is a second attempt."""
+        """Begin to measure. The time until the first step counts as start-up. A second `fit` is a second attempt."""
         self._start(trainer, pl_module)
 
     @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the step of a resumed run, which the trainer knows only now."""
+        """Take the step of a resumed run, which the trainer does not know earlier."""
         self._global_step = trainer.global_step
         if self.monitor.step == 0:  # else our own state was in the checkpoint
             self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
@@ -87,14 +92,14 @@ class CarbonCallback(Callback):
 
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Enter training again, if a checkpoint was written before this batch."""
+        """Return to the training phase if a checkpoint was written before this batch."""
         self._saved()
 
     @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step, unless the batch only accumulated gradients, and look at the model after the first one."""
+        """Count a step unless the batch only accumulated gradients, and look at the model after the first step."""
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step
@@ -113,42 +118,42 @@ class CarbonCallback(Callback):
 
     @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter evaluation, within a fit or alone. The sanity check before a fit is part of start-up."""
+        """Begin the evaluation phase, within a fit or alone. The sanity check before a fit is part of start-up."""
         self._saved()
         if not trainer.sanity_checking:
             self._evaluate(trainer, pl_module)
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter training again, if there is one."""
+        """Return to the training phase if a fit is running."""
         if not trainer.sanity_checking:
             self.monitor.enter("train" if _fits(trainer) else "idle")
 
     @harmless
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter evaluation: a test is one."""
+        """Begin the evaluation phase, because a test is an evaluation."""
         self._evaluate(trainer, pl_module)
 
     @harmless
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter evaluation: a prediction is one."""
+        """Begin the evaluation phase, because a prediction counts as one."""
         self._evaluate(trainer, pl_module)
 
     @harmless
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Enter the checkpoint, which is gathered and written until the next hook."""
+        """Begin the checkpoint phase. The checkpoint is gathered and written until the next hook is called."""
         self._saving = True
         self.monitor.enter("checkpoint")
 
     @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave training: what follows is none."""
+        """End the training phase. What follows is no training."""
         self._saving = False
         self.monitor.enter("idle")
 
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the record, whatever stopped the training."""
+        """Close the record after any exception that ends the training."""
         self._close(f"exception: {type(exception).__name__}", trainer)
 
     @harmless
@@ -161,7 +166,7 @@ class CarbonCallback(Callback):
         return self.monitor.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint: the run goes on at its step."""
+        """Continue from a checkpoint: the run continues at its step."""
         self.monitor.load_state_dict(state_dict)
 
     def _saved(self) -> None:
@@ -210,11 +215,13 @@ class CarbonCallback(Callback):
 
 
 class AutomaticCarbonCallback(CarbonCallback):
-    """The callback that a Trainer gets where the user has opted in. It does nothing beside one of the user's own."""
+    """The callback that a Trainer gets where the user has opted in. It does nothing if the user has added one too."""
 
     @property
     def state_key(self) -> str:
-        """Return another key than that of a user's own callback, because a Trainer refuses two of one key."""
+        """Return another key than that of a user's own callback, because a Trainer refuses two callbacks with
+        one key.
+        """
         return "carbon_plugin_auto"
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,13 +231,15 @@ class AutomaticCarbonCallback(CarbonCallback):
 
 @cache
 def _joined(base: Any, others: tuple[type, ...]) -> type[CarbonCallback]:
-    """Return the callback as a class of other packages too. Its objects are pickled as those of `base`."""
+    """Return the callback as a class that also derives from other packages' callbacks. Its objects are pickled as those
+    of `base`.
+    """
     reduce = {"__reduce__": lambda self: (base.__new__, (base,), self.__dict__), "__doc__": base.__doc__}
     return type(base.__name__, (base, *others), {"__module__": base.__module__, **reduce})
 
 
 def _package(trainer: Trainer) -> str:
-    """Return the name of the package that a Trainer is of, also where a script has derived a class from it."""
+    """Return the name of the package that a Trainer comes from, also where a script has derived a class from it."""
     modules = (one.__module__.partition(".")[0] for one in type(trainer).__mro__)
     return next((name for name in modules if name in ("lightning", "pytorch_lightning")), "lightning")
 
@@ -251,5 +260,7 @@ def _ranks(trainer: Trainer) -> Ranks:
 
 
 def _log_step(trainer: Trainer) -> int:
-    """Return the step of Lightning's own rows: a private count of batches that stepped, or else the optimizer steps."""
+    """Return the step of Lightning's own rows: its private count of batches that stepped, or else the
+    optimizer steps.
+    """
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))

@@ -1,4 +1,5 @@
-"""Megatron-core loops: `with watch(model, optimizer, site="FRA") as carbon:` once model chunks and optimizer are made.
+"""Measure Megatron-core loops: `with watch(model, optimizer, site="FRA") as carbon:` once model chunks and optimizer
+exist.
 
 It counts the steps of the optimizer, one an iteration, without those that the loss scaler skips. Megatron has no hooks
 for evaluation and checkpoints: write `with carbon.phase("evaluation"):` around them. Megatron-LM's own writers live on

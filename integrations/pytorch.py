@@ -1,4 +1,4 @@
-"""Plain PyTorch loops: a context manager with `step()`, or hands-free by the optimizer's own post-step hook.
+"""Measure plain PyTorch loops, with `step()`, or without it through the optimizer's own post-step hook.
 
     with watch(model, optimizer, site="FRA", total_steps=1000) as carbon:
         for batch in loader:

@@ -1,7 +1,7 @@
-"""torchtitan: `with watch(trainer, site="FRA"): trainer.train()`.
+"""Measure torchtitan: `with watch(trainer, site="FRA"): trainer.train()`.
 
 It counts calls of `trainer.train_step`, marks validation, and writes `carbon/*` to the trainer's metrics logger. That
-logger writes on one rank only. Under pipeline parallelism this is not rank 0, where the figures are: pass a logger of
+logger writes on one rank only. Under pipeline parallelism this is not rank 0, which has the figures; pass a logger of
 your own as `log=` there.
 """
 
@@ -57,7 +57,7 @@ class TorchTitanCarbon(TrainingLoop):
         self._methods.instead(getattr(self._trainer, "checkpointer", None), "save", self._saved)
 
     def _find_step(self, scheduled: int | None) -> None:
-        """Do nothing: the trainer knows its step once its first one has ended."""
+        """Do nothing, because the trainer knows its step only when its first step has ended."""
 
     def _stepped(self) -> None:
         # `train` loads a checkpoint before its first step, which it has counted already.

@@ -1,9 +1,9 @@
-"""A callback for the Hugging Face Trainer: `Trainer(..., callbacks=[CarbonCallback(site="FRA")])`.
+"""Measure the Hugging Face Trainer by a callback: `Trainer(..., callbacks=[CarbonCallback(site="FRA")])`.
 
-It counts optimizer steps, looks at the wrapped model once after the first one, and marks evaluation, checkpoints and
+It counts optimizer steps, looks once at the wrapped model after the first step, and marks evaluation, checkpoints and
 the generation of TRL's online trainers. It adds `carbon/*` to the rows that the trainer logs, in its history and for
-every reporter; for that it moves itself before the reporters. It takes the tokens that the trainer counts, TRL's
-trainers too. An evaluation alone has a record.
+every reporter. To do this, it moves itself before the reporters. It takes the tokens that the trainer counts, also
+those of TRL's trainers. An evaluation alone has a record.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start to measure, from the step that a checkpoint told."""
+        """Begin to measure, at the step of the checkpoint if there is one."""
         self._start(state, kwargs["model"])
         self._training = True
         if self.monitor.active:
@@ -68,12 +68,12 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Enter training, whatever phase came before."""
+        """Enter the training phase, whatever phase came before."""
         self.monitor.enter("train")
 
     @harmless
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count a step; the trainer logs, evaluates and saves after it."""
+        """Count a step. The trainer logs, evaluates and saves after it."""
         self.monitor.step_end(self._tokens.of_step(state, self._trainer) if self._tokens is not None else None)
         if self.monitor.should_stop:  # on all ranks after the same step
             control.should_training_stop = control.should_save = True
@@ -84,12 +84,14 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Enter the evaluation or the checkpoint that follows an epoch."""
+        """Enter the phase of the evaluation or the checkpoint that follows an epoch."""
         self._next_phase(control)
 
     @harmless
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Enter evaluation at a batch of it or of a prediction. Outside of a training the first begins a record."""
+        """Enter the evaluation phase at a batch of an evaluation or a prediction. Outside of a training the first batch
+        begins a record.
+        """
         if not self._training and not self._evaluating:
             self._start(state, kwargs.get("model"))
             self._evaluating = True
@@ -97,7 +99,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave evaluation, for the checkpoint that may follow."""
+        """End the evaluation phase. A checkpoint may follow."""
         if self._training:
             self.monitor.enter("checkpoint" if control.should_save else "train")
         else:
@@ -111,13 +113,14 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Enter training again after a checkpoint was written."""
+        """Return to the training phase after a checkpoint was written."""
         self.monitor.enter("train")
 
     @harmless
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Add the figures to a row, both to what reporters get and to the copy of it in the history. The trainer's own
-        last row closes the record first, so that the row has the totals."""
+        """Add the figures to a row, both for the reporters and in the history. The trainer's own last row closes the
+        record first, so that it contains the totals.
+        """
         if self._training and logs is not None and logs.keys() >= _LAST_ROW:
             self._close("closed")
         metrics = self.monitor.fresh_metrics()
@@ -128,7 +131,9 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the record. A training that an exception ended is closed with the program, or before the next one."""
+        """Close the record. After an exception the record is closed at the end of the program, or before the next
+        training.
+        """
         self._close("closed")
 
     def _start(self, state: Any, model: Any) -> None:
@@ -186,7 +191,7 @@ def _counts_once(args: Any, model: Any) -> bool:
 
 
 def _trainer_of(callback: CarbonCallback) -> Any:
-    """Return the trainer that holds a callback, since hooks are not told it, or None."""
+    """Return the trainer that holds a callback, or None. Hooks are not told which trainer calls them."""
     for thing in gc.get_objects():
         # The type, not isinstance: that would ask the proxies among all these objects for their class.
         handler = getattr(thing, "callback_handler", None) if Trainer in type(thing).__mro__ else None
@@ -196,7 +201,9 @@ def _trainer_of(callback: CarbonCallback) -> Any:
 
 
 def _before_reporters(callback: CarbonCallback, trainer: Any) -> None:
-    """Move the callback right after the trainer's own flow of control, so that reporters get rows with the figures."""
+    """Move the callback right behind the trainer's own flow control, so that reporters get rows that contain the
+    figures.
+    """
     callbacks = trainer.callback_handler.callbacks
     callbacks.remove(callback)
     callbacks.insert(1, callback)

@@ -1,4 +1,4 @@
-"""Hold the file that Python runs at its start where `carbon-plugin run` put this folder on PYTHONPATH.
+"""Hold the file that Python runs at its start if `carbon-plugin run` has put this folder on PYTHONPATH.
 
-Nothing else may lie in this folder, because its files could be imported by their bare names.
+Nothing else may be in this folder, because its files could be imported by their bare names.
 """

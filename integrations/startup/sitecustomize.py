@@ -1,8 +1,8 @@
-"""Make Python count optimizer steps in a program that `carbon-plugin run` started, without an edit of that program.
+"""Make Python count optimizer steps in a program that `carbon-plugin run` started, without a change to that program.
 
-Python imports a module of this name at its start. This one takes its folder off `sys.path`, runs the `sitecustomize`
-that Python would have found without it, and waits for the import of `torch.optim`. A program that never imports torch
-pays for this file and nothing else. Only modules of the standard library are imported here.
+Python imports a module of this name at its start. This one removes its folder from `sys.path`, runs the `sitecustomize`
+that Python would otherwise have found, and waits for the import of `torch.optim`. A program that never imports torch
+pays only for this file. Only modules of the standard library are imported here.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _OWN = os.path.dirname(os.path.abspath(__file__))  # pathlib would slow every st
 
 
 def _others() -> ModuleSpec | None:
-    """Take this folder off `sys.path`, and return the `sitecustomize` that is found without it."""
+    """Remove this folder from `sys.path`, and return the `sitecustomize` that is then found."""
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _OWN]
     return PathFinder.find_spec("sitecustomize")
 
 
 def _run(spec: ModuleSpec) -> None:
-    """Import the user's own `sitecustomize` in the place of this one. What it raises is reported by Python as usual."""
+    """Import the user's own `sitecustomize` in place of this one. Python reports its exceptions as usual."""
     assert spec.loader is not None
     module = sys.modules["sitecustomize"] = module_from_spec(spec)
     spec.loader.exec_module(module)
 
 
 class _AfterImport:
-    """A finder that is asked for every module, and stays until the one that it waits for is imported."""
+    """A finder that is asked for every module, and stays until the module that it waits for is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the spec of the module that is waited for, with a loader that tells of its import, else None."""
+        """Return the spec of the awaited module, with a loader that reports its import, or else None."""
         if name != _WAITED_FOR:
             return None
         if self in sys.meta_path:
@@ -51,7 +51,7 @@ class _AfterImport:
 
 
 class _Telling(Loader):
-    """Load a module with its own loader, then watch its optimizers. The module keeps its own loader."""
+    """Loads a module with its own loader, and then watches its optimizers. The module keeps its own loader."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -62,7 +62,7 @@ class _Telling(Loader):
         return made
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module as without us, then hook into it. A failure of ours is one line on standard error."""
+        """Run the module as usual, and then hook into it. A failure of ours is one line on standard error."""
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
