@@ -173,8 +173,9 @@ def _experts(
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows, shape, work, rates)
     up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
+    # The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number.
     sent = network.all_to_all_time(
-        rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, rates
+        rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, layout.expert_tp, rates
     )
     shared: Values = np.float64(0)
     if any_of(layout.expert_tp > 1):

@@ -79,8 +79,9 @@ def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
     return (ranks - 1) / ranks * size_bytes / rates.scaleup
 
 
-def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rates) -> Values:
-    """Return the seconds to send `size_bytes` per rank to experts on `ranks` contiguous ranks, or 0 for one rank.
+def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Return the seconds to send `size_bytes` per rank to experts on `ranks` ranks that lie `stride` apart, or 0 for
+    one rank.
 
     A plain all-to-all sends a token once for each of its top-k experts: (n-m)/n of the rows leave an island of m of the
     n ranks, and (m-1)/n stay in it. With deduplication (DeepEP) a token is sent once to each of i islands and to each
@@ -88,7 +89,7 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
     3.2), and (m-1)(1-(1-1/n)^k)/k stay. DeepEP sends a token to the device of the same index on the other node, along
     its rail, and forwards it there; a plain all-to-all goes across rails.
     """
-    inside = ranks_in_island(ranks, np.float64(1), rates)
+    inside = ranks_in_island(ranks, stride, rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
         once, k, islands = rates.deduplicated > 0, np.maximum(top_k, 1), ranks / inside
