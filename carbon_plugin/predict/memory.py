@@ -15,6 +15,7 @@ import numpy as np
 from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
 from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time.experts import fullest_rank
 from carbon_plugin.predict.time.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.time.layer import layer_parameters
 from carbon_plugin.predict.time.scan import scan_kept_elements
@@ -125,7 +126,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: 
     What selective recompute repeats is not included.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
+    feed = _kept_of_experts(shape, layout, work, rates) if sparse else _kept_of_mlp(shape, layout, work)
     mixer = _kept_of_attention(shape, layout, work, rates)
     if any_of(shape.scan_heads > 0):
         mixer = mixer + work.activation_bytes * scan_kept_elements(shape, layout)
@@ -171,8 +172,8 @@ def _kept_of_mlp(shape: Shape, layout: Layout, work: StepWork) -> Values:
     return _kept_a_width(shape, layout, work) * shape.ffn / layout.tp * (1 - layout.again_mlp)
 
 
-def _kept_of_experts(shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the bytes per token of routed and shared experts.
+def _kept_of_experts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
+    """Return the bytes per token of routed and shared experts on the fullest rank.
 
     They are those of permuted inputs, of both products, and of what the experts return, unless the probability is
     multiplied before.
@@ -180,7 +181,7 @@ def _kept_of_experts(shape: Shape, layout: Layout, work: StepWork) -> Values:
     width = _kept_a_width(shape, layout, work)
     returned = (1 - work.weighted) * work.activation_bytes
     sent = (work.input_bytes + returned) * shape.expert_hidden
-    routed = shape.top_k * (width * shape.expert_ffn + sent) * shape.imbalance
+    routed = shape.top_k * (width * shape.expert_ffn + sent) * fullest_rank(shape, layout, rates)
     routed = routed / layout.tp + shape.experts * work.activation_bytes * 2
     shared = width * shape.shared_ffn / layout.tp * (1 - layout.again_shared)
     return (routed + shared) * (1 - layout.again_moe)

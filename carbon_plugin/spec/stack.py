@@ -44,8 +44,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
     some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
     did before its version 5. `plain_dispatch` says that tokens are sorted by expert and added up again by single
-    PyTorch operations (Megatron without `moe_permute_fusion`). `static_dispatch` says that an expert always takes as
-    many rows as its capacity (tokens dropped and padded), so that the host waits for no count. `transfer_wait_s` is the
+    PyTorch operations (Megatron without `moe_permute_fusion`), and `one_hot_dispatch` that products with one-hot
+    matrices do both (GShard, MaxText without `sparse_matmul`). `capacity_factor` is the largest number of rows of an
+    expert over their mean, where tokens beyond it are dropped; unset, none is dropped. `static_dispatch` says that an
+    expert always takes as many rows as its capacity (it is padded too), so that the host waits for no count; without a
+    `capacity_factor` it is the mean. `transfer_wait_s` is the
     time for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited
     by itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends
     the tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
@@ -85,6 +88,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     expert_dispatch: ExpertDispatch = "all_to_all"
     expert_loop: bool = False
     plain_dispatch: bool = False
+    one_hot_dispatch: bool = False
+    capacity_factor: float | None = None
     static_dispatch: bool = False
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False
@@ -106,7 +111,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     interleaves: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "framework_factor", owner="stack: ")
+        check_positive(self, "framework_factor", "capacity_factor", owner="stack: ")
         check_not_negative(
             self, "host_op_time_s", "shard_host_ops", "routing_spread", "transfer_wait_s", owner="stack: "
         )

@@ -28,6 +28,8 @@ A100 = {
     "expert_loop": 0.0,
     "plain_dispatch": 0.0,
     "static_dispatch": 0.0,
+    "one_hot_dispatch": 0.0,
+    "capacity_factor": 0.0,
     "transfer_wait": 0.0,
     "broadcasts": 0.0,
     "routing_spread": 0.0,

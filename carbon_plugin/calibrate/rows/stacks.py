@@ -123,8 +123,13 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     recipe_has_it = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
     if recipe_has_it or conventions.dualpipe or "DeepEP" in notes:
         changes["expert_dispatch"] = "deepep"
-    if re.search(r"capacity factor|drop and pad", notes):
-        changes["static_dispatch"] = True
+    if (capacity := re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)", notes)) is not None:
+        changes["capacity_factor"] = float(capacity.group(1))
+        # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
+        # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
+        changes["static_dispatch"] = "not padded" not in notes
+    if "one-hot dispatch" in notes:
+        changes["one_hot_dispatch"] = True
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py).
     if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or row.text("framework").startswith("torchtitan"):

@@ -51,6 +51,8 @@ class Datasheet:
     expert_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
+    one_hot_dispatch: Values
+    capacity_factor: Values
     transfer_wait: Values
     broadcasts: Values
     routing_spread: Values
@@ -93,8 +95,8 @@ class Rates:
     per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one. `plain_dispatch`, `static_dispatch`, `routing_spread`, `transfer_wait` (s) and
-    `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
+    by one. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `capacity_factor` (0 where no token is dropped),
+    `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -112,6 +114,8 @@ class Rates:
     expert_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
+    one_hot_dispatch: Values
+    capacity_factor: Values
     transfer_wait: Values
     broadcasts: Values
     routing_spread: Values
@@ -157,6 +161,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         expert_loop=sheet.expert_loop,
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
+        one_hot_dispatch=sheet.one_hot_dispatch,
+        capacity_factor=sheet.capacity_factor,
         transfer_wait=sheet.transfer_wait,
         broadcasts=sheet.broadcasts,
         routing_spread=sheet.routing_spread,

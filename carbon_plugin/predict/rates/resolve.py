@@ -152,6 +152,8 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "expert_loop": stack.expert_loop,
         "plain_dispatch": stack.plain_dispatch,
         "static_dispatch": stack.static_dispatch,
+        "one_hot_dispatch": stack.one_hot_dispatch,
+        "capacity_factor": stack.capacity_factor or 0.0,
         "transfer_wait": stack.transfer_wait_s,
         "broadcasts": stack.broadcasts_parameters,
         "routing_spread": routing_spread_of(stack),

@@ -47,11 +47,29 @@ def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
     """Return the load of the fullest expert-parallel rank divided by the mean load.
 
     It is what the model states. Where it states nothing and tokens are routed as the router wants, it is the expected
-    maximum over the ranks, whose loads differ by `rates.routing_spread`.
+    maximum over the ranks, whose loads differ by `rates.routing_spread`. Experts with a capacity drop what exceeds it,
+    and where they are padded too each computes its whole capacity (GShard, arXiv 2006.16668 section 2.2).
     """
-    if not any_of(rates.routing_spread > 0):
-        return shape.imbalance
-    return np.maximum(shape.imbalance, 1 + rates.routing_spread * expected_maximum(layout.ep))
+    load: Values = shape.imbalance
+    if any_of(rates.routing_spread > 0):
+        load = np.maximum(load, 1 + rates.routing_spread * expected_maximum(layout.ep))
+    if any_of(rates.capacity_factor > 0):
+        most = where(rates.static_dispatch > 0, rates.capacity_factor, np.minimum(load, rates.capacity_factor))
+        load = where(rates.capacity_factor > 0, most, load)
+    return load
+
+
+def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
+    """Return the seconds of the products with one-hot matrices that send `tokens` to their experts and back.
+
+    Such a matrix has a row for each token of a sequence and a column for each place of all experts, which are
+    top-k times the capacity factor as many as there are tokens. Either product takes 2 s k c h FLOPs a token: they grow
+    with the length of the sequence. The way there needs the gradient of the tokens alone, and the way back also that of
+    the weights (GShard, arXiv 2006.16668 algorithm 2; `dense_matmul` of MaxText's layers/moe.py).
+    """
+    places = work.seq_len / layout.cp * shape.top_k * np.maximum(rates.capacity_factor, 1)
+    one = 2 * tokens * places * shape.expert_hidden / rates.wide_gemm_flops * (rates.one_hot_dispatch > 0)
+    return Cost(2 * one, 3 * one)
 
 
 def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:

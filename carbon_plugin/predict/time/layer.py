@@ -19,6 +19,7 @@ from carbon_plugin.predict.time.experts import (
     between_products,
     expert_loop,
     fullest_rank,
+    one_hot_products,
     permutation,
 )
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
@@ -173,6 +174,8 @@ def _experts(
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows, shape, work, rates)
     up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
+    if any_of(rates.one_hot_dispatch > 0):
+        up = up + one_hot_products(local_tokens, shape, layout, work, rates)
     # The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number.
     sent = network.all_to_all_time(
         rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, layout.expert_tp, rates
