@@ -131,8 +131,9 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     if "one-hot dispatch" in notes:
         changes["one_hot_dispatch"] = True
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
-    # by `scatter_add` (its models/moe.py).
-    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or row.text("framework").startswith("torchtitan"):
+    # by `scatter_add` (its models/moe.py), and MaxText sorts, takes and sums (`permute` of its layers/moe.py).
+    single = row.text("framework").lower().startswith(("torchtitan", "maxtext"))
+    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single:
         changes["plain_dispatch"] = True
     return changes
 

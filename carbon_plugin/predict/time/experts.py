@@ -59,8 +59,11 @@ def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
     return load
 
 
-def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
-    """Return the seconds of the products with one-hot matrices that send `tokens` to their experts and back.
+def one_hot_products(
+    tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates
+) -> tuple[Cost, Cost]:
+    """Return the seconds of the product with a one-hot matrix that sends `tokens` to their experts, and of that which
+    sends them back.
 
     Such a matrix has a row for each token of a sequence and a column for each place of all experts, which are
     top-k times the capacity factor as many as there are tokens. Either product takes 2 s k c h FLOPs a token: they grow
@@ -69,7 +72,7 @@ def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWor
     """
     places = work.seq_len / layout.cp * shape.top_k * np.maximum(rates.capacity_factor, 1)
     one = 2 * tokens * places * shape.expert_hidden / rates.wide_gemm_flops * (rates.one_hot_dispatch > 0)
-    return Cost(2 * one, 3 * one)
+    return Cost(one, one), Cost(one, 2 * one)
 
 
 def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:

@@ -87,7 +87,9 @@ def layer_time(
         wait = host_wait(rates)
         forward, backward = forward + wait, backward + wait
     # What comes last is not repeated: the second product, and the way back of the tokens of experts.
-    recompute = _recompute(layout, forward, core.forward, down.forward + ep.forward / 2)
+    last = down.forward + ep.forward / 2
+    repeated = _operators_recompute(work, forward, projections.forward, last)
+    recompute = _recompute(layout, forward, core.forward, last, repeated)
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute + again * (up.forward + down.forward + ep.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
@@ -173,9 +175,11 @@ def _experts(
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows, shape, work, rates)
-    up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
+    if any_of(rates.one_hot_dispatch == 0):
+        up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
     if any_of(rates.one_hot_dispatch > 0):
-        up = up + one_hot_products(local_tokens, shape, layout, work, rates)
+        there, back = one_hot_products(local_tokens, shape, layout, work, rates)
+        up, down = up + there, down + back
     # The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number.
     sent = network.all_to_all_time(
         rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, layout.expert_tp, rates
@@ -258,15 +262,27 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     return Cost(time, 2 * time)
 
 
-def _recompute(layout: Layout, forward: Values, core: Values, last: Values) -> Values:
+def _operators_recompute(work: StepWork, forward: Values, projections: Values, last: Values) -> Values:
+    """Return the seconds of forward work that the backward pass repeats under a policy for single operations.
+
+    A policy that keeps every second product and the attention core's output repeats a fixed share (torchtitan). One
+    that keeps the results of the projections repeats everything else up to the `last` work, and one that keeps the
+    layer's input repeats the projections too (MaxText's remat policies).
+    """
+    rest = np.maximum(forward - last - work.keeps_projections * projections, 0)
+    return where(work.keeps_products > 0, OPERATOR_RECOMPUTE_SHARE * forward, rest)
+
+
+def _recompute(layout: Layout, forward: Values, core: Values, last: Values, operators: Values) -> Values:
     """Return the seconds of forward work that the backward pass repeats.
 
-    Non-reentrant checkpointing stops before the `last` work, whose result nothing needs.
+    Non-reentrant checkpointing stops before the `last` work, whose result nothing needs. `operators` are the seconds
+    that a policy for single operations repeats.
     """
     full = where(layout.reentrant > 0, forward, np.maximum(forward - last, 0))
     return (
         layout.recompute_full * full
-        + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
+        + layout.recompute_operators * operators
         + layout.recompute_selective * core
     )
 
