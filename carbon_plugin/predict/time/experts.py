@@ -68,11 +68,14 @@ def one_hot_products(
     Such a matrix has a row for each token of a sequence and a column for each place of all experts, which are
     top-k times the capacity factor as many as there are tokens. Either product takes 2 s k c h FLOPs a token: they grow
     with the length of the sequence. The way there needs the gradient of the tokens alone, and the way back also that of
-    the weights (GShard, arXiv 2006.16668 algorithm 2; `dense_matmul` of MaxText's layers/moe.py).
+    the weights (GShard, arXiv 2006.16668 algorithm 2; `dense_matmul` of MaxText's layers/moe.py). Each product writes
+    and reads its matrix once forward and reads it once backward.
     """
-    places = work.seq_len / layout.cp * shape.top_k * np.maximum(rates.capacity_factor, 1)
-    one = 2 * tokens * places * shape.expert_hidden / rates.wide_gemm_flops * (rates.one_hot_dispatch > 0)
-    return Cost(one, one), Cost(one, 2 * one)
+    flag = rates.one_hot_dispatch > 0
+    places = flag * tokens * work.seq_len / layout.cp * shape.top_k * np.maximum(rates.capacity_factor, 1)
+    one = 2 * places * shape.expert_hidden / rates.wide_gemm_flops
+    moved = work.activation_bytes * places / rates.memory
+    return Cost(one + 2 * moved, one + moved), Cost(one + 2 * moved, 2 * one + moved)
 
 
 def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:
@@ -81,8 +84,9 @@ def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rate
     fused, plain = (
         (size * rows * shape.expert_hidden for size in sizes) for sizes in zip(*PERMUTATION_BYTES, strict=True)
     )
+    sorts = rates.one_hot_dispatch == 0
     forward, backward = (
-        (where(rates.plain_dispatch > 0, apart, one) + scores) * work.activation_bytes / 2 / rates.memory
+        sorts * (where(rates.plain_dispatch > 0, apart, one) + scores) * work.activation_bytes / 2 / rates.memory
         for one, apart in zip(fused, plain, strict=True)
     )
     return Cost(forward, backward)
