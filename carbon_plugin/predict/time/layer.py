@@ -88,7 +88,10 @@ def layer_time(
         forward, backward = forward + wait, backward + wait
     # What comes last is not repeated: the second product, and the way back of the tokens of experts.
     last = down.forward + ep.forward / 2
-    repeated = _operators_recompute(work, forward, projections.forward, last)
+    # Grouped products are not among the operations that the policy keeps, and single ones are.
+    grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
+    sent = ep.forward if sparse else np.float64(0)
+    repeated = _operators_recompute(work, forward, projections.forward, last, grouped, sent)
     recompute = _recompute(layout, forward, core.forward, last, repeated)
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute + again * (up.forward + down.forward + ep.forward)
@@ -262,15 +265,19 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     return Cost(time, 2 * time)
 
 
-def _operators_recompute(work: StepWork, forward: Values, projections: Values, last: Values) -> Values:
+def _operators_recompute(
+    work: StepWork, forward: Values, projections: Values, last: Values, grouped: Values, sent: Values
+) -> Values:
     """Return the seconds of forward work that the backward pass repeats under a policy for single operations.
 
-    A policy that keeps every second product and the attention core's output repeats a fixed share (torchtitan). One
+    A policy that keeps every second product and the attention core's output repeats a fixed share, all grouped products
+    and no exchange of tokens (torchtitan, whose list has `aten.mm` and `all_to_all_single`, and no `_grouped_mm`). One
     that keeps the results of the projections repeats everything else up to the `last` work, and one that keeps the
     layer's input repeats the projections too (MaxText's remat policies).
     """
     rest = np.maximum(forward - last - work.keeps_projections * projections, 0)
-    return where(work.keeps_products > 0, OPERATOR_RECOMPUTE_SHARE * forward, rest)
+    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(forward - grouped - sent, 0) + grouped
+    return where(work.keeps_products > 0, products, rest)
 
 
 def _recompute(layout: Layout, forward: Values, core: Values, last: Values, operators: Values) -> Values:
