@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values, any_of
+from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.time.layer import OPERATOR_RECOMPUTE_SHARE
+from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE
 from carbon_plugin.predict.time.scan import scan_flops_per_token
 
 
@@ -59,6 +59,16 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: StepWork) -> Values:
     return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
 
 
+def _again_of_operators(shape: Shape, work: StepWork, forward: Values) -> Values:
+    """Return the FLOPs for one sequence that a policy for single operations repeats, as `repeated_operators` does."""
+    routed = 2 * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.top_k
+    grouped = work.seq_len * shape.moe_layers * routed
+    projections = 2 * work.seq_len * shape.layers * shape.attention_params
+    products = OPERATOR_RECOMPUTE_SHARE * (forward - grouped) + grouped
+    rest = np.maximum(forward - work.keeps_projections * projections, 0)
+    return where(work.keeps_products > 0, products, rest)
+
+
 def _kind_flops(kind: Shape, work: StepWork) -> tuple[Values, Values]:
     """Return the FLOPs of one kind of layers for one sequence with all its inputs, as `layer_forward_flops` does.
 
@@ -92,7 +102,7 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     backward = products * (1 + shape.trainable) + head * 2 + 2 * attention
     again = (
         layout.recompute_full * forward
-        + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
+        + layout.recompute_operators * _again_of_operators(shape, work, forward)
         + layout.recompute_selective * attention
         + _again_of_feeds(shape, layout, work)
     )

@@ -25,9 +25,14 @@ from carbon_plugin.spec.stack import ROUTING_SPREAD, AttentionKernel, CrossEntro
 HOPPER_KERNELS_SINCE = (25, 1)
 """Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
 3)."""
+CUDNN_FIRST = ("2025", "12")
+"""From this month on PyTorch's nightly builds for CUDA 13 take cuDNN for attention on Hopper and Blackwell: they have
+the order of backends of release 2.10 (`check_prefer_cudnn_attention` of its sdp_utils.cpp) and a cuDNN beyond 9.15."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
 experts of code that people write in plain PyTorch."""
+LOSS_COMPILED_SINCE = ("2025", "04")
+"""torchtitan compiles the loss with the model since this month (pull request 1033)."""
 LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
 """Releases of torchtitan that compile the layers and not the loss (before pull request 1033)."""
 BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b|megatron-lm.*\b2023\b")
@@ -79,7 +84,8 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
         changes["accumulates_beside"] = True
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
-    if row.text("remat_policy") == "full":
+    # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.
+    if row.text("remat_policy") == "full" or row.text("activation_offload").startswith("layer inputs ("):
         changes["operators_keep"] = "inputs"
     if recipe is not None:
         changes |= recipe.stack
@@ -92,6 +98,9 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     framework = row.text("framework")
     on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
     engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
+    nightly = conventions.name == "torchtitan" and device.architecture.startswith("hopper")
+    if nightly and _date_of(row) >= CUDNN_FIRST:
+        changes["attention_kernel"] = "flash3"
     if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE):
         changes["attention_kernel"] = "flash3"
     if XLA_ATTENTION.match(framework):
@@ -157,19 +166,18 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
     # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.
     alone = (row.optional_count("tp") or 1) == 1
-    in_release = compiled and alone and _compiles_the_loss(row.text("source"))
+    in_release = compiled and alone and _date_of(row) >= LOSS_COMPILED_SINCE
     if conventions.name == "torchtitan" and not (whole or in_release):
         return "eager"
     return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
 
 
-def _compiles_the_loss(source: str) -> bool:
-    """Return whether torchtitan compiles the loss with the model in the release of this source.
-
-    It does so since April 2025 (pull request 1033), and the names of its files and other sources have a date.
-    """
-    date = re.search(r"(?<![0-9a-f])(20\d\d)-?(0[1-9]|1[0-2])(?!\d)", source)
-    return date is not None and date.groups() >= ("2025", "04")
+def _date_of(row: Fields) -> tuple[str, ...]:
+    """Return year and month of a release that the framework or the source of the row names, or nothing."""
+    dates = (
+        re.search(r"(?<![0-9a-f])(20\d\d)-?(0[1-9]|1[0-2])(?!\d)", row.text(name)) for name in ("framework", "source")
+    )
+    return next((date.groups() for date in dates if date is not None), ())
 
 
 def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:

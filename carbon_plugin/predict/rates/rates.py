@@ -96,7 +96,8 @@ class Rates:
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
     by one. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `capacity_factor` (0 where no token is dropped),
-    `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
+    `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are
+    the shares of one device.
     """
 
     gemm_flops: Values

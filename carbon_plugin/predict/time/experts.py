@@ -28,6 +28,11 @@ by fused kernels, then by single PyTorch operations.
 The single operations are, forward, a gather (4), the product with the probability, which becomes fp32 (6), the sum into
 fp32 (12) and its cast (2), and backward their gradients (`permute` and `unpermute` of Megatron-core's `moe_utils`).
 """
+CHUNK_SORT_BYTES = 8
+"""Bytes per routed element in 16 bit and direction by which single operations sort by expert what a rank with several
+experts got from the others, and sort it back (`permute` and `unpermute` around torchtitan's grouped products). Fused
+kernels do so too; with these bytes the rows of Megatron get worse, so that they are counted with single operations
+alone."""
 EXPERT_TILE_ROWS = 128
 """Rows of one tile of a grouped product. Two experts never share a tile (CUTLASS's grouped kernels for 16 bit)."""
 HOST_OPS_LOOPED = (20, 30)
@@ -59,9 +64,7 @@ def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
     return load
 
 
-def one_hot_products(
-    tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates
-) -> tuple[Cost, Cost]:
+def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> tuple[Cost, Cost]:
     """Return the seconds of the product with a one-hot matrix that sends `tokens` to their experts, and of that which
     sends them back.
 
@@ -78,11 +81,13 @@ def one_hot_products(
     return Cost(one + 2 * moved, one + moved), Cost(one + 2 * moved, 2 * one + moved)
 
 
-def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:
+def permutation(rows: Values, tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores."""
     scores = 16 * tokens * shape.experts
+    again = CHUNK_SORT_BYTES * ((layout.ep > 1) & (shape.experts > layout.ep) & (rates.deduplicated == 0))
     fused, plain = (
-        (size * rows * shape.expert_hidden for size in sizes) for sizes in zip(*PERMUTATION_BYTES, strict=True)
+        [(size + more) * rows * shape.expert_hidden for size in sizes]
+        for sizes, more in zip(zip(*PERMUTATION_BYTES, strict=True), (0.0, again), strict=True)
     )
     sorts = rates.one_hot_dispatch == 0
     forward, backward = (

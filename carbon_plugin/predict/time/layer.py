@@ -25,10 +25,8 @@ from carbon_plugin.predict.time.experts import (
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
 from carbon_plugin.predict.time.operators import Cost, linear
+from carbon_plugin.predict.time.recompute import ForwardPass, recompute_time
 from carbon_plugin.predict.time.scan import scan
-
-OPERATOR_RECOMPUTE_SHARE = 0.35
-"""Share of a forward pass that a per-operation checkpoint policy repeats."""
 
 
 def smooth_max(a: Values, b: Values) -> Values:
@@ -86,13 +84,17 @@ def layer_time(
     if sparse:
         wait = host_wait(rates)
         forward, backward = forward + wait, backward + wait
-    # What comes last is not repeated: the second product, and the way back of the tokens of experts.
-    last = down.forward + ep.forward / 2
-    # Grouped products are not among the operations that the policy keeps, and single ones are.
     grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
-    sent = ep.forward if sparse else np.float64(0)
-    repeated = _operators_recompute(work, forward, projections.forward, last, grouped, sent)
-    recompute = _recompute(layout, forward, core.forward, last, repeated)
+    passed = ForwardPass(
+        total=forward,
+        projections=projections.forward,
+        core=core.forward,
+        grouped=grouped,
+        exchange=ep.forward,
+        # What comes last is not repeated: the second product, and the way back of the tokens of experts.
+        last=down.forward + ep.forward / 2,
+    )
+    recompute = recompute_time(layout, work, passed)
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute + again * (up.forward + down.forward + ep.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
@@ -179,7 +181,7 @@ def _experts(
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows, shape, work, rates)
     if any_of(rates.one_hot_dispatch == 0):
-        up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
+        up = up + permutation(rows * load * sharers, local_tokens, shape, layout, work, rates)
     if any_of(rates.one_hot_dispatch > 0):
         there, back = one_hot_products(local_tokens, shape, layout, work, rates)
         up, down = up + there, down + back
@@ -263,35 +265,6 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     time = sent / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
     time = where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
-
-
-def _operators_recompute(
-    work: StepWork, forward: Values, projections: Values, last: Values, grouped: Values, sent: Values
-) -> Values:
-    """Return the seconds of forward work that the backward pass repeats under a policy for single operations.
-
-    A policy that keeps every second product and the attention core's output repeats a fixed share, all grouped products
-    and no exchange of tokens (torchtitan, whose list has `aten.mm` and `all_to_all_single`, and no `_grouped_mm`). One
-    that keeps the results of the projections repeats everything else up to the `last` work, and one that keeps the
-    layer's input repeats the projections too (MaxText's remat policies).
-    """
-    rest = np.maximum(forward - last - work.keeps_projections * projections, 0)
-    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(forward - grouped - sent, 0) + grouped
-    return where(work.keeps_products > 0, products, rest)
-
-
-def _recompute(layout: Layout, forward: Values, core: Values, last: Values, operators: Values) -> Values:
-    """Return the seconds of forward work that the backward pass repeats.
-
-    Non-reentrant checkpointing stops before the `last` work, whose result nothing needs. `operators` are the seconds
-    that a policy for single operations repeats.
-    """
-    full = where(layout.reentrant > 0, forward, np.maximum(forward - last, 0))
-    return (
-        layout.recompute_full * full
-        + layout.recompute_operators * operators
-        + layout.recompute_selective * core
-    )
 
 
 def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Values, Values]:

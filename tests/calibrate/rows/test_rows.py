@@ -14,7 +14,7 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack
+from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
 
 ROW = """
 rows:
@@ -313,10 +313,23 @@ def test_megatrons_own_modules_of_2023_drop_out_a_tenth_unless_the_row_says_othe
 def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_are_sorted_by_single_operations() -> None:
     common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8}
     dropping = parsed(**common, framework="Megatron-Core", notes="tokens dropped at capacity factor 1").spec.stack
+    unpadded = parsed(
+        **common, framework="Megatron-Core", notes="tokens dropped at a capacity factor of 1.25, not padded"
+    ).spec.stack
+    one_hot = parsed(**common, framework="MaxText", notes="capacity factor 1.5, one-hot dispatch").spec.stack
     dropless = parsed(**common, framework="Megatron-Core").spec.stack
     titan = parsed(**common, framework="torchtitan").spec.stack
-    assert (dropping.static_dispatch, dropless.static_dispatch) == (True, False)
+    taken = [(stack.static_dispatch, stack.capacity_factor) for stack in (dropping, unpadded, one_hot, dropless)]
+    assert taken == [(True, 1.0), (False, 1.25), (True, 1.5), (False, None)]
+    assert (one_hot.one_hot_dispatch, dropless.one_hot_dispatch) == (True, False)
     assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
+
+
+def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() -> None:
+    common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8, "gpu": "H100-SXM"}
+    before, since = (parsed(**common, framework=f"torchtitan ({date})").spec.stack for date in ("2025-11", "2025-12"))
+    assert (before.attention_kernel, since.attention_kernel) == ("flash2", "flash3")
+    assert routing_spread_of(before) == ROUTING_SPREAD
 
 
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:

@@ -7,7 +7,15 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.time.experts import EXPERT_BIAS_BYTES, EXPERT_TILE_ROWS, HOST_OPS_LOOPED, PERMUTATION_BYTES
+from carbon_plugin.predict.time.experts import (
+    CHUNK_SORT_BYTES,
+    EXPERT_BIAS_BYTES,
+    EXPERT_TILE_ROWS,
+    HOST_OPS_LOOPED,
+    PERMUTATION_BYTES,
+    fullest_rank,
+    one_hot_products,
+)
 from carbon_plugin.predict.time.host import HOST_OPS_WAIT
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
@@ -201,7 +209,8 @@ def test_single_operations_move_more_bytes_of_every_routed_row_than_fused_permut
     fused, plain = (float(step(sparse, rates(plain_dispatch=flag), **layout).terms["matmul"]) for flag in (0.0, 1.0))
 
     rows = PLAN.seq_len * PLAN.global_batch_size / 64 * sparse.moe.top_k
-    more = sum(apart - one for one, apart in PERMUTATION_BYTES)
+    # A rank that holds several experts sorts once more what it got.
+    more = sum(apart + CHUNK_SORT_BYTES - one for one, apart in PERMUTATION_BYTES)
     assert plain - fused == pytest.approx(more * rows * sparse.hidden / 1.37e12 * sparse.layers, rel=1e-6)
 
 
@@ -260,3 +269,55 @@ def test_a_loop_over_sharded_experts_waits_for_the_slowest_of_more_ranks(sparse,
         return float(looped - grouped)
 
     assert loop_s(2) < loop_s(8) < loop_s(64)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "static", "load"),
+    [(0.0, 0.0, 1.4), (1.0, 0.0, 1.0), (1.25, 0.0, 1.25), (2.0, 0.0, 1.4), (1.25, 1.0, 1.25), (2.0, 1.0, 2.0)],
+)
+def test_a_capacity_cuts_the_load_of_the_fullest_rank_and_padding_fills_every_rank_up_to_it(
+    sparse, rates, capacity, static, load
+) -> None:
+    uneven = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, imbalance=1.4))
+    own = rates(capacity_factor=capacity, static_dispatch=static)
+    layout = layout_of(ParallelLayout(dp_shard=8, zero_stage=1, ep=8))
+
+    assert float(fullest_rank(shape_of(uneven), layout, own)) == pytest.approx(load)
+
+
+def test_padding_to_a_capacity_lengthens_the_products_of_experts_in_proportion(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8, "micro_batch_size": 4}
+    quick = {"memory": 1e30, "kernel_time": 0.0, "static_dispatch": 1.0}
+
+    even, half_more, twice = (
+        float(step(sparse, rates(capacity_factor=factor, **quick), **layout).terms["matmul"])
+        for factor in (1.0, 1.5, 2.0)
+    )
+
+    assert half_more - even == pytest.approx((twice - even) / 2)
+    assert twice > even
+
+
+def test_products_with_one_hot_matrices_grow_with_the_square_of_the_length(sparse, rates) -> None:
+    one_hot = rates(one_hot_dispatch=1.0, memory=1e30)
+
+    def seconds(seq_len: int, sequences: int) -> float:
+        layout = layout_of(ParallelLayout(micro_batch_size=sequences))
+        work = work_of(msgspec.structs.replace(PLAN, seq_len=seq_len), Stack())
+        there, back = one_hot_products(sequences * seq_len, shape_of(sparse), layout, work, one_hot)
+        return float(there.forward + there.backward + back.forward + back.backward)
+
+    assert seconds(4096, 2) == pytest.approx(2 * seconds(4096, 1))
+    assert seconds(8192, 1) == pytest.approx(4 * seconds(4096, 1))
+    # Forward one product each way; backward the gradient of the tokens there, and also that of the weights back.
+    flops = 5 * 2 * 4096 * 4096 * sparse.moe.top_k * sparse.hidden
+    assert seconds(4096, 1) == pytest.approx(flops / 240e12)
+
+
+def test_one_hot_dispatch_sorts_nothing(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1}
+    one_hot = [
+        float(step(sparse, rates(one_hot_dispatch=1.0, plain_dispatch=flag), **layout).terms["matmul"])
+        for flag in (0.0, 1.0)
+    ]
+    assert one_hot[0] == one_hot[1] > float(step(sparse, rates(), **layout).terms["matmul"])

@@ -26,7 +26,7 @@ def test_one_rank_communicates_nothing(rates) -> None:
     size = np.float64(1e9)
     assert float(network.all_reduce_time(size, ONE, ONE, rates())) == 0
     assert float(network.gather_time(size, ONE, ONE, rates())) == 0
-    assert float(network.all_to_all_time(size, np.float64(2), ONE, rates())) == 0
+    assert float(network.all_to_all_time(size, np.float64(2), ONE, ONE, rates())) == 0
 
 
 @pytest.mark.parametrize(("stride", "nics"), [(1, 8), (2, 4), (8, 1)])
@@ -46,7 +46,7 @@ def test_more_bytes_never_take_less_time(rates, small, ranks, stride) -> None:
 def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one_once_to_each_expert(rates) -> None:
     def time(top_k: int, flag: float) -> float:
         lean = rates(scaleup_latency=0, deduplicated=flag)
-        return float(network.all_to_all_time(values(1e9), values(top_k), values(16), lean))
+        return float(network.all_to_all_time(values(1e9), values(top_k), values(16), ONE, lean))
 
     # Over two islands at most one of eight copies has to leave. A plain exchange sends all that are for the other half.
     assert time(8, 1.0) == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)
@@ -59,13 +59,22 @@ def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> Non
     once = rates(scaleup_latency=0, deduplicated=1.0, nic_across=11.6e9 / 4)
     size, ranks = values(1e9), values(16)
 
-    plain = network.all_to_all_time(size, values(1), ranks, level)
-    assert network.all_to_all_time(size, values(1), ranks, narrow) == pytest.approx(4 * plain)
+    plain = network.all_to_all_time(size, values(1), ranks, ONE, level)
+    assert network.all_to_all_time(size, values(1), ranks, ONE, narrow) == pytest.approx(4 * plain)
     # Deduplicated dispatch goes to the device of the same index first, along the rail.
-    assert network.all_to_all_time(size, values(1), ranks, once) == pytest.approx(plain)
+    assert network.all_to_all_time(size, values(1), ranks, ONE, once) == pytest.approx(plain)
     assert network.all_reduce_time(size, ranks, values(1), narrow) == network.all_reduce_time(
         size, ranks, values(1), level
     )
+
+
+@pytest.mark.parametrize(("ranks", "stride", "inside"), [(8, 1, 8), (8, 2, 4), (4, 2, 4), (8, 8, 1), (16, 4, 2)])
+def test_an_exchange_of_ranks_that_lie_apart_leaves_the_node_earlier(rates, ranks, stride, inside) -> None:
+    free = rates(scaleup_latency=0, scaleup=1e30)
+
+    seconds = float(network.all_to_all_time(values(1e9), values(1), values(ranks), values(stride), free))
+
+    assert seconds == pytest.approx(1e9 * (ranks - inside) / ranks / 11.6e9)
 
 
 def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rates) -> None:
@@ -100,7 +109,7 @@ def test_waiting_for_a_slow_network_costs_no_memory_bandwidth(rates) -> None:
 def test_deduplicated_dispatch_sends_a_token_once_to_each_rank(rates, ranks, top_k) -> None:
     free = {"scaleup_latency": 0.0, "all_to_all_share": 1.0, "scaleup": 1.0}
     plain, once = (
-        float(network.all_to_all_time(values(1), values(top_k), values(ranks), rates(deduplicated=flag, **free)))
+        float(network.all_to_all_time(values(1), values(top_k), values(ranks), ONE, rates(deduplicated=flag, **free)))
         for flag in (0.0, 1.0)
     )
     assert plain == pytest.approx((ranks - 1) / ranks)

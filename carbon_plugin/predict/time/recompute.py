@@ -1,0 +1,56 @@
+"""Compute the seconds of the forward pass of a layer that the backward pass repeats, by the policy of recompute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.case.inputs import Layout, StepWork
+
+OPERATOR_RECOMPUTE_SHARE = 0.35
+"""Share of a forward pass that a policy repeats which keeps every second product and the attention core's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPass:
+    """Seconds of the forward pass of one layer, and of its parts that policies treat apart.
+
+    `grouped` are the grouped products of experts, `exchange` is their all-to-all, and `last` is the work at the end,
+    whose result nothing in the backward pass needs.
+    """
+
+    total: Values
+    projections: Values
+    core: Values
+    grouped: Values
+    exchange: Values
+    last: Values
+
+
+def recompute_time(layout: Layout, work: StepWork, passed: ForwardPass) -> Values:
+    """Return the seconds of forward work that the backward pass repeats. Non-reentrant checkpointing stops before the
+    last work (PyTorch, `torch.utils.checkpoint`).
+    """
+    full = where(layout.reentrant > 0, passed.total, np.maximum(passed.total - passed.last, 0))
+    return (
+        layout.recompute_full * full
+        + layout.recompute_operators * repeated_operators(work, passed)
+        + layout.recompute_selective * passed.core
+    )
+
+
+def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
+    """Return the seconds that a policy for single operations repeats.
+
+    A policy that keeps every second product and the attention core's output repeats a fixed share. It also repeats all
+    grouped products and no exchange of tokens, because its list has `aten.mm` and `all_to_all_single` and no
+    `_grouped_mm` (`_op_sac_save_list` of torchtitan). A policy that keeps the results of the projections repeats
+    everything else up to the last work, and one that keeps the layer's input repeats the projections too (remat
+    policies of MaxText).
+    """
+    others = np.maximum(passed.total - passed.grouped - passed.exchange, 0)
+    products = OPERATOR_RECOMPUTE_SHARE * others + passed.grouped
+    kept = passed.last + work.keeps_projections * passed.projections
+    return where(work.keeps_products > 0, products, np.maximum(passed.total - kept, 0))

@@ -1,0 +1,61 @@
+"""Recompute: what each policy repeats of a layer's forward pass."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE, ForwardPass, recompute_time
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.models.model import MixtureOfExperts
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+PLAN = TrainingPlan(seq_len=4096, global_batch_size=64, steps=1)
+PASSED = ForwardPass(
+    total=np.float64(100),
+    projections=np.float64(20),
+    core=np.float64(10),
+    grouped=np.float64(30),
+    exchange=np.float64(5),
+    last=np.float64(15),
+)
+
+
+def repeated(keep: str, recompute: str = "operators", *, reentrant: bool = False) -> float:
+    layout = layout_of(ParallelLayout(recompute=recompute, recompute_reentrant=reentrant))
+    return float(recompute_time(layout, work_of(PLAN, Stack(operators_keep=keep)), PASSED))
+
+
+def test_a_policy_repeats_what_it_does_not_keep() -> None:
+    assert repeated("inputs") == repeated("inputs", "full") == 100 - 15
+    assert repeated("projections") == 100 - 15 - 20
+    assert repeated("products") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5) + 30)
+    assert repeated("products", "selective") == 10
+    assert repeated("products", "none") == 0
+
+
+def test_reentrant_checkpointing_repeats_the_last_work_too() -> None:
+    assert repeated("products", "full", reentrant=True) == 100
+
+
+def test_hardware_flops_follow_what_the_policy_keeps(gpt) -> None:
+    sparse = msgspec.structs.replace(gpt, moe=MixtureOfExperts(experts=64, top_k=4, expert_ffn=2560))
+
+    def again(model, keep: str, recompute: str = "operators") -> float:
+        layout = layout_of(ParallelLayout(recompute=recompute))
+        counted, executed = step_flops(shape_of(model), layout, work_of(PLAN, Stack(operators_keep=keep)))
+        return float(executed - counted)
+
+    for model in (gpt, sparse):
+        whole = again(model, "products", "full")
+        assert again(model, "inputs") == pytest.approx(whole)
+        assert 0 < again(model, "products") < whole
+        assert 0 < again(model, "projections") < whole
+    # The grouped products of experts are repeated whole, and a third of the others.
+    shares = [again(model, "products") / again(model, "inputs") for model in (gpt, sparse)]
+    assert shares[0] == pytest.approx(OPERATOR_RECOMPUTE_SHARE)
+    assert shares[1] > shares[0]
