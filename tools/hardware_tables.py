@@ -95,7 +95,7 @@ def numbers_of(text: str) -> Iterator[NumberLine]:
 
 
 def written(path: Path, rows: Rows) -> str:
-    """Return the text of a profile with the numbers and the names of sources that its rows state."""
+    """Return the text of a profile with the numbers and the sources that its rows state."""
     text = path.read_text(encoding="utf-8")
     lines = text.split("\n")
     published = {}
@@ -107,11 +107,24 @@ def written(path: Path, rows: Rows) -> str:
         assert found is not None
         lines[number.index] = f"{found[1]}{found[2]}: {_flow(row)}{found[4] or ''}"
         published[row["source"]] = row["published"]
-    for index, line in enumerate(lines):
+    return "\n".join(_with_sources(lines, published))
+
+
+def _with_sources(lines: list[str], published: Mapping[str, str]) -> list[str]:
+    """Return the lines of a profile whose block of sources names those of its numbers, and no others."""
+    start = lines.index("sources:") + 1
+    end = next(index for index in range(start, len(lines) + 1) if index == len(lines) or not lines[index].strip())
+    block = []
+    for line in lines[start:end]:
         source = _SOURCE_LINE.match(line)
-        if source and source[1] in published:
-            lines[index] = f'  {source[1]}: "{published[source[1]]}"'
-    return "\n".join(lines)
+        key = source[1] if source else ""
+        if key in published:
+            block.append(f'  {key}: "{published[key]}"')
+        elif key in OTHER_COMMANDS or source is None:
+            block.append(line)
+    stated = {source[1] for line in block if (source := _SOURCE_LINE.match(line))}
+    block += [f'  {key}: "{words}"' for key, words in published.items() if key not in stated]
+    return [*lines[:start], *block, *lines[end:]]
 
 
 def _flow(row: Row) -> str:
