@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from carbon_plugin.ledger.held.clocks import file_offsets
+from carbon_plugin.ledger.held.clocks import TimedFile, file_offsets
 from carbon_plugin.ledger.held.outline import Outline, find_events
 from carbon_plugin.ledger.records import Event
 
@@ -56,10 +56,12 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
     launch of that rank's file, so it counts as going on until the end of that one.
     """
 
+    takers = [outline.timed for outline in outlines if not outline.left]
+
     def extent(outline: Outline) -> tuple[float, float]:
         offset_s = offsets_s[outline.path.name]
-        last = _successor(outline, outlines) if outline.left else outline
-        return outline.started_unix_s - offset_s, last.trained_until_unix_s - offset_s
+        last = successor(outline.timed, takers) if outline.left else outline.timed
+        return outline.started_unix_s - offset_s, last.end_unix_s - offset_s
 
     launches: dict[str, int] = {}
     number, start_s, end_s = -1, 0.0, 0.0
@@ -74,12 +76,12 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
     return launches
 
 
-def _successor(left: Outline, outlines: Sequence[Outline]) -> Outline:
-    """Return the file that begins on the same host where one that was left to local rank 0 ends; that one itself where
-    there is none."""
-    following = [one for one in outlines if one.place == left.place and not one.left]
-    nearest = min(following, key=lambda one: abs(one.started_unix_s - left.trained_until_unix_s), default=left)
-    return nearest if abs(nearest.started_unix_s - left.trained_until_unix_s) <= HANDOVER_S else left
+def successor(left: TimedFile, takers: Iterable[TimedFile]) -> TimedFile:
+    """Return the file that begins on the same host where one that was left to local rank 0 ends, of those that were
+    not left; that one itself where there is none."""
+    following = [one for one in takers if one.place == left.place]
+    nearest = min(following, key=lambda one: abs(one.started_unix_s - left.end_unix_s), default=left)
+    return nearest if abs(nearest.started_unix_s - left.end_unix_s) <= HANDOVER_S else left
 
 
 def earlier_steps(outlines: Sequence[Outline], launches: Mapping[str, int]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from carbon_plugin.ledger.held.clocks import file_offsets
 from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.expected import ExpectedGpus, expected_gpus
 from carbon_plugin.ledger.held.holdings import Holding, held_together
-from carbon_plugin.ledger.held.launches import RANK_0_FILES
+from carbon_plugin.ledger.held.launches import RANK_0_FILES, successor
 from carbon_plugin.ledger.held.unobserved import unobserved_energy
 from carbon_plugin.ledger.records import Manifest, Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
@@ -99,7 +99,8 @@ def run_totals(
     """Sum up ledgers by file name.
 
     Ledgers that ended before `attempt_started_s` (Unix, by the clock of the file `own`) are of earlier attempts. The
-    file `own` never is, although all of a very short run may be recorded before its totals are first asked for.
+    file `own` never is, although all of a very short run may be recorded before its totals are first asked for, nor is
+    one whose writer left its GPUs to local rank 0 of this attempt.
     `offsets_s` says by how many seconds clocks are ahead of that of `own` now.
 
     Where two files metered a device at once, `windows_until` returns the windows of the later one, so that exactly
@@ -125,7 +126,9 @@ def run_totals(
     measured: dict[str, bool] = {}
     powered: set[str] = set()
     device_j: dict[str, float] = {}
-    current = {name: opened[name] for name in order if name == own or extents[name][1] >= attempt_started_s}
+    going_on = {name for name in order if name == own or extents[name][1] >= attempt_started_s}
+    taken = _taken(opened)
+    current = {name: opened[name] for name in order if name in going_on or taken.get(name) in going_on}
     for name in order:
         give_way()
         file = opened[name]
@@ -138,7 +141,8 @@ def run_totals(
             spent.append((device, used))
             device_j[key] = device_j.get(key, 0.0) + used.energy.value
             if name in current:
-                steady.append((device, totals.steady.used if share == 1.0 else totals.steady.used.scaled(share)))
+                if name not in taken:  # the time of its rates is that of the file which took over
+                    steady.append((device, totals.steady.used if share == 1.0 else totals.steady.used.scaled(share)))
                 if fresh and key not in powered:  # of two meters of one device, the first has its power
                     powered.add(key)
                     power_w += totals.power_w
@@ -169,6 +173,13 @@ def run_totals(
         last_step=max((file.last_step for file in opened.values()), default=0),
         device_j=device_j,
     )
+
+
+def _taken(files: Mapping[str, FileTotals]) -> dict[str, str]:
+    """Return the file of local rank 0 that took over, by the name of each file whose GPUs it took."""
+    takers = [file.timed(name) for name, file in files.items() if not file.left]
+    found = {name: successor(file.timed(name), takers).name for name, file in files.items() if file.left}
+    return {name: taker for name, taker in found.items() if taker != name}
 
 
 def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], own: str | None) -> dict[str, float]:

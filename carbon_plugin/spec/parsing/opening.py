@@ -21,7 +21,7 @@ def open_ending(path: str | os.PathLike[str], *, pipes: bool = False, buffering:
     fd = os.open(path, _FLAGS)
     try:
         _check(fd, pipes)
-        return os.fdopen(fd, "rb", buffering)  # type: ignore[return-value]  # unbuffered it is a FileIO, used alike
+        return os.fdopen(fd, "rb", buffering)
     except BaseException:
         os.close(fd)
         raise

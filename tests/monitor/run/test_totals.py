@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
+from carbon_plugin.ledger.held.expected import LEFT
+from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Span, Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals, without_copies
 from carbon_plugin.spec.metered import DeviceIdentity
@@ -66,6 +67,38 @@ def test_own_ledger_is_of_this_attempt_even_if_it_ended_before_the_totals_were_f
     totals = run_totals(files, attempt_started_s=40.0, own="own")
 
     assert (totals.nodes_seen, totals.power_w, totals.gpus) == (1, 100.0, 1)
+
+
+@pytest.mark.parametrize(("reason", "gpus"), [(LEFT, 2), ("closed", 1)])
+@pytest.mark.parametrize("attempt_started_s", [29.0, 30.2])
+def test_a_file_that_was_left_to_local_rank_0_is_of_the_attempt_of_that_rank(
+    reason: str, gpus: int, attempt_started_s: float
+) -> None:
+    first = ledger(gpu("1"), gpu("2"), windows=3)
+    first.add(Close(at_unix_s=30.0, reason=reason, steps=15, windows=3, energy_j=3000.0))
+    files = {"first": first, "own": ledger(gpu("1"), start=30.4)}
+
+    totals = run_totals(files, attempt_started_s=attempt_started_s, own="own")
+
+    assert totals.gpus == (gpus if attempt_started_s > 30 else 2)
+    assert totals.energy_j == 9000.0
+
+
+def test_rates_are_those_of_the_file_that_took_over() -> None:
+    left = ledger(gpu("1"), windows=3)
+    left.add(Close(at_unix_s=30.0, reason=LEFT, steps=15, windows=3, energy_j=3000.0))
+
+    totals = run_totals({"left": left, "own": ledger(gpu("1"), start=30.4)}, attempt_started_s=29.0, own="own")
+
+    assert sum(item.energy.value for item in totals.steady) / totals.steady_s == 100.0
+
+
+def test_a_file_that_was_left_in_an_earlier_attempt_is_not_of_this_one() -> None:
+    left = ledger(gpu("1"), windows=3)
+    left.add(Close(at_unix_s=30.0, reason=LEFT, steps=15, windows=3, energy_j=3000.0))
+    files = {"left": left, "taker": ledger(gpu("1"), start=30.0), "own": ledger(gpu("1"), start=100.0)}
+
+    assert run_totals(files, attempt_started_s=100.0, own="own").steady[0].energy.value == 3000.0
 
 
 def test_two_nodes_add_up_and_run_in_parallel():
