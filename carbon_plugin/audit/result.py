@@ -2,7 +2,8 @@
 computes it.
 
 Energies are in J, times in s (Unix seconds for moments), and carbon in kgCO2e. `energy_j` fields are exact sums of the
-windows. Ranges (`low_j`, `high_j`) add up the meters' own p10 and p90, whose errors are systematic.
+windows. The range (`low_j`, `high_j`) of several devices together is that of `footprint`, which is sampled; that of
+one device adds up its meter's own p10 and p90, whose errors are systematic.
 """
 
 from __future__ import annotations

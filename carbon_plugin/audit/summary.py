@@ -86,7 +86,11 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     steps = spans.comparison(prediction) or comparison_of_windows(collected.counted, manifest.node, prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
     checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # a verdict must count missing GPUs
-    by_rung = {rung: energy_of(sums) for rung, sums in collected.by_rung().items()}
+    sampled = (
+        {rung: one for rung, one in accounted.footprint.energy_j.items() if rung != "facility"} if accounted else {}
+    )
+    energy = energy.sampled_as(sampled.get("it"))
+    by_rung = {rung: energy_of(sums).sampled_as(sampled.get(rung)) for rung, sums in collected.by_rung().items()}
     redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
     return AuditSummary(
         version=AUDIT_VERSION,
@@ -98,7 +102,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         progress=progress,
         energy=energy,
         by_rung=by_rung,
-        by_phase={phase: energy_of(sums) for phase, sums in collected.by_phase().items()},
+        by_phase={phase: energy_of(sums).sampled_as(sampled.get("it")) for phase, sums in collected.by_phase().items()},
         unobserved={rung: energy_of([sums]) for (rung, _), sums in collected.unobserved.items()},
         waste=Waste(
             redone_steps=sum(attempt.redone_steps for attempt in period.attempts),

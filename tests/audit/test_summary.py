@@ -94,6 +94,22 @@ def test_every_grouping_adds_up_to_the_total(run_dir: Path) -> None:
     )
 
 
+def test_an_energy_has_one_range_wherever_it_is_stated(run_dir: Path) -> None:
+    summary = summarise(run_dir)
+    assert summary.footprint is not None
+    sampled = summary.footprint.energy_j
+
+    def ends(one: Any) -> tuple[float, float, float]:
+        return one.value, one.low, one.high
+
+    assert ends(summary.energy.range) == pytest.approx(ends(sampled["it"]))
+    for rung, energy in summary.by_rung.items():
+        assert ends(energy.range) == pytest.approx(ends(sampled[rung])), rung
+    for phase, energy in summary.by_phase.items():
+        share = energy.energy_j / summary.energy.energy_j
+        assert ends(energy.range) == pytest.approx([share * one for one in ends(sampled["it"])]), phase
+
+
 def test_carbon_is_computed_from_joules_and_factors(run_dir: Path, factors: Factors) -> None:
     summary = summarise(run_dir)
     assert summary.footprint is not None

@@ -134,7 +134,7 @@ def _unobserved(summary: AuditSummary, path: Path) -> Reason:
 
 def _it_energy(summary: AuditSummary, path: Path) -> Reason:
     rungs = [f"by_rung.{rung}" for rung in summary.by_rung if rung != "facility"]
-    return Reason("sum over the rungs of the machines, exact to the last bit", [], rungs)
+    return Reason(f"sum over the rungs of the machines, exact to the last bit; {_sampled(summary)}", [], rungs)
 
 
 def _device(summary: AuditSummary, path: Path) -> Reason:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 
 Quality = Literal["measured", "modelled", "mixed", "absent"]
@@ -35,6 +37,8 @@ class Energy(Struct, frozen=True, kw_only=True):
     It is the sum of `windows` values, each of one device in one window. The carbon is None without factors.
     `estimated_j` is the part that is estimated because the meter of a device failed, for instance when a GPU was lost.
     Any other part that was not measured is modelled, because there is no meter.
+    The range of several devices together is sampled, with independent errors of their meters. The range of one device,
+    and every range of a run without a footprint, is the sum of the ranges that the meter states.
     """
 
     energy_j: float
@@ -46,6 +50,16 @@ class Energy(Struct, frozen=True, kw_only=True):
     operational_kg: float | None
     windows: int = 0
     estimated_j: float = 0.0
+
+    def sampled_as(self, whole: Figure | None) -> Energy:
+        """Return the energy with the relative range of a sampled energy of which it is all or a part, such as a phase.
+
+        Without that it keeps the sum of the ranges of its meters, as if all their errors were the same.
+        """
+        if whole is None or not whole.value:
+            return self
+        span = whole.range.scaled(self.energy_j / whole.value)
+        return replace(self, low_j=span.low, high_j=span.high)
 
     @property
     def is_known(self) -> bool:

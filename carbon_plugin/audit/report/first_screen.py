@@ -92,9 +92,7 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
             return _UNKNOWN_TOTAL
         size, name = fitting_unit(summary.energy.energy_j, ENERGY_UNITS)
         what = "Energy of the machines; no carbon is stated"
-        return _total(
-            what, Unit(size, name), phrases.range_of(summary, summary.energy, "it"), most, "energy.energy_j", []
-        )
+        return _total(what, Unit(size, name), summary.energy.range, most, "energy.energy_j", [])
     total = footprint.counted_kg
     unit = unit_of_carbon(total.value)
     split = []
@@ -142,7 +140,7 @@ def _total(what: str, unit: Unit, number: Range, most: float, field: str, split:
 
 def _energy_tile(summary: AuditSummary) -> Tile:
     energy = summary.energy
-    span = phrases.energy_span(summary, energy, "it")
+    span = phrases.energy_span(energy)
     measured = f"{wording.percent(phrases.measured_share(summary))} of it measured"
     return Tile(
         what="Energy of the machines",

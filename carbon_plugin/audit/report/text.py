@@ -32,8 +32,8 @@ def render_text(summary: AuditSummary) -> str:
 def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
     rows = []
     for rung, energy in summary.by_rung.items():
-        rows.append(_energy_row(summary, f"energy, {RUNG_NAMES[rung]}", energy, rung))
-    rows.append(_energy_row(summary, "energy, machines", summary.energy, "it"))
+        rows.append(_energy_row(f"energy, {RUNG_NAMES[rung]}", energy))
+    rows.append(_energy_row("energy, machines", summary.energy))
     if summary.footprint is not None and summary.factors is not None:
         facility = summary.footprint.energy_j["facility"]
         rows.append(
@@ -47,9 +47,8 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
-    span = phrases.energy_span(summary, energy, rung)
-    return (name, phrases.energy_text(energy), span, phrases.energy_how(energy))
+def _energy_row(name: str, energy: Energy) -> tuple[str, str, str, str]:
+    return (name, phrases.energy_text(energy), phrases.energy_span(energy), phrases.energy_how(energy))
 
 
 def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:

@@ -91,22 +91,9 @@ def estimated_for(summary: AuditSummary) -> str:
     return " and ".join([*named, *(f"the {name}, whose meter could not be used" for name in others)])
 
 
-def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
-    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase, or an empty text where it is
-    unknown.
-
-    The range is the sampled one of the rung, in which the errors of meters are independent. Without one, the ranges of
-    the meters are added, as if all errors were the same.
-    """
-    return wording.energy_range(range_of(summary, energy, rung)) if energy.is_known else ""
-
-
-def range_of(summary: AuditSummary, energy: Energy, rung: str | None) -> Range:
-    """Return an energy with the p10 and p90 of `energy_span`, J."""
-    sampled = summary.footprint.energy_j.get(rung) if summary.footprint and rung else None
-    if sampled is None or not sampled.value:
-        return energy.range
-    return sampled.range.scaled(energy.energy_j / sampled.value)
+def energy_span(energy: Energy) -> str:
+    """Return p10 to p90 of an energy; empty for an unknown one."""
+    return wording.energy_range(energy.range) if energy.is_known else ""
 
 
 def measured_share(summary: AuditSummary) -> float:

@@ -336,9 +336,7 @@ def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(fac
 
 def test_ranges_of_rungs_and_of_their_sum_are_of_one_sampling(summary: AuditSummary) -> None:
     sampled = summary.footprint.energy_j["it"]
-    shown = phrases.energy_span(summary, summary.energy, "it")
-    half = msgspec.structs.replace(summary.energy, energy_j=summary.energy.energy_j / 2)
+    shown = phrases.energy_span(summary.energy)
 
     assert shown == wording.energy_range(sampled)
-    assert phrases.energy_span(summary, half, "it") == wording.energy_range(sampled.scaled(0.5))
     assert shown in render_text(summary)

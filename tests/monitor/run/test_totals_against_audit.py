@@ -165,8 +165,9 @@ def assert_equal(ledgers: list[Ledger]) -> RunTotals:
     assert live.energy_j == pytest.approx(whole_j, rel=1e-9)
     assert live.estimated_j == near(summary.energy.estimated_j)
     assert live.used.measured_j == near(summary.energy.measured_j)
-    assert sum(used.energy.low for used in live.spent.values()) == near(summary.energy.low_j)
-    assert sum(used.energy.high for used in live.spent.values()) == near(summary.energy.high_j)
+    meters = [*(device.energy for device in summary.devices), *summary.unobserved.values()]
+    assert sum(used.energy.low for used in live.spent.values()) == near(sum(one.low_j for one in meters))
+    assert sum(used.energy.high for used in live.spent.values()) == near(sum(one.high_j for one in meters))
     for rung in ("gpu", "host"):
         audited = summary.by_rung.get(rung)
         joules = sum(used.energy.value for (of, _), used in live.spent.items() if of == rung)

@@ -19,16 +19,14 @@ def rung_table(summary: AuditSummary) -> Table:
         if rung in summary.by_rung:
             field = f"by_rung.{rung}"
             rows.append(
-                _energy_row(
-                    summary, Cell(RUNG_NAMES[rung], notes[rung]), summary.by_rung[rung], rung, energy, carbon, field
-                )
+                _energy_row(summary, Cell(RUNG_NAMES[rung], notes[rung]), summary.by_rung[rung], energy, carbon, field)
             )
         elif rung != "gpu" or summary.coverage.gpus:
             absent = Cell("not metered in this run", kind="absent")
             rows.append([Cell(RUNG_NAMES[rung]), Cell("–"), Cell(""), Cell("–"), absent, Cell("–")])
     if "facility" in summary.by_rung:
         name = Cell("facility meter", "not added: it contains the rungs above")
-        rows.append(_energy_row(summary, name, summary.by_rung["facility"], None, energy, carbon, "by_rung.facility"))
+        rows.append(_energy_row(summary, name, summary.by_rung["facility"], energy, carbon, "by_rung.facility"))
     if summary.footprint is not None and summary.factors is not None:
         figure = summary.footprint.energy_j["facility"]
         factor = f"machines × PUE {wording.plain(summary.factors.pue.value)}"
@@ -42,7 +40,7 @@ def rung_table(summary: AuditSummary) -> Table:
                 Cell("the same"),
             ]
         )
-    machines = _energy_row(summary, Cell("machines (IT)"), summary.energy, "it", energy, carbon, "energy")
+    machines = _energy_row(summary, Cell("machines (IT)"), summary.energy, energy, carbon, "energy")
     known = f"{wording.percent(phrases.measured_share(summary))} of the energy measured"
     machines[4] = Cell(known, kind=phrases.energy_quality(summary.energy))
     return table(_headings("rung", energy, carbon), [*rows, machines], (1, 2, 3, 5), summed=True)
@@ -53,7 +51,7 @@ def phase_table(summary: AuditSummary) -> Table:
     energy, carbon = unit_of_energy(summary.energy.energy_j), _carbon_unit(summary)
     phases = sorted(summary.by_phase.items(), key=lambda item: -item[1].energy_j)
     rows = [
-        _energy_row(summary, Cell(PHASE_NAMES.get(phase, phase)), one, "it", energy, carbon, f"by_phase.{phase}")
+        _energy_row(summary, Cell(PHASE_NAMES.get(phase, phase)), one, energy, carbon, f"by_phase.{phase}")
         for phase, one in phases
     ]
     return table(_headings("phase", energy, carbon), rows, (1, 2, 3, 5))
@@ -108,18 +106,15 @@ def _carbon_unit(summary: AuditSummary) -> Unit:
     return unit_of_carbon(summary.energy.operational_kg or 0.0)
 
 
-def _energy_row(
-    summary: AuditSummary, name: Cell, one: Energy, rung: str | None, energy: Unit, carbon: Unit, field: str
-) -> list[Cell]:
+def _energy_row(summary: AuditSummary, name: Cell, one: Energy, energy: Unit, carbon: Unit, field: str) -> list[Cell]:
     share = 100 * one.energy_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
     known = phrases.energy_how(one) if one.estimated_j else phrases.meters_phrase(one.meters)
     kilograms = one.operational_kg
-    known_j = phrases.range_of(summary, one, rung)
     is_known = one.is_known
     return [
         name,
         energy.cell(one.energy_j, f"{field}.energy_j") if is_known else Cell("unknown"),
-        Cell(energy.span(known_j.low, known_j.high) if is_known else ""),
+        Cell(energy.span(one.low_j, one.high_j) if is_known else ""),
         Cell(wording.number(share) if is_known else "–"),
         Cell(known, kind=one.meters.quality),
         Cell("–") if kilograms is None or not is_known else carbon.cell(kilograms, f"{field}.operational_kg"),
