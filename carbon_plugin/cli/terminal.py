@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class _Safe:
-    """Replaces control characters in what is written to a text stream. It is else the stream that it wraps."""
+    """Replaces control characters in the text that is written to a stream. In every other respect it behaves like that
+    stream.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

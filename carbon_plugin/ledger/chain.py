@@ -1,4 +1,4 @@
-"""Compute the checksum chain, and the shape of a line: `<32 hex digits> <compact JSON>`, newline.
+"""Compute the checksum chain, and write and read lines of the form `<32 hex digits> <compact JSON>`, newline.
 
 chain(0) = H(run id), chain(n) = H(chain(n-1) + JSON bytes of record n), with H = BLAKE2b of 16 bytes (RFC 7693). The
 chain makes an edited, dropped or reordered line visible. It is no signature: whoever can rewrite the whole file can

@@ -1,4 +1,4 @@
-"""Check each record against bounds that no honest run comes near, before any of its figures enters a sum.
+"""Check each record against bounds that no honest run comes near, before any of its values enters a sum.
 
 A window beyond them is a broken record and not a figure. `ledger/verification` compares records with each other.
 """
@@ -174,8 +174,9 @@ def _energy_faults(energy: DeviceEnergy, most_j: float, most_replaced_j: float) 
 
 
 def _range_faults(energy: DeviceEnergy) -> list[str]:
-    """Return a range that does not hold its value, and a part that is larger than the whole. Neither disturbs the
-    sums."""
+    """Return the faults of a range that does not contain its value, and of a part that is larger than the whole.
+    Neither disturbs the sums.
+    """
     joules, low_j, high_j = energy.energy_j or 0.0, energy.low_j, energy.high_j
     outside = (low_j is not None and low_j > joules * _ROUNDING) or (high_j is not None and high_j * _ROUNDING < joules)
     found = [f"device {energy.key} has {joules} J outside of its range {low_j} to {high_j} J"] if outside else []

@@ -71,7 +71,7 @@ class LedgerStream:
 
     @property
     def chain(self) -> bytes:
-        """Return the chain at the last complete line, or an empty value before the first."""
+        """Return the chain at the last complete line, or an empty value before the first line."""
         return self._chain
 
     @property

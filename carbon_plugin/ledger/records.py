@@ -60,7 +60,7 @@ class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
-    """Is the first record of a file and says who measures what, under which spec and assumptions.
+    """The first record of a file. It says who measures which devices, under which spec and assumptions.
 
     `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `spec` is the
     effective `RunSpec` as plain data, or None while too little is known for a prediction. `forecast` and `prediction`
@@ -242,7 +242,8 @@ class Sums(Struct, frozen=True, kw_only=True):
 
 
 class Close(Struct, frozen=True, kw_only=True, tag="close"):
-    """Is the last record of an orderly end. A ledger without one was killed, and everything in it still counts.
+    """The last record of a file that was ended in an orderly way. A ledger without one was killed, and everything in it
+    still counts.
 
     `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file, and so are its
     `sums`, which are None in older ledgers.

@@ -1,4 +1,4 @@
-"""Predict steps by the three baselines with which the model is compared on the same rows."""
+"""Predict steps by three baselines, with which the model is compared on the same rows."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def llmcarbon(row: PublishedRow) -> float:
 
 
 def typical_mfu(table: RowArrays, fitted: NDArray[np.bool_]) -> float:
-    """Return one MFU for all rows: the mean over the fitted sources of each source's median."""
+    """Return one MFU for all rows: the mean, over the fitted sources, of each source's median."""
     reached = _ideal_s(table) / table.measured_s
     sources = np.unique(table.source[fitted])
     return float(np.mean([float(np.median(reached[fitted & (table.source == source)])) for source in sources]))
 
 
 def constant_mfu(table: RowArrays, mfu: float) -> Floats:
-    """Return the seconds of every row at one MFU."""
+    """Return the seconds of every row at a given MFU."""
     return np.asarray(_ideal_s(table) / mfu)
 
 

@@ -33,8 +33,8 @@ from carbon_plugin.validate.real_runs import overrun_without
 class Compared(Struct, frozen=True, kw_only=True):
     """One quantity as it was published and as it is predicted.
 
-    `ratio` is predicted over published, and `best_case_ratio` is the same ratio for the best case of the layout.
-    `blind` is the prediction that uses nothing of the row's source.
+    `ratio` is predicted over published, and `best_case_ratio` is the same for the best case of the layout. `blind` is
+    the prediction without any data of the row's source.
     """
 
     published: float
@@ -45,9 +45,10 @@ class Compared(Struct, frozen=True, kw_only=True):
 
 
 class RangeCoverage(Struct, frozen=True, kw_only=True):
-    """Shares of the published values of one quantity that lie inside 80 % ranges of a real run.
+    """The shares of the published values of one quantity that lie inside the 80 % ranges of a real run.
 
-    `inside` counts those in the range of the prediction, `blind_inside` those in the range that the other sources give.
+    `inside` counts the values in the range of the prediction, and `blind_inside` those in the range from the other
+    sources.
     """
 
     quantity: str
@@ -57,10 +58,10 @@ class RangeCoverage(Struct, frozen=True, kw_only=True):
 
 
 class CarbonRow(Struct, frozen=True, kw_only=True):
-    """One published row: device-hours, energy in MWh and operational carbon in tCO2e, each where it was published.
+    """One published row: device-hours, energy in MWh and operational carbon in tCO2e, each if it was published.
 
-    `with_everything_t` is our own figure for the run: all machines, PUE and embodied carbon. `skipped` says why there
-    is no prediction.
+    `with_everything_t` is our own figure for the run with all machines, PUE and embodied carbon. `skipped` says why
+    there is no prediction.
     """
 
     id: str
@@ -169,8 +170,7 @@ def _energy_mwh(forecast: Forecast, counted: Counted) -> Figure:
 def _compared(published: float | None, predicted: Figure, blind: Figure, best: Figure) -> Compared | None:
     """Return a published value beside its predictions.
 
-    Return None where nothing was published, or where a zero was published, to which no ratio can be taken (hydropower
-    that is counted as none).
+    Return None where nothing was published, or where the value is 0 and has no ratio (hydropower that counts as zero).
     """
     if not published:
         return None

@@ -1,4 +1,4 @@
-"""Read published energy and carbon of training runs, and what a prediction needs beside them, as typed values.
+"""Read published energy and carbon of training runs as typed values, with the further inputs of a prediction.
 
 `published/carbon/rows.yaml` holds what the sources state. `setups.yaml` holds model, cluster and batch of those rows
 that can be predicted, or says why one cannot. `validate.carbon` predicts them.
@@ -19,7 +19,7 @@ Counted = Literal["gpu", "gpu_pue", "facility"]
 
 
 class CarbonSource(Struct, frozen=True, kw_only=True):
-    """One published row, as far as it is compared: device-hours, MWh, tCO2e, and PUE and g/kWh of its place.
+    """The compared fields of a published row: device-hours, MWh, tCO2e, and PUE and g/kWh of its place.
 
     `circular` is true where its energy is hours times a stated power, so that it tests hours and arithmetic but no
     power model.
@@ -44,12 +44,12 @@ class CarbonSource(Struct, frozen=True, kw_only=True):
 
     @property
     def published_energy_mwh(self) -> float | None:
-        """Return the published energy, or hours times TDP where only the carbon that rests on it was published."""
+        """Return the published energy, or hours times TDP where only carbon that was computed from it was published."""
         return self.energy_mwh if self.energy_mwh is not None else self.derived.get("energy_mwh_tdp_no_pue")
 
 
 class CarbonSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The run behind a row as a spec, what its published energy and carbon count, and what of this is assumed.
+    """The run behind a row as a spec, the scope of its published energy and carbon, and the assumptions in it.
 
     `skipped` says why there is no prediction. `llmcarbon_tco2e` is LLMCarbon's number for the run.
     `llmcarbon_compares_tco2e` is the published number with which LLMCarbon compares it, where this is not the row's.
@@ -81,7 +81,7 @@ def carbon_sources() -> list[CarbonSource]:
 
 
 def carbon_setups() -> dict[str, CarbonSetup]:
-    """Return the setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
+    """Return the setup of each row by its id. Raises `SpecError` for a setup without a prediction or a reason."""
     setups = msgspec.convert(_read("setups.yaml")["setups"], type=dict[str, CarbonSetup])
     for name, setup in setups.items():
         if (setup.run is None) == (setup.skipped is None):

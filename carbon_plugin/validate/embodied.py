@@ -1,4 +1,4 @@
-"""Compare the bottom-up model of embodied carbon with published footprints that it was not fitted to.
+"""Compare the bottom-up model of embodied carbon with published footprints to which it was not fitted.
 
 Devices are modelled from their parts and never taken from the profile, whose number may be the published one.
 """
@@ -22,7 +22,7 @@ from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, BYTES_PER_STOR
 
 
 class ValidationRow(Struct, frozen=True, kw_only=True):
-    """One published footprint and what the model says, in kgCO2e."""
+    """One published footprint beside the modelled value, kgCO2e."""
 
     name: str
     published_kg: float
@@ -89,7 +89,7 @@ def _host_kg(parts: tables.PublishedHost) -> Range:
 
 
 def bare_host(sockets: int, dram_gb: float, ssd_gb: float, nics: int) -> Host:
-    """Return a host of which only the parts are known that its manufacture depends on."""
+    """Return a host with only those parts on which its manufacture depends."""
     return Host(
         cpu="",
         sockets=sockets,
@@ -104,7 +104,7 @@ def bare_host(sockets: int, dram_gb: float, ssd_gb: float, nics: int) -> Host:
 
 
 def _chip_life_kg(accelerator: Accelerator, years: float) -> Range:
-    """Return the kg of a chip with its share of the usual host, and of the building over `years`."""
+    """Return the kgCO2e of a chip with its share of the usual host, and of the building over `years`."""
     node = default_node_for(accelerator)
     cluster = Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
     device, building = _device_kg(accelerator), building_kg(cluster)
@@ -115,9 +115,9 @@ def _chip_life_kg(accelerator: Accelerator, years: float) -> Range:
 
 
 def sum_of_parts(parts: Sequence[BillLine]) -> Range:
-    """Return the kg of a server from its parts.
+    """Return the kgCO2e of a server from its parts.
 
-    The errors of the parts are independent, so that their distances from the centre add up in quadrature.
+    The errors of the parts are independent, so the distances from the central value are added in quadrature.
     """
     central = math.fsum(part.kg.value for part in parts)
     down = math.hypot(*(part.kg.value - part.kg.low for part in parts))

@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 class ErrorSummary(Struct, frozen=True, kw_only=True):
-    """Errors of one source, in percent of the measured value unless said otherwise.
+    """The errors of one source, in percent of the measured value unless said otherwise.
 
     `worst` has a sign, `abs_log_ratio` is the mean of |ln(predicted / measured)|, and `coverage` is the share of rows
     inside the 80 % interval. `left_out` says that the constants saw no row of the source. `model_left_out_mape` is the

@@ -1,4 +1,4 @@
-"""Explain one row: how the predicted step splits into terms, beside what was measured and what was assumed."""
+"""Explain the prediction of one row: the terms of the step, beside the measured time and the assumptions."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def explain_row(name: str, records: Path | None) -> RowExplanation:
 
 
 def _nearest(name: str, ids: list[str]) -> list[str]:
-    """Return up to three ids, first those that hold the whole of what was typed, then those that resemble it."""
+    """Return up to three ids: first those that contain what was typed, and then those that resemble it."""
     typed = name.lower()
     holding = [one for one in ids if typed and typed in one.lower()]
     return list(dict.fromkeys([*holding, *difflib.get_close_matches(name, ids, n=NEAREST, cutoff=ALIKE)]))[:NEAREST]
 
 
 def grouped(breakdown_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return the terms of a step by group, without groups that have no term."""
+    """Return the terms of a step by group. Groups without terms are left out."""
     known = {term for terms in GROUPS.values() for term in terms}
     groups = {**GROUPS, OTHER: tuple(term for term in breakdown_s if term not in known)}
     return {

@@ -1,4 +1,5 @@
-"""Predict the device-hours of whole published runs from tokens, model and devices, beside the reported hours.
+"""Predict the device-hours of whole published runs from tokens, model and devices, and compare them with the reported
+hours.
 
 What a source leaves out is assumed and named. Nothing is fitted to these rows.
 """
@@ -75,21 +76,21 @@ class FullRunRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def full_run_rows() -> tuple[FullRunRow, ...]:
-    """Return every shipped row of a whole run, predicted, or with the reason why it cannot be."""
+    """Return every shipped row of a whole run with its prediction, or with the reason why it cannot be predicted."""
     return tuple(_row(raw) for raw in full_run_sources())
 
 
 def full_run_sources() -> list[dict[str, Any]]:
-    """Return the shipped rows as they are written."""
+    """Return the shipped rows in the form in which they are written."""
     text = (resources.files("carbon_plugin.calibrate.rows") / "published" / "full_runs.yaml").read_text("utf-8")
     rows: list[dict[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["rows"]
     return rows
 
 
 def planned_run(raw: Mapping[str, Any], assumed: list[str], stack: Stack | None = None) -> RunSpec:
-    """Return the run behind a row with a layout, on `stack`, or on software of which nothing is known.
+    """Return the run of a row with a layout, on `stack`, or on unknown software without one.
 
-    What the row leaves out is appended to `assumed`. Raises `SpecError` where the run cannot be predicted.
+    Values that the row leaves out are appended to `assumed`. Raises `SpecError` where the run cannot be predicted.
     """
     spec = _spec(raw, assumed)
     return _laid_out(raw, spec if stack is None else msgspec.structs.replace(spec, stack=stack), assumed)
@@ -180,9 +181,9 @@ def _cluster(raw: Mapping[str, Any], assumed: list[str]) -> Cluster:
 
 
 def _laid_out(raw: Mapping[str, Any], spec: RunSpec, assumed: list[str]) -> RunSpec:
-    """Return the run in its stated degrees, with the fastest micro-batch and recompute that fit.
+    """Return the run with its stated degrees, and with the fastest micro-batch and recompute that fit.
 
-    Without stated degrees it gets the fastest of all layouts. Raises `InfeasibleLayoutError` where nothing fits.
+    Without stated degrees the run gets the fastest of all layouts. Raises `InfeasibleLayoutError` where nothing fits.
     """
     if raw.get("tp") is None and raw.get("sharding") is None:
         assumed.append("the fastest layout that fits")

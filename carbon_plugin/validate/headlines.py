@@ -1,4 +1,4 @@
-"""Sum up the validation in a few figures. Every source counts once, and dense models are apart from mixtures.
+"""Sum up the validation in a few figures. Every source counts once, and dense models and mixtures are separate.
 
 A source is who published the rows (`rows.origin_of`), so that four tables of one laboratory do not count four times.
 """
@@ -37,7 +37,7 @@ class CollectionError(Struct, frozen=True, kw_only=True):
 
 
 def headlines(rows: Sequence[ValidatedRow]) -> tuple[CollectionError, ...]:
-    """Return one line for each collection and kind, and for all collections together where there are several."""
+    """Return one line for each collection and kind, and lines for all collections together if there are several."""
     names = list(dict.fromkeys(row.collection for row in rows if row.collection is not None))
     groups = [*names, ALL] if len(names) > 1 else names
     found = []

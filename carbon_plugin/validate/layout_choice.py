@@ -1,4 +1,4 @@
-"""Check how good a layout the model picks, where a source measured many layouts of one job.
+"""Check how good the layouts are that the model picks, where a source measured many layouts of one job.
 
 The measures are rank correlation and regret. A job is one model, trained in one way by one release of one software, on
 a certain number of devices of one kind, so that only the layout differs. The pick is the layout of the least expected
@@ -20,7 +20,7 @@ MIN_RANKED = 3
 
 
 class LayoutChoice(Struct, frozen=True, kw_only=True):
-    """One job: the row that is predicted to be fastest and the row that was measured to be fastest.
+    """One job: the row that is predicted to be fastest, and the row that was measured to be fastest.
 
     `regret` is the measured time of our pick over the best measured time, minus 1, in percent. `spearman` is None for
     fewer than three layouts.
@@ -49,7 +49,7 @@ class LayoutSummary(Struct, frozen=True, kw_only=True):
 
 
 def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> tuple[LayoutChoice, ...]:
-    """Return every job of which a source measured two layouts or more. `predicted_s` has shape (rows,)."""
+    """Return every job for which a source measured two layouts or more. `predicted_s` has shape (rows,)."""
     jobs: dict[Hashable, list[int]] = {}
     for index, row in enumerate(rows):
         jobs.setdefault(_job(row), []).append(index)

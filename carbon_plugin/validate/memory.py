@@ -1,8 +1,8 @@
-"""Validate the memory of published rows.
+"""Validate the predicted memory on published rows.
 
-It counts which layouts that ran are called feasible and which that did not run are called too large, and it measures
-how far measured peaks lie from predicted ones. Rows without a step time count too: probes that ran out of memory, and
-peaks of runs whose sequences were padded.
+It counts how many layouts that ran are called feasible, and how many that did not run are called too large. It also
+measures how far peaks lie from the predicted ones. Rows without a step time count too: probes that ran out of memory,
+and peaks of runs with padded sequences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
 
 
 class ValidatedMemory(Struct, frozen=True, kw_only=True):
-    """A row with what is predicted for it: the whole need, and the part that the source's figure covers."""
+    """A row with its predicted memory: the whole need, and the part that the source's figure covers."""
 
     id: str
     source: str
@@ -46,13 +46,14 @@ class ValidatedMemory(Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool:
-        """Return whether the row is called feasible."""
+        """Return whether the row is predicted to fit."""
         return bool(fits(self.need_bytes, self.capacity_bytes))
 
 
 class FitSummary(Struct, frozen=True, kw_only=True):
-    """Counts of one source: how many layouts ran and how many of them are called feasible, and how many did not fit and
-    how many of them are called too large."""
+    """The counts of one source: layouts that ran and those of them that are called feasible, and layouts that did not
+    fit and those of them that are called too large.
+    """
 
     source: str
     ran: int
@@ -62,7 +63,9 @@ class FitSummary(Struct, frozen=True, kw_only=True):
 
 
 class MemorySummary(Struct, frozen=True, kw_only=True):
-    """Errors of the peak memory per device of one source and scope, in percent. `scope` is what the rows report."""
+    """The errors of the peak memory per device for one source and scope, in percent. `scope` is what the rows
+    report.
+    """
 
     source: str
     scope: MemoryScope
@@ -73,7 +76,7 @@ class MemorySummary(Struct, frozen=True, kw_only=True):
 
 
 def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> list[MemoryRow]:
-    """Return all rows of which it is known whether they fit, including those without a step time."""
+    """Return all rows for which it is known whether they fit, including rows without a step time."""
     ran = [
         MemoryRow(
             id=row.id,
@@ -89,7 +92,7 @@ def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> 
 
 
 def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
-    """Return the rows of transformers, in their order, with what is predicted for each."""
+    """Return the rows of transformers, in their order, with their predicted memory."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
         if isinstance(row.spec.model, TransformerModel):
@@ -108,7 +111,7 @@ def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
 def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return expected over predicted time of each row, of shape (rows,).
 
-    The difference is what full memory costs (`plan.search.fullness`).
+    The difference is the cost of a full memory (`plan.search.fullness`).
     """
     return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in rows])
 
@@ -130,8 +133,8 @@ def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ..
 def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> Effects:
     """Return the spreads of ln(measured / predicted) between sources and within one source.
 
-    They are those of the allocator's peaks under software of one kind. Ordinary software has at least the spread of
-    tuned software, because few of its sources report such peaks and the next one may lie further away.
+    They come from the allocator's peaks under software of one kind. Ordinary software gets at least the spread of tuned
+    software, because few of its sources report such peaks and the next one may lie further away.
     """
     own, tuned = _effects(rows, population), _effects(rows, TUNED)
     return max(own, tuned, key=width) if population == ORDINARY else own

@@ -37,7 +37,7 @@ RUNGS: dict[PowerScope, tuple[str, ...]] = {
 
 
 class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The run behind a row, and which of its values counts.
+    """The run of a row, and the value of the row that counts.
 
     `sweep` is true for a sweep of power limits. `skipped` says why there is no prediction.
     """
@@ -52,8 +52,8 @@ class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PowerRow(Struct, frozen=True, kw_only=True):
-    """One measurement, in W, of one accelerator ("gpu"), of a node, or of a chip with its share of the host and of its
-    NICs ("system"). Switches and optics are in none of them.
+    """One measurement, W, of an accelerator ("gpu"), a node, or a chip with its share of the host and of its NICs
+    ("system"). No scope contains switches and optics.
 
     `unit` is "1" where a ratio of two runs was published. `left_out_ratio` is predicted over measured after the mean
     error of the other sources is removed.
@@ -73,7 +73,7 @@ class PowerRow(Struct, frozen=True, kw_only=True):
 
 
 class CapRow(Struct, frozen=True, kw_only=True):
-    """A sweep of power limits, as measured and as the law of caps gives it.
+    """A sweep of power limits, as measured and as predicted by the law of caps.
 
     Times are relative to that at the highest limit. Errors are mean absolute errors in percent over the limits below
     the highest.
@@ -91,7 +91,9 @@ class CapRow(Struct, frozen=True, kw_only=True):
 
 
 class PowerError(Struct, frozen=True, kw_only=True):
-    """Mean absolute error of one scope in percent: every source once, and with each source left out."""
+    """The mean absolute error of one scope in percent, with every source counted once: of the predictions, and of those
+    that are corrected by the other sources.
+    """
 
     scope: PowerScope
     rows: int
@@ -124,13 +126,13 @@ def validate_power() -> PowerValidation:
 
 
 def power_sources() -> list[dict[str, Any]]:
-    """Return the rows as they are written."""
+    """Return the rows in the form in which they are written."""
     rows: list[dict[str, Any]] = _read("rows.yaml")["rows"]
     return rows
 
 
 def power_setups() -> dict[str, PowerSetup]:
-    """Return the setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
+    """Return the setup of each row by its id. Raises `SpecError` for a setup without a prediction or a reason."""
     setups = msgspec.convert(_read("setups.yaml")["setups"], type=dict[str, PowerSetup])
     for name, setup in setups.items():
         if (setup.run is not None) + setup.sweep + (setup.skipped is not None) != 1:
@@ -187,9 +189,9 @@ def _forecast(name: str, run: dict[str, Any]) -> Forecast:
 
 
 def drawn_w(forecast: Forecast, scope: PowerScope) -> Figure:
-    """Return the mean power during a step of what a measurement of this scope covers, in W.
+    """Return the mean power during a step, W, of the hardware that a measurement of this scope covers.
 
-    It is that of a whole node for the scope "node", else of one accelerator.
+    This is a whole node for the scope "node", and one accelerator otherwise.
     """
     cluster = forecast.spec.cluster
     units = cluster.nodes if scope == "node" else cluster.devices

@@ -1,4 +1,4 @@
-"""Compute the overrun of a plan: how much longer published whole runs took than their predicted best case.
+"""Compute the overrun of a plan: the ratio of the time of published whole runs to their predicted best case.
 
 `python -m carbon_plugin.validate.real_runs` writes it into `plan/real_run.py` of a source checkout. It runs after
 `carbon_plugin.calibrate.shipped` and in a process of its own, because it predicts with the constants that are shipped.
@@ -37,8 +37,8 @@ POPULATIONS: tuple[Population, ...] = ("ordinary", "tuned")
 
 
 class WholeRun(Struct, frozen=True, kw_only=True):
-    """One published run: hours as published, and hours in the best case of its layout by the population of its
-    software.
+    """One published run: its published hours, and the hours in the best case of its layout on software of its
+    population.
 
     `origin` is the source, which may have published several runs.
     """
@@ -108,8 +108,8 @@ def class_overruns(runs: Sequence[WholeRun]) -> tuple[ClassOverrun, ...]:
 def overrun_from(runs: Sequence[WholeRun], kind: RunClass) -> Overrun:
     """Return the overrun of one class from these runs: median, p10 and p90 of published over best-case hours.
 
-    Every source is counted once. A plan is never faster than its best case, so that the centre is at least 1. With too
-    few sources the range is that of the runs of all models, extended to the class's own where these reach further.
+    Every source is counted once. A plan is never faster than its best case, so the centre is at least 1. With too few
+    sources the range is that of the runs of all models, extended to the class's own range where that reaches further.
     """
     own = [run for run in runs if _is_of(run, kind)]
     low, central, high = _percentiles(own or runs, kind)
@@ -122,7 +122,7 @@ def overrun_from(runs: Sequence[WholeRun], kind: RunClass) -> Overrun:
 
 
 def _percentiles(runs: Sequence[WholeRun], kind: RunClass) -> tuple[float, float, float]:
-    """Return p10, median and p90 of the runs, interpolated between the middles of their weights.
+    """Return p10, median and p90 of the runs, interpolated between the midpoints of their weights.
 
     Each source has the same total weight.
     """
@@ -140,14 +140,14 @@ def origin_of(name: str) -> str:
 
 
 def overrun_without(name: str, kind: RunClass) -> Overrun:
-    """Return the overrun of one class from the runs of other sources than that of this row."""
+    """Return the overrun of one class from the runs of all sources but that of this row."""
     return overrun_from([run for run in whole_runs() if run.origin != origin_of(name)], kind)
 
 
 def rewrite_overruns(text: str, found: Sequence[ClassOverrun]) -> str:
-    """Return the source text of `plan/real_run.py` with these overruns in it.
+    """Return the source text of `plan/real_run.py` with these overruns.
 
-    Raises `ValueError` for a class that is not one line of the text.
+    Raises `ValueError` for a class that does not have exactly one line in the text.
     """
     for item in found:
         central, low, high, sources, runs = item.overrun

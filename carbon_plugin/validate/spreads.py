@@ -56,11 +56,12 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
 def class_spreads(
     rows: Sequence[ValidatedRow], predicted_blind: Mapping[str, float] | None = None
 ) -> tuple[ClassSpread, ...]:
-    """Return each class of which published rows were predicted, in the order of the classes.
+    """Return each class with predicted published rows, in the order of the classes.
 
-    `predicted_blind` are the seconds, by the id of the row, that were predicted before anything was mended in sight of
-    the row; unset, those of the shipped blind sets. A mend in sight of a source brings that source near and says
-    little of the next one: how far the next one lies is told by predictions that nobody had seen.
+    `predicted_blind` holds, by the id of the row, the seconds that were predicted before the model was changed with
+    knowledge of the row. By default these are those of the shipped blind sets. A change that is made with knowledge of
+    a source improves the predictions of that source, and says little about the next one. How far the next one may lie
+    is shown by predictions that were made without knowledge of it.
     """
     known = blind_predictions() if predicted_blind is None else predicted_blind
     kept = [row for row in rows if row.skipped is None]
@@ -99,9 +100,9 @@ def class_spreads(
 
 
 def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
-    """Return the source text of `predict/uncertainty/interval.py` with these spreads in it.
+    """Return the source text of `predict/uncertainty/interval.py` with these spreads.
 
-    Raises `ValueError` for a class that is not validated or not one line of the text.
+    Raises `ValueError` for a class that is not validated, or that does not have exactly one line in the text.
     """
     for item in found:
         if item.kind in NOT_VALIDATED:
@@ -111,7 +112,7 @@ def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
 
 
 def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
-    """Return the source text of `predict/uncertainty/fit.py` with the spreads of these peaks in it."""
+    """Return the source text of `predict/uncertainty/fit.py` with the spreads of these peaks."""
     for population in get_args(Population):
         text = _with_effects(text, population, memory_effects(rows, population))
     return text

@@ -51,7 +51,7 @@ CLUSTERED = "vtrain_single_node"
 
 
 class Validation(Struct, frozen=True, kw_only=True):
-    """The whole comparison.
+    """One validation holds the whole comparison.
 
     `headlines` sum up each collection, dense models and mixtures, with every source counted once. `macro_*` are means
     over the lines of `summary`, None without rows. `clusters` counts each cluster of rows of one kernel shape (hidden,

@@ -1,4 +1,5 @@
-"""Predict each accelerator family as if it were new, to see what a prediction is worth on a device nobody calibrated.
+"""Predict each accelerator family as if it were new, to show how good a prediction is for a device that nobody
+calibrated.
 
 All rows of the family leave the fit, so that its devices get the sustained law and the priors. What the software costs
 is still known from the other families. The exponents of the law were chosen in a study that had seen some of these
@@ -24,7 +25,7 @@ def unknown_device_step_time_s(
 ) -> NDArray[np.float64]:
     """Return the step time of each row of those families, in seconds, and nan for other rows.
 
-    The constants saw no row of the row's family.
+    The constants have seen no row of the row's family.
     """
     predicted = np.full(table.measured_s.size, np.nan)
     for family in FAMILIES:
@@ -35,7 +36,7 @@ def unknown_device_step_time_s(
 
 
 def _without(whole: Fit, parameters: Sequence[FitParameter], table: RowArrays, out: Mask) -> NDArray[np.float64]:
-    """Return the start of a fit: the logs of the whole fit.
+    """Return the start of a fit: the logarithms of the fit to all rows.
 
     Parameters that only the left-out rows determine start at their prior.
     """

@@ -1,4 +1,4 @@
-"""Define one published row beside its predictions, which the tables of the validation consist of."""
+"""Define one published row beside its predictions. The tables of the validation consist of these rows."""
 
 from __future__ import annotations
 

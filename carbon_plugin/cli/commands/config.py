@@ -51,7 +51,7 @@ def _print(fields: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> str:
-    """Return a value as a user writes it. Fields of a section that are not stated are left out."""
+    """Return a value as a user writes it. Fields that a section does not state are left out."""
     if value is None:
         return "-"
     if isinstance(value, dict):

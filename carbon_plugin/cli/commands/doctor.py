@@ -164,7 +164,7 @@ def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[st
 
 
 def _absent(vendor: GpuVendor) -> Finding:
-    """Return that this machine shows no GPU of a vendor, which is no problem of a run."""
+    """Return the finding that this machine shows no GPU of a vendor, which is no problem for a run."""
     return Finding(
         area="GPUs",
         state="missing",

@@ -19,7 +19,7 @@ SKIPPED = 1
 
 
 class Scheduler(Struct, frozen=True):
-    """Names the scheduler's account of the same jobs."""
+    """Names the files with the scheduler's account of the same jobs."""
 
     sacct: Annotated[
         Path | None, Option("Output of sacct -P -o JobID,State,ElapsedRaw,AllocTRES: which part of it was recorded.")

@@ -50,7 +50,7 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
 
 
 def label_of(alternative: Alternative) -> str:
-    """Return what an alternative changes, in few words."""
+    """Return the changes of an alternative in few words."""
     named = ("start", "hour", "pause_above")
     words = (f"{axis} {value}" if axis in named else value for axis, value in alternative.changes.items())
     return ", ".join(words) or "as it is"
@@ -168,7 +168,7 @@ def _pue(footprint: Footprint) -> str:
 
 
 def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:
-    """Return what has no column as text: marginal carbon, pauses and the best case."""
+    """Return in words what has no column: marginal carbon, pauses and the best case."""
     found = []
     if alternative.marginal_kg is not None:
         found.append(f"operational at the margin {number(alternative.marginal_kg / carbon[0])} {carbon[1]}")

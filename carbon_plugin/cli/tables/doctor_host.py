@@ -60,7 +60,7 @@ def host(meters: MeterSet, readings: Mapping[str, Reading], *, node_metered: boo
 
 
 def _below_gpus(meters: MeterSet, readings: Mapping[str, Reading]) -> list[Finding]:
-    """Return what is wrong with a node meter that tells less power than the GPUs inside the node draw at the moment."""
+    """Return the finding about a node meter that shows less power than the GPUs inside the node draw at the moment."""
     node_w = meters.node_power_w
     gpus_w = sum(readings[device.key].power_w or 0.0 for device in meters.gpus.devices if device.key in readings)
     if node_w is None or node_w >= gpus_w:
@@ -77,7 +77,7 @@ def _below_gpus(meters: MeterSet, readings: Mapping[str, Reading]) -> list[Findi
 
 
 def _no_node_meter() -> Finding:
-    """Return which meter of the whole node this machine could have, as far as it shows."""
+    """Return the finding which meter of the whole node this machine may have, as far as the machine shows it."""
     from carbon_plugin.meters.node.address import VARIABLE
     from carbon_plugin.meters.node.files import PM_COUNTERS
 

@@ -184,7 +184,7 @@ def _table(options: Sequence[RunOption]) -> Table:
 
 
 def _line(option: RunOption) -> str:
-    """Return what has no column as text: the place, the layout, its step, its notes and its file."""
+    """Return in words what has no column: the place, the layout, its step, its notes and its file."""
     where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
     used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
     if option.fit_probability is not None:

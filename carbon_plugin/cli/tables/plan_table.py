@@ -1,4 +1,4 @@
-"""Print a forecast on one screen: the question, the numbers, then the assumptions.
+"""Print a forecast on one screen: first the question, then the numbers, then the assumptions.
 
 `verbose` also prints all terms of the step, the energy of every rung and every assumption with its source.
 """

@@ -48,8 +48,9 @@ def carbon_chart(points: Sequence[ScalePoint], law: ScalingLaw) -> str:
 
 
 def share_chart(points: Sequence[ScalePoint]) -> str:
-    """Draw the embodied share of all carbon against parameters, a line for each zone, on the accelerator with most
-    points in time."""
+    """Draw the embodied share of all carbon against parameters, with a line for each zone, on the accelerator with the
+    most points that meet the deadline.
+    """
     counts = {name: sum(p.meets_deadline for p in group) for name, group in _grouped(points, "accelerator").items()}
     accelerator = max(counts, key=lambda name: counts[name])
     groups = _grouped([point for point in points if point.accelerator == accelerator], "zone")
@@ -82,7 +83,7 @@ def _with_room(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _powers(scale: plot.Scale) -> list[plot.Tick]:
-    """Return 1, 2 and 5 times the powers of ten on a logarithmic axis, or only the powers on a long one."""
+    """Return 1, 2 and 5 times each power of ten on a logarithmic axis, or only the powers on a long one."""
     first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
     factors = (1, 2, 5) if last - first < 4 else (1,)
     values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]

@@ -34,12 +34,12 @@ UncertaintyScope = tuple[Rung, str]
 
 
 class UsedEnergy(Struct, frozen=True, kw_only=True):
-    """Holds the energy of one or several devices over some windows, J, with what its carbon follows from.
+    """Holds the energy of one or several devices over some windows, J, with the values that its carbon follows from.
 
-    `told_j` is the energy of windows that a meter told, or that say which part of them is an estimate; `estimated_j` is
-    that part, so that `told_j` less `estimated_j` was measured. `facility_j` is the sum of energy times PUE and
-    `weighted_j_g_per_kwh` the sum of that times intensity, over the windows for which both factors are known. The
-    energy of all other windows is `without_factors_j`.
+    `told_j` is the energy of windows whose meter told it, or that say which part is an estimate. `estimated_j` is that
+    part, so that `told_j` minus `estimated_j` was measured. `facility_j` is the sum of energy times PUE, and
+    `weighted_j_g_per_kwh` the sum of that times intensity, over the windows for which both factors are known.
+    `without_factors_j` is the energy of all other windows.
     """
 
     energy: Range = ZERO
@@ -50,7 +50,9 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
     without_factors_j: float = 0.0
 
     def plus(self, other: UsedEnergy) -> UsedEnergy:
-        """Return the energy of these and other windows together; errors of meters go together, so that ranges add."""
+        """Return the energy of these and other windows together. Errors of meters go together, so their ranges are
+        added.
+        """
         return UsedEnergy(
             energy=self.energy.plus(other.energy),
             told_j=self.told_j + other.told_j,
@@ -61,7 +63,7 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
         )
 
     def scaled(self, share: float) -> UsedEnergy:
-        """Return a share of this energy, with that share of everything that follows from it."""
+        """Return a share of this energy, and the same share of all values that follow from it."""
         return UsedEnergy(
             energy=self.energy.scaled(share),
             told_j=self.told_j * share,
@@ -72,7 +74,9 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
         )
 
     def with_factors(self, factors: tuple[float, float] | None) -> UsedEnergy:
-        """Return the same energy with intensity (g/kWh) and PUE for all of it; unchanged where they are None."""
+        """Return the same energy with this intensity (g/kWh) and PUE for all of it. Nothing changes where they are
+        None.
+        """
         if factors is None:
             return self
         g_per_kwh, pue = factors
@@ -82,7 +86,7 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
         )
 
     def less(self, part: UsedEnergy) -> UsedEnergy:
-        """Return what remains beside a part of the same windows; no energy of it is below 0."""
+        """Return the energy that remains without a part of the same windows. It is never below 0."""
         rest = self.energy.since(part.energy)
         return UsedEnergy(
             energy=Range(max(0.0, rest.value), max(0.0, rest.low), max(0.0, rest.high)),
@@ -95,8 +99,7 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
 
     @property
     def remaining_estimate_j(self) -> float:
-        """Return the energy that still stands for what a meter could not tell, J; 0 where all of it was measured after
-        all."""
+        """Return the energy that is still an estimate, J. It is 0 where meters measured all of it in the end."""
         if self.estimated_j <= ROUNDING * self.energy.value:
             return 0.0
         return min(self.energy.value, self.estimated_j)
@@ -109,15 +112,17 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> Kind:
-        """Return how the energy is known. The estimate for a short outage does not make a model of what was
-        measured."""
+        """Return how the energy is known. An estimate for a short outage does not turn a measured energy into a
+        modelled one.
+        """
         measured_j = self.measured_j
         return "measured" if measured_j > 0 and measured_j >= MEASURED_SHARE * self.energy.value else "modelled"
 
     @property
     def g_per_kwh(self) -> float | None:
-        """Return the mean intensity of the windows that state one, weighted with facility energy; None where no window
-        does."""
+        """Return the mean intensity of the windows that state one, weighted with facility energy, or None where no
+        window does.
+        """
         return self.weighted_j_g_per_kwh / self.facility_j if self.facility_j > 0 else None
 
 
@@ -136,7 +141,9 @@ class UsedSum(Struct, gc=False):
     def add(
         self, energy: DeviceEnergy, intensity_g_per_kwh: float | None, pue: float | None, share: float = 1.0
     ) -> None:
-        """Add a share of the energy of one window, in which these factors are in force. Unknown energy adds nothing."""
+        """Add a share of the energy of one window, in which these factors are in force. An unknown energy
+        adds nothing.
+        """
         whole, estimated_j = energy.energy, energy.estimated_j
         if whole is None:
             return
@@ -166,7 +173,7 @@ class UsedSum(Struct, gc=False):
 
 
 def scope_of(device: DeviceIdentity) -> UncertaintyScope | None:
-    """Return rung and device model of a device; None for the facility, whose energy contains that of all others."""
+    """Return rung and device model of a device, or None for the facility, whose energy contains that of all others."""
     return (device.rung, f"{device.rung}:{device.name}") if device.rung in IT_RUNGS else None
 
 
@@ -180,7 +187,7 @@ def by_scope(used: Iterable[tuple[DeviceIdentity, UsedEnergy]]) -> dict[Uncertai
 
 
 def total_used(parts: Sequence[UsedEnergy]) -> UsedEnergy:
-    """Return the sum of energies, whose order does not matter."""
+    """Return the sum of energies, which does not depend on their order."""
     if len(parts) == 1:
         return parts[0]
     return UsedEnergy(
@@ -207,7 +214,7 @@ def mean_factors(used: Iterable[UsedEnergy]) -> tuple[float, float] | None:
 def energy_item(
     scope: UncertaintyScope, energy: Range, kind: Kind = "modelled", g_per_kwh: float | None = None
 ) -> EnergyItem:
-    """Return an energy (J) as the accounting takes it, with a range that contains it."""
+    """Return an energy (J) as an item of the accounting, with a range that contains it."""
     return EnergyItem(rung=scope[0], scope=scope[1], energy=energy.ordered(), intensity_g_per_kwh=g_per_kwh, kind=kind)
 
 
@@ -247,8 +254,8 @@ def account_inputs(
     mean_pue, central = in_force.pue.value, in_force.intensity.figure.value
 
     def own(energy_j: float, weighted: float) -> float | None:
-        """Return the intensity whose product with energy and the mean PUE is `weighted`; None where it is the central
-        one.
+        """Return the intensity whose product with energy and mean PUE is `weighted`, or None where it equals the
+        central one.
         """
         g_per_kwh = weighted / (energy_j * mean_pue) if energy_j else central
         return None if math.isclose(g_per_kwh, central, rel_tol=1e-12) else g_per_kwh
@@ -265,7 +272,7 @@ def account_inputs(
 
 
 def _mean_pue(mean: float, stated: Figure) -> Figure:
-    """Return the mean PUE over a run as a figure; the stated range moves with it."""
+    """Return the mean PUE over a run as a figure. The stated range moves with it."""
     if math.isclose(mean, stated.value, rel_tol=1e-12):
         return stated
     shift = mean - stated.value
@@ -274,7 +281,7 @@ def _mean_pue(mean: float, stated: Figure) -> Figure:
 
 
 def reservations(*, devices: float, hosts: float, time_s: float = 1.0) -> tuple[Reservation, ...]:
-    """Return reserved time as the accounting takes it: so many devices and hosts for `time_s` each.
+    """Return reserved time in the form of the accounting: these numbers of devices and hosts for `time_s` each.
 
     Without `time_s` the numbers are device-seconds and host-seconds. A device has its share of the network with it.
     """
@@ -291,7 +298,7 @@ def chargeable(reserved: Iterable[Reservation], factors: Factors) -> list[Reserv
 
 
 def stated_factors(document: dict[str, Any]) -> Factors | None:
-    """Return the factors that a manifest states; None if there are none, or they are not complete, or cannot be."""
+    """Return the factors that a manifest states, or None if there are none, or if they are incomplete or impossible."""
     if not document:
         return None
     try:

@@ -1,5 +1,6 @@
 """Decide which part of a window another ledger file has already metered for the same device, so that each joule counts
-once."""
+once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ TOLERANCE_S = 1.0
 
 
 class Overlap(Struct, frozen=True, kw_only=True):
-    """Device `key` was metered by two files at once for `duration_s`; the energy that `file` has of it is left out."""
+    """Says that two files metered the device `key` at once for `duration_s`. The energy of `file` in that time is left
+    out.
+    """
 
     key: str
     file: str
@@ -26,8 +29,8 @@ class _Extent(Struct):
 
 
 class DeviceClaims:
-    """Keeps who metered a device when. Feed files one after the other, the one that starts first first: it keeps its
-    time.
+    """Keeps which file metered a device at which time. Files are added in the order of their start, and the first one
+    keeps its time.
 
     Memory grows with devices and files, not with windows. Times are Unix seconds.
     """
@@ -40,7 +43,7 @@ class DeviceClaims:
         self.overlaps: list[Overlap] = []
 
     def begin(self, file: str) -> None:
-        """Begin a file; the time that it claims is taken from the files that follow."""
+        """Begin a file. Files that follow it lose the time that it claims."""
         self._file = file
 
     def claim(self, key: str, start_s: float, end_s: float) -> bool:
@@ -54,7 +57,9 @@ class DeviceClaims:
         return any(past.end_s > start_s and past.start_s < end_s for past in self._past.get(key, ()))
 
     def claimed_until_s(self, key: str) -> float:
-        """Return the last moment at which an earlier file has metered a device of this one, Unix s; -inf without."""
+        """Return the last moment at which an earlier file has metered a device of this one, Unix s, or -inf if none
+        has.
+        """
         return max((past.end_s for past in self._past.get(key, ())), default=float("-inf"))
 
     def share(self, key: str, start_s: float, duration_s: float) -> float:

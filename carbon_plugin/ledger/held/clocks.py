@@ -1,4 +1,5 @@
-"""Find out by how much the wall clock of a host was set between the files that were written on it. Pure functions.
+"""Find out by how much the wall clock of a host was set between the files that were written on it. All functions are
+pure.
 
 Files of one boot share the clock that counts since that boot, which nobody can set. By it the labels of their times are
 put right relative to each other.
@@ -35,7 +36,7 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, int]:
-        """Return the clock that the file was written by, named by its host and a node on it."""
+        """Return the name of the clock by which the file was written: its host, and a node on it."""
         return self.host_key, self.node
 
     @property
@@ -45,12 +46,12 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
 
 def file_offsets(files: Sequence[TimedFile], noticed: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Return by how much the times of each file are ahead of those of the run, s, by file name; 0 where nothing is
+    """Return by how much the times of each file are ahead of those of the run, s, by file name, or 0 where nothing is
     known.
 
-    `noticed` says by how much the times of other files are ahead of those of a file of rank 0, of which it gives the
-    name. What was noticed of one file of a node on a host goes for its others too, but for what was done to the clock
-    of the host between them.
+    `noticed` says by how much the times of other files are ahead of those of a file of rank 0, whose name it contains.
+    An offset that was noticed for one file of a node on a host applies to the node's other files too, corrected for
+    changes of the host's clock between the files.
     """
     steps_s = boot_offsets(files)
     known: dict[str, float] = {}
@@ -61,8 +62,9 @@ def file_offsets(files: Sequence[TimedFile], noticed: Iterable[tuple[str, Mappin
 
 
 def boot_offsets(files: Iterable[TimedFile]) -> dict[str, float]:
-    """Return by how much the labels of each file are ahead of the setting of its host's clock that most of the time of
-    that boot was recorded under, s, by file name; 0 where nothing is known or the clock was not set.
+    """Return by how much the labels of each file are ahead, s, by file name. They are compared with the setting of the
+    host's clock under which most of that boot was recorded. The value is 0 where nothing is known or the clock was not
+    set.
     """
     boots: dict[str, list[TimedFile]] = {}
     offsets = {}
@@ -91,7 +93,7 @@ def clock_step_message(ahead_s: float) -> str:
 
 def _is_one_boot(files: Sequence[TimedFile]) -> bool:
     """Return whether the clock that counts since the boot can be believed. Sandboxes and restored snapshots may share a
-    boot id and begin to count anew: a file would then begin before the one in front of it has ended.
+    boot id and begin to count anew, so that a file would begin before the file in front of it has ended.
     """
     if len(files) < 2:
         return False

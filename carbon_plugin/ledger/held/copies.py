@@ -1,6 +1,6 @@
-"""Find ledgers that are copies of others with another manifest: they begin with the same window.
+"""Find ledgers that are copies of others with another manifest. They begin with the same window.
 
-No two writers measure the same at the same moment. A copy enters no sum, so that a step or a window counts once.
+No two writers measure the same values at the same moment. A copy enters no sum, so that a step or a window counts once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from carbon_plugin.ledger.records import Window
 
 
 def fingerprint_of(first: Window) -> str | None:
-    """Return a digest of what the first window of a file has measured; None where it has measured nothing."""
+    """Return a digest of the measured values of a file's first window, or None where it has measured nothing."""
     if not first.energies:
         return None
     # In any order: it is how a writer lists its devices, and nothing that was measured.

@@ -44,7 +44,7 @@ class CountedSteps(Struct):
 
     @property
     def step_time_s(self) -> Figure | None:
-        """Return the mean step time, s, with the step that each stretch may be off by; None without a step."""
+        """Return the mean step time, s, with an error of one step for each stretch, or None without a step."""
         if not self.steps or self.time_s <= 0:
             return None
         mean_s = self.time_s / self.steps

@@ -1,7 +1,7 @@
-"""Compute how many GPUs the ledgers of a run must name, from what its processes see and from its ranks.
+"""Compute how many GPUs the ledgers of a run must name, from the GPUs that its processes see and from its ranks.
 
-One answer for the live totals and for the audit. A rank is known to be on a GPU when a manifest says so; ranks that no
-manifest has placed may be on metered GPUs without a rank, each on one, and what is left over computes where nobody
+The live totals and the audit use the same answer. A rank is known to be on a GPU when a manifest says so. Ranks that no
+manifest has placed may be on metered GPUs without a rank, one on each. Any further ranks compute on GPUs that nobody
 meters.
 """
 
@@ -31,10 +31,10 @@ LEFT = "left to local rank 0"
 
 
 class ExpectedGpus(Struct, frozen=True, kw_only=True):
-    """Counts the GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no
-    ledger names, `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank
-    has said what it computes on; without that, each is taken to have a GPU of its own. `without_rank` metered GPUs have
-    no rank on them, although every rank has said where it computes.
+    """Counts the GPUs of one launch. `metered` GPUs are named by ledgers, and `unseen` ones are seen by processes and
+    named by no ledger. `unplaced_ranks` is the number of ranks that must compute on a GPU beyond those. `told` says
+    whether any rank has reported what it computes on; if none has, each rank is taken to have a GPU of its own.
+    `without_rank` metered GPUs have no rank on them, although every rank has reported where it computes.
     """
 
     metered: int
@@ -55,7 +55,7 @@ class ExpectedGpus(Struct, frozen=True, kw_only=True):
 
     @property
     def missing_for_sure(self) -> int:
-        """Return how many GPUs no ledger names even if all ranks that have not reported yet share metered ones.
+        """Return how many GPUs no ledger names even if all ranks that have not reported yet share metered GPUs.
 
         They may while a launch begins.
         """
@@ -63,7 +63,7 @@ class ExpectedGpus(Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str | None:
-        """Return a sentence that says which GPUs are missing and how that is known; None if none is."""
+        """Return a sentence that says which GPUs are missing and how that is known, or None if none is missing."""
         missing = self.missing
         if missing == 0:
             return None
@@ -118,6 +118,5 @@ def _named(keys: tuple[str, ...]) -> str:
 
 
 def _bare(key: str) -> str:
-    """Return a UUID without the kind of device, because CUDA knows a MIG device by the same UUID as NVML, without
-    saying "MIG-"."""
+    """Return a UUID without its prefix. CUDA knows a MIG device by the same UUID as NVML, but without "MIG-"."""
     return key.partition("-")[2]

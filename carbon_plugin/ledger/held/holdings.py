@@ -1,4 +1,4 @@
-"""Compute how long a run held each device and host, from its ledgers: the time that embodied carbon is charged for.
+"""Compute from its ledgers how long a run held each device and host. Embodied carbon is charged for this time.
 
 A device counts once at any moment, less the part that other runs are charged for. The live totals and the audit both
 use this rule.
@@ -20,8 +20,8 @@ meanwhile.
 
 
 class Holding(Struct, frozen=True, kw_only=True):
-    """Holds the part of one file in the reserved time: its last manifest, the time from its first to its last record by
-    the clock of the run, and the seconds in it that others are charged for (`SharedTime`).
+    """Holds one file's contribution to the reserved time: its last manifest, the time from its first to its last record
+    by the clock of the run, and the seconds in it that others are charged for (`SharedTime`).
     """
 
     manifest: Manifest
@@ -31,8 +31,9 @@ class Holding(Struct, frozen=True, kw_only=True):
 
     @property
     def since_s(self) -> float:
-        """Return when the devices were reserved, s, by the clock of the run: at the allocation, where it is known, else
-        at the first record."""
+        """Return when the devices were reserved, s by the clock of the run: at the allocation if that is known, else at
+        the first record.
+        """
         since_s = self.manifest.reserved_since_unix_s
         return self.start_s - (0.0 if since_s is None else max(0.0, self.manifest.started_unix_s - since_s))
 
@@ -85,7 +86,7 @@ class HeldTogether(Struct, frozen=True, kw_only=True):
     hosts: list[tuple[list[ReservedStretch], float]]
 
     def time(self, each_s: float | None = None) -> Held:
-        """Return the device and host time. With `each_s` every unit counts for so many seconds instead."""
+        """Return the device and host time. With `each_s` every unit counts for that many seconds."""
         device_s = all_s = whole_device_s = 0.0
         unobserved_s: dict[str, float] = {}
         for stretches, profile, units in self.devices:
@@ -162,7 +163,7 @@ def held_until(holdings: Sequence[Holding], moment_s: float) -> Held:
 
 
 def _until(holding: Holding, moment_s: float) -> Holding:
-    """Return the part of a holding before a moment that lies in it or after it."""
+    """Return the part of a holding that lies before a moment."""
     if moment_s >= holding.end_s:
         return holding
     manifest, start_s = holding.manifest, min(holding.start_s, moment_s)
@@ -193,9 +194,11 @@ def _part(holding: Holding, key: str) -> float:
 
 
 def _charged_s(stretches: Collection[ReservedStretch], each_s: float | None) -> float:
-    """Return the length of the union of stretches, s, each moment times the part of the stretch that covers it first.
+    """Return the length of the union of stretches, s, with each moment multiplied by the part of the first stretch that
+    covers it.
 
-    What lies before the records of a file counts as a whole. With `each_s` the last stretch counts for so long."""
+    What lies before the records of a file counts as a whole. With `each_s` the last stretch counts for so long.
+    """
     if each_s is not None:
         return each_s * max(stretches, key=lambda stretch: stretch[2])[3]
     charged, edge = 0.0, float("-inf")

@@ -39,8 +39,9 @@ def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
 
 
 def offsets_in(event: Event) -> dict[str, float]:
-    """Return the seconds by which clocks are ahead according to an event of rank 0, by file name; empty for any other
-    event."""
+    """Return the seconds by which clocks are ahead according to an event of rank 0, by file name. Any other event gives
+    none.
+    """
     stated = event.data.get("offsets_s") if event.kind == SKEW_EVENT else None
     if not isinstance(stated, Mapping):
         return {}
@@ -77,8 +78,9 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
 
 
 def successor(left: TimedFile, takers: Iterable[TimedFile]) -> TimedFile:
-    """Return the file that begins on the same host where one that was left to local rank 0 ends, of those that were
-    not left; that one itself where there is none."""
+    """Return the file that continues one that was left to local rank 0: of `takers`, which were not left, the one that
+    begins on the same host where that one ends. Return that one itself where there is none.
+    """
     following = [one for one in takers if one.place == left.place]
     nearest = min(following, key=lambda one: abs(one.started_unix_s - left.end_unix_s), default=left)
     return nearest if abs(nearest.started_unix_s - left.end_unix_s) <= HANDOVER_S else left

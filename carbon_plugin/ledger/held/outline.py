@@ -1,4 +1,6 @@
-"""Read the two ends of a ledger: who wrote it, from when to when, and how far it got. Its sums are not read here."""
+"""Read the two ends of a ledger: who wrote it, from when to when, and which step it reached. Its sums are not read
+here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class _Device(Struct, frozen=True):
 
 
 class _Manifest(Struct, frozen=True, tag="manifest"):
-    """Holds the few fields that are of use here: documents of tens of kB are not worth reading twice."""
+    """Holds the few fields that are needed here, because documents of tens of kB are not worth reading twice."""
 
     node: int
     attempt: int
@@ -48,7 +50,7 @@ class _Manifest(Struct, frozen=True, tag="manifest"):
 
 
 class _Window(Struct, frozen=True, tag="window"):
-    """Holds when a window was and how many steps ended in it. The energies are skipped, which is much faster."""
+    """Holds the time of a window and the steps that ended in it. The energies are skipped, which is much faster."""
 
     start_unix_s: float
     duration_s: float
@@ -66,7 +68,7 @@ class _Window(Struct, frozen=True, tag="window"):
 
 
 class _Close(Struct, frozen=True, tag="close"):
-    """Holds why a file ends."""
+    """Holds the reason why a file ends."""
 
     reason: str
 
@@ -110,7 +112,9 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def series(self) -> tuple[int, str]:
-        """Return a key that files share whose writers follow each other; it sorts by node, the leader's files first."""
+        """Return a key that is the same for files of writers that follow each other. It sorts by node, with the
+        leader's files first.
+        """
         return self.node, writer_name(self.path.name)
 
     @property
@@ -130,7 +134,7 @@ def own_opening(path: Path) -> Opening | None:
 
 
 def _is_own(path: Path, opening: Opening) -> bool:
-    """Return whether a file has the name that its writer gave it, and a start that can be."""
+    """Return whether a file has the name that its writer gave it, and a possible start."""
     possible = 0 <= opening.started_unix_s <= LATEST_UNIX_S
     return possible and is_own_name(path.name, stated=opening.file, node=opening.node, attempt=opening.attempt)
 
@@ -212,7 +216,7 @@ def _edges(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
 
 
 def _tail(file: BinaryIO, size: int) -> list[_Window]:
-    """Return the last windows, back to one with a step; all of them where there is none."""
+    """Return the last windows, back to one with a step, or all windows where no step ended."""
     back = _TAIL_BYTES
     while True:
         start = max(0, size - back)

@@ -1,4 +1,4 @@
-"""Say for how long the ledgers of a run may be quiet while it goes on."""
+"""Compute for how long the ledgers of a running run may be quiet."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ more. Ledgers grow every 10 s, or every quarter of a second for each node."""
 
 
 def quiet_s(nodes: int) -> float:
-    """Return the seconds without news after which a run of so many nodes counts as killed."""
+    """Return the seconds without a record after which a run of this many nodes counts as killed."""
     return max(QUIET_S, QUIET_S_A_NODE * nodes)

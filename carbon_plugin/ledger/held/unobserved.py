@@ -37,7 +37,7 @@ class IdlePower(Struct, frozen=True):
 
 
 class IdleTime(Struct, frozen=True, kw_only=True):
-    """Holds what the energy of reserved time without records is modelled from.
+    """Holds the inputs from which the energy of reserved time without records is modelled.
 
     `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
     them; the empty name stands for ranks without a device. `rungs` are those that the ledgers name, and `nodes` is the
@@ -105,7 +105,7 @@ def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]
 
 
 def idle_time(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> IdleTime:
-    """Return what the energy of the reserved time of some files without records is modelled from."""
+    """Return the inputs from which the energy of some files' reserved time without records is modelled."""
     rungs = {device.rung for one in holdings for device in one.manifest.devices}
     nodes = max((one.manifest.nodes for one in holdings), default=1)
     return IdleTime(before_s=dict(before_s), rungs=sorted(rungs), nodes=nodes)

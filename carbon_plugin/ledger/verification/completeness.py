@@ -29,8 +29,9 @@ def missing_of(ledgers: Sequence[PassedLedger], known_ends: Mapping[str, frozens
 
 
 def _nodes(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Return a sentence for nodes that the ledgers count but that have none, in the whole run and beside each ledger of
-    node 0."""
+    """Return sentences for nodes that the ledgers count and that have no ledger, in the whole run and beside each
+    ledger of node 0.
+    """
     offsets_s = {file: offset_s for ledger in ledgers for file, offset_s in ledger.offsets_s.items()}
 
     def extent(ledger: PassedLedger) -> tuple[float, float]:
@@ -64,8 +65,9 @@ def _attempts(ledgers: Sequence[PassedLedger]) -> list[str]:
 
 
 def _additions(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Return a sentence for each file with lines about a time before a ledger of the same host found the file's end
-    without them."""
+    """Return a sentence for each file with lines that state a time before another ledger of the same host recorded the
+    file's end, and that were written after that.
+    """
     by_file = {ledger.check.file: ledger for ledger in ledgers}
     found = []
     for ledger in ledgers:

@@ -1,4 +1,4 @@
-"""Find the chain heads that ledgers have recorded of each other. By them a later change of a file shows.
+"""Find the chain heads that ledgers have recorded of each other. They reveal later changes of a file.
 
 A head is the chain at the last complete line of a file. Whoever cuts, removes or rewrites a ledger whose head is
 recorded in another one must change that one too.
@@ -28,7 +28,7 @@ def heads_in(event: Event) -> dict[str, str]:
 
 
 def is_complete(event: Event) -> bool:
-    """Return whether the heads are the ends that the files had, and not only the places up to which a node had read."""
+    """Return whether the heads are the ends of the files, and not only the places up to which a node had read them."""
     return event.data.get("complete") is True
 
 
