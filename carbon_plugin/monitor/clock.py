@@ -122,7 +122,7 @@ class TrainingClock:
         self.ended_s = self._now()
 
     def leave(self) -> None:
-        """Count nothing any more. A script may have kept `step_end`, and may call it."""
+        """Stop counting. A script may have kept `step_end` and may still call it."""
         self._last = self.mark
 
     def step_end(self, tokens: int | None = None) -> None:
@@ -168,7 +168,7 @@ class TrainingClock:
             self.attended()
 
     def until(self, moment_s: float) -> list[Transition]:
-        """Return the transitions up to a monotonic moment, and keep them. Only the monitor thread calls this."""
+        """Return the transitions up to a monotonic moment without removing them. Only the monitor thread calls this."""
         noted = self._transitions.copy()  # copied in one step, because the training thread may add another meanwhile
         return [transition for transition in noted if transition.monotonic_s <= moment_s]
 
@@ -181,7 +181,7 @@ class TrainingClock:
 
 
 class PhaseNames:
-    """Holds the names of one training's phases: those that the tables know, and its own ones, such as "rollout".
+    """Holds the names of one training's phases: those that the tables know, and its own, such as "rollout".
 
     Any name is a phase. After sixteen own names, further ones are "other".
     """

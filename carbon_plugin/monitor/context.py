@@ -1,5 +1,6 @@
-"""Collect what the ledger's manifest states: the effective spec, the prediction, the factors, and notes on what is
-missing."""
+"""Collect the content of the ledger's manifest: the effective spec, the prediction, the factors, and notes on what is
+missing.
+"""
 
 from __future__ import annotations
 

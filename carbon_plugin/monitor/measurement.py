@@ -1,4 +1,4 @@
-"""Hold what a training has while it is measured: its clock, the monitor thread with its work, and its loggers."""
+"""Hold the parts of a training's measurement: its clock, the monitor thread with its work, and its loggers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Measurement:
         self._loggers.close(self.work.last_row, self._run_dir)
 
     def abandon(self, reason: str) -> None:
-        """Let the thread end in an orderly way by itself, after a failure, and do not wait for it."""
+        """Let the thread end in an orderly way by itself after a failure, without waiting for it."""
         self._thread.close(reason, 0.0)
         self.leave_loggers()
 
@@ -126,7 +126,7 @@ class Measurement:
             self._log_new()
 
     def _log_new(self) -> None:
-        """Hand the loggers the figures that they have not had yet. Ranks other than 0 have no figures."""
+        """Hand the loggers the figures that they have not had yet. Ranks other than 0 have none."""
         live = self.work.live
         if live.version == self._logged:
             return

@@ -31,7 +31,7 @@ BEYOND = 1.25
 
 
 class News(Struct, frozen=True, kw_only=True):
-    """Holds something to say: an event kind, a sentence and data."""
+    """Holds a message for the user: an event kind, a sentence and data."""
 
     kind: str
     message: str
@@ -64,7 +64,7 @@ class Alerting:
         contexts: Callable[[], Mapping[str, GpuContext]],
         gpu_ranks: Mapping[str, Sequence[int]],
     ) -> list[Suspect]:
-        """Take in a sample, and return the suspects of this node if step time or power deviates for long."""
+        """Add a sample, and return the suspects of this node if step time or power deviates for long."""
         step_time, power = self._step_time, self._power
         step_time.look(sample.step_time_s, sample.step)
         if sample.mean_power_w is not None:
@@ -83,13 +83,13 @@ class Alerting:
         return [*gpus, *suspected_ranks(before, now, node=self._node)]
 
     def news_of(self, suspects: Sequence[Suspect]) -> list[News]:
-        """Return the suspects that this node has not told yet, as events of its record."""
+        """Return the suspects that this node has not reported yet, as events for its record."""
         fresh = [one for one in suspects if (one.kind, one.gpu or one.rank) not in self._told]
         self._told.update((one.kind, one.gpu or one.rank) for one in fresh)
         return [News(kind=SUSPECT_EVENT, message=one.sentence, data=suspect_data(one)) for one in fresh]
 
     def judge(self, suspects: Sequence[Suspect], prediction: StepPrediction | None) -> list[News]:
-        """Return what is to be said: an alert that begins, or one that is over. `suspects` are those of all nodes."""
+        """Return an alert that begins, or the news that one is over. `suspects` are those of all nodes."""
         if self._open is not None:
             return self._over()
         found = self._deviation()
@@ -103,7 +103,7 @@ class Alerting:
         return [_alert(quantity, deviation, cause, "baseline")]
 
     def hear_cycle(self, cycle: Cycle) -> list[News]:
-        """Take in a cycle of training and pausing, and return an alert if the pauses of the last cycles have grown."""
+        """Add a cycle of training and pausing, and return an alert if the pauses of the last cycles have grown."""
         cycles = self._cycles[cycle.phase]
         cycles.append(cycle)
         if len(cycles) > 2 * CYCLES:
@@ -136,7 +136,9 @@ class Alerting:
         return [News(kind=ALERT_EVENT, message=message, data=data)]
 
     def _deviation(self) -> tuple[str, Deviation] | None:
-        """Return the quantity that deviates. Of two, the step time is named, as long as it may still become one."""
+        """Return the quantity that deviates, or None. A deviation of power counts only while step time is not about to
+        deviate too, because step time is named first.
+        """
         found = self._step_time.deviation
         if found is not None:
             return "step_time", found
@@ -153,7 +155,7 @@ class Alerting:
         return [News(kind=OVER_EVENT, message=f"{words} is as before again", data={"quantity": quantity})]
 
     def _against(self, prediction: StepPrediction | None) -> list[News]:
-        """Return an alert if the ordinary values are far off what was predicted. It is said once."""
+        """Return an alert if the ordinary values differ much from the prediction. It is raised once."""
         step_time_s, power_w = self._step_time.ordinary, self._power.ordinary
         if self._compared or prediction is None or step_time_s is None:
             return []

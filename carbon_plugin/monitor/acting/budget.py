@@ -20,7 +20,7 @@ long checkpoint in it moves a projection."""
 
 
 class BudgetVerdict(Struct, frozen=True, kw_only=True):
-    """Says what follows from a comparison: whether the budget is exceeded for the first time, and whether the run must
+    """Holds the result of a comparison: whether the budget is exceeded for the first time, and whether the run must
     stop.
     """
 
@@ -48,7 +48,7 @@ class BudgetWatch:
         *,
         measured: bool,
     ) -> BudgetVerdict:
-        """Return what follows from the sums and the projection of this moment."""
+        """Return the result of comparing the present sums and projection with the budget."""
         spent, whole = amounts_of(totals, remaining, view, spent_carbon(totals, factors), self._price)
         state = compare_budget(self.budget, step=step, spent=spent, whole=whole, measured=measured)
         news = bool(state.exceeded) and not self._said
@@ -65,7 +65,7 @@ def amounts_of(
     carbon: CarbonTotals | None,
     price: float | None,
 ) -> tuple[Amounts, Amounts | None]:
-    """Return what is spent, and what the whole run takes, or None for the latter where nothing is projected.
+    """Return the amounts that are spent, and those of the whole run, or None for the latter where nothing is projected.
 
     `carbon` is that of what is spent, or None without factors.
     """

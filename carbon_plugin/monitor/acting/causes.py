@@ -1,4 +1,5 @@
-"""Name the likely cause of a deviation: a term of the step, with the GPU or the rank that it comes from. All is pure.
+"""Name the likely cause of a deviation: a term of the step, with the GPU or the rank that it comes from. All functions
+are pure.
 
 Several things can make all ranks slow at once, because they wait for the slowest one in their collectives. The cause is
 where one of them differs from the others: a GPU that is held back, a training thread that is never blocked because the
@@ -184,7 +185,9 @@ def _largest(breakdown_s: Mapping[str, float], names: Sequence[str], otherwise: 
 
 
 def _clock_loss(key: str, before: Mapping[str, GpuContext], now: Mapping[str, GpuContext]) -> float:
-    """Return by which part a clock is below that of before or that of the peers, or 0 where nothing tells it."""
+    """Return by which share a clock is below its own earlier value or that of its peers, or 0 where neither
+    is known.
+    """
     clock = now[key].sm_clock_mhz if key in now else None
     if not clock:
         return 0.0
@@ -195,7 +198,7 @@ def _clock_loss(key: str, before: Mapping[str, GpuContext], now: Mapping[str, Gp
 
 
 def _power_difference(key: str, before: TrainingSample, now: TrainingSample) -> float:
-    """Return by which part the power of a GPU has changed more than that of its peers."""
+    """Return by which share the power of a GPU has changed more than that of its peers."""
     ratios = {
         name: now.power_w[name] / before.power_w[name]
         for name in now.power_w

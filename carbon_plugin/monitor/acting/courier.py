@@ -47,7 +47,7 @@ class Courier:
         self._wake.put()
 
     def close(self) -> None:
-        """Wait a little for what is on its way, and take no more."""
+        """Wait a short time for messages on their way, and accept no more."""
         if self._ends_s is None:
             self._ends_s = time.monotonic() + CLOSE_S
         if self._thread is not None and os.getpid() == self._pid:

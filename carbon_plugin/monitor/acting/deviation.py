@@ -69,7 +69,7 @@ class WatchedQuantity:
         return Deviation(ordinary=ordinary, present=median(recent), since_step=self._since_step)
 
     def look(self, value: float, step: int) -> None:
-        """Take in the next value, which is that of the steps up to `step`."""
+        """Add the next value, which is that of the steps up to `step`."""
         ordinary = self.ordinary
         if ordinary is None:
             self._kept.append(value)

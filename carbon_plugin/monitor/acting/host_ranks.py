@@ -1,4 +1,4 @@
-"""Find out what the training threads of a host's ranks do, without a word from them: by the kernel's accounts.
+"""Find out what the training threads of a host's ranks do from the kernel's accounts, without asking them.
 
 Each process looks at its own training thread beside the training, and tells the others of its host in the folder where
 they meet. A rank that is never blocked keeps the others waiting in their collectives.
@@ -26,8 +26,8 @@ _MOST_BYTES = 200
 
 
 class RankState(Struct, frozen=True, kw_only=True):
-    """Holds what one rank tells: its moment of the host's monotonic clock, the last step boundary, and sums since its
-    start, s, of its training thread: on a CPU, ready to run without one, and waiting for data.
+    """Holds what one rank reports: the time by the host's monotonic clock, the last step boundary, and sums of its
+    training thread since its start, s: running on a CPU, being ready to run without one, and waiting for data.
     """
 
     rank: int
@@ -53,7 +53,7 @@ class TrainingThread:
         self._file = f"/proc/self/task/{threading.get_native_id()}/schedstat"
 
     def times(self) -> ThreadTimes | None:
-        """Return the sums since the thread began, or None on a system that does not tell them."""
+        """Return the sums since the thread began, or None on a system that does not provide them."""
         try:
             file = os.open(self._file, os.O_RDONLY)
             try:
@@ -65,7 +65,7 @@ class TrainingThread:
         return ThreadTimes(int(cpu_ns) / _NS, int(delay_ns) / _NS)
 
     def state(self, rank: int, clock: TrainingClock) -> RankState | None:
-        """Return what this rank tells now."""
+        """Return what this rank reports now."""
         times, mark = self.times(), clock.mark
         if times is None:
             return None
@@ -81,13 +81,13 @@ class TrainingThread:
 
 
 class HostRanks:
-    """Makes shares of the time out of what the ranks of a host tell, as differences between two looks."""
+    """Computes shares of the time from the reports of a host's ranks, as differences between two looks."""
 
     def __init__(self) -> None:
         self._before: dict[int, RankState] = {}
 
     def look(self, told: Sequence[bytes], step_time_s: float) -> Mapping[int, RankShare]:
-        """Return the shares since the last look, by rank. `told` are the messages of living ranks."""
+        """Return the shares since the last look, by rank. `told` are the reports of living ranks."""
         now: dict[int, RankState] = {}
         for message in told:
             try:

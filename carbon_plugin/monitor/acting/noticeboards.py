@@ -1,4 +1,4 @@
-"""Hold what ranks of a run tell each other to agree on a stop or a pause: proposals, acknowledgements and decisions.
+"""Hold the messages by which ranks of a run agree on a stop or a pause: proposals, acknowledgements and decisions.
 
 A board is a place that all ranks can reach: a folder of the run directory, or the store of torch.distributed where the
 nodes share no directory. It keeps one promise: a decision is written once, and everybody reads the same one.
@@ -31,7 +31,7 @@ MOST_MISSING = 9
 
 
 class Posted(NamedTuple):
-    """Holds a proposal as it is on a board: its number there, and its content, which the board does not read."""
+    """Holds a proposal as it is on a board: its number there, and its content, which the board does not interpret."""
 
     number: int
     content: bytes
@@ -58,15 +58,17 @@ class Noticeboard(Protocol):
         ...
 
     def missing(self, number: int, ranks: Sequence[int]) -> tuple[int, ...]:
-        """Return which of the ranks have not acknowledged a proposal, some of them where they are many."""
+        """Return ranks that have not acknowledged a proposal, or some of them where there are many."""
         ...
 
     def decision(self, number: int) -> bytes | None:
-        """Return what was decided about a proposal, or None."""
+        """Return the decision about a proposal, or None."""
         ...
 
     def decide(self, number: int, wanted: bytes, within_s: float) -> bytes | None:
-        """Write a decision unless there is one, and return the one that is there. It may take so many seconds."""
+        """Write a decision unless there is one, and return the one that is there. This may take up to the given
+        seconds.
+        """
         ...
 
     def close(self, *, removes: bool) -> None:
@@ -201,7 +203,7 @@ class StoreBoard:
         self._ask(ask)
 
     def missing(self, number: int, ranks: Sequence[int]) -> tuple[int, ...]:
-        """Return some of the ranks that have not acknowledged, none of them once all are counted."""
+        """Return some of the ranks that have not acknowledged, or none once all are counted."""
 
         def ask(store: Any) -> tuple[int, ...]:
             if store.add(self._key(number, "ranks"), 0) >= len(ranks):
@@ -213,7 +215,7 @@ class StoreBoard:
         return self._ask(ask)
 
     def decision(self, number: int) -> bytes | None:
-        """Return what was decided about a proposal, or None."""
+        """Return the decision about a proposal, or None."""
 
         def ask(store: Any) -> bytes | None:
             key = self._key(number, "decision")
@@ -233,7 +235,7 @@ class StoreBoard:
             self._thread = None
 
     def _find_missing(self, store: Any, number: int, ranks: Sequence[int], found: list[int]) -> None:
-        """Halve the ranks until those without a key are alone: `check` says only whether all keys are there."""
+        """Halve the ranks until those without a key are alone, because `check` says only whether all keys are there."""
         if len(found) >= MOST_MISSING or store.check([self._key(number, "rank", rank) for rank in ranks]):
             return
         if len(ranks) == 1:

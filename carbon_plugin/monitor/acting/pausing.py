@@ -34,8 +34,8 @@ NO_PAUSE = 0.0
 
 
 class RestOfRun(Struct, frozen=True, kw_only=True):
-    """Says what the rest of a run takes: time, power of its machines while it trains and while it idles, W, PUE, and
-    the manufacture that is charged a second, kg.
+    """Says what the rest of a run takes: time, power of its machines in training and in idling, W, PUE, and the
+    embodied carbon that is charged a second, kg.
     """
 
     remaining_s: float
@@ -53,7 +53,7 @@ class _Pause(Struct, frozen=True, kw_only=True):
 
 
 class PausePlan(Struct, frozen=True, kw_only=True):
-    """Describes a pause that saves carbon: until when, and how much the rest of the run emits less with all of its
+    """Describes a pause that saves carbon: its end, and by how much the rest of the run emits less with all of its
     pauses.
     """
 
@@ -64,7 +64,7 @@ class PausePlan(Struct, frozen=True, kw_only=True):
 def pause_of(
     forecast: str, rest: RestOfRun, *, now_unix_s: float, above_g_per_kwh: float, most_s: float
 ) -> PausePlan | None:
-    """Return the pause that begins now, as `worth_pausing` does, by a file of intensity for the hours to come."""
+    """Return the pause that begins now, as `worth_pausing` does, with a file of intensity for the hours to come."""
     from carbon_plugin.footprint.series.file import load_trace
 
     trace = load_trace(forecast)
@@ -170,7 +170,7 @@ class PauseAgreement:
 
 
 def _wait_for(happened: Callable[[], bool], within_s: float) -> bool:
-    """Ask again and again for at most this many seconds, and return whether it has happened."""
+    """Ask again and again for at most this many seconds, and return whether the condition has become true."""
     end_s = time.monotonic() + within_s
     while not happened():
         if time.monotonic() > end_s:
@@ -180,7 +180,7 @@ def _wait_for(happened: Callable[[], bool], within_s: float) -> bool:
 
 
 def sleep_for(within_s: float) -> None:
-    """Sleep for so many seconds by the monotonic clock."""
+    """Sleep for this many seconds by the monotonic clock."""
     end_s = time.monotonic() + within_s
     while (left_s := end_s - time.monotonic()) > 0:
         time.sleep(min(left_s, MOST_SLEEP_S))

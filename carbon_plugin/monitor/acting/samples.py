@@ -15,8 +15,8 @@ PAUSING = ("evaluation", "checkpoint")
 
 
 class RankShare(Struct, frozen=True, kw_only=True):
-    """Says what the training thread of a rank did, as shares of the time: it ran on a CPU, it was ready to run and had
-    none, it waited for data. What remains of the time it was blocked, for instance in a collective.
+    """Says what the training thread of a rank did, as shares of the time: it ran on a CPU, it was ready to run without
+    one, or it waited for data. For the rest of the time it was blocked, for instance in a collective.
 
     `behind_steps` is by how many steps its last step boundary is behind those of the other ranks of its host.
     """
@@ -28,13 +28,13 @@ class RankShare(Struct, frozen=True, kw_only=True):
 
     @property
     def own(self) -> float:
-        """Return the share in which it was not blocked, so that other ranks may have waited for it."""
+        """Return the share in which the thread was not blocked, so that other ranks may have waited for it."""
         return self.busy + self.delayed + self.data
 
 
 class TrainingSample(Struct, frozen=True, kw_only=True):
-    """Describes a stretch of training between step boundaries: the last step, s a step, s of waiting for data a step,
-    the mean power of each GPU of the node by key, W, and what the ranks of the host did.
+    """Describes a stretch of training between step boundaries: the last step, the step time and the wait for data a
+    step, s, the mean power of each GPU of the node by key, W, and what the ranks of the host did.
     """
 
     step: int
@@ -64,7 +64,7 @@ class Cycle(Struct, frozen=True, kw_only=True):
 
 
 class Samples:
-    """Takes in the records of a ledger as they are written. Only the monitor thread uses it."""
+    """Makes samples from the records of a ledger as they are written. Only the monitor thread uses it."""
 
     def __init__(self) -> None:
         self._gpus: set[str] = set()
@@ -77,7 +77,7 @@ class Samples:
         self._cycles: list[Cycle] = []
 
     def hear(self, record: Record) -> None:
-        """Take in the next record."""
+        """Add the next record."""
         if isinstance(record, Manifest):
             self._gpus = {device.key for device in record.devices if device.rung == "gpu"}
         elif isinstance(record, Span) and not record.short:
@@ -145,7 +145,7 @@ class Samples:
 
 
 def middle(samples: Sequence[TrainingSample]) -> TrainingSample:
-    """Return the sample of medians of several samples, of which there is at least one."""
+    """Return the sample that consists of the medians of several samples, of which there is at least one."""
     powers = {key for sample in samples for key in sample.power_w}
     ranks = {rank for sample in samples for rank in sample.ranks}
     return TrainingSample(

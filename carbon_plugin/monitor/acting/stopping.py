@@ -37,7 +37,7 @@ MOST_NAMED = 8
 
 
 def steps_ahead(step_time_s: float, look_every_s: float, tries: int) -> int:
-    """Return how many steps ahead a proposal is to be, so that all ranks have time to see it and its decision.
+    """Return how many steps ahead a proposal must lie, so that all ranks have time to see it and its decision.
 
     Each rank looks at least once in `look_every_s` seconds. The time doubles with each try that came to nothing.
     """
@@ -182,8 +182,9 @@ class StopAgreement:
             self._decide(opened, STOP, unreachable=None)
 
     def withdraw(self) -> bool:
-        """Take the acknowledgement back, because this rank cannot look any more, and return whether that is too late:
-        whether all have agreed to stop."""
+        """Take the acknowledgement back, because this rank cannot look any more. Return whether that is too late,
+        because all ranks have agreed to stop.
+        """
         opened = self._open
         if opened is not None:
             self._decide(opened, GO_ON, unreachable=self._acknowledged)
@@ -195,7 +196,7 @@ class StopAgreement:
             board.close(removes=self._rank == 0)
 
     def _see(self, proposal: Proposal, number: int, board: Noticeboard) -> None:
-        """Take a proposal unless it is an old one, and acknowledge it unless this rank cannot stop there."""
+        """Take a new proposal, and acknowledge it unless this rank cannot stop there. An old proposal is ignored."""
         if proposal.turn <= self._turn:
             return
         self._turn = proposal.turn
@@ -263,7 +264,7 @@ def _proposal_of(posted: Posted) -> Proposal:
 
 
 class StopRequest(Struct, frozen=True, kw_only=True):
-    """Holds what rank 0 says about a wish to stop: an event kind and a sentence."""
+    """Holds a message of rank 0 about a request to stop: an event kind and a sentence."""
 
     kind: str
     message: str
@@ -271,7 +272,7 @@ class StopRequest(Struct, frozen=True, kw_only=True):
 
 
 class Stopper:
-    """On rank 0, follows a wish to stop until all ranks have agreed. Only the monitor thread uses it.
+    """Follows, on rank 0, a request to stop until all ranks have agreed. Only the monitor thread uses it.
 
     `look_every_s` is the longest time between two looks of a rank. `say` takes each `StopRequest` for the record.
     """

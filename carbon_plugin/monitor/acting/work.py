@@ -98,7 +98,7 @@ class ActingWork:
         return LOOK_S if self.stop is not None and self.stop.is_open else None
 
     def hear(self, record: Record) -> None:
-        """Take in a record of this node's ledger."""
+        """Add a record of this node's ledger."""
         if self._alerting is not None:
             self._samples.hear(record)
 
@@ -176,7 +176,7 @@ class ActingWork:
             self._raise(alerting.judge([*suspects, *elsewhere], node.context.prediction), tell)
 
     def _raise(self, found: list[News], tell: Tell) -> None:
-        """Record, log and deliver what was found. Other ranks than 0 leave the alerts of the run to it."""
+        """Record, log and deliver what was found. Ranks other than 0 leave the alerts of the run to rank 0."""
         if self._job.ranks.rank != 0:
             return
         for one in found:
@@ -254,7 +254,7 @@ def _webhook(address: str, job: WatchedJob, run: dict[str, str]) -> Webhook:
 
 
 def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:
-    """Return what the rest of the run takes, or None where its length, its carbon or its idle power is not known."""
+    """Return what the rest of the run takes, or None where its length, its carbon or its idle power is unknown."""
     remaining, view, spec = projected.remaining, projected.view, node.context.effective.spec
     if remaining is None or remaining.time_s <= 0 or not projected.measured or spec is None:
         return None

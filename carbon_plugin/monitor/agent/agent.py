@@ -26,7 +26,7 @@ class NodeAgent:
         self._shown: dict[Path, str] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Show all there is until `stop` is set. Meters that integrate power are read more often."""
+        """Show devices and runs until `stop` is set. Meters that integrate power are read more often."""
         due_s = time.monotonic()
         while not stop.is_set():
             if time.monotonic() >= due_s:
@@ -39,7 +39,7 @@ class NodeAgent:
             stop.wait(left_s if poll_s is None else min(left_s, poll_s))
 
     def tick(self) -> None:
-        """Read the meters and what is new in the ledgers, and show it."""
+        """Read the meters and the new records of the ledgers, and show them."""
         self._exposition.show_devices(self._devices.hostname, self._devices.read())
         for directory in run_directories(self._places):
             if directory not in self._runs:

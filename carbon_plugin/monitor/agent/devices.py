@@ -54,8 +54,9 @@ class NodeDevices:
         return self._meters.host.key
 
     def read(self) -> tuple[DeviceFigures, ...]:
-        """Return what each device has used since the agent began, and its power now. A device that tells nothing is
-        left out."""
+        """Return the energy that each device has used since the agent began, and its power now. A device without
+        readings is left out.
+        """
         readings = {reading.key: reading for reading in self._meters.read()}
         found = []
         for device in self._meters.devices:
@@ -81,7 +82,7 @@ class NodeDevices:
         self._meters.close()
 
     def _mean_power_w(self, reading: Reading) -> float:
-        """Return the mean power since the reading before, for a device that tells no power."""
+        """Return the mean power since the reading before, for a device that tells no power itself."""
         before = self._before.get(reading.key)
         if before is None or before.energy_j is None or reading.energy_j is None:
             return 0.0

@@ -73,7 +73,7 @@ class NodeRun:
         return time.monotonic() - self._grew_s
 
     def poll(self) -> None:
-        """Read what is new."""
+        """Read the records that are new."""
         with contextlib.suppress(LedgerError):
             for path in ledger_files(self.run_dir):
                 if path.name not in self._mine:
@@ -89,8 +89,9 @@ class NodeRun:
             self._grew_s = time.monotonic() - max(0.0, age_s)
 
     def row(self) -> Row | None:
-        """Return the figures of the run, or those of its devices only where this node has not the ledger of rank 0.
-        None stands for a run whose ledgers are not read to their end yet."""
+        """Return the figures of the run, or those of its devices only where this node does not have the ledger of rank
+        0. Return None for a run whose ledgers are not read to their end yet.
+        """
         mine = without_copies(self._own_files())
         if not mine or not self._follower.caught_up:
             return None
@@ -165,7 +166,7 @@ def _is_recent(run_dir: Path) -> bool:
 
 
 def _metrics(totals: RunTotals, newest: FileTotals, manifest: Manifest) -> dict[str, float]:
-    """Return the figures of the whole run: what is spent, from the ledgers, and what rank 0 has projected last."""
+    """Return the figures of the whole run: the spent amounts from the ledgers, and the last projection of rank 0."""
     spent = outlook(totals, None, stated_factors(manifest.factors)).spent
     projection = newest.projection
     energy_j = projection.energy if projection is not None else None
@@ -194,7 +195,9 @@ def _predicted_step_time_s(manifest: Manifest) -> float | None:
 
 
 def _devices(files: Mapping[str, FileTotals], totals: RunTotals, *, powered: bool) -> tuple[DeviceFigures, ...]:
-    """Return what each device of this node has used for the run, over all attempts, each moment once."""
+    """Return the energy that each device of this node has used for the run over all attempts, with each moment counted
+    once.
+    """
     latest: dict[str, DeviceFigures] = {}
     for _, file in sorted(files.items(), key=lambda item: item[1].times.started_s):
         for device in devices_of(file):

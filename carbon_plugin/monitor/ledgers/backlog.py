@@ -44,14 +44,14 @@ class Backlog:
         return sum(record.duration_s for record in self._records if isinstance(record, Window))
 
     def add(self, record: Record) -> None:
-        """Append a record behind the others."""
+        """Append a record to the waiting ones."""
         self._records.append(record)
         if len(self._records) > self._limit:
             self._records = deque(thinned(self._records))
             self._limit = max(self._most, 2 * len(self._records))  # else records that cannot be joined cost a pass each
 
     def first(self) -> Record:
-        """Return the next record, numbered as it is to be written."""
+        """Return the next record with the number under which it will be written."""
         record = self._records[0]
         if isinstance(record, Window):
             return replace(record, index=self.windows)

@@ -1,4 +1,4 @@
-"""Follow the times of one ledger, as its records and this process's clock tell them."""
+"""Follow the times of one ledger from its records and this process's clock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class FileTimes:
         self.end_s = max(self.end_s, at_unix_s)
 
     def timed(self, name: str, manifest: Manifest | None) -> TimedFile:
-        """Return what the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
+        """Return the facts of the file with this name by which clocks are compared, as `ledger.held.outline` finds them
+        in the file.
+        """
         until_s = self._windows_until_s if self._trained_until_s is None else self._trained_until_s
         return TimedFile(
             name=name,

@@ -88,11 +88,13 @@ class FileTotals:
 
     @property
     def place(self) -> Place:
-        """Return the host and the node whose clock gave the times of the file."""
+        """Return the host and the node whose clock labelled the file."""
         return (self.manifest.host_key, self.manifest.node) if self.manifest else ("", 0)
 
     def timed(self, name: str) -> TimedFile:
-        """Return what the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
+        """Return the facts of the file with this name by which clocks are compared, as `ledger.held.outline` finds them
+        in the file.
+        """
         return self.times.timed(name, self.manifest)
 
     @property
@@ -158,7 +160,7 @@ class FileTotals:
                 device.start_s, device.end_s = min(device.start_s, window.start_unix_s), max(device.end_s, end_s)
 
     def factors_of(self, window: Window) -> tuple[float | None, float | None]:
-        """Return intensity (g/kWh) and PUE of a window: its own ones, else those that the manifest in force states."""
+        """Return intensity (g/kWh) and PUE of a window: its own, or else those that the manifest in force states."""
         intensity, pue = window.intensity_g_per_kwh, window.pue
         if intensity is not None and pue is not None:
             return intensity, pue

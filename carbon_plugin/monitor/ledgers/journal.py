@@ -100,7 +100,7 @@ class Journal:
             self._in_trouble = False
 
     def _closing(self, close: Close) -> Close:
-        """Return the closing record with the totals of what is in the file, whatever was lost on the way there."""
+        """Return the closing record with the totals of the records in the file, without records that were lost."""
         written = self._written
         return replace(
             close, steps=written.steps, windows=written.windows, energy_j=written.energy_j, sums=written.sums

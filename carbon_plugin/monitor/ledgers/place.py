@@ -43,7 +43,9 @@ class RunPlace:
 
     @property
     def id_is_stated(self) -> bool:
-        """Return whether the user or the environment named the run, so that all nodes know its id without meeting."""
+        """Return whether the user or the environment named the run, so that all nodes know its id without
+        communication.
+        """
         return self._run_id is not None
 
     def open_writer(self, node: int, rank: int | None) -> LedgerWriter:

@@ -72,7 +72,7 @@ def _sizes(paths: list[Path]) -> dict[Path, int]:
 
 
 def _says_so(path: Path) -> bool:
-    """Return whether a ledger holds the event."""
+    """Return whether a ledger holds the event that reports another writer."""
     try:
         with open_ending(path) as file:
             start = file.read(_SEARCHED_BYTES)

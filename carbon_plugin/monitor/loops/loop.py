@@ -125,7 +125,7 @@ class TrainingLoop(MeasuredTraining):
         return _copied, (self.monitor,)
 
     def _hold_nothing(self) -> None:
-        """Set what this object holds of the training to nothing, as before the start."""
+        """Set all references to the training to nothing, as before the start."""
         self._pipeline = self._framework = None
         self._first = None
         self._arriving = None
@@ -243,7 +243,7 @@ class TrainingLoop(MeasuredTraining):
             self.monitor.resume_at(done)
 
     def _arrive(self, done: Arriving, counted: int) -> None:
-        """Take a step count that was copied from a GPU, and add the steps that were done during the copy."""
+        """Take a step count that was copied from a GPU, and add the steps of the time of the copy."""
         number = done.read()
         if number is not None:
             self._arriving = None
@@ -262,7 +262,7 @@ class TrainingLoop(MeasuredTraining):
             self._let_go()
 
     def _let_go(self) -> None:
-        """Keep none of the objects of the training alive, so that a script that has given them up gets their memory."""
+        """Release the objects of the training, so that a script that no longer uses them gets their memory back."""
         self._pipeline = self._framework = None
         self._seen = Watched(model=None, called=None, optimizers=())
 

@@ -1,4 +1,4 @@
-"""Define what a script may ask of the training that it measures, whatever counts the steps."""
+"""Define the methods by which a script asks about the training that it measures, whatever counts the steps."""
 
 from __future__ import annotations
 
