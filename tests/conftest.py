@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -57,6 +59,17 @@ def simulator(name: str) -> Path:
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, f"{name} does not build:\n{built.stdout}\n{built.stderr}"
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a temporary directory of its own, which its jobs inherit.
+
+    Jobs of one host agree there on who meters a GPU, and simulated GPUs of most tests have the same names, so that a
+    test would share their energy with one in another worker or another checkout that runs at the same time.
+    """
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders outlive this process
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="carbon-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
