@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis import settings
 
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from tests.browsing import BROWSER, Opened, open_page
-from tests.launcher.client import Launcher
+from tests.launcher.client import CommandLine, Launcher
 
 # The same examples in every run, so that a red test is the change that was made. `make test-all` runs more of them
 # (thorough), and `make fuzz` looks for new ones (explore).
@@ -44,6 +45,12 @@ TORCH = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.
 """What most jobs import sooner or later: the first optimizer of a process imports the compiler."""
 MONITOR = ("carbon_plugin.monitor.monitor", "carbon_plugin.monitor.measurement", *USED_BY_THE_THREAD)
 """What jobs import that are measured without a framework."""
+COMMANDS = (
+    "carbon_plugin.cli.main", "carbon_plugin.cli.commands.audit", "carbon_plugin.cli.commands.doctor",
+    "carbon_plugin.cli.commands.plan", "carbon_plugin.audit.report.write", "numpy.random", "psutil", "pynvml",
+    "rich.console", "yaml",
+)  # fmt: skip
+"""What a command imports sooner or later, which is most of what it costs."""
 LONGEST_FIRST = (
     "examples", "integrations", "monitor", "meters", "detect", "safety", "fleet", "validate", "repository", "calibrate",
     "cli", "plan/scaling", "audit/report", "deploy",
@@ -181,6 +188,17 @@ def monitor_launcher() -> Iterator[Launcher]:
     """Start a process that imports the monitor, but not torch, and then forks jobs."""
     launcher = Launcher(MONITOR)
     yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="session")
+def command_line() -> Iterator[CommandLine]:
+    """Run `carbon-plugin` in a process that is forked from one that has imported it: `command_line("plan", spec)`.
+
+    A test of what a command imports, or when, needs an interpreter of its own.
+    """
+    launcher = Launcher(COMMANDS)
+    yield partial(launcher.run, Path(sys.executable).with_name("carbon-plugin"))
     launcher.close()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from carbon_plugin.spec.loading import load_run_spec
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SPECS = sorted((EXAMPLES / "specs").glob("*.yaml"))
 DEMOS = sorted((EXAMPLES / "demo").glob("*.yaml"))
-CARBON_PLUGIN = Path(sys.executable).with_name("carbon-plugin")
 
 PROFILE = """
 name: this-machine
@@ -77,8 +74,8 @@ def test_spec_loads_under_the_name_of_its_file(path):
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_spec_is_planned_and_fits(path):
-    done = subprocess.run([CARBON_PLUGIN, "plan", path, "--json"], capture_output=True, text=True, check=False)
+def test_spec_is_planned_and_fits(path, command_line):
+    done = command_line("plan", path, "--json")
 
     assert done.returncode == 0, done.stderr
     forecast = json.loads(done.stdout)
@@ -89,9 +86,8 @@ def test_spec_is_planned_and_fits(path):
 
 
 @pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
-def test_demo_spec_is_planned_on_a_probed_machine(path, machine):
-    command = [CARBON_PLUGIN, "plan", path, "--profiles", machine, "--steps", "80", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_demo_spec_is_planned_on_a_probed_machine(path, machine, command_line):
+    done = command_line("plan", path, "--profiles", machine, "--steps", "80", "--json")
 
     assert done.returncode == 0, done.stderr
     forecast = json.loads(done.stdout)
@@ -99,10 +95,9 @@ def test_demo_spec_is_planned_on_a_probed_machine(path, machine):
     assert forecast["spec"]["cluster"]["accelerator"]["name"] == "this-machine"
 
 
-def test_the_gpu_demo_can_be_fitted_to_a_single_device(machine):
+def test_the_gpu_demo_can_be_fitted_to_a_single_device(machine, command_line):
     flags = ["--devices-per-node=1", "--dp-shard=1", "--global-batch-size=8", "--precision=fp32"]
-    command = [CARBON_PLUGIN, "plan", EXAMPLES / "demo" / "gpu.yaml", "--profiles", machine, *flags, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command_line("plan", EXAMPLES / "demo" / "gpu.yaml", "--profiles", machine, *flags, "--json")
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["spec"]["layout"]["dp_shard"] == 1

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+"""Runs `carbon-plugin` with its arguments, in a forked process: the fixture `command_line`."""
 FORKED = Path(__file__).with_name("forked.py")
 TIMEOUT_S = 240
 

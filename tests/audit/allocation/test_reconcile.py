@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
+from tests.launcher.client import CommandLine
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
 HOUR_S = 3600.0
@@ -243,25 +242,23 @@ def test_allocated_time_that_is_in_the_totals_as_idle_is_not_said_to_be_in_no_to
     assert "observed by no ledger; modelled as idle they add" not in text
 
 
-def test_a_pod_that_was_never_scheduled_is_no_gpu_hours_and_no_error(run_dir: Path, tmp_path: Path) -> None:
+def test_a_pod_that_was_never_scheduled_is_no_gpu_hours_and_no_error(
+    run_dir: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
     pending = Path(__file__).parent / "data" / "scheduler" / "pending.json"
-    command = [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", "audit", str(run_dir)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path), "--kubernetes", str(pending)], capture_output=True, text=True, check=False
-    )
+    done = command_line("audit", run_dir, "--out", tmp_path, "--kubernetes", pending)
 
     assert done.returncode == 0, done.stderr
     assert "0 GPU-hours were allocated (Kubernetes, pending.json)" in done.stdout.replace("\n", " ")
 
 
-def test_the_command_takes_one_schedulers_account(run_dir: Path, tmp_path: Path) -> None:
+def test_the_command_takes_one_schedulers_account(run_dir: Path, tmp_path: Path, command_line: CommandLine) -> None:
     pods = {"items": [pod("train-0", scheduled_s=0, finished_s=7200, gpus=8)]}
     (tmp_path / "pods.json").write_text(json.dumps(pods))
-    command = [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", "audit", str(run_dir)]
-    command += ["--kubernetes", str(tmp_path / "pods.json")]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    account = ("--kubernetes", tmp_path / "pods.json")
+    done = command_line("audit", run_dir, *account, "--json")
     assert json.loads(done.stdout)["reconciliation"]["allocated_device_s"] == 16 * HOUR_S
-    refused = subprocess.run([*command, "--sacct", "jobs"], capture_output=True, text=True, check=False)
+    refused = command_line("audit", run_dir, *account, "--sacct", "jobs")
     assert refused.returncode != 0
     assert "one scheduler's account at a time" in refused.stderr
 

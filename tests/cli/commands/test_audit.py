@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from carbon_plugin.ledger.reader import read_ledger
+from tests.launcher.client import CommandLine
 from tests.ledger.builder import Job
 
 
-def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", "audit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def audit(command_line: CommandLine) -> CommandLine:
+    """Run the command: `audit(run_dir, "--json")`."""
+    return partial(command_line, "audit")
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "demo"
 
 
-def test_summary_is_printed_and_says_where_the_report_is(run_dir: Path) -> None:
+def test_summary_is_printed_and_says_where_the_report_is(audit: CommandLine, run_dir: Path) -> None:
     done = audit(run_dir)
     assert done.returncode == 0, done.stderr
     assert "energy, machines" in done.stdout
@@ -32,14 +33,14 @@ def test_summary_is_printed_and_says_where_the_report_is(run_dir: Path) -> None:
     assert (run_dir / "report.html").exists()
 
 
-def test_json_is_one_document_and_nothing_else(run_dir: Path, tmp_path: Path) -> None:
+def test_json_is_one_document_and_nothing_else(audit: CommandLine, run_dir: Path, tmp_path: Path) -> None:
     done = audit(run_dir, "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["coverage"]["gpus_measured"] == 4
     assert (tmp_path / "out" / "report.json").read_text() == done.stdout
 
 
-def test_verified_run_exits_0_and_tampered_run_1(run_dir: Path) -> None:
+def test_verified_run_exits_0_and_tampered_run_1(audit: CommandLine, run_dir: Path) -> None:
     path = run_dir / "node-0.attempt-1.jsonl"
     done = audit(run_dir, "--verify")
     assert done.returncode == 0, done.stderr
@@ -56,7 +57,7 @@ def test_verified_run_exits_0_and_tampered_run_1(run_dir: Path) -> None:
     assert "not verified: node-0.attempt-1.jsonl: line" in done.stderr
 
 
-def test_anchor_that_does_not_match_exits_1(run_dir: Path) -> None:
+def test_anchor_that_does_not_match_exits_1(audit: CommandLine, run_dir: Path) -> None:
     done = audit(run_dir, "--anchor", "0" * 32)
     assert done.returncode == 1
     assert f"not verified: anchor {'0' * 32} is not in any ledger of this run" in done.stderr
@@ -70,7 +71,7 @@ def test_anchor_that_does_not_match_exits_1(run_dir: Path) -> None:
         ("runs/demo/node-0.attempt-0.jsonl", "cannot be listed: Not a directory"),
     ],
 )
-def test_wrong_directory_is_one_line_and_exit_2(run_dir: Path, place: str, message: str) -> None:
+def test_wrong_directory_is_one_line_and_exit_2(audit: CommandLine, run_dir: Path, place: str, message: str) -> None:
     done = audit(run_dir.parent.parent / place)
     assert done.returncode == 2
     assert message in done.stderr
@@ -78,13 +79,13 @@ def test_wrong_directory_is_one_line_and_exit_2(run_dir: Path, place: str, messa
     assert done.stdout == ""
 
 
-def test_anchor_that_is_no_chain_is_one_line_and_exit_2(run_dir: Path) -> None:
+def test_anchor_that_is_no_chain_is_one_line_and_exit_2(audit: CommandLine, run_dir: Path) -> None:
     done = audit(run_dir, "--anchor", "deadbeef")
     assert done.returncode == 2
     assert "expected 32 hex digits" in done.stderr
 
 
-def test_names_in_a_ledger_cannot_steer_the_terminal(run_dir: Path) -> None:
+def test_names_in_a_ledger_cannot_steer_the_terminal(audit: CommandLine, run_dir: Path) -> None:
     identity = run_dir / "run.json"
     hostile = r"demo\u0007\u0000\u001b]0;owned\u0007\u001b[2J\u202e"
     identity.write_text(identity.read_text().replace('"simulated"', f'"{hostile}"'))
@@ -98,7 +99,7 @@ def test_names_in_a_ledger_cannot_steer_the_terminal(run_dir: Path) -> None:
     assert not [letter for letter in explained if letter != "\n" and not letter.isprintable()]
 
 
-def test_run_that_was_killed_is_audited_and_called_incomplete(run_dir: Path) -> None:
+def test_run_that_was_killed_is_audited_and_called_incomplete(audit: CommandLine, run_dir: Path) -> None:
     path = run_dir / "node-1.attempt-1.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     assert audit(run_dir).returncode == 0
