@@ -178,7 +178,15 @@ def test_what_was_read_has_an_address_and_fewer_numbers_than_before_are_from_mem
     quoted = [row for row in rows if row["quotation"]]
     assert len(quoted) > 180
     assert [row for row in quoted if not row["address"].startswith("https://")] == []
-    assert sum(row["confidence"] == "memory" for row in rows) <= 130  # 333 when the rows were first collected
+    assert sum(row["confidence"] == "memory" for row in rows) <= 101  # 333 when the rows were first collected
+
+
+def test_a_source_of_a_profile_has_one_name() -> None:
+    names: dict[tuple[str, str], set[str]] = {}
+    for row in hardware_tables.read_rows():
+        names.setdefault((row["profile"], row["source"]), set()).add(row["published"])
+
+    assert [place for place, words in names.items() if len(words) > 1] == []
 
 
 def test_the_sources_of_a_profile_are_those_of_its_numbers() -> None:
