@@ -1,4 +1,4 @@
-"""Sub-packages that can be called: `carbon_plugin.audit` is a package, and `carbon_plugin.audit(run_dir)` an audit.
+"""Make sub-packages callable: `carbon_plugin.audit` is a package, and `carbon_plugin.audit(run_dir)` makes an audit.
 
 Python binds a sub-package to its name in the package above as soon as anything in it is imported, so that a function
 of that name would be there only until then. A package that can be called is both at any time.
@@ -15,14 +15,16 @@ from typing import Any
 
 
 class CallablePackage(ModuleType):
-    """A package that passes a call of itself on to the function of the same name in `carbon_plugin.api`."""
+    """A package that passes calls on to the function of the same name in `carbon_plugin.api`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; see `help` of the package for its arguments."""
         return self._function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
-        """Let processes of a pool be given the package as a function: each imports it by its name."""
+        """Return how to import the package by its name, so that it can be passed to processes of a pool as a
+        function.
+        """
         return import_module, (self.__name__,)
 
     @property
@@ -43,7 +45,7 @@ class CallablePackage(ModuleType):
 
 
 def make_callable(name: str) -> None:
-    """Let a sub-package be called as the function of its name. Its `__init__.py` calls this.
+    """Make a sub-package callable as the function of its name. Its `__init__.py` calls this.
 
     Args:
         name: Full name of the sub-package, its `__name__`.

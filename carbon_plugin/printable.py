@@ -1,4 +1,4 @@
-"""Text of others (names of runs, devices and files) made safe to print: no control character reaches a terminal."""
+"""Make texts from outside (names of runs, devices and files) safe to print: no control character reaches a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the same in one line that is short enough for an error."""
+    """Return the text in one line that is short enough for an error."""
     line = printable(_BREAK.sub(" ", text))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 

@@ -56,7 +56,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class FitParameter:
-    """One fitted number, which multiplies a constant of a group of rows.
+    """One parameter of the fit, which multiplies a constant for a group of rows.
 
     `sigma` is the prior's spread of its logarithm around `centre`. `ceiling` is the largest value of the constant
     itself, for a constant that is a share of what physically exists. `robust` gives the prior the soft-L1 loss of the
@@ -157,7 +157,9 @@ def fit(
 
 
 def _soft(error: Floats) -> Floats:
-    """Return the residual whose square is twice the soft-L1 loss of an error: about the error, and its root far out."""
+    """Return the residual whose square is twice the soft-L1 loss of an error. It is about the error itself near 0, and
+    its root far out.
+    """
     return np.asarray(np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
 
 
@@ -190,12 +192,12 @@ def _solver() -> Callable[..., Any]:
 
 
 def _joined(parts: Sequence[Constants]) -> Constants:
-    """Return the constants of several sets of rows, one set below the other."""
+    """Return the constants of several sets of rows, one set after the other."""
     return Constants(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Constants)})
 
 
 def _most(rows: RowArrays, parameter: FitParameter, mask: Mask) -> float:
-    """Return the upper bound of the logarithm of a parameter."""
+    """Return the upper bound of a parameter's logarithm."""
     if parameter.ceiling is None or not np.any(mask):
         return np.inf
     return float(np.log(parameter.ceiling / np.max(getattr(rows.prior, parameter.field)[mask])))

@@ -72,7 +72,7 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
 
 
 class LearnedPower(Struct, frozen=True, kw_only=True):
-    """Holds the power of back-to-back matrix products that the given number of runs shows, in W.
+    """Holds the power of back-to-back matrix products, W, that follows from the given number of runs.
 
     `spread` is one relative standard deviation.
     """
@@ -84,7 +84,7 @@ class LearnedPower(Struct, frozen=True, kw_only=True):
 
 
 class RefusedConstant(Struct, frozen=True, kw_only=True):
-    """Names a constant that the rows do not determine, and the reason."""
+    """Names a constant that the rows do not determine, with the reason."""
 
     name: str
     reason: str

@@ -53,7 +53,7 @@ class BatchWatch:
         return len(self._syncs)
 
     def observed(self) -> dict[str, Observed]:
-        """Return what was seen so far, by field name, which is nothing before the first call."""
+        """Return what was seen so far, by field name. This is nothing before the first call."""
         if self._shape is None:
             return {}
         (micro_batch_size, seq_len), shape = self._shape

@@ -1,4 +1,4 @@
-"""Find the rank of this process in its group, and the GPUs that it uses by the UUID that the driver gives them."""
+"""Find the rank of this process in its group, and the GPUs that it uses by their UUIDs."""
 
 from __future__ import annotations
 

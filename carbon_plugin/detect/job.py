@@ -1,4 +1,4 @@
-"""Define what a reader of live objects may look at, and the form in which it says what it found."""
+"""Define what a reader of live objects may look at, and the form of its findings."""
 
 from __future__ import annotations
 

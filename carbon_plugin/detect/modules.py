@@ -1,4 +1,4 @@
-"""Check the model and the optimizer that a script gives to be watched, when it gives them."""
+"""Check the model and the optimizer that a script hands over to be watched."""
 
 from __future__ import annotations
 

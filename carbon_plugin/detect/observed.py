@@ -1,4 +1,4 @@
-"""Define what detection hands over: values, each with the object that showed it, as plain data without torch."""
+"""Define the results of detection: values, each with the object that showed it, as plain data without torch."""
 
 from __future__ import annotations
 

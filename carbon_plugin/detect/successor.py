@@ -17,7 +17,9 @@ from carbon_plugin.detect.primary import TAKE_OVER
 
 
 def weakly(thing: Any) -> Callable[[], Any]:
-    """Return what gives an object while it lives, and None afterwards; the few that have no such references stay."""
+    """Return a function that returns an object while it lives, and None afterwards. Objects without weak references are
+    kept alive.
+    """
     try:
         return weakref.ref(thing)
     except TypeError:
@@ -25,7 +27,7 @@ def weakly(thing: Any) -> Callable[[], Any]:
 
 
 class StepKind(enum.Enum):
-    """Says what a step of an optimizer is for the run.
+    """Says how a step of an optimizer counts for the run.
 
     `OTHER` is none of its steps, or one that the hook of the optimizer handed over has counted. `COUNTS` is a step, and
     `FIRST` the first one of the optimizer that has taken the place. `IGNORED` is told once: an optimizer has stepped
@@ -76,7 +78,7 @@ class Successor:
         return register_optimizer_step_post_hook(stepped)
 
     def of(self, optimizer: Any) -> StepKind:
-        """Return what the step that this optimizer has just done is for the run."""
+        """Return how the step that this optimizer has just done counts for the run."""
         owner = self._owner()
         if optimizer is owner:  # its own hook has counted
             if self._waiting:

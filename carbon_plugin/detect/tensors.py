@@ -28,7 +28,7 @@ class Example(Struct, frozen=True):
 
 
 class Arriving:
-    """One instance holds a number that is on its way from a device. The training thread never waits for it."""
+    """One instance holds a number that is being copied from a device. The training thread never waits for it."""
 
     def __init__(self, value: torch.Tensor) -> None:
         import torch
@@ -42,7 +42,7 @@ class Arriving:
             self._event.record()
 
     def read(self) -> int | None:
-        """Return the number, or None while it is on its way."""
+        """Return the number, or None while it is still being copied."""
         if self._event is not None and not self._event.query():  # type: ignore[no-untyped-call]
             return None
         return int(self._value)
@@ -125,7 +125,9 @@ def meta(value: Any) -> Any:
 
 
 def _readable(tensor: torch.Tensor) -> bool:
-    """Return whether data can be counted without waiting: real data, in host memory or behind a stream."""
+    """Return whether data can be counted without waiting: it is in host memory or on a GPU, and not in the capture of a
+    CUDA graph.
+    """
     import torch
     from torch.distributed.tensor import DTensor
 

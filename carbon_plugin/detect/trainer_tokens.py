@@ -41,7 +41,7 @@ class TrainerTokens:
             self._in_batches += tokens
 
     def of_step(self, state: Any, trainer: Any) -> int | None:
-        """Return the tokens of the step that ended over all ranks, or None where nothing counts them."""
+        """Return the tokens over all ranks of the step that ended, or None where nothing counts them."""
         in_batches, self._in_batches = self._in_batches, 0
         for (name, shown), owner in zip(_COUNTERS.items(), (state, trainer), strict=True):
             now = getattr(owner, name, None)

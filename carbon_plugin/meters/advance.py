@@ -165,7 +165,7 @@ def _back(track: Track, sample: Sample, back_j: float, traits: Traits) -> Step:
 
 
 def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: str) -> Step:
-    """Return the step for a counter that does not show what was drawn.
+    """Return the step for a counter that does not show the energy that was drawn.
 
     Counting goes on from this sample, and the stretch is estimated as power times time. After a reset, the value of the
     counter was drawn since then, so that it bounds the range from above if it is possible at all. Without a power
@@ -190,7 +190,7 @@ def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: 
 
 
 def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step:
-    """Return the step with what was counted compared with power times time.
+    """Return the step after a comparison of the counted energy with power times time.
 
     Where the two clearly contradict each other, the range covers both and the step says so.
     """

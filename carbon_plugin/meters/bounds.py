@@ -1,4 +1,4 @@
-"""Say what a device can physically draw, and decide by it whether a power or an energy is possible."""
+"""Define what a device can physically draw, and decide with it whether a power or an energy is possible."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class _Standing(Struct, frozen=True, kw_only=True):
 
 
 class ReadingGate:
-    """One gate admits readings of devices whose `bounds` it knows by key.
+    """One gate admits readings of devices. It knows the `bounds` of each device by key.
 
     `peers` names the group of devices that work alike to which a device belongs. `models` gives the power of a device
     for which something else than its past tells it. A gate is not thread-safe.
@@ -78,8 +78,8 @@ class ReadingGate:
         return admitted
 
     def estimate(self, key: str) -> Range | None:
-        """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
-        it.
+        """Return the power of a device, with its range, in a time before its first reading, or None if nothing is known
+        about it.
         """
         known = self._standing.get(key)
         return None if known is None else self._estimate(key, known.power_w, known.powers_w, {})
@@ -225,7 +225,7 @@ class ReadingGate:
 
 
 def _opened(reading: Reading, *, finite: bool) -> _Standing:
-    """Return what a first reading tells: where counting begins, and nothing about a stretch of time."""
+    """Return the content of a first reading: where counting begins, and nothing about a stretch of time."""
     start = reading.energy if reading.energy is not None and finite else _NOTHING
     return _Standing(
         opened_s=reading.monotonic_s,

@@ -14,7 +14,7 @@ from carbon_plugin.spec.numbers.range import Range
 
 
 def split_source(share: HostShare) -> ShareSource:
-    """Return how measured energy of the host is split.
+    """Return the rule by which measured energy of the host is split.
 
     It is split by CPU time where the job's can be told, else by what the job has reserved.
     """

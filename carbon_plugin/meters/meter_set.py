@@ -149,11 +149,11 @@ class MeterSet:
         return self.gpus.estimate(key) or self._gate.estimate(key)
 
     def contexts(self) -> dict[str, GpuContext]:
-        """Return what holds each of the job's GPUs back now, by device key, with a few driver calls a GPU."""
+        """Return what limits each of the job's GPUs now, by device key, with a few driver calls a GPU."""
         return self.gpus.contexts()
 
     def context_changes(self) -> list[ContextChange]:
-        """Return what is new about power limits, clocks and throttling of the job's GPUs since the last call."""
+        """Return the changes of power limits, clocks and throttling of the job's GPUs since the last call."""
         return self._context.news(self.contexts())
 
     @property

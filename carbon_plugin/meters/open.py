@@ -232,7 +232,7 @@ def _modelled(opening: _Opening, plan: HostPlan) -> list[ModelledPart]:
 def _unread(
     gpus: GpuMeters, thought: UnreadGpus | None, environ: Mapping[str, str], *, in_container: bool
 ) -> UnreadGpus | None:
-    """Return the GPUs that no meter reads, None where nothing shows any.
+    """Return the GPUs that no meter reads, or None where nothing indicates any.
 
     Environment variables count only where no driver answers, since they may name GPUs that are metered.
     """
@@ -246,7 +246,7 @@ def _unread(
 
 
 def _silent(gpus: GpuMeters, unread: UnreadGpus | None, environ: Mapping[str, str]) -> Unavailable | None:
-    """Return the problem of a driver that is there where nothing tells of its GPUs, else None."""
+    """Return the problem of a driver that is present while nothing tells of its GPUs, or None."""
     if gpus.answers or unread is not None:
         return None
     return next((problem for problem in gpus.problems if shows_driver(problem, environ)), None)

@@ -1,4 +1,4 @@
-"""Define what every meter answers, whatever it reads: its devices, how well it reads them, and their energy so far."""
+"""Define what every meter provides, whatever it reads: its devices, its accuracy, and their energy so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Define what is remembered of one device between two samples of its counter and its power, and what a sample tells.
+"""Define what is remembered about a device between two samples of its counter and its power, and what a sample
+contains.
 
 `meters.advance` computes the energy from them.
 """

@@ -169,7 +169,7 @@ class CarbonMonitor:
             self._measurement.observe(detected, uuids)
 
     def resume_at(self, step: int) -> None:
-        """Set the step of the run after a checkpoint was loaded, whatever this process has counted before."""
+        """Set the step of the run after a checkpoint was loaded, whatever number of steps this process has counted."""
         counted, measurement = self.counted, self._measurement
         self._base_step = step - counted
         if measurement is not None:
@@ -194,7 +194,7 @@ class CarbonMonitor:
 
     @property
     def quiet(self) -> bool:
-        """Return whether nothing is to be said at the start and the end."""
+        """Return whether the monitor prints nothing at the start and the end."""
         return self._settings is None or self._settings.quiet
 
     @property
@@ -265,7 +265,7 @@ class CarbonMonitor:
         self._guard.fail(part, error)
 
     def note(self, kind: str, sentence: str) -> None:
-        """Write an event into the ledger: something that a reader of the numbers must know."""
+        """Write an event into the ledger that a reader of the numbers must know."""
         if self._measurement is not None:
             self._measurement.work.note(kind, sentence)
 
@@ -323,7 +323,7 @@ class CarbonMonitor:
         measurement.start(training.enter_again)
 
     def _planned_pause(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> PausePlan | None:
-        """Return the pause that saves carbon, as rank 0 knows it. The other ranks know of none."""
+        """Return the pause that saves carbon. Only rank 0 knows it; other ranks return None."""
         measurement = self._measurement
         if not self.active or measurement is None or measurement.place.rank != 0 or measurement.work.rest is None:
             return None
@@ -360,7 +360,7 @@ class CarbonMonitor:
         }
 
     def _count_by(self, clock: TrainingClock | None) -> None:
-        """Let the clock count from now on, or nothing, where it is None."""
+        """Let this clock count from now on. Without a clock (None) nothing is counted."""
         before, self._counting = self._counting, clock
         if before is not None:
             before.leave()

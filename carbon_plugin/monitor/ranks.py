@@ -21,7 +21,7 @@ class Ranks(Struct, frozen=True, kw_only=True):
 
 
 def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
-    """Return the ranks that torchrun, srun or mpirun set, or those of a single process where nobody did.
+    """Return the ranks that torchrun, srun or mpirun set, or those of a single process where none of them did.
 
     A variable that is no number counts as absent, because a broken environment must not stop a training.
     """

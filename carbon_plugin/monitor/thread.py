@@ -65,7 +65,7 @@ class Body(Protocol):
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Return the longest wait that the meters allow, s, or None for any."""
+        """Return the longest wait that the meters allow, s, or None if any wait is allowed."""
         ...
 
     def open(self) -> None:
@@ -73,7 +73,7 @@ class Body(Protocol):
         ...
 
     def tick(self, *, due: bool) -> None:
-        """Do the work of one wake-up. `due` is False when only the meters must be read."""
+        """Do the work of one wake-up. `due` is False when only the meters are to be read."""
         ...
 
     def close(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Know the trainings that this process measures, so that a new one ends those that it replaces and the end of the
+"""Keep the list of trainings that this process measures. A new training ends those that it replaces, and the end of the
 program ends the rest.
 
 A forked child measures none of them.
@@ -90,7 +90,7 @@ class Training:
 
 
 def any_measured() -> bool:
-    """Return whether this process measures a training now."""
+    """Return whether this process measures a training at present."""
     return bool(_measured)
 
 

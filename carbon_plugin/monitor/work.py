@@ -115,7 +115,7 @@ class MonitorWork:
 
     @property
     def rest(self) -> RestOfRun | None:
-        """Return what the rest of the run takes, where rank 0 knows it."""
+        """Return what the rest of the run takes, if rank 0 knows it."""
         return self._acting.rest if self._acting is not None else None
 
     def open(self) -> None:
@@ -231,7 +231,7 @@ class MonitorWork:
         )
 
     def _say_opening(self, node: NodeWork, run: RunWork) -> None:
-        """Say the opening line as soon as it is clear which process meters what."""
+        """Print the opening line as soon as it is decided which process meters what."""
         if node.decided:
             self._job.guard.run("opening line", lambda: run.say_opening(node.context, node.recording), None)
 

@@ -126,7 +126,7 @@ class SearchAnswer(NamedTuple):
 
 
 class _Obstacle(NamedTuple):
-    """One instance says why a cluster has no option; `least_time_s` is set where only the deadline was in the way."""
+    """One instance says why a cluster has no option. `least_time_s` is set where only the deadline was too short."""
 
     variant: RunSpec
     reason: str
@@ -310,7 +310,7 @@ def _too_late(variant: RunSpec, found: FoundLayouts, fastest: Forecast, question
 
 
 def _nothing(question: Question, obstacles: list[_Obstacle], seed: int, overrun: Planned) -> InfeasibleLayoutError:
-    """Return the error where no cluster is left. It says what is in the way on the cluster that comes nearest."""
+    """Return the error where no cluster is left. It names the obstacle on the cluster that comes nearest."""
     late = [(one.least_time_s, one) for one in obstacles if one.least_time_s is not None]
     if late:
         least, nearest = min(late, key=lambda pair: pair[0])
@@ -324,7 +324,7 @@ def _nothing(question: Question, obstacles: list[_Obstacle], seed: int, overrun:
 
 
 def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int, overrun: Planned) -> str:
-    """Return in words what would meet the deadline."""
+    """Return in words what would help to meet the deadline."""
     limit, later = (
         question.deadline_s or math.inf,
         f"a deadline of {days_phrase(math.ceil(least_s / SECONDS_PER_DAY * 100) / 100, 8)}",

@@ -163,7 +163,7 @@ def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, fact
 
 
 def _chosen(spec: RunSpec, layout: ParallelLayout) -> list[Assumption]:
-    """Return the fields that the search sets although it does not choose them."""
+    """Return the fields that the search sets without having chosen them."""
     if layout.tp == 1 or "sequence_parallel" in spec.layout_held:
         return []
     why = "the search runs it with every tensor parallelism, as large frameworks do"

@@ -191,7 +191,7 @@ def _evaluation_share(prediction: StepPrediction, losses: Losses) -> float:
 def _course(
     spec: RunSpec, prediction: StepPrediction, losses: Losses, size: float
 ) -> tuple[dict[str, float], ExpectedLosses]:
-    """Return the parts of the run in seconds, and the expected events."""
+    """Return the parts of the run, s, and the expected events."""
     steps = spec.training.total_steps
     training_s = steps * prediction.step_time_s.value
     evaluation_s = training_s * _evaluation_share(prediction, losses)

@@ -1,5 +1,5 @@
-"""Find what a run loses time to: what its spec states of failures, checkpoints, start-up and evaluation, else what is
-assumed, with source and range.
+"""Find what a run loses time to: the stated values on failures, checkpoints, start-up and evaluation, or else assumed
+ones with source and range.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ MAX_CALLS = 200
 
 
 class Link(NamedTuple):
-    """Holds the bytes/s of a rank on the wire, and seconds that an all-reduce of nothing takes per doubling of
-    ranks.
-    """
+    """Holds the bytes/s of a rank on the wire, and the seconds that an empty all-reduce takes per doubling of ranks."""
 
     bandwidth_bytes_per_s: float
     latency_s: float

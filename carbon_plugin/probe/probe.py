@@ -168,7 +168,7 @@ def _barrier(backend: str | None) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """Return at once: a single process on a CPU has nobody to wait for."""
+    """Return at once, because a single process on a CPU has nobody to wait for."""
 
 
 def _gather(own: Measurements, ranks: int) -> list[Measurements]:

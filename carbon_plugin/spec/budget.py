@@ -121,7 +121,7 @@ class Amounts(Struct, frozen=True, kw_only=True):
 
 
 class BudgetLine(Struct, frozen=True, kw_only=True):
-    """One limit beside the amount that is compared with it. `projected` says that it is that of the whole run.
+    """One limit beside the amount that is compared with it. `projected` says that the amount is that of the whole run.
 
     `used` and `share` are None where the amount is not known.
     """
@@ -156,7 +156,7 @@ def _in_words(quantity: Quantity, value: float, limit: float) -> str:
 
 
 class BudgetState(Struct, frozen=True, kw_only=True):
-    """Holds how a run stands against its budget at a step.
+    """Holds how a run compares with its budget at a step.
 
     `measured` says that the projection rests on measured rates, or that nothing was projected and what is spent counts.
     """
@@ -184,8 +184,8 @@ class BudgetState(Struct, frozen=True, kw_only=True):
 def compare_budget(
     budget: CarbonBudget, *, step: int, spent: Amounts, whole: Amounts | None, measured: bool
 ) -> BudgetState:
-    """Return how a run stands: for each limit the projected amount, or the spent one where that is above the limit or
-    nothing is projected.
+    """Return how a run compares with its budget. For each limit the projected amount counts, or the spent one where
+    that exceeds the limit or nothing is projected.
 
     `whole` are the projected amounts, of which `budget.on` says the end that counts. `measured` says that they rest on
     measured rates.

@@ -18,7 +18,7 @@ out 128, of which 126 are layers).
 
 
 class Taken(NamedTuple):
-    """One instance holds a value that was not stated, and why it is taken."""
+    """One instance holds a default value and the reason for it."""
 
     value: int
     why: str

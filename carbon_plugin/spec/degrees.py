@@ -47,7 +47,7 @@ def allowed_degrees(axis: str, model: TransformerModel, devices: int, seq_len: i
 
 
 def what_would_do(axis: str, asked: int, model: TransformerModel, devices: int, seq_len: int | None = None) -> str:
-    """Return which degrees of an axis would do, and what that follows from, as the end of an error message."""
+    """Return the end of an error message: which degrees of an axis are allowed, and what that follows from."""
     follows_from = {
         "tp": f" and {model.name}'s heads {model.heads}, kv_heads {model.kv_heads} and ffn {model.ffn}",
         "pp": f" and {model.name}'s {plural(model.layers, 'layer')}",
@@ -60,7 +60,9 @@ def what_would_do(axis: str, asked: int, model: TransformerModel, devices: int, 
 
 
 def listed(degrees: list[int], asked: int) -> str:
-    """Return degrees in words: "1, 2, 4 or 8". Of many only those that are nearest to what was asked for are named."""
+    """Return degrees in words: "1, 2, 4 or 8". Where there are many, only those nearest to the requested one
+    are named.
+    """
     *others, last = map(str, sorted(sorted(degrees, key=lambda degree: abs(degree - asked))[:MOST_NAMED]))
     named = f"{', '.join(others)} or {last}" if others else last
     return f"{named} (the nearest of {len(degrees)})" if len(degrees) > MOST_NAMED else named

@@ -1,4 +1,4 @@
-"""Define what a metered device is and how its energy is known, in the words that meters, ledger and audit share."""
+"""Define a metered device and how its energy is known, in the words that meters, ledger and audit share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rung = Literal["gpu", "host", "network", "facility"]
 
 
 class Accuracy(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Holds what is known of how well a meter reads, as facts beside the ranges that follow from them.
+    """Holds what is known about the accuracy of a meter, as facts beside the ranges that follow from them.
 
     `proportional` is the relative half-range (p10-p90) that its energies carry; `sampled_share` the part of the time
     that its sensor looks at (None: all of it, or unknown); `age_s` how old the value behind a reading can be. An age

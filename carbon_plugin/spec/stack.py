@@ -1,4 +1,4 @@
-"""Describe the software that runs the step by what its kernels and its host code cost.
+"""Describe the software that runs the step by the cost of its kernels and its host code.
 
 The hardware and the layout are described elsewhere (`spec.hardware`, `spec.layout`).
 """

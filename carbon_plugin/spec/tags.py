@@ -1,4 +1,4 @@
-"""Define who answers for a run, so that a fleet's accounts can be grouped by it."""
+"""Define who is responsible for a run, so that the accounts of a fleet can be grouped by it."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One instance holds what a run loses to start-up, checkpoints and failures; what is unset is assumed, with a
-    source and a range.
+    """One instance holds the inputs of the time that a run loses to start-up, checkpoints and failures. Values that are
+    not set are assumed, with a source and a range.
 
     `startup_time_s` is the time from allocation to the first steady step. `mtbf_device_hours` is the mean number of
     device-hours between two failures that stop the job, and `restart_time_s` the time from a failure until training

@@ -1,4 +1,4 @@
-"""Call what may hang on a thread of its own, one call after the other, so that nobody waits for longer than stated.
+"""Run calls that may hang on a thread of its own, one after the other, so that nobody waits longer than stated.
 
 Work that is submitted while a call hangs waits behind it. If the hang is already longer than a caller would wait, the
 caller is told at once.
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Answer(Generic[T]):
-    """One instance holds a piece of work and what it will give."""
+    """One instance holds a piece of work and its result."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -40,7 +40,7 @@ class Answer(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def run(self) -> None:
-        """Do the work. The own thread calls this."""
+        """Do the work. Only the own thread calls this."""
         try:
             self._value = self._work()
         except BaseException as error:  # `result` raises it again
@@ -49,7 +49,7 @@ class Answer(Generic[T]):
 
 
 class OwnThread:
-    """One instance is a daemon thread for the calls of one thing that may hang. It ends when `end` is called.
+    """One instance is a daemon thread for the calls of one resource that may hang. It ends when `end` is called.
 
     `name` is that of the thread.
     """
@@ -66,7 +66,7 @@ class OwnThread:
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def submit(self, work: Callable[[], T]) -> Answer[T]:
-        """Queue a piece of work, and return where its answer will be."""
+        """Queue a piece of work, and return the object that will hold its result."""
         answer = Answer(work)
         self._queue.put(answer)  # type: ignore[arg-type]
         return answer
@@ -87,7 +87,7 @@ class OwnThread:
         return TimeoutError(f"no answer for {max(self.busy_s, waited_s):.0f} s")
 
     def end(self) -> None:
-        """End the thread after the work that it has; no more work will come."""
+        """End the thread after the work that is queued. No more work may follow."""
         self._queue.put(None)
 
     def _run(self) -> None:

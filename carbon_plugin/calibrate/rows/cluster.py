@@ -1,4 +1,6 @@
-"""Build the cluster of a published row from a profile and what the row says of its chassis, network and power."""
+"""Build the cluster of a published row from a profile and from what the row says about its chassis, network
+and power.
+"""
 
 from __future__ import annotations
 

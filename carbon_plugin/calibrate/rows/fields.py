@@ -30,7 +30,7 @@ class Fields:
         self._values = {key: value for key, value in values.items() if value is not None and value != ""}
 
     def over(self, defaults: Mapping[str, Any]) -> Fields:
-        """Return these fields, with those of `defaults` in place of the fields that are not stated."""
+        """Return these fields, with the fields of `defaults` in place of those that are not stated."""
         return Fields({**defaults, **self._values}, self.looked_at)
 
     def never_looked_at(self) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""Choose what a published row leaves out of recompute and micro-batch by what fits in the memory of its devices."""
+"""Choose recompute and micro-batch of a published row that does not state them by what fits in the memory of its
+devices.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ OWN_STACK = "calibrated"
 
 
 class _Steps(Struct):
-    """Holds what was measured of steps under one effective spec."""
+    """Holds the measured steps under one effective spec."""
 
     spans: list[Span] = msgspec.field(default_factory=list)
     short: list[Span] = msgspec.field(default_factory=list)
@@ -61,7 +61,7 @@ class _Steps(Struct):
 
 
 class _Attempt(Struct):
-    """Holds what is in one file: steps by the effective spec that applied to them, as JSON."""
+    """Holds the content of one file: its steps by the effective spec that applied to them, as JSON."""
 
     name: str
     source: str

@@ -264,7 +264,7 @@ def _spec(
 def _memory(
     identity: str, source: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware
 ) -> MemoryRow | None:
-    """Return what a row without a step time says of memory: that it did not fit, or its peak.
+    """Return the memory result of a row without a step time: that it did not fit, or its peak.
 
     Return None where neither is known.
     """

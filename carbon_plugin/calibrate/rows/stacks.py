@@ -93,7 +93,7 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
 
 
 def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
-    """Return the fields of attention, fusion and loss that the row's release has and its framework's stack has not."""
+    """Return the fields of attention, fusion and loss in which the row's release differs from its framework's stack."""
     changes: dict[str, Any] = {}
     framework = row.text("framework")
     on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
@@ -157,7 +157,7 @@ def _attention_kernel(row: Fields) -> AttentionKernel:
 
 
 def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
-    """Return how the row's release computes the loss, None where it is as in its framework's stack."""
+    """Return how the row's release computes the loss, or None where it is as in its framework's stack."""
     overlap, framework = row.text("overlap"), row.text("framework")
     if "whole cross entropy" in overlap and conventions.chunks_the_loss:
         return "eager"  # torchtune's decoder returns whole logits in fp32, before anything that is compiled

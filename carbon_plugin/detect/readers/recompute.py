@@ -110,7 +110,7 @@ class RecomputeWatch:
 
 
 def _cached_mode() -> bool:
-    """Return whether a policy of selective checkpointing gives kept results of some operators."""
+    """Return whether a policy of selective checkpointing provides kept results of some operators."""
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     return any("CachedTorchDispatchMode" in type(mode).__name__ for mode in _get_current_dispatch_mode_stack())

@@ -1,4 +1,4 @@
-"""List for each field what was planned, declared and detected, which of them counts, and why."""
+"""List for each field the planned, declared and detected values, which of them counts, and why."""
 
 from __future__ import annotations
 

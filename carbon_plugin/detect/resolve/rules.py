@@ -1,4 +1,4 @@
-"""Make one effective spec of what was planned, declared and detected. What is observed wins; nothing is guessed."""
+"""Make one effective spec of the planned, declared and detected values. Observed values win; nothing is guessed."""
 
 from __future__ import annotations
 

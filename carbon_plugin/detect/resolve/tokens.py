@@ -1,4 +1,6 @@
-"""Determine the tokens of a step that nobody counts step by step: as stated, as planned, or from the first batch."""
+"""Determine the tokens of a step where nobody counts them at each step: as stated, as planned, or from the
+first batch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read physical GPUs on the driver's thread, and say at any moment what is known of each.
+"""Read physical GPUs on the driver's thread, and provide at any moment what is known about each.
 
 A read may take as long as the driver needs: each sample carries the time of its own call, and what a slow driver has
 not told yet is absent until it does.
@@ -60,7 +60,7 @@ class BoardReader:
             self._latest[board.gpu.uuid] = self._reading_of(board)
 
     def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
-        """Return new samples that are too old for this moment, and what is known of each board at this moment.
+        """Return the new samples that are too old for this moment, and a reading of each board for this moment.
 
         A sample from before `asked_s`, the moment at which the reading was asked for, says nothing about what was drawn
         since. `busy_s` is how long the present call of the driver has been running.

@@ -41,7 +41,7 @@ class Board(Struct, frozen=True, kw_only=True):
 
     @property
     def traits(self) -> Traits:
-        """Return what its samples mean. A field that is read by scope is the average of the last second."""
+        """Return how to interpret its samples. A field that is read by scope is the average of the last second."""
         averaging = self.gpu.averaging if self.scope is None else "trailing_mean"
         return Traits(bounds=self.bounds, averaging=averaging)
 

@@ -1,7 +1,7 @@
-"""Record what held a GPU back while it was measured: power limit, clock and throttle reasons, to explain the numbers.
+"""Record what limited a GPU while it was measured (power limit, clock and throttle reasons), to explain the numbers.
 
-It is recorded when it is news and not in each window: at the first look, at another power limit, and for a reason that
-was not seen before. So a ledger holds a handful of these records a GPU, however long the run is.
+It is recorded only when it changes: at the first look, with another power limit, and for a reason that was not seen
+before. A ledger therefore holds a handful of these records a GPU, however long the run is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REASONS: dict[int, str] = {
 
 
 class GpuContext(Struct, frozen=True, kw_only=True):
-    """One instance holds what a GPU told at one moment, None where the driver does not tell it.
+    """One instance holds the state of a GPU at one moment. A field is None where the driver does not tell it.
 
     `held_back_by` are words for what lowers its clocks.
     """
@@ -40,7 +40,7 @@ class GpuContext(Struct, frozen=True, kw_only=True):
 
 
 class ContextChange(Struct, frozen=True):
-    """One instance holds news about a GPU for the ledger: a sentence, and the same as data."""
+    """One instance holds a change of a GPU's state for the ledger: a sentence, and the same as data."""
 
     message: str
     data: dict[str, Any]
@@ -52,14 +52,14 @@ def reasons_of(bits: int) -> tuple[str, ...]:
 
 
 class ContextWatch:
-    """One instance remembers what was told of each GPU."""
+    """One instance remembers the states of each GPU that were reported."""
 
     def __init__(self) -> None:
         self._limits: dict[str, float | None] = {}
         self._reasons: dict[str, set[str]] = {}
 
     def news(self, contexts: Mapping[str, GpuContext]) -> list[ContextChange]:
-        """Return what is not on record yet of these contexts, which are given by device key."""
+        """Return the changes that are not recorded yet. The contexts are given by device key."""
         return [_change(key, context) for key, context in contexts.items() if self._is_news(key, context)]
 
     def _is_news(self, key: str, context: GpuContext) -> bool:

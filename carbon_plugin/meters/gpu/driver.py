@@ -130,7 +130,7 @@ class GpuDriver(Protocol):
         ...
 
     def context(self, uuid: str) -> GpuContext:
-        """Return power limit, clock, and what holds a GPU back now."""
+        """Return power limit, clock, and what limits a GPU now."""
         ...
 
 
@@ -169,5 +169,5 @@ class GpuVendor(Struct, frozen=True, kw_only=True):
 
     @property
     def hangs(self) -> str:
-        """Return the kind of the problem that the driver has not answered yet."""
+        """Return the kind of problem that stands for a driver that has not answered yet."""
         return f"{self.code}_hangs"

@@ -102,7 +102,7 @@ class GpuMeter:
         return watts if watts is None or target is None or target.share is None else watts.scaled(target.share)
 
     def contexts(self) -> dict[str, GpuContext]:
-        """Return what holds each device back now, by its key; a device that does not answer is left out."""
+        """Return what limits each device now, by its key. A device that does not answer is left out."""
         driver = self._driver
         if os.getpid() != self._pid or driver is None:
             return {}

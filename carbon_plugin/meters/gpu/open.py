@@ -102,7 +102,7 @@ class GpuMeters:
         return next((watts for meter in self.meters if (watts := meter.estimate(key)) is not None), None)
 
     def contexts(self) -> dict[str, GpuContext]:
-        """Return what holds each device back now, by its key; a device that does not answer is left out."""
+        """Return what limits each device now, by its key. A device that does not answer is left out."""
         return {key: context for meter in self.meters for key, context in meter.contexts().items()}
 
     def take_late(self) -> list[GpuMeter]:

@@ -1,4 +1,4 @@
-"""Find out without any driver whether this machine or this job has GPUs, for GPUs that nothing can meter."""
+"""Find out without a driver whether this machine or this job has GPUs, to report GPUs that nothing can meter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ not counted.
 
 
 def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
-    """Return whether `problem` shows that a driver is there, so that there may be GPUs although nothing tells how many.
+    """Return whether `problem` shows that a driver is present, so that there may be GPUs although nothing tells how
+    many.
 
     A job to which a variable gives no GPUs has none.
     """

@@ -1,4 +1,4 @@
-"""Estimate the energy of GPUs that are there and that no driver tells of, by a model and not as a measurement."""
+"""Estimate, by a model, the energy of GPUs that exist and that no driver reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def unread_meters(
     power_w: Figure | None,
     clock: Callable[[], float],
 ) -> list[ModelMeter]:
-    """Return a meter of these GPUs, none if there are none or if nobody assumes what each of them draws (`power_w`, W).
+    """Return a meter of these GPUs. Return none if there are no such GPUs, or if nobody states the power of each
+    (`power_w`, W).
 
     `accelerator` is their model, None or a CPU where nobody knows it.
     """

@@ -1,5 +1,5 @@
-"""List the vendors of GPUs that can be metered. A further one is a module with a `VENDOR`, and its name in
-this list.
+"""List the vendors of GPUs that can be metered. To add one, write a module with a `VENDOR` and add its name to the
+list.
 """
 
 from __future__ import annotations

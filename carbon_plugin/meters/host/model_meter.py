@@ -1,4 +1,4 @@
-"""Meter what is modelled: integrate the power of an equation over time, with its range, and call it "modelled"."""
+"""Meter modelled devices: integrate the power of an equation over time, with its range, and label it "modelled"."""
 
 from __future__ import annotations
 

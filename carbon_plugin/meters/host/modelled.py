@@ -55,7 +55,7 @@ def dram_power(memory_bytes: float) -> Range:
 
 
 def node_base_power(node: Node, *, cpu_measured: bool, dram_measured: bool) -> Range:
-    """Return the constant part of P_node = P_gpu * (1 + overhead) + base, less what counters measure of it.
+    """Return the constant part of P_node = P_gpu * (1 + overhead) + base, without what counters measure of it.
 
     A profile's base power covers CPUs, DRAM, disks and NICs. A CPU counter takes `NODE_CPU_SHARE` of the TDP of all
     sockets out of it, a DRAM counter the DRAM's power by size.

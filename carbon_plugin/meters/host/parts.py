@@ -1,4 +1,6 @@
-"""Build the parts of a host that nothing measures, each with its equation, and say what a host can draw at all."""
+"""Build the parts of a host that nothing measures, each with its equation, and compute the most that a host
+can draw.
+"""
 
 from __future__ import annotations
 

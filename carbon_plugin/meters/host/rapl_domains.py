@@ -68,9 +68,7 @@ class Closed(Struct, frozen=True, kw_only=True):
 
 
 class FoundDomains(Struct, frozen=True, kw_only=True):
-    """One instance holds the domains that can be read, the files that cannot, and sentences about what was concluded
-    from them.
-    """
+    """One instance holds the domains that can be read, the files that cannot, and sentences about the conclusions."""
 
     domains: list[Domain]
     closed: list[Closed]

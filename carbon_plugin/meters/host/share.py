@@ -93,7 +93,7 @@ class UsedShare:
         return HostShare(part=Range(used, reserved.low, reserved.high).ordered(), sentence="by CPU time")
 
     def _look(self) -> tuple[float, float] | None:
-        """Return the CPU seconds of the job and of the whole machine so far, None where they cannot be read."""
+        """Return the CPU seconds of the job and of the whole machine so far, or None where they cannot be read."""
         try:
             fields = dict(line.split(maxsplit=1) for line in self._stat.read_text().splitlines())
             words = self._machine.read_text().split(maxsplit=len(_FIELDS) + 1)[1:]

@@ -1,4 +1,4 @@
-"""Meter a whole node or facility, whatever tells its power, and the host as what a node draws beside its GPUs.
+"""Meter a whole node or facility by any source of its power. The host is metered as the node without its GPUs.
 
 A node meter contains the GPUs; the difference is recorded, so that no joule is counted twice.
 """
@@ -81,7 +81,7 @@ class GpuHistory:
 
 
 class _Below(Struct, frozen=True, kw_only=True):
-    """One instance holds how the energy of the node stands against that of the GPUs that it contains.
+    """One instance holds how the energy of the node compares with that of the GPUs in it.
 
     `at_s` is the moment up to which the remainder is known; `waits` is whether the GPUs are ahead since, and `fault`
     says that they cannot be. `given_up_j` is what was given up of the remainder, which is below zero, and `forfeited_s`
@@ -95,7 +95,7 @@ class _Below(Struct, frozen=True, kw_only=True):
     forfeited_s: float = 0.0
 
     def behind(self, lead_j: float, gpus_j: float, monotonic_s: float) -> _Below:
-        """Return how the node stands where the GPUs are ahead by `lead_j` and have drawn `gpus_j` since `at_s`.
+        """Return the comparison where the GPUs are ahead of the node by `lead_j` and have drawn `gpus_j` since `at_s`.
 
         A lead that no delay explains becomes a fault, and its stretch is given up.
         """

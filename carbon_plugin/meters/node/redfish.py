@@ -88,7 +88,7 @@ class RedfishSource:
         return telling[0]
 
     def _ask(self, chassis: str, deadline_s: float) -> NodeAnswer | None:
-        """Return what a chassis tells by the newer or the older resource, None if neither is there."""
+        """Return what a chassis tells by the newer or the older resource, or None if it has neither."""
         try:
             environment = self._service.ask(f"{chassis}/EnvironmentMetrics", _Environment, deadline_s)
             power_w = environment.power.reading if environment.power else None

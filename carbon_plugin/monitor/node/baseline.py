@@ -45,7 +45,7 @@ class Baseline:
     def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
         """Return the first readings of other meters as they would be if those meters had been opened at the start.
 
-        A modelled device is taken to have drawn its present power since the start.
+        A modelled device is assumed to have drawn its present power since the start.
         """
         now = {reading.key: reading for reading in self._meter.read()}
         return [self._from_start(reading, now.get(reading.key)) for reading in readings]

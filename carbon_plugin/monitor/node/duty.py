@@ -87,8 +87,8 @@ class Duty:
         self._election.claim(self._claim)
 
     def decide(self, *, now: bool = False) -> list[Task]:
-        """Return what this process is to meter from here on. The list is empty while that is not clear, or if there is
-        nothing more.
+        """Return what this process is to meter from here on. The list is empty while that is not decided, or if nothing
+        is added.
 
         `now` asks for a decision at once, because the training ends.
         """
@@ -98,7 +98,7 @@ class Duty:
         return tasks
 
     def release(self) -> None:
-        """Close the baseline when it is not needed any more."""
+        """Close the baseline when it is no longer needed."""
         if self.baseline is not None:
             self.baseline.close()
             self.baseline = None
@@ -120,7 +120,7 @@ class Duty:
         return [HOST, *self._claim.sees]
 
     def _may_be_dealt(self) -> bool:
-        """Return whether other ranks may have GPUs that this rank does not have but the driver shows to it."""
+        """Return whether other ranks may own GPUs that the driver shows to this rank and that it does not own."""
         return (
             self._ranks.local_world_size > 1
             and not self._election.alone
@@ -148,7 +148,7 @@ class Duty:
         return [*self._stretch(others), *self._tasks(taken)]
 
     def _lead(self, claims: Sequence[Claim]) -> list[Task]:
-        """Take what this process has, and the GPUs that the launcher has dealt out to ranks that have claimed them."""
+        """Take the GPUs of this process, and the GPUs that the launcher has given to ranks that have claimed them."""
         own = self.hardware.keys
         dealt = [key for claim in claims for key in claim.sees if key in self._listed and key not in own]
         keys = tuple(dict.fromkeys([*own, *dealt])) if self._may_be_dealt() else own

@@ -33,7 +33,7 @@ class Stretch(NamedTuple):
 
 
 def stretches(lead: Snapshot | None, before: Snapshot, after: Snapshot, estimate: Estimate) -> list[Stretch]:
-    """Return the time up to `after` in stretches within which all energies are known in the same way.
+    """Return the time up to `after` in stretches, in each of which all energies are known in the same way.
 
     `lead` is the start of the training where nothing was recorded yet, and `before` is the first reading after it.
     `estimate` returns a device's power before its first reading.
@@ -54,8 +54,9 @@ def _between(before: Snapshot, after: Snapshot) -> Stretch:
 
 
 def _with_lead(lead: Snapshot, before: Snapshot, after: Snapshot) -> Snapshot:
-    """Return the first reading as it would have been at the start of the training, if the power of the first window was
-    also drawn before it."""
+    """Return the first reading as it would have been at the start of the training, if the power of the first window had
+    been drawn before it too.
+    """
     share = -(before.monotonic_s - lead.monotonic_s) / (after.monotonic_s - before.monotonic_s)
     readings = {
         key: _at_the_start(lead.monotonic_s, share, reading, after.readings.get(key))

@@ -1,4 +1,4 @@
-"""Build the manifest of a node's ledger: what is known of the job, of its devices and of how they are metered."""
+"""Build the manifest of a node's ledger: the known facts about the job, its devices and their meters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def manifest_of(
     claims: Sequence[Claim],
     beginning: Beginning,
 ) -> Manifest:
-    """Return the manifest with what is known now. The journal sets the attempt and the name of the file."""
+    """Return the manifest with the facts that are known now. The journal sets the attempt and the name of the file."""
     ranks, forecast = job.ranks, job.settings.forecast
     return Manifest(
         version=LEDGER_VERSION,

@@ -1,4 +1,4 @@
-"""Read all meters of a node at one moment, and report what the ledger must say about them."""
+"""Read all meters of a node at one moment, and report what the ledger must record about them."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ def named_gpu(settings: Settings) -> Accelerator | None:
 
 
 def planned_gpus(settings: Settings, problem: Unavailable, environ: Mapping[str, str]) -> UnreadGpus | None:
-    """Return the GPUs of one node of the plan, where a driver is there but shows none and nothing else tells of
-    them."""
+    """Return the GPUs of one node of the plan as unread ones, where a driver is present but shows none and nothing else
+    tells of them.
+    """
     plan = settings.forecast
     if plan is None or plan.spec.cluster.accelerator.kind != "gpu" or not shows_driver(problem, environ):
         return None
@@ -36,10 +37,10 @@ def planned_gpus(settings: Settings, problem: Unavailable, environ: Mapping[str,
 
 
 def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable: bool) -> Figure:
-    """Return the power of a GPU that no driver tells of, W.
+    """Return the power of a GPU that no driver reads, W.
 
-    It is the power that the plan predicts, else that of the profile of its model, else anywhere between the GPUs that
-    have profiles. In a job on CPUs the GPU is taken to be idle.
+    It is the power that the plan predicts, or else that of the profile of its model. Without both, it lies anywhere in
+    the range of all GPUs that have profiles. In a job on CPUs the GPU is assumed to be idle.
     """
     if accelerator is not None and accelerator.kind == "gpu":
         plan = settings.forecast

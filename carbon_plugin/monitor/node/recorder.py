@@ -104,7 +104,7 @@ class NodeRecorder:
         return {device.key: list(device.ranks) for device in with_ranks(self._meters.devices, self._claims)}
 
     def gpu_contexts(self) -> dict[str, GpuContext]:
-        """Return what holds each GPU back now, by its key, with a few driver calls a GPU."""
+        """Return what limits each GPU now, by its key, with a few driver calls a GPU."""
         return self._meters.contexts()
 
     def state(self, context: Context, claims: list[Claim]) -> None:
@@ -122,7 +122,7 @@ class NodeRecorder:
         self.record(Event(at_unix_s=self._job.wall.now_unix_s(), kind=kind, message=message, data=data or {}))
 
     def poll(self) -> None:
-        """Read the meters that integrate. Nothing is recorded but faults."""
+        """Read the meters that integrate power. Only faults are recorded."""
         self._reader.read()
 
     def cut(self, until_s: float | None = None) -> None:
@@ -166,7 +166,7 @@ class NodeRecorder:
             clock.cut_s = after.monotonic_s
 
     def refresh_intensity(self) -> None:
-        """Ask the live services for the present intensity if they are due. The call may block for some seconds."""
+        """Ask the live services for the present intensity if it is time. The call may block for some seconds."""
         self._intensity.refresh(time.time())
         self._note_intensity()
 

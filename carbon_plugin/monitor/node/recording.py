@@ -1,4 +1,4 @@
-"""Record the devices that this process meters: open their meters and a ledger, and watch what else touches them."""
+"""Record the devices that this process meters: open their meters and a ledger, and watch for others that use them."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class SpanTracker:
         return spans
 
     def finish(self) -> list[Measured]:
-        """End a stretch of training. Return what was measured of it as a short span, if no span was long enough yet."""
+        """End a stretch of training. Return it as a short span if no span was long enough yet."""
         start, end = self._open, self._last
         self._open = self._last = None
         if self._found or start is None or end is None or end.steps <= start.steps:

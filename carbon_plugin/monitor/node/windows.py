@@ -98,7 +98,7 @@ def moment_of(readings: Sequence[Reading], gpus: Collection[str]) -> float | Non
 
 
 def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
-    """Return the second of two reads with readings that a hang delayed brought back to its moment."""
+    """Return the second of two reads. Readings that a hang delayed are moved back to the moment of the read."""
     moment_s = after.monotonic_s
     readings = {
         key: _at(moment_s, before.readings.get(key), reading)

@@ -62,7 +62,7 @@ class NodeWork:
 
     @property
     def decided(self) -> bool:
-        """Return whether it is clear what this process meters."""
+        """Return whether it is decided what this process meters."""
         return self._duty.decided
 
     @property
@@ -81,8 +81,9 @@ class NodeWork:
         return self.recording.recorder.poll_interval_s if self.recording else None
 
     def stand(self, *, now: bool = False) -> bool:
-        """Record what no other process of the host meters, as soon as that is clear. Return whether a recording has
-        begun. `now` asks for a decision at once, because the training ends."""
+        """Record what no other process of the host meters, as soon as that is decided. Return whether a recording has
+        begun. `now` asks for a decision at once, because the training ends.
+        """
         if self._duty.baseline is not None:
             self._duty.baseline.poll()
         begun = False
@@ -126,7 +127,9 @@ class NodeWork:
         self._job.guard.run("claims", self._state_late_claims, None)
 
     def tell_host(self, suffix: str, told: Struct) -> None:
-        """Tell the processes of this host something. A process that is alone on its host writes no file for that."""
+        """Publish a message for the processes of this host. A process that is alone on its host writes no file for
+        that.
+        """
         content = msgspec.json.encode(told)
         if self._job.ranks.local_world_size > 1:
             self._election.publish(suffix, content)
@@ -134,7 +137,7 @@ class NodeWork:
             self._told_alone[suffix] = content
 
     def told_on_host(self, suffix: str) -> list[bytes]:
-        """Return what the living processes of this host have told under a suffix."""
+        """Return the messages of this host's living processes under a suffix."""
         alone = self._told_alone.get(suffix)
         return self._election.published(suffix) if alone is None else [alone]
 
@@ -166,7 +169,7 @@ class NodeWork:
         recorder.close(LEFT)
 
     def _look_around(self) -> None:
-        """Warn of what touches the record of this node, and once of GPUs that nobody meters."""
+        """Warn of other users of this node's devices and files, and once of GPUs that nobody meters."""
         recording = self.recording
         if recording is None:
             return
@@ -217,7 +220,7 @@ def _meeting(job: WatchedJob, run_id: str) -> str:
 
 
 def _said(claims: Sequence[Claim]) -> int:
-    """Return how many ranks have told what they saw in their first step."""
+    """Return how many ranks have reported what they saw in their first step."""
     return sum(claim.looked for claim in claims)
 
 

@@ -1,5 +1,5 @@
-"""Tell which launch of a job this process belongs to. The processes of one launch on one host have the same name for
-it, and no other launch has that name.
+"""Identify the launch of a job that this process belongs to. The processes of one launch on one host have the same name
+for it, and no other launch has that name.
 
 A restart in the same run directory is another launch, even while a process of the one before still hangs. Where two
 processes of one launch name it differently, each meters what it sees, and the audit counts that once. Nothing is lost.

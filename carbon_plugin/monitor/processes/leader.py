@@ -61,7 +61,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """Holds what is written in the lock of a device.
+    """Holds the content of a device's lock.
 
     `since_s` says since when its holder meters the device, by the host's monotonic clock. `state` says whether the
     holder has ended in an orderly way.
@@ -107,7 +107,7 @@ class Election:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Return what this process meters."""
+        """Return the devices that this process meters."""
         return tuple(self._held)
 
     def claim(self, claim: Claim) -> None:
@@ -139,13 +139,15 @@ class Election:
         return sorted(found.values(), key=lambda claim: claim.rank)
 
     def publish(self, suffix: str, content: bytes) -> None:
-        """Tell the other processes of the launch something, in place of what was told before under that suffix."""
+        """Publish a message for the other processes of the launch. It replaces the earlier message under that
+        suffix.
+        """
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 self._folder.publish(self._id + suffix, content)
 
     def published(self, suffix: str) -> list[bytes]:
-        """Return what the living processes of this launch have told under a suffix, this one's included."""
+        """Return the messages of this launch's living processes under a suffix, including that of this process."""
         folder = self._folder
         if folder is None:
             return []
@@ -160,8 +162,9 @@ class Election:
         return member == self._id or folder.locked(member + _ALIVE)
 
     def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
-        """Take what no process holds, and return what was taken. What a process has given up in an orderly way is not
-        taken."""
+        """Take the devices that no process holds, and return those that were taken. A device that a process has given
+        up in an orderly way is not taken.
+        """
         taken = []
         for key in keys:
             if key in self._held:
@@ -264,12 +267,12 @@ class Election:
 
 
 def _is_lived_in(folder: Folder) -> bool:
-    """Return whether a process of this meeting lives."""
+    """Return whether any process of this meeting is alive."""
     return any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names())
 
 
 def _seats(folder: Folder) -> int:
-    """Return how many ranks have been at this meeting."""
+    """Return how many ranks have taken part in this meeting."""
     return sum(name.startswith(_SEAT) for name in folder.names())
 
 

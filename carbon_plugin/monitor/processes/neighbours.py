@@ -130,7 +130,7 @@ class Neighbours:
 
     @property
     def none(self) -> bool:
-        """Return whether no other run uses these GPUs, or has used them since this run began."""
+        """Return whether no other run uses these GPUs or has used them since this run began."""
         return not self._others
 
     def charged(self, energies: Sequence[DeviceEnergy], start_s: float, end_s: float) -> list[DeviceEnergy]:

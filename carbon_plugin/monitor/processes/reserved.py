@@ -21,7 +21,9 @@ _CLOCKS_AGREE_S = 60.0
 
 
 class Charged(Struct, frozen=True):
-    """Holds the time before its beginning that a training is charged for, s, and a sentence for the ledger about it."""
+    """Holds the time before the start of a training that the training is charged for, s, and a sentence about it for
+    the ledger.
+    """
 
     before_s: float
     note: str | None = None
@@ -62,7 +64,7 @@ class ReservedTime:
 
 
 def reserved_before(environ: Mapping[str, str]) -> Charged:
-    """Return for how long the reservation has been running: since SLURM's job start, else since the start of the
+    """Return for how long the reservation has been running: since SLURM's job start, or else since the start of the
     launcher or of this process.
 
     A job start in the future, or before the machine was started, is not used: the clock of this host, or of the

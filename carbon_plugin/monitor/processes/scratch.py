@@ -39,8 +39,9 @@ class Folder:
         self._fd = fd
 
     def sub(self, name: str) -> Folder:
-        """Return a folder inside of this one, and make it if it is absent. Raises `OSError` if it is not a directory of
-        this user."""
+        """Return a folder inside of this one, which is created if it is absent. Raises `OSError` if it is not a
+        directory of this user.
+        """
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=self._fd)
         return Folder(_own_directory(name, self._fd))
@@ -132,7 +133,7 @@ class Folder:
             os.rmdir(name, dir_fd=self._fd)
 
     def same_as(self, name: str, of: Folder) -> bool:
-        """Return whether the folder `of` still has this folder under that name."""
+        """Return whether the folder `of` still contains this folder under that name."""
         try:
             there, here = os.stat(name, dir_fd=of._fd, follow_symlinks=False), os.fstat(self._fd)
         except OSError:
@@ -159,7 +160,7 @@ class Folder:
 
 
 def open_scratch(temporary: Path | None = None) -> Folder | None:
-    """Return our directory for this user in the host's temporary one, or None where there can be none."""
+    """Return our directory for this user in the host's temporary directory, or None where it cannot be created."""
     if fcntl is None or not hasattr(os, "geteuid"):
         return None
     try:

@@ -19,7 +19,9 @@ _KEPT = 10_000
 
 
 class SharedMachine:
-    """Holds how many trainings of this process ran over time. All ranks keep count, because any of them may record."""
+    """Holds how many trainings of this process ran at each time. All ranks keep count, because any of them
+    may record.
+    """
 
     def __init__(self) -> None:
         self._running: set[object] = set()
@@ -84,7 +86,7 @@ SHARED_MACHINE = SharedMachine()
 
 
 class OwnShare:
-    """Tells which part of the machine and of its GPUs one training is charged for.
+    """Computes the part of the machine and of its GPUs that one training is charged for.
 
     It shares the machine with other trainings of this process, and the GPUs with its `neighbours`, which are None where
     nobody looked for them.

@@ -93,7 +93,7 @@ class Collector:
         return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
 
     def poll(self) -> None:
-        """Take in the reports that have arrived. Newer ones replace older ones of the same ledger."""
+        """Read the reports that have arrived. A newer report replaces an older one of the same ledger."""
         deadline_s = time.monotonic() + BUDGET_S
         while time.monotonic() < deadline_s:
             try:

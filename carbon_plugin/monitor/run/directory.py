@@ -63,8 +63,9 @@ def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
 
 
 def _agreed(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
-    """Return the directory that the first of a launcher's processes proposed. It stays the same while the launcher may
-    start them again."""
+    """Return the directory that the first of a launcher's processes proposed. It stays the same as long as the launcher
+    may restart them.
+    """
     scratch, launcher = open_scratch(), process_mark(launcher_pid(environ))
     if scratch is None:  # without a date, but the name is never used twice
         return RUNS / f"{name}-{launcher}"

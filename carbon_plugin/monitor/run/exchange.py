@@ -62,7 +62,7 @@ class Exchange:
             self._reporter.send(journal.file, journal.totals)
 
     def look(self) -> None:
-        """Say once that datagrams arrive that do not count."""
+        """Report once that datagrams arrive that do not count."""
         if self.collector is not None and self.collector.dropped:
             self._say(
                 f"datagrams arrived at {self.collector.host} that are no reports with the key of this run: nodes need "

@@ -33,7 +33,7 @@ convention)."""
 
 
 class Remaining(Struct, frozen=True, kw_only=True):
-    """Holds what is still to come: time, s, energies, reserved time, and the factors on the time at p10 and p90."""
+    """Holds what remains of the run: time, s, energies, reserved time, and the p10 and p90 factors on the time."""
 
     time_s: float
     energies: tuple[EnergyItem, ...]
@@ -86,7 +86,9 @@ def remaining_predicted(
     overhead_fraction: float,
     spread: tuple[float, float],
 ) -> Remaining:
-    """Return what remains as predicted, before anything was measured. `spread` is that of the time of the whole run."""
+    """Return what remains as predicted, before anything was measured. `spread` is the spread of the time of the whole
+    run.
+    """
     time_s = steps * prediction.step_time_s.value * (1 + overhead_fraction)
     return Remaining(
         time_s=time_s,

@@ -94,7 +94,7 @@ class Projector:
         self._started_unix_s = wall.now_unix_s()
 
     def suspects(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return what other nodes have told of their suspects since the last call, as (sentence, data)."""
+        """Return the suspects that other nodes have reported since the last call, as (sentence, data)."""
         told = []
         for file in self._follower.files.values():
             if file is not self._own:

@@ -65,12 +65,12 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 
     @property
     def used(self) -> UsedEnergy:
-        """Return all energy of the IT rungs."""
+        """Return the energy of all IT rungs."""
         return total_used(list(self.spent.values()))
 
     @property
     def energy_j(self) -> float:
-        """Return all energy of the IT rungs, J."""
+        """Return the energy of all IT rungs, J."""
         return math.fsum(used.energy.value for used in self.spent.values())
 
     @property
@@ -239,8 +239,9 @@ def _overlapped(
 def _counted_once(
     claims: DeviceClaims, key: str, file: FileTotals, extent: Extent, windows: Sequence[Window], ahead_s: float
 ) -> tuple[UsedEnergy, float] | None:
-    """Return what remains of the energy of a device beside what an earlier file has metered, and its share of the
-    whole, or None where all of it remains."""
+    """Return the energy of a device that an earlier file has not metered, and its share of the whole, or None where
+    that is all of it.
+    """
     whole, read, lost = file.devices[key].energy.used, UsedSum(), UsedSum()
     start_s, end_s = extent
     touched = False
@@ -266,7 +267,7 @@ def _counted_once(
 
 
 def _holdings(files: Mapping[str, FileTotals], names: Sequence[str], extents: Mapping[str, Extent]) -> list[Holding]:
-    """Return what each of the named files holds, as the rule of reserved time takes it."""
+    """Return the contribution of each of the named files to the reserved time."""
     return [
         Holding(manifest=manifest, start_s=extents[name][0], end_s=extents[name][1], shared_s=file.shared.by_device_s)
         for name in names

@@ -1,4 +1,4 @@
-"""Remember the last answer of a pure function, for callers that ask again and again about the same objects."""
+"""Remember the last result of a pure function, for callers that ask repeatedly about the same objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 class Unchanged(Generic[Asked, Answer]):
-    """Call a pure function of some objects, but only if they are not the very objects of the call before.
+    """Calls a pure function of some objects, unless they are the very objects of the call before.
 
     The objects must be frozen. They and the answer are kept until the next call. One thread calls an instance.
     """

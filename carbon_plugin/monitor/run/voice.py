@@ -1,4 +1,4 @@
-"""Write the lines that rank 0 says about a run: one at its start and one at its end."""
+"""Write the lines that rank 0 prints about a run: one at its start and one at its end."""
 
 from __future__ import annotations
 

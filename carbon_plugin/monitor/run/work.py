@@ -51,7 +51,7 @@ class RunWork:
             self._projector = self._opened_projector(recording)
 
     def follow(self, recording: NodeRecording | None) -> None:
-        """Take the ledger of a recording that has begun for the own one."""
+        """Take the ledger of a recording that has begun as this process's own."""
         if self._projector is not None:
             self._projector = self._opened_projector(recording)
 
@@ -62,7 +62,7 @@ class RunWork:
             self._exchange.look()
 
     def suspects(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return what other nodes have told of their suspects since the last call. Only rank 0 hears of them."""
+        """Return the suspects that other nodes have reported since the last call. Only rank 0 learns of them."""
         return self._projector.suspects() if self._projector is not None else []
 
     def project(self, context: Context, recorder: NodeRecorder | None, *, stopped: bool) -> Projected | None:
@@ -88,7 +88,7 @@ class RunWork:
             recording.witness.note(self._projector.heads())
 
     def say_opening(self, context: Context, recording: NodeRecording | None) -> None:
-        """Say the opening line on rank 0, once. The recording is None if another process of the node meters it."""
+        """Print the opening line on rank 0, once. The recording is None if another process of the node meters it."""
         if self._job.ranks.rank != 0 or self._said_opening:
             return
         self._said_opening = True
@@ -113,7 +113,7 @@ class RunWork:
         return Settled(projected, spent, being_written, ledgers, unheard)
 
     def say_closing(self, settled: Settled) -> None:
-        """Say the closing line."""
+        """Print the closing line."""
         record = settled.projected.record
         if self._job.settings.quiet:
             return

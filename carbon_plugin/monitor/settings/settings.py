@@ -184,7 +184,7 @@ def _resolved(
 
 
 def _tags(stated: Mapping[str, str] | None) -> dict[str, str]:
-    """Return who answers for the run, as far as it is stated or the scheduler says it. Raises `SpecError`."""
+    """Return who is responsible for the run, as far as it is stated or the scheduler reports it. Raises `SpecError`."""
     found = {tag: value for tag, variable in _SLURM_TAGS.items() if (value := os.environ.get(variable))}
     if stated:
         fields = decode(Document({"tags": dict(stated)}, "arguments", {}), TagFields, ("tags",))
@@ -228,7 +228,8 @@ def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
 
 
 def _located(site: Site | None) -> tuple[Site | None, tuple[tuple[str, str], ...]]:
-    """Return the site with the zone that a cloud tells, where the site asks for that, and what to record about it.
+    """Return the site with the zone that a cloud reports, where the site asks for that, and the events to record about
+    it.
 
     Without an answer there is no site, which is said, and no training fails for it.
     """

@@ -46,8 +46,8 @@ time.
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """One target is what is to be trained: a model shape, the tokens it needs at a small batch, and the loss it
-    reaches.
+    """One target is what is to be trained: a model shape, the tokens that it needs at a small batch, and the loss that
+    it reaches.
     """
 
     law: ScalingLaw

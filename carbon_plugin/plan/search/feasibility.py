@@ -1,4 +1,6 @@
-"""Check what fits in memory, and where nothing fits, name the rule that removed the last layout and the way out."""
+"""Check which layouts fit in memory. Where none does, name the rule that removed the last layout, and what
+would help.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +177,7 @@ def no_memory(
 
 
 def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
-    """Return what would make a layout fit, each change alone."""
+    """Return changes of which each alone would make a layout fit."""
     found = []
     enough = next((more for more in (with_nodes(spec, f) for f in MORE_NODES) if fits_somehow(more, space)), None)
     if enough is not None:

@@ -1,4 +1,4 @@
-"""Keep those of many alternatives that no other beats in every objective.
+"""Keep the alternatives that no other alternative beats in every objective.
 
 Fronts of the search are taken over steps of 0.1 %: alternatives in the same step of time and energy count as one, and
 the simplest of them is kept. That bounds the size of a front, whatever the number of candidates (epsilon-dominance on a
@@ -43,7 +43,7 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
 
 
 def _not_hopeless(time: Floats, energy: Floats) -> Indices:
-    """Return the candidates that neither the fastest nor the most frugal one beats in both, which leaves few to be
+    """Return the candidates that neither the fastest nor the most frugal candidate beats in both. Few remain to be
     sorted.
     """
     fastest, frugal = int(np.argmin(time)), int(np.argmin(energy))

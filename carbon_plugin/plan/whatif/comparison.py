@@ -86,6 +86,6 @@ def basis_warnings(alternatives: Sequence[Alternative]) -> tuple[str, ...]:
 
 
 def mean_g_per_kwh(footprint: Footprint) -> float | None:
-    """Return operational carbon over facility energy in g/kWh, None without energy."""
+    """Return operational carbon over facility energy, g/kWh, or None without energy."""
     facility_j = footprint.energy_j["facility"].value
     return footprint.operational_kg.value * GRAMS_PER_KG * JOULES_PER_KWH / facility_j if facility_j else None

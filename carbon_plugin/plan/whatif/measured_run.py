@@ -110,7 +110,7 @@ def _moved(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None,
 
 
 def _at_hour(run: MeasuredRun, changes: Mapping[str, str], seed: int) -> Alternative:
-    """Return the run from another hour of the day on, at the intensities that it knows of the day."""
+    """Return the run with another hour of the day as its start, at the intensities that it knows of the day."""
     if not run.by_hour_g_per_kwh:
         raise SpecError("hour needs the intensity of each hour, and that of this run does not change with time")
     mean = _mean_from_hour(run, start_hour(changes["hour"]))

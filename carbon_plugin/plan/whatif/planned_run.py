@@ -86,7 +86,7 @@ def relocated(site: Site, zone: str) -> tuple[Site, tuple[str, ...]]:
 
 
 def lost_cap(ours: Cluster, other: Cluster) -> tuple[str, ...]:
-    """Return the note for devices of another kind that come without the power cap of the run's own devices."""
+    """Return the note that devices of another kind do not have the power cap of the run's own devices."""
     if ours.power_cap_w is None or other.power_cap_w is not None:
         return ()
     return (f"without the power cap of {ours.power_cap_w:g} W",)
@@ -210,7 +210,7 @@ def _paused(
 
 
 def _hours(factors: Factors) -> tuple[str, ...]:
-    """Return what a reader must know about an intensity.
+    """Return what a reader must know about an intensity over time.
 
     The usual notes on an annual mean are left out, because they are among the plan's assumptions.
     """
@@ -241,7 +241,7 @@ def as_many_devices(accelerator: Accelerator, devices: int, profile_dirs: Direct
 
 
 def _like(known: str | SeriesFile | None, path: str) -> str | SeriesFile:
-    """Read another file in the same way as the file that the site names."""
+    """Read another file in the way that the site states for its own file."""
     return msgspec.structs.replace(known, path=path) if isinstance(known, SeriesFile) else path
 
 

@@ -1,4 +1,4 @@
-"""Compute what the tiers of switches between nodes draw, and how far above the leaf switches a job's traffic goes.
+"""Compute the power of the tiers of switches between nodes, and how far above the leaf switches a job's traffic goes.
 
 A profile's `network.power_w_per_device` is that of one tier: NIC, two transceivers and a switch port. A folded Clos of
 switches with R ports joins R endpoints in one tier, R^2/2 in two and R^3/4 in three; every further tier adds two ports
@@ -59,7 +59,7 @@ def leaf_nodes(node: Node, rails: int) -> int:
 
 
 def narrowing(node: Node, nodes: int) -> tuple[float, float]:
-    """Return by what the NICs' rate is divided, in exchanges along rails and in those among all devices of the nodes.
+    """Return the divisors of the NICs' rate in exchanges along rails, and in exchanges among all devices of the nodes.
 
     Devices of the same index meet at one leaf as long as all nodes of the job do, in one hop. All other traffic goes up
     to the spine and is narrowed by the oversubscription: that between leaves, and of an exchange among all devices the

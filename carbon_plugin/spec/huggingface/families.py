@@ -1,4 +1,4 @@
-"""Look up what the code of a model family says and its `config.json` does not.
+"""Look up facts about a model family that only its code states and not its `config.json`.
 
 The tables are in `spec/huggingface/data/families.yaml`.
 """
@@ -16,7 +16,7 @@ from carbon_plugin.spec.parsing.document import read_document
 
 
 class Family(Struct, frozen=True, kw_only=True):
-    """One instance holds what the code of a model family says.
+    """One instance holds what the code of a model family states.
 
     `gated` is None where it is not known whether the feed-forward layer has a gate; `refused` says why the family is
     not read. `positions` are the default length of a learned position table, the number of rows beyond it, and the

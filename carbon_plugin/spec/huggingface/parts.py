@@ -1,4 +1,4 @@
-"""Read what a config has beside the layers of its language model: embeddings of its own kind, towers and projectors."""
+"""Read the parts of a config beside the layers of its language model: special embeddings, towers and projectors."""
 
 from __future__ import annotations
 

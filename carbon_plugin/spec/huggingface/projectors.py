@@ -1,4 +1,4 @@
-"""Count the parameters of what turns the output of a tower into tokens of the language model.
+"""Count the parameters of the modules that turn the output of a tower into tokens of the language model.
 
 There is one function for each design, chosen by the `model_type` of the whole config. Sources: the multimodal
 projectors of transformers 5.24, and modeling_phi3_v.py on the hub. `v` is the width of the tower, `h` that of the

@@ -24,7 +24,7 @@ def usual_adapters(trainable_fraction: float) -> Adapters:
 
 
 def why_usual(trainable_fraction: float) -> str:
-    """Return the reason for what `usual_adapters` returns, as a phrase for the list of assumptions."""
+    """Return the reason for the result of `usual_adapters`, as a phrase for the list of assumptions."""
     if trainable_fraction < ADAPTER_FRACTION:
         return (
             f"trainable_fraction {trainable_fraction:g} is below {ADAPTER_FRACTION:g}, which is taken as low-rank "

@@ -1,4 +1,4 @@
-"""Check numbers that many specs share, with errors of one form: field, value and what was expected."""
+"""Check numbers that many specs contain, with errors of one form: field, value and what was expected."""
 
 from __future__ import annotations
 
