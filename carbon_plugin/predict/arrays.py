@@ -1,4 +1,4 @@
-"""Replace `where`, `any` and `clip` of numpy by functions that cost less for a single case.
+"""Replace `where`, `any` and `clip` of numpy by functions that are faster for a single case.
 
 The equations of a step hold for one layout and for a million. In a single prediction numpy's own functions on scalars
 take a large part of the time. These functions answer a scalar in plain Python and hand arrays on to numpy.

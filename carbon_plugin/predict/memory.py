@@ -96,7 +96,7 @@ def _unsummed(shape: Shape, layout: Layout, work: StepWork) -> Values:
 
 
 def _cached(layout: Layout, work: StepWork, shape: Shape) -> Values:
-    """Return the bytes of whole sequences that layers have freed and that the logits do not fit in.
+    """Return the bytes of whole sequences that layers have freed and into which the logits do not fit.
 
     Layers run before the loss, so that the blocks which the allocator keeps of them are too small for the logits.
     Megatron gathers every sequence into one buffer that it never frees.
@@ -231,7 +231,7 @@ def _held(parts: Mapping[str, Values]) -> Values:
 
 
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the bytes of the gradient of the embedding or of the head on one device."""
+    """Return the bytes of the gradient of the embedding, or of the head, on one device."""
     return shape.vocab * shape.hidden / layout.tp * work.parameter_bytes
 
 

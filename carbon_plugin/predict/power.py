@@ -80,7 +80,7 @@ def idle_with_context_w(accelerator: Accelerator) -> float:
 
 
 def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
-    """Return the mean power, in W, of a device that nobody can read.
+    """Return the mean power, W, of a device that cannot be read.
 
     It is that of a training of which nothing else is known, or the idle power where no process can compute on the
     device (not `usable`).
@@ -98,7 +98,7 @@ def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
 
 
 def idle_power_figure(cluster: Cluster) -> Figure:
-    """Return the power, in W, of a device that is held and does nothing, with the range between boards."""
+    """Return the power, W, of a device that is reserved and does nothing, with the range between boards."""
     idle = idle_with_context_w(cluster.accelerator)
     spread = idle * IDLE_RELATIVE
     return Figure(idle, idle - spread, idle + spread, "W", "modelled", "idle with an open context")

@@ -1,4 +1,4 @@
-"""Describe each kind of layer of a model whose layers differ, by the numbers that `case.Shape` uses for a layer.
+"""Describe each kind of layer of a model whose layers differ, by the numbers with which `case.Shape` describes a layer.
 
 A layer of one kind may lack a mixer or a feed-forward part, and it may mix tokens by attention, by a scan, or by both.
 """

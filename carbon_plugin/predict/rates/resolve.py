@@ -109,7 +109,7 @@ def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple
 
 
 def _rails(cluster: Cluster) -> tuple[Assumption, ...]:
-    """Return what is assumed of the way between nodes, where the network narrows above its leaf switches."""
+    """Return the assumptions about the way between nodes, where the network narrows above its leaf switches."""
     network = cluster.node.network
     if network.oversubscription == 1 or cluster.nodes == 1:
         return ()

@@ -1,4 +1,4 @@
-"""Compute the seconds of what mixtures of experts do beside their products and their all-to-all.
+"""Compute the seconds that mixtures of experts take beside their products and their all-to-all.
 
 Tokens are sorted by expert and added up again, the activation lies between two products, the busiest rank sets the
 pace, and in plain software a loop on the host runs one expert after the other.

@@ -1,4 +1,4 @@
-"""Compute what a frozen base model costs beside its products.
+"""Compute the cost of a frozen base model beside its products.
 
 Low-rank adapters next to its matrices move bytes, and weights that are kept in few bits are widened before each use.
 """

@@ -101,7 +101,7 @@ def accuracy_class(
     stack: Stack,
     host_share: float,
 ) -> AccuracyClass:
-    """Return the class whose residuals apply.
+    """Return the class whose residuals apply to a run.
 
     `host_share` is the share of the step in which devices wait for the host.
     """
