@@ -25,6 +25,7 @@ from carbon_plugin.footprint.values import BUILDING, IT_RUNGS, EnergyItem, Facto
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
+from carbon_plugin.threads.turns import give_way
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
 _CERTAIN = (1.0, 1.0, 1.0)
@@ -92,6 +93,7 @@ def gather(
 ) -> UncertainInputs:
     """Return the rows of one accounting. Raises `FootprintError` for impossible values."""
     check_inputs(energies, reservations, factors, duration_spread)
+    give_way()
     items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
     unit_years = _unit_years(reservations)
     intensity, pue, life = factors.intensity.figure, factors.pue, factors.lifetime_years

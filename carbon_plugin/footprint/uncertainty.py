@@ -16,11 +16,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from carbon_plugin.threads.turns import give_way
+
 Floats = NDArray[np.float64]
 WIDEST_SIGMAS = 10.0
 """A p90 so many standard deviations (of the logarithm) above the median is a factor of 370,000: its mean says nothing
 beyond its high end."""
 PERCENTILES = (0.025, 0.1, 0.9, 0.975)
+_STRATA_A_PIECE = 20
+"""So many strata are computed before the thread may give way."""
 
 
 @lru_cache(maxsize=256)
@@ -43,6 +47,7 @@ def score_table(scopes: tuple[str, ...], draws: int, seed: int) -> Floats:
     table = np.zeros((len(scopes), draws + 1))
     for row, scope in zip(table, scopes, strict=True):
         row[1:] = scores(scope, draws, seed)
+        give_way()
     table.flags.writeable = False
     return table
 
@@ -124,4 +129,9 @@ def _places(draws: int) -> tuple[NDArray[np.int_], NDArray[np.int_], Floats]:
 def _strata(draws: int) -> Floats:
     normal = NormalDist()
     p90 = normal.inv_cdf(0.9)
-    return np.array([normal.inv_cdf((stratum + 0.5) / draws) / p90 for stratum in range(draws)])
+    strata = []
+    for stratum in range(draws):
+        strata.append(normal.inv_cdf((stratum + 0.5) / draws) / p90)
+        if stratum % _STRATA_A_PIECE == 0:
+            give_way()
+    return np.array(strata)

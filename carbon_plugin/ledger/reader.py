@@ -18,6 +18,8 @@ from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunId
 from carbon_plugin.spec.parsing.opening import open_ending
 
 _MAX_PROBLEMS = 20
+_BUFFER_BYTES = 1 << 18
+"""Lines of windows have 1 to 2 KB, so that a read of the default 8 KB would bring only a few of them."""
 
 
 class LedgerFile(Struct, frozen=True, kw_only=True):
@@ -81,7 +83,7 @@ class LedgerStream:
 
     def __iter__(self) -> Iterator[Record]:
         try:
-            with open_ending(self.path) as file:
+            with open_ending(self.path, buffering=_BUFFER_BYTES) as file:
                 yield from self._records(file)
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error

@@ -110,7 +110,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     tags: dict[str, str] = {}
 
 
-class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Holds the energy of one device in one window. `energy_j` is None only when `kind` is "absent".
 
     `estimated_j` is the part of `energy_j` that the meter could not tell, and that is estimated for a GPU that was
@@ -134,7 +134,7 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.energy_j is None else Range.of(self.energy_j, self.low_j, self.high_j)
 
 
-class Window(Struct, frozen=True, kw_only=True, tag="window"):
+class Window(Struct, frozen=True, kw_only=True, tag="window", gc=False):
     """Holds the energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no
     gap.
 

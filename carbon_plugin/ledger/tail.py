@@ -13,6 +13,7 @@ from carbon_plugin.ledger.files import is_own_name
 from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
 from carbon_plugin.spec.parsing.opening import open_ending
+from carbon_plugin.threads.turns import give_way
 
 
 class LedgerTail:
@@ -49,8 +50,13 @@ class LedgerTail:
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         self._offset += len(block)
-        decoded = [self._decode(line) for line in block.split(b"\n")[:-1]]
-        return [record for record in decoded if record is not None]
+        records = []
+        for line in block.split(b"\n")[:-1]:
+            give_way()
+            record = self._decode(line)
+            if record is not None:
+                records.append(record)
+        return records
 
     def _read_block(self) -> bytes:
         """Return complete lines from the offset on, ending in a newline, or nothing."""

@@ -105,7 +105,9 @@ class MeterSet:
             give_way()
             own = meter.read()
             if meter is self.gpus:  # each of its meters has a gate of its own, which knows whole GPUs
+                give_way()
                 self._side.draw.observe(own)
+                give_way()
                 self._side.observe()
             else:
                 own = self._gate.admit(own)

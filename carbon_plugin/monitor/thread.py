@@ -12,7 +12,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
-from carbon_plugin.threads.turns import take_turns
+from carbon_plugin.threads.turns import stop_taking_turns, take_turns
 
 _LEAST_WAIT_S = 0.001
 
@@ -95,6 +95,7 @@ class MonitorThread:
         self._least_s = least_s
         self._wake = wake
         self._reason: str | None = None
+        self._awaited = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -105,6 +106,7 @@ class MonitorThread:
     def close(self, reason: str, timeout_s: float) -> bool:
         """Ask for an orderly end, wait for it at most `timeout_s` seconds (a driver may hang), and return whether it
         came."""
+        self._awaited = timeout_s > 0
         if self._reason is None:
             self._reason = reason
         self._wake.put()
@@ -141,6 +143,8 @@ class MonitorThread:
                 self._body.tick(due=due)
                 if due:
                     edge_s = self._next_edge_s()
+        if self._awaited:
+            stop_taking_turns()
         self._body.close(self._reason)
 
     def _next_edge_s(self) -> float:

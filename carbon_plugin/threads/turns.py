@@ -3,7 +3,7 @@
 Python switches between threads only every 5 ms, so that a training thread that is ready would wait that long for a
 background thread that computes. A thread that has called `take_turns` therefore sleeps for a moment in `give_way`
 whenever it has worked for `TURN_S`. Long computations call `give_way` between their pieces, whoever runs them: on
-every other thread it does nothing.
+every other thread it does nothing. `tests/monitor/test_turns.py` counts what one piece does.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import threading
 import time
 
-TURN_S = 0.1e-3
-"""A thread that takes turns works for about this long at a time. The caches are cold after a step of the training, and
-one more piece may follow, so that the longest wait is a few times as long."""
-PAUSE_S = 0.2e-3
-"""A pause must be long enough for a waiting thread to wake up and take the interpreter."""
+TURN_S = 0.15e-3
+"""A thread that takes turns works for about this long at a time. One more piece may follow, so that the longest wait is
+about twice as long. Shorter turns cost more, because each begins with cold caches. Both times were chosen by the
+monitor's own benchmark, `benchmarks/beside_others.py`."""
+PAUSE_S = 1e-3
+"""A pause must be long enough for a waiting thread to wake up and take the interpreter, also where other processes keep
+the cores busy. It is several times as long as a turn, so that a step of a few milliseconds meets few of them."""
 
 
 class _Turn(threading.local):
     until_s = float("inf")
+    paused_s = 0.0
 
 
 _turn = _Turn()
@@ -30,8 +33,21 @@ def take_turns() -> None:
     _turn.until_s = time.monotonic() + TURN_S
 
 
+def stop_taking_turns() -> None:
+    """Let this thread work without pauses from now on, because the training waits for it."""
+    _turn.until_s = float("inf")
+
+
 def give_way() -> None:
     """Pause for a moment if this thread takes turns and its turn is over."""
-    if time.monotonic() >= _turn.until_s:
+    now_s = time.monotonic()
+    if now_s >= _turn.until_s:
         time.sleep(PAUSE_S)
-        _turn.until_s = time.monotonic() + TURN_S
+        resumed_s = time.monotonic()
+        _turn.paused_s += resumed_s - now_s
+        _turn.until_s = resumed_s + TURN_S
+
+
+def worked_s() -> float:
+    """Return the time of a clock that stands still while this thread pauses, s. Budgets of work are counted by it."""
+    return time.monotonic() - _turn.paused_s

@@ -22,6 +22,7 @@ from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind, Rung
 from carbon_plugin.spec.numbers.figure import Figure, Kind
 from carbon_plugin.spec.numbers.range import ZERO, Range
 from carbon_plugin.spec.parsing.boundary import check_numbers
+from carbon_plugin.threads.turns import give_way
 
 MEASURED_KINDS: tuple[EnergyKind, ...] = ("counter", "power_integrated")
 MEASURED_SHARE = 0.99
@@ -181,6 +182,7 @@ def by_scope(used: Iterable[tuple[DeviceIdentity, UsedEnergy]]) -> dict[Uncertai
     """Return the energy of each rung and device model, in order."""
     groups: dict[UncertaintyScope, list[UsedEnergy]] = {}
     for device, one in used:
+        give_way()
         if (scope := scope_of(device)) is not None:
             groups.setdefault(scope, []).append(one)
     return {scope: total_used(groups[scope]) for scope in sorted(groups)}
@@ -251,6 +253,7 @@ def account_inputs(
         if unchanged
         else msgspec.structs.replace(factors, pue=run_pue, intensity=intensity or factors.intensity)
     )
+    give_way()
     mean_pue, central = in_force.pue.value, in_force.intensity.figure.value
 
     def own(energy_j: float, weighted: float) -> float | None:

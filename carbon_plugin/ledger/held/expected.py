@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import Manifest
 from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.threads.turns import give_way
 
 UNMETERED_EVENT = "gpus_unmetered"
 """The event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
@@ -87,16 +88,27 @@ def expected_gpus(manifests: Iterable[Manifest]) -> ExpectedGpus:
 
     GPUs of nodes without a ledger are not counted."""
     found = list(manifests)
-    gpus = {device.key: device for manifest in found for device in manifest.devices if device.rung == "gpu"}
+    gpus: set[str] = set()
+    placed_keys: set[str] = set()
+    named_bare: set[str] = set()
+    seen: dict[str, str] = {}
+    on_gpu: set[int] = set()
+    on_none: set[int] = set()
+    for manifest in found:  # one node after the other, so that a run of thousands of them takes many turns
+        give_way()
+        for device in manifest.devices:
+            if device.rung == "gpu":
+                gpus.add(device.key)
+                named_bare.add(_bare(device.key))
+                on_gpu.update(device.ranks)
+                if device.ranks:
+                    placed_keys.add(device.key)
+        seen.update((_bare(key), key) for key in manifest.seen_gpus)
+        on_none.update(manifest.ranks_without_gpu)
     if not gpus:
         return ExpectedGpus(metered=0)  # a job on CPUs, or one whose GPUs nothing could read, which is said elsewhere
-    seen = {_bare(key): key for manifest in found for key in manifest.seen_gpus}
-    unseen = tuple(sorted(key for bare, key in seen.items() if bare not in {_bare(key) for key in gpus}))
-    on_gpu = {
-        rank for manifest in found for device in manifest.devices if device.rung == "gpu" for rank in device.ranks
-    }
-    on_none = {rank for manifest in found for rank in manifest.ranks_without_gpu}
-    placed_keys = {d.key for manifest in found for d in manifest.devices if d.rung == "gpu" and d.ranks}
+    give_way()
+    unseen = tuple(sorted(key for bare, key in seen.items() if bare not in named_bare))
     world = max(manifest.world_size for manifest in found)
     nodes = max(1, *(manifest.nodes for manifest in found))
     here = round(world * min(1.0, len({manifest.node for manifest in found}) / nodes))

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import MACHINE, Manifest, Window
+from carbon_plugin.threads.turns import give_way
 
 ReservedStretch = tuple[float, float, float, float]
 """The start of the reservation, of the records, their end (s by one clock), and the run's part of the device
@@ -129,6 +130,7 @@ def held_together(holdings: Sequence[Holding]) -> HeldTogether:
     parts: dict[str, list[float]] = {}
     whole: list[tuple[float, float, float]] = []
     for number, one in enumerate(holdings):
+        give_way()
         manifest = one.manifest
         whole.append((one.since_s, one.start_s, one.end_s))
         gpus = gpus_of(manifest)

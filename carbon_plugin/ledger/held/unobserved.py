@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, UsedEnergy
 from carbon_plugin.ledger.held.holdings import Holding
+from carbon_plugin.ledger.records import Manifest
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator, match_device_name
@@ -102,6 +103,13 @@ def host_power(node: Node, device_w: Range) -> Range:
 def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> UnobservedEnergy:
     """Return the energy of the reserved time of some files that no record covers. `before_s` is as in `IdleTime`."""
     return modelled_idle(idle_time(holdings, before_s))
+
+
+def look_up_idle_power(manifest: Manifest) -> None:
+    """Remember the idle power of the devices that a manifest names. The first look at a device reads its profile, which
+    takes longer than a turn of a background thread."""
+    profiles = {device.profile or device.name: 1.0 for device in manifest.devices if device.rung == "gpu"}
+    modelled_idle(IdleTime(before_s=profiles, rungs=[], nodes=manifest.nodes))
 
 
 def idle_time(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> IdleTime:

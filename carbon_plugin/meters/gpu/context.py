@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from carbon_plugin.threads.turns import give_way
+
 _REASONS: dict[int, str] = {
     0x002: "application clocks",
     0x004: "power cap",
@@ -60,7 +62,12 @@ class ContextWatch:
 
     def news(self, contexts: Mapping[str, GpuContext]) -> list[ContextChange]:
         """Return the changes that are not recorded yet. The contexts are given by device key."""
-        return [_change(key, context) for key, context in contexts.items() if self._is_news(key, context)]
+        found = []
+        for key, context in contexts.items():
+            give_way()
+            if self._is_news(key, context):
+                found.append(_change(key, context))
+        return found
 
     def _is_news(self, key: str, context: GpuContext) -> bool:
         seen = self._reasons.setdefault(key, set())

@@ -39,6 +39,9 @@ class RankState(Struct, frozen=True, kw_only=True):
     data_s: float
 
 
+_decoder = msgspec.json.Decoder(RankState)
+
+
 class ThreadTimes(NamedTuple):
     """Holds the seconds that a thread ran on a CPU, and those that it was ready to run and had none."""
 
@@ -91,7 +94,7 @@ class HostRanks:
         now: dict[int, RankState] = {}
         for message in told:
             try:
-                state = msgspec.json.decode(message, type=RankState)
+                state = _decoder.decode(message)
             except msgspec.MsgspecError:  # another version wrote it
                 continue
             now[state.rank] = state

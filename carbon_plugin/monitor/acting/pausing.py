@@ -52,6 +52,9 @@ class _Pause(Struct, frozen=True, kw_only=True):
     until_unix_s: float
 
 
+_decoder = msgspec.json.Decoder(_Pause)
+
+
 class PausePlan(Struct, frozen=True, kw_only=True):
     """Describes a pause that saves carbon: its end, and by how much the rest of the run emits less with all of its
     pauses.
@@ -150,7 +153,7 @@ class PauseAgreement:
             for board in self._boards:
                 with contextlib.suppress(OSError):  # a directory that only rank 0 has
                     posted = board.newest()
-                    pause = None if posted is None else msgspec.json.decode(posted.content, type=_Pause)
+                    pause = None if posted is None else _decoder.decode(posted.content)
                     if posted is not None and pause is not None and pause.step == step:
                         found.append((board, posted.number, pause))
                         return True

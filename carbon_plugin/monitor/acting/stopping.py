@@ -59,6 +59,9 @@ class Proposal(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+_decoder = msgspec.json.Decoder(Proposal)
+
+
 class _Open(NamedTuple):
     """Holds a proposal that waits for its decision, its number, and the board that it is on."""
 
@@ -258,7 +261,7 @@ def _ignored(decided: Proposal) -> str:
 def _proposal_of(posted: Posted) -> Proposal:
     """Return what is posted. Raises `OSError` for what another version has written."""
     try:
-        return msgspec.json.decode(posted.content, type=Proposal)
+        return _decoder.decode(posted.content)
     except msgspec.MsgspecError as error:
         raise OSError(f"a proposal to stop cannot be read: {error}") from error
 

@@ -31,6 +31,7 @@ from carbon_plugin.plan.forecast import modelled_energies
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.alerts import Alert
 from carbon_plugin.spec.budget import BudgetState
+from carbon_plugin.threads.turns import give_way
 
 if TYPE_CHECKING:
     from carbon_plugin.monitor.acting.webhook import Webhook
@@ -164,9 +165,11 @@ class ActingWork:
             self._raise(alerting.hear_cycle(cycle), tell)
         if not self._samples.has_span:
             return
+        give_way()
         sample = self._samples.take(self._host_ranks.look(node.told_on_host(SUFFIX), self._samples.step_time_s))
         if sample is None:
             return
+        give_way()
         suspects = alerting.look(sample, recording.recorder.gpu_contexts, recording.recorder.gpu_ranks)
         for found in alerting.news_of(suspects):
             tell(found.kind, found.message, found.data)

@@ -30,6 +30,7 @@ from carbon_plugin.ledger.records import (
 )
 from carbon_plugin.monitor.ledgers.file_times import FileTimes
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.threads.turns import give_way
 
 RECENT_SUSPECTS = 8
 """So many suspects of a node are kept until rank 0 asks for them."""
@@ -143,6 +144,7 @@ class FileTotals:
             self.steady_steps += window.steps
         intensity, pue = self.factors_of(window)
         for energy in window.energies:
+            give_way()
             device = self.devices.get(energy.key)
             if device is None:
                 device = self.devices[energy.key] = DeviceTotals(UsedSum(), UsedSum())

@@ -135,6 +135,7 @@ class NodeRecorder:
         if self._neighbours is not None:
             guard.run("neighbours", self._neighbours.look, None)
         now = self._reader.snapshot(self._reader.read)
+        give_way()
         # A window ends with the training, however long the driver takes over its last readings.
         ends_s = [moment_s for moment_s in (until_s, clock.ended_s) if moment_s is not None]
         end_s = min([now.monotonic_s, *ends_s])

@@ -16,6 +16,7 @@ from carbon_plugin.ledger.records import DeviceEnergy, Phase
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
 from carbon_plugin.spec.numbers.range import ZERO, Range
+from carbon_plugin.threads.turns import give_way
 
 MAX_PIECES = 8
 """With more phases than this between two reads, they are summed up by phase, so that a loop that changes its phase
@@ -124,7 +125,12 @@ def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share:
     A device without a first reading starts here and is not included yet. A device that tells nothing is absent, never 0
     J.
     """
-    return [_energy(before[key], reading, share) for key, reading in after.items() if key in before]
+    found = []
+    for key, reading in after.items():
+        if key in before:
+            give_way()
+            found.append(_energy(before[key], reading, share))
+    return found
 
 
 def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:

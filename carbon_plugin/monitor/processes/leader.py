@@ -72,6 +72,10 @@ class Hold(Struct, frozen=True, kw_only=True):
     rank: int
 
 
+# Made with the module: a type is looked through when its first decoder is made, and that takes longer than a turn.
+_claim_decoder, _hold_decoder = msgspec.json.Decoder(Claim), msgspec.json.Decoder(Hold)
+
+
 class Election:
     """One process's view of the meeting place of its launch on one host. It is not thread-safe; the monitor thread owns
     it.
@@ -131,9 +135,9 @@ class Election:
                 for member in dict.fromkeys(name.partition(".")[0] for name in names if name.endswith((_CLAIM, _LEFT))):
                     claim = found.get(member)
                     if claim is None and folder.locked(member + _ALIVE):
-                        claim = _decoded(folder.read(member + _CLAIM), Claim)
+                        claim = _decoded(folder.read(member + _CLAIM), _claim_decoder)
                     if claim is None and not living:
-                        claim = _decoded(folder.read(member + _LEFT), Claim)
+                        claim = _decoded(folder.read(member + _LEFT), _claim_decoder)
                     if claim is not None:
                         found[member] = claim
         return sorted(found.values(), key=lambda claim: claim.rank)
@@ -187,7 +191,7 @@ class Election:
         for key in keys:
             if folder is None or key in self._held or not folder.locked(_lock_of(key)):
                 continue
-            hold = _decoded(folder.read(_lock_of(key)), Hold)
+            hold = _decoded(folder.read(_lock_of(key)), _hold_decoder)
             if hold is not None and hold.state == "held":
                 others[key] = hold.since_s
         return others
@@ -251,7 +255,7 @@ class Election:
             fd = self._folder.lock(_lock_of(key))
         if fd is None:
             return None
-        before = _decoded(os.pread(fd, 4096, 0), Hold)
+        before = _decoded(os.pread(fd, 4096, 0), _hold_decoder)
         if before is not None and before.state == "ended":
             os.close(fd)
             return None
@@ -280,9 +284,9 @@ def _lock_of(key: str) -> str:
     return _HOLD + blake2b(key.encode(), digest_size=10).hexdigest()
 
 
-def _decoded(content: bytes | None, kind: type[T]) -> T | None:
+def _decoded(content: bytes | None, decoder: msgspec.json.Decoder[T]) -> T | None:
     try:
-        return msgspec.json.decode(content, type=kind) if content else None
+        return decoder.decode(content) if content else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None  # it is being written at this moment, or another version wrote it
 

@@ -46,6 +46,10 @@ class Tenant(Struct, frozen=True, kw_only=True):
     until_s: float | None = None
 
 
+# Made with the module: a type is looked through when its first decoder is made, and that takes longer than a turn.
+_tenant_decoder = msgspec.json.Decoder(Tenant)
+
+
 class _Process:
     """Holds a token that tells this process from all others, also in other containers. A forked child gets a new
     one."""
@@ -94,7 +98,7 @@ class Neighbours:
                 continue
             give_way()
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                tenant = msgspec.json.decode(folder.read(name) or b"", type=Tenant)
+                tenant = _tenant_decoder.decode(folder.read(name) or b"")
                 if tenant.until_s is None:
                     there = folder.locked(other + _ALIVE)
                     gone_s = 0.0 if there else folder.age_s(name, time.time())

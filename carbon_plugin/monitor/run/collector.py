@@ -12,18 +12,18 @@ import contextlib
 import ipaddress
 import os
 import socket
-import time
 from collections.abc import Mapping
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
-from carbon_plugin.threads.turns import give_way
+from carbon_plugin.threads.turns import give_way, worked_s
 
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
 RECEIVE_BUFFER_BYTES = 4 << 20
 """The buffer has room for the reports of thousands of nodes between two looks. The kernel may grant less."""
-BUDGET_S = 1.0
+BUDGET_S = 0.35
+"""One look takes in reports for at most so many seconds of work. The pauses between its turns come on top."""
 
 
 class Address(tuple[str, int]):
@@ -94,8 +94,8 @@ class Collector:
 
     def poll(self) -> None:
         """Read the reports that have arrived. A newer report replaces an older one of the same ledger."""
-        deadline_s = time.monotonic() + BUDGET_S
-        while time.monotonic() < deadline_s:
+        deadline_s = worked_s() + BUDGET_S
+        while worked_s() < deadline_s:
             try:
                 record = self._socket.recv(REPORT_BYTES + 1)
             except OSError:  # no more datagrams, or no network

@@ -3,7 +3,6 @@ for."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,13 @@ from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.ledgers.journal import Journal
-from carbon_plugin.threads.turns import give_way
+from carbon_plugin.threads.turns import give_way, worked_s
 
 UNNAMED = ""
 """This stands for the name of the own ledger as long as its file cannot be created."""
 MAX_BYTES = 1 << 16
+BUDGET_S = 0.35
+"""One look reads for at most so many seconds of work. The pauses between its turns come on top."""
 MOST_READ_AGAIN = 2000
 """At most this many windows of a file are read a second time: more than five hours of them."""
 
@@ -26,7 +27,8 @@ class LedgerFollower:
     """Holds the totals of every ledger of a run by file name.
 
     `own` is this process's ledger, whose totals it already has. `caught_up` says whether the last poll reached the end
-    of every ledger. `poll` reads for at most `budget_s` seconds and leaves the rest of a long history to later polls.
+    of every ledger. `poll` reads for at most `budget_s` seconds of work and leaves the rest of a long history to later
+    polls.
     `wanted` says of a file name whether that ledger is to be followed; without it, all are.
     """
 
@@ -35,7 +37,7 @@ class LedgerFollower:
         run_dir: Path,
         own: Journal | None,
         *,
-        budget_s: float = 1.0,
+        budget_s: float = BUDGET_S,
         wanted: Callable[[str], bool] = lambda name: True,
     ) -> None:
         self.files: dict[str, FileTotals] = {}
@@ -57,11 +59,12 @@ class LedgerFollower:
             self.files[self._own_name] = self._own.totals
         for name in self._found():
             if name != self._own_name and name not in self._tails and self._wanted(name):
+                give_way()
                 self._tails[name] = LedgerTail(self._run_dir / name, max_bytes=MAX_BYTES)
                 self.files[name] = FileTotals()
-        deadline_s = time.monotonic() + self._budget_s
+        deadline_s = worked_s() + self._budget_s
         unread = list(self._tails.items())
-        while unread and time.monotonic() < deadline_s:
+        while unread and worked_s() < deadline_s:
             remaining = []
             for name, tail in unread:
                 if self._take(name, tail):
@@ -101,6 +104,7 @@ class LedgerFollower:
             return False
         for record in records:
             self.files[name].add(record)
+            give_way()
         return bool(records)
 
 

@@ -102,6 +102,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     """Return the carbon so far and that of the whole run where there are factors, and the energy of the whole run."""
     give_way()
     spent = None if factors is None else central_carbon(*_spent_inputs(totals, factors))
+    give_way()
     if remaining is None:
         return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
     to_come = Range.total(item.energy for item in remaining.energies)
@@ -116,6 +117,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     give_way()
     items, in_force = account_inputs(totals.spent, factors, to_come=remaining.energies)
     reserved = chargeable([*totals.reserved, *remaining.reserved], factors)
+    give_way()
     draws = LIVE_DRAWS if remaining.energies else DRAWS
     whole = carbon_totals(items, reserved, in_force, duration_spread=(low, high), draws=draws)
     return Outlook(spent=spent, whole=whole, energy_j=whole.energy_j, remaining_s=remaining.time_s)
@@ -128,6 +130,7 @@ def spent_carbon(totals: RunTotals, factors: Factors | None) -> CarbonTotals | N
 
 def _spent_inputs(totals: RunTotals, factors: Factors) -> tuple[list[EnergyItem], list[Reservation], Factors]:
     items, in_force = account_inputs(totals.spent, factors)
+    give_way()
     return items, chargeable(totals.reserved, factors), in_force
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.held.expected import expected_gpus
+from carbon_plugin.ledger.held.unobserved import look_up_idle_power
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.clock import WallClock
 from carbon_plugin.monitor.context import Context
@@ -87,6 +88,8 @@ class Projector:
         self._follower = LedgerFollower(run_dir, journal)
         self._own = journal.totals if journal else None
         self._journal = journal
+        if self._own is not None and self._own.manifest is not None:
+            look_up_idle_power(self._own.manifest)
         self._wall = wall
         self._nodes = nodes
         self._clocks = SkewWatch()

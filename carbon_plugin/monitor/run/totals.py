@@ -150,18 +150,25 @@ def run_totals(
                     measured[key] = totals.measured or (share < 1 and measured.get(key, False))
     give_way()
     expected = expected_of(file.manifest for file in current.values() if file.manifest is not None)
+    give_way()
     holdings = _holdings(opened, order, extents)
     together = held_together(holdings)
+    give_way()
     reserved = together.time()
     give_way()
     if len(current) < len(opened):
         together = held_together(_holdings(opened, list(current), extents))
     now = together.time(each_s=1.0)
     give_way()
-    recorded, unobserved = by_scope(spent), unobserved_energy(holdings, reserved.unobserved_s)
+    recorded = by_scope(spent)
+    give_way()
+    unobserved = unobserved_energy(holdings, reserved.unobserved_s)
+    give_way()
+    going_on = by_scope(steady)
+    give_way()
     return RunTotals(
         spent={**recorded, **unobserved.with_factors(mean_factors(recorded.values())).used},
-        steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in by_scope(steady).items()),
+        steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in going_on.items()),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
         reserved=reservations(devices=reserved.device_s, hosts=reserved.host_s),
@@ -209,6 +216,7 @@ def _overlapped(
 
     The keys are (file, device). The rule is that of the audit, `ledger.held.claims`.
     """
+    give_way()
     holders: dict[str, int] = {}
     for file in files.values():
         for key in file.devices:

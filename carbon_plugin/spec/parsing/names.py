@@ -19,8 +19,9 @@ NO_ALIASES: Aliases = {}
 
 def normalized(name: str) -> str:
     """Return a name for comparison: in lower case without accents, with `-` for blanks and underscores."""
-    letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
-    return "-".join("".join(letters).strip().lower().replace("_", " ").split())
+    if not name.isascii():  # almost every name and every profile is, and has no accents to look for
+        name = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    return "-".join(name.strip().lower().replace("_", " ").split())
 
 
 def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
