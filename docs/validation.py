@@ -102,6 +102,21 @@ SOURCES = {
     "megatronllama": ("Megatron-LLaMA's DeepSpeed, A100", ""),
     "opt": ("OPT-175B, A100", ""),
     "glm": ("GLM-130B, A100-40", ""),
+    "moezoo": ("Megatron MoE model zoo, H100/GB200/GB300", ""),
+    "halo": ("Halo and stock TRL, B300", ""),
+    "gke": ("A cloud guide's Megatron, GB200/GB300", ""),
+    "together": ("Together AI's Megatron-Bridge, B200", ""),
+    "llmq": ("LLM.Q, RTX 4090/5090/PRO 6000, L40S, H100", ""),
+    "ult": ("Universal LLM Trainer, A100/H100/RTX PRO 6000", ""),
+    "amdmi350": ("One user's MI350X", ""),
+    "tkgb200": ("One user's training step, GB200", ""),
+    "timm": ("timm's vision transformers, RTX 3090", ""),
+    "speedrun4090": ("GPT-2 on two RTX 4090", ""),
+    "llama3herd": ("Llama 3 405B, H100", ""),
+    "lomo": ("LOMO's AdamW, RTX 3090", ""),
+    "pithissue": ("One user's torchtitan, B200", ""),
+    "lambdadsv3": ("Lambda's torchtitan, B200", ""),
+    "trlsp": ("TRL with Ulysses, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}

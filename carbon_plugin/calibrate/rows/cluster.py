@@ -47,9 +47,9 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     if devices % per_node:
         raise SpecError(f"n_gpus {devices} is not a multiple of gpus_per_node {per_node}")
     if per_node > node.accelerators:
-        # A larger chassis of the same device (DGX-2) has more devices on the switch.
+        # A larger chassis of the same device (DGX-2) has more devices on the switch. A bridge joins two cards in any.
         node = msgspec.structs.replace(node, accelerators=per_node)
-        if device.scaleup.domain > 1:
+        if device.scaleup.domain > 1 and "bridge" not in device.scaleup.technology:
             scaleup = msgspec.structs.replace(device.scaleup, domain=max(per_node, device.scaleup.domain))
             device = msgspec.structs.replace(device, scaleup=scaleup)
     nic = nic_bytes_per_s(row.text("inter_node"), per_node)

@@ -156,10 +156,19 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("lightning-thunder", WHOLE_COMPILED),
     ("lightning", PYTORCH),
     ("llm.c", Conventions(name="llm.c", zero_stage=1)),
+    # LLM.Q's readme names llm.c as what it was written after: CUDA kernels of its own and no framework.
+    ("llm.q", Conventions(name="llm.c", zero_stage=1)),
 )
 FLASH_SINCE = (23, 8)
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
+CORE_MODULES = re.compile(r"megatron-lm.*\b20(2[4-9]|[3-9]\d)\b")
+"""Megatron-LM trains the modules of Megatron-core unless told otherwise since 2024 (`--use-legacy-models` of its
+arguments.py)."""
+MANY_DEVICES = 1024
+"""From so many devices on, software that nobody here knows counts as tuned like Megatron-core, where it cuts layers or
+stages. An hour of them costs thousands of dollars, and those who published such jobs tuned code of their own for them:
+Llama 3 (arXiv 2407.21783 section 3.3), MegaScale (arXiv 2402.15627 section 3) and PaLM (arXiv 2204.02311 section 4)."""
 
 
 # Names that rows give to devices and that no profile has, by the start of the phrase.
@@ -204,8 +213,15 @@ DEVICES: tuple[tuple[str, str], ...] = (
 
 
 def conventions_of_row(row: Fields) -> Conventions:
-    """Return the defaults of the row's framework. Plain PyTorch that the row says is compiled is compiled software."""
+    """Return the defaults of the row's framework.
+
+    Plain PyTorch that the row says is compiled is compiled software, and unknown software that cuts a model over many
+    devices is tuned.
+    """
     found = conventions_of(row.text("framework"))
+    cut = any((row.optional_count(axis) or 1) > 1 for axis in ("tp", "pp"))
+    if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
+        return MEGATRON_CORE
     return COMPILED if found == PYTORCH and "compile" in row.text("overlap") else found
 
 
@@ -216,6 +232,8 @@ def conventions_of(framework: str) -> Conventions:
         return MEGATRON_2021
     if OWN_MODULES.match(text):
         return MEGATRON_2023
+    if CORE_MODULES.match(text):
+        return MEGATRON_CORE
     if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
     found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)
@@ -235,7 +253,7 @@ def release_of(text: str) -> tuple[int, int]:
 def accelerator_name(gpu: str) -> str:
     """Return the profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
     name = re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
-    found = find_accelerator(name) or match_device_name(gpu)
+    found = find_accelerator(name) or find_accelerator(name.replace("-", "")) or match_device_name(gpu)
     if found is not None:
         return found.name
     if (part := re.search(r"\b(gcd|tile|die|neuroncore)\b", gpu, re.IGNORECASE)) is not None:

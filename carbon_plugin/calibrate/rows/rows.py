@@ -18,7 +18,7 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
-from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of_row
+from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of, conventions_of_row
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.fitting_memory import with_filled_memory, with_needed_recompute
 from carbon_plugin.calibrate.rows.layout import row_execution
@@ -211,6 +211,8 @@ def _row(
     assert layout is not None  # as `_spec` makes them
     if conventions == UNKNOWN:
         assumed.append(f"{spec.stack.population} software")
+    elif conventions_of(row.text("framework")) == UNKNOWN:
+        assumed.append(f"software that is tuned like {conventions.name}, on {cluster.devices:,} devices")
     if spec.stack.attention_kernel is None:
         assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)

@@ -28,6 +28,11 @@ HOPPER_KERNELS_SINCE = (25, 1)
 CUDNN_FIRST = ("2025", "12")
 """From this month on PyTorch's nightly builds for CUDA 13 take cuDNN for attention on Hopper and Blackwell: they have
 the order of backends of release 2.10 (`check_prefer_cudnn_attention` of its sdp_utils.cpp) and a cuDNN beyond 9.15."""
+GROUPED_TRANSFORMERS = re.compile(r"(?i)transformers v?([5-9]|\d\d)\b")
+"""Releases of transformers whose experts are grouped products (`grouped_mm`, its default since version 5)."""
+LIGER = re.compile(r"(?i)\bliger\b")
+"""Kernels for norms, rotary positions, gates and loss that users put in place of the modules of transformers
+(linkedin/Liger-Kernel). Its loss writes the gradient over the logits, and its fused loss never holds them."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
 experts of code that people write in plain PyTorch."""
@@ -71,9 +76,14 @@ WHOLE_ITERATIONS = Recipe(
 src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
 
 
-def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
-    """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field."""
-    changes = _kernels(conventions, row, device) | _experts(conventions, row, device)
+def stack_of(
+    conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator, *, latent: bool = False
+) -> Stack:
+    """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field.
+
+    `latent` says that the model has latent attention, whose heads some kernels do not take.
+    """
+    changes = _kernels(conventions, row, device, latent=latent) | _experts(conventions, row, device)
     if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
     if conventions.one_region:
@@ -92,7 +102,7 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
     return msgspec.structs.replace(conventions.stack, **changes)
 
 
-def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, latent: bool) -> dict[str, Any]:
     """Return the fields of attention, fusion and loss in which the row's release differs from its framework's stack."""
     changes: dict[str, Any] = {}
     framework = row.text("framework")
@@ -103,6 +113,10 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["attention_kernel"] = "flash3"
     if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE):
         changes["attention_kernel"] = "flash3"
+    if conventions.name == "torchtitan" and device.architecture.startswith("blackwell") and not latent:
+        # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
+        # takes the heads: those of latent attention are too wide (its pull request 1610).
+        changes["attention_kernel"] = "cudnn"
     if XLA_ATTENTION.match(framework):
         changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()):
@@ -115,7 +129,10 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     compiled = "compile" in row.text("overlap") or "torch.compile" in framework
     if compiled:
         changes["fused"] = True
-    if (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
+    words = f"{row.text('overlap')} {row.text('notes')}"
+    if LIGER.search(words):
+        changes |= {"fused": True, "cross_entropy": "chunked" if "fused loss" in words else "in_place"}
+    elif (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
         changes["cross_entropy"] = loss
     return changes
 
@@ -124,7 +141,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     """Return the fields by which the row says how experts run and how tokens reach them."""
     changes: dict[str, Any] = {}
     notes = row.text("notes")
-    if conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework")):
+    loops = conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework"))
+    if loops and not GROUPED_TRANSFORMERS.search(row.text("framework")):
         changes["expert_loop"] = True
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD

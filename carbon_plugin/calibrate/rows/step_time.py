@@ -27,7 +27,8 @@ def row_step_time_s(
 ) -> float:
     """Return the measured seconds per step.
 
-    A stated step time comes first, then tokens/s per device, then FLOP/s per device, MFU or HFU. What was assumed of a
+    A stated step time comes first, then tokens/s per device or in all, then sequences/s, then FLOP/s per device, MFU or
+    HFU. What was assumed of a
     FLOP convention is appended to `assumed`. Raises `SpecError` naming what is missing.
     """
     derived = row.mapping("derived")
@@ -38,8 +39,8 @@ def row_step_time_s(
     if derived.states("step_time_s") and row.states("gbs"):
         return derived.number("step_time_s")
     for fields in (row, derived):
-        if fields.states("tokens_per_s_per_gpu"):
-            return training.tokens_per_step / (fields.number("tokens_per_s_per_gpu") * cluster.devices)
+        if (step_s := _of_counted(fields, cluster, training)) is not None:
+            return step_s
     if derived.states("step_time_s"):
         return derived.number("step_time_s")
     if not row.states(*RATES):
@@ -47,6 +48,18 @@ def row_step_time_s(
     hardware = "hardware" in row.text("tflops_kind") or not row.states("tflops_per_gpu", "mfu_pct")
     flops = _flops(row, model, training, layout, assumed, hardware=hardware)
     return flops / (_achieved_flops(row, cluster, training, assumed) * cluster.devices)
+
+
+def _of_counted(fields: Fields, cluster: Cluster, training: TrainingPlan) -> float | None:
+    """Return the seconds of a step of which tokens/s or sequences/s are stated, None where neither is."""
+    for name, done in (
+        ("tokens_per_s_per_gpu", training.tokens_per_step / cluster.devices),
+        ("tokens_per_s_total", training.tokens_per_step),
+        ("samples_per_s", training.global_batch_size),
+    ):
+        if fields.states(name):
+            return done / fields.number(name)
+    return None
 
 
 def check_possible(

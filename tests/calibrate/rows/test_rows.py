@@ -150,6 +150,7 @@ def test_a_row_that_cannot_be_used_says_why(changes, reason) -> None:
         ("TPU v5e", "tpu-v5e"),
         ("RTX 4090", "rtx4090"),
         ("RTX-4090-24GB", "rtx4090"),
+        ("RTX-5090", "rtx5090"),
         ("RTX-A6000-48GB", "rtx-a6000"),
         ("Gaudi2-96GB", "gaudi2"),
         ("MI325X", "mi325x"),
@@ -460,3 +461,58 @@ def test_memory_of_a_row_whose_step_is_impossible_is_not_compared() -> None:
     assert rows == []
     assert "device, batch or recompute is another" in skipped.reason
     assert skipped.memory is None
+
+
+def test_step_time_follows_from_what_all_devices_do_together() -> None:
+    seconds = parsed(step_time_s=None, tokens_per_s_per_gpu=1000).measured_step_time_s
+    assert seconds == pytest.approx(16 * 8192 / 16 / 1000)
+    assert parsed(step_time_s=None, tokens_per_s_total=16_000).measured_step_time_s == pytest.approx(seconds)
+    assert parsed(step_time_s=None, samples_per_s=16_000 / 8192).measured_step_time_s == pytest.approx(seconds)
+
+
+def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_grouped_since_version_5() -> None:
+    def stack(**changes: Any) -> Stack:
+        found = parsed(tp=1, pp=1, **changes).spec.stack
+        assert isinstance(found, Stack)
+        return found
+
+    plain = stack(framework="Hugging Face transformers 4.49")
+    assert (plain.fused, plain.cross_entropy, plain.expert_loop) == (False, "eager", True)
+    liger = stack(framework="Hugging Face transformers 5.2", notes="Liger kernels")
+    assert (liger.fused, liger.cross_entropy, liger.expert_loop) == (True, "in_place", False)
+    assert stack(framework="HF trainer", notes="Liger with its fused loss").cross_entropy == "chunked"
+    assert not stack(framework="HF trainer", notes="oligergy").fused
+
+
+def test_unknown_software_that_cuts_a_model_over_many_devices_is_tuned_and_that_is_named() -> None:
+    def read(devices: int, **changes: Any) -> tuple[str, tuple[str, ...]]:
+        row = parsed(framework="our own", n_gpus=devices, gbs=devices, **changes)
+        return row.spec.stack.population, row.assumed
+
+    assert read(512)[0] == "ordinary"
+    population, assumed = read(1024)
+    assert population == "tuned"
+    assert "software that is tuned like megatron-core, on 1,024 devices" in assumed
+    assert read(1024, tp=1, pp=1)[0] == "ordinary"
+
+
+def test_megatron_lm_trains_the_modules_of_its_core_since_2024() -> None:
+    assert parsed(framework="Megatron-LM 2024-04").framework == "megatron-core"
+    assert parsed(framework="Megatron-LM (2026)").framework == "megatron-core"
+    assert parsed(framework="Megatron-LM").framework == "megatron-lm"
+
+
+def test_a_bridge_joins_two_cards_in_a_chassis_of_eight_and_a_switch_joins_all() -> None:
+    bridged, switched = (
+        parsed(gpu=gpu, n_gpus=devices, gpus_per_node=devices, precision="fp16", step_time_s=99)
+        for gpu, devices in (("RTX-3090", 8), ("V100-SXM3-32GB", 16))
+    )
+    assert bridged.spec.cluster.accelerator.scaleup.domain == 2
+    assert switched.spec.cluster.accelerator.scaleup.domain == 16
+
+
+def test_torchtitan_takes_cudnn_on_blackwell_where_cudnn_takes_the_heads() -> None:
+    latent = {"attention": "MLA kv_lora 512 qk_nope 128 qk_rope 64 v 128"}
+    assert parsed(gpu="B200-SXM").spec.stack.attention_kernel == "cudnn"
+    assert parsed(gpu="B200-SXM", **latent).spec.stack.attention_kernel == "flash2"
+    assert parsed(gpu="A100-80GB-SXM").spec.stack.attention_kernel == "flash2"
