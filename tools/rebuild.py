@@ -29,7 +29,7 @@ from tools import (
     region_table,
     server_table,
 )
-from tools.release import ReleaseError, adopted
+from tools.release import RELEASED_AS, ReleaseError, adopted
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "tools" / "sources"
@@ -197,7 +197,8 @@ def take(name: str, release: Path) -> None:
         ReleaseError: if the table has several source files, or the release has not the columns of the present one.
     """
     sources = TABLES[name].sources
-    matching = [source for source in sources if source == release.name] or list(sources)
+    named = RELEASED_AS.get(release.name, release.name)
+    matching = [source for source in sources if source == named] or list(sources)
     if len(matching) != 1 or matching[0].startswith(".."):
         raise ReleaseError(
             f"{release}: {name} is made of {', '.join(sources)}; name the file as the one of these that it replaces."

@@ -25,6 +25,9 @@ HEADINGS = {
 }
 """What publishers call the columns of a source file."""
 
+RELEASED_AS = {"boavizta-data-us.csv": "boavizta_servers.csv", "HP_data.csv": "hpe_servers.csv"}
+"""What collections call the files of which a source file has the rows of servers."""
+
 PREVIOUS, YEAR = "previous_g_per_kwh", "year"
 OWID = ("Entity", "Code", "Year")
 """The first columns of Our World in Data's downloads; the fourth is called after its values."""
@@ -64,6 +67,8 @@ def adopted(source: str, release: Path, present: Path) -> str:
         rows = [{**row, YEAR: year} for row in rows]
     if PREVIOUS in columns and PREVIOUS not in known:
         rows = _with_previous(rows, before, columns[0])
+    if "subcategory" in columns:
+        rows = [row for row in rows if row["subcategory"] == "Server"]
     return _text(columns, rows)
 
 

@@ -101,6 +101,20 @@ def test_a_release_of_a_table_of_several_sources_has_to_name_one(tmp_path: Path,
     assert "hpe_servers.csv" in capsys.readouterr().err
 
 
+def test_of_a_whole_collection_of_footprints_the_servers_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(rebuild, "SOURCES", tmp_path)
+    present, release_file = tmp_path / "boavizta_servers.csv", tmp_path / "boavizta-data-us.csv"
+    present.write_text("manufacturer,name,subcategory,gwp_total\nDell,R1,Server,9\n", encoding="utf-8")
+    release_file.write_text(
+        "manufacturer,name,subcategory,gwp_total,added_date\nDell,R1,Server,9,x\nDell,P22,Monitor,5,x\nDell,R2,Server,8,x\n",
+        encoding="utf-8",
+    )
+
+    rebuild.take("embodied_servers", release_file)
+
+    assert present.read_text("utf-8").splitlines()[1:] == ["Dell,R1,Server,9", "Dell,R2,Server,8"]
+
+
 def test_a_whole_download_of_our_world_in_data_is_kept_for_the_newest_two_years(tmp_path: Path) -> None:
     file = tmp_path / "carbon-intensity-electricity.csv"
     file.write_text(
