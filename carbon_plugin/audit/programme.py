@@ -277,7 +277,7 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
             "imports; they are added as they are"
         )
     if len(runs) > 1 and any(its.counted is not None for its in carbon):
-        found.append("carbon of several runs is the sum of their means, which is above the sum of their central values")
+        found.append("carbon of several runs is the sum of their means, which is not the sum of their central values")
     return found
 
 

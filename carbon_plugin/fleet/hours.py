@@ -19,6 +19,7 @@ from carbon_plugin.audit.tally.reservations import holdings_of, reserved_by_mont
 from carbon_plugin.audit.tally.rework import Rework
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, stated_factors
+from carbon_plugin.ledger.held.holdings import held_together
 from carbon_plugin.ledger.records import Manifest, Span
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.range_array import Floats
@@ -120,8 +121,8 @@ class HourCollector(RunCollector):
     def add_unobserved(self, device_s: float) -> None:
         """Add the energy of reserved time without records, and its device time `device_s`, to the hours of that time.
 
-        Each month gets the amount that the audit states for it. The amount is divided over the hours of the intervals
-        without records by their length. An interval belongs to the launch that begins at its end.
+        Each month gets the amount that the audit states for it. The amount is divided over the hours of the time of
+        each device without records, by its length. Such time belongs to the launch that begins at its end or after it.
         """
         places = self._unrecorded_hours()
         energies: dict[Rung, Floats] = {}
@@ -155,13 +156,13 @@ class HourCollector(RunCollector):
         """
         lengths: dict[tuple[int, int], float] = {}
         begins = sorted((file.extent[0], file.context.launch) for file in self.files)
-        for start, end in _unrecorded(self.files):
+        for start, end, weight in _unrecorded(self.files):
             launch = next((launch for begin, launch in begins if begin >= end), begins[-1][1])
             at = start
             while at < end:
                 hour = int(at // HOUR_S)
                 until = min(end, (hour + 1) * HOUR_S)
-                lengths[launch, hour] = lengths.get((launch, hour), 0.0) + until - at
+                lengths[launch, hour] = lengths.get((launch, hour), 0.0) + weight * (until - at)
                 at = until
         in_month: dict[tuple[int, int], float] = {}
         for (_, hour), length in lengths.items():
@@ -187,16 +188,18 @@ class HourCollector(RunCollector):
         self.hours[slot] = sums.copy() if held is None else held + sums
 
 
-def _unrecorded(files: Sequence[FilePass]) -> list[tuple[float, float]]:
-    """Return the intervals, Unix s, in which devices were reserved and no file of the run holds a record."""
-    found: list[tuple[float, float]] = []
-    covered = union(file.extent for file in files)
-    for start, end in union((one.since_s, one.end_s) for one in holdings_of(files)):
-        at = start
-        for begin, until in covered:
-            if begin > at and begin <= end:
-                found.append((at, begin))
-            at = max(at, until) if begin <= end else at
+def _unrecorded(files: Sequence[FilePass]) -> list[tuple[float, float, float]]:
+    """Return the intervals, Unix s, in which devices were reserved and no file holds a record of them, each with the
+    number of these devices."""
+    found: list[tuple[float, float, float]] = []
+    for stretches, _, units in held_together(holdings_of(files)).devices:
+        covered = union((start, end) for _, start, end, _ in stretches)
+        for start, end in union((since, end) for since, _, end, _ in stretches):
+            at = start
+            for begin, until in covered:
+                if begin > at and begin <= end:
+                    found.append((at, begin, sum(units)))
+                at = max(at, until) if begin <= end else at
     return found
 
 

@@ -257,8 +257,8 @@ class _Report:
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
         found = [
-            "carbon is the sum of the means of the runs; the central values that the runs' own reports show are a "
-            "little lower and do not add up to it"
+            "carbon is the sum of the means of the runs; the central values that the runs' own reports show do not add "
+            "up to it"
         ]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -28,6 +28,7 @@ from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of
 from carbon_plugin.fleet.store.segments import arrow_table
 from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.records import Window
 from tests.fleet.conftest import RUNS
 from tests.ledger.builder import Attempt, Job
 
@@ -314,6 +315,9 @@ def test_a_run_over_the_end_of_a_month_is_divided_at_its_hours(tmp_path: Path) -
     assert [month.energy_j for month in months] == [1e-3 * rows[place]["energy_mj"] for place in (hour - 1, hour)]
 
 
+MIDNIGHT_S = 1_764_547_200.0  # 2025-12-01 00:00 UTC
+
+
 class Waited(Job):
     """A job whose devices were reserved for 90 seconds before each of its attempts."""
 
@@ -337,6 +341,36 @@ def test_reserved_time_without_records_lies_in_the_months_of_the_audit(tmp_path:
         mine = [row for row in table(tmp_path / "store", "hour") if row["month"] == number]
         assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
         assert sum(row["idle_mj"] for row in mine) <= sum(row["energy_mj"] for row in mine)
+
+
+class JoinedLate(Job):
+    """A job whose node 1 failed in the first attempt and was reserved for long before it joined the second one."""
+
+    began_s: ClassVar[dict[int, float]] = {}
+
+    def records(self, run_id: str, node: int, number: int, attempt: Attempt, start_s: float) -> list[Any]:
+        start_s = self.began_s.setdefault(number, start_s)  # both nodes begin an attempt together
+        manifest, *rest = super().records(run_id, node, number, attempt, start_s)
+        if node == 0:
+            return [manifest, *rest]
+        if number == 0:
+            return [manifest, *[record for record in rest if isinstance(record, Window)][:2]]
+        return [replace(manifest, reserved_since_unix_s=MIDNIGHT_S - 50.0), *rest]
+
+
+def test_reserved_time_of_one_node_lies_in_its_months_while_another_node_records(tmp_path: Path) -> None:
+    job = JoinedLate(nodes=2, attempts=[Attempt(0, 30), Attempt(2, 6)])
+    job.write(tmp_path / "runs" / "one", start_unix_s=MIDNIGHT_S - 200.0)
+
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    audit = summarise(tmp_path / "runs" / "one")
+    assert audit.by_phase["unobserved"].energy_j > 0
+    assert len(audit.months) == 2
+    for month in audit.months:
+        number = 100 * month.year + month.month
+        mine = [row for row in table(tmp_path / "store", "hour") if row["month"] == number]
+        assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
 
 
 def test_a_run_that_was_killed_before_its_first_window_is_named(tmp_path: Path) -> None:
