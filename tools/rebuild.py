@@ -246,9 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(texts[path], encoding="utf-8")
             sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
     if files:
-        sys.stdout.write(
-            "Change what the head of the table says of its year, publication and copy, and docs/tables.md.\n"
-        )
+        sys.stdout.write("Now change the year and the publication in the head of the table and in tools/rebuild.py.\n")
     return 0
 
 

@@ -53,7 +53,7 @@ def adopted(source: str, release: Path, present: Path) -> str:
     if tuple(columns[:3]) == OWID:
         return _text(columns, _newest_two_years(release, found, rows, columns))
     names = HEADINGS.get(source, {})
-    rows = [{names.get(column, column): value for column, value in row.items() if column is not None} for row in rows]
+    rows = [{names.get(column, column): _stated(value) for column, value in row.items() if column} for row in rows]
     known = {names.get(column, column) for column in found}
     filled = {column for column in (PREVIOUS, YEAR) if column in columns}
     missing = [column for column in columns if column not in known | filled]
@@ -93,6 +93,11 @@ def _previous(row: Row, old: Row | None) -> str:
     if int(old[YEAR]) != int(row[YEAR]) - 1:
         return ""
     return old["g_per_kwh"] if "g_per_kwh" in old else f"{g_per_kwh_of(old):g}"
+
+
+def _stated(value: str | None) -> str:
+    """Return a value, empty where the publisher has none."""
+    return "" if value in (None, "N/A") else value
 
 
 def _year_in_name(release: Path) -> str:

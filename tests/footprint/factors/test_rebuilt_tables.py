@@ -47,7 +47,7 @@ def google(tmp_path: Path) -> Path:
     path = tmp_path / "2026.csv"
     path.write_text(
         "Google Cloud Region,Location,Google CFE,Grid carbon intensity (gCO2eq / kWh)\n"
-        "asia-east1,Taiwan,0.2,400.5\neurope-north9,Oslo,1,12\n",
+        "asia-east1,Taiwan,0.2,400.5\neurope-north9,N/A,1,12\n",
         encoding="utf-8",
     )
     return path
@@ -59,7 +59,7 @@ def test_the_file_of_a_publisher_becomes_the_source_with_the_present_values_as_t
     assert text.splitlines() == [
         "code,name,year,g_per_kwh,previous_g_per_kwh",
         "asia-east1,Taiwan,2026,400.5,427.95",
-        "europe-north9,Oslo,2026,12,",
+        "europe-north9,,2026,12,",
     ]
 
 
