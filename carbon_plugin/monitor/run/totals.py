@@ -22,7 +22,7 @@ from carbon_plugin.ledger.held.claims import DeviceClaims
 from carbon_plugin.ledger.held.clocks import file_offsets
 from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.expected import ExpectedGpus, expected_gpus
-from carbon_plugin.ledger.held.holdings import Holding, held_together
+from carbon_plugin.ledger.held.holdings import Held, Holding, held_together
 from carbon_plugin.ledger.held.launches import RANK_0_FILES, successor
 from carbon_plugin.ledger.held.unobserved import unobserved_energy
 from carbon_plugin.ledger.records import Manifest, Window
@@ -152,23 +152,16 @@ def run_totals(
     expected = expected_of(file.manifest for file in current.values() if file.manifest is not None)
     give_way()
     holdings = _holdings(opened, order, extents)
-    together = held_together(holdings)
-    give_way()
-    reserved = together.time()
-    give_way()
-    if len(current) < len(opened):
-        together = held_together(_holdings(opened, list(current), extents))
-    now = together.time(each_s=1.0)
-    give_way()
+    reserved, now = _held(holdings, None if len(current) == len(opened) else _holdings(opened, list(current), extents))
     recorded = by_scope(spent)
     give_way()
     unobserved = unobserved_energy(holdings, reserved.unobserved_s)
     give_way()
-    going_on = by_scope(steady)
+    rates = by_scope(steady)
     give_way()
     return RunTotals(
         spent={**recorded, **unobserved.with_factors(mean_factors(recorded.values())).used},
-        steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in going_on.items()),
+        steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in rates.items()),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
         reserved=reservations(devices=reserved.device_s, hosts=reserved.host_s),
@@ -180,6 +173,20 @@ def run_totals(
         last_step=max((file.last_step for file in opened.values()), default=0),
         device_j=device_j,
     )
+
+
+def _held(holdings: Sequence[Holding], current: Sequence[Holding] | None) -> tuple[Held, Held]:
+    """Return the reserved time so far, and the units that are held now, each for one second. `current` holds what is
+    going on, None where that is everything."""
+    together = held_together(holdings)
+    give_way()
+    reserved = together.time()
+    give_way()
+    if current is not None:
+        together = held_together(current)
+    now = together.time(each_s=1.0)
+    give_way()
+    return reserved, now
 
 
 def _taken(files: Mapping[str, FileTotals]) -> dict[str, str]:
