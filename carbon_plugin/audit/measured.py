@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem
-from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
+from carbon_plugin.footprint.values import EnergyItem
+from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, chargeable, energy_item, reservations, scope_of
+from carbon_plugin.ledger.held.unobserved import unobserved_scope
 from carbon_plugin.plan.whatif.measured_run import MeasuredRun
 from carbon_plugin.predict.power import idle_with_context_w
 from carbon_plugin.spec.hardware.profiles import find_accelerator
@@ -18,8 +21,6 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
     """
     if summary.footprint is None or summary.factors is None:
         raise LedgerError(f"run {summary.run.name}: has no carbon to compare: {summary.no_carbon_reason}")
-    found = summary.footprint.energy_j
-    energies = [energy_item((rung, rung), found[rung].range) for rung in IT_RUNGS if rung in found]
     held = reservations(devices=summary.reserved.device_s, hosts=summary.reserved.host_s)
     series = summary.series
     bins = [energy for rung, energy in series.rung_energy_j.items() if rung != "facility"]
@@ -28,7 +29,7 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
         start_unix_s=summary.period.start_unix_s,
         width_s=series.width_s,
         energy_j=tuple(map(sum, zip(*bins, strict=True))),
-        energies=tuple(energies),
+        energies=tuple(_energies(summary)),
         reserved=tuple(chargeable(held, summary.factors)),
         factors=summary.factors,
         footprint=summary.footprint,
@@ -37,6 +38,19 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
         by_hour_g_per_kwh=tuple(series.grid_by_hour_g_per_kwh),
         by_hour_from=series.grid_by_hour_from,
     )
+
+
+def _energies(summary: AuditSummary) -> Iterator[EnergyItem]:
+    """Yield the energies of the run in the uncertainty scopes of its own account, so that the run put where it was has
+    the range of its audit."""
+    scopes: dict[UncertaintyScope, list[Range]] = {}
+    for device in summary.devices:
+        if (scope := scope_of(device.identity)) is not None:
+            scopes.setdefault(scope, []).append(device.energy.range)
+    for rung, idle in summary.unobserved.items():
+        scopes[unobserved_scope(rung)] = [idle.range]
+    for scope in sorted(scopes):
+        yield energy_item(scope, Range.total(scopes[scope]))
 
 
 def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:

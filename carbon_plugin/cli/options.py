@@ -37,10 +37,15 @@ class Option(Struct, frozen=True):
 
 
 class Argument(Struct, frozen=True):
-    """Describes a positional argument with its help text. `metavar` replaces the name of the value in the help."""
+    """Describes a positional argument with its help text. `metavar` replaces the name of the value in the help.
+
+    `assigned` are the names that its words state as NAME=VALUE, so that one written as an option is told how it is
+    written here.
+    """
 
     help: str
     metavar: str | None = None
+    assigned: tuple[str, ...] = ()
 
 
 class OptionFamily(Struct, frozen=True):

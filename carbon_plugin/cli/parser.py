@@ -134,6 +134,7 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
             required=parameter.required,
             nargs=-1 if repeated else 1,
             metavar=declared.metavar,
+            assigned=declared.assigned,
         )
     assert isinstance(declared, Option)
     names = declared.names or (f"--{parameter.name.replace('_', '-')}",)
@@ -200,13 +201,14 @@ def _click_type(kind: Any) -> Any:
 
 
 class _Argument(click.Argument):
-    """Gives an argument a help text. Only click 8.5 and later has one, and other packages hold many users below
-    that.
+    """Gives an argument a help text, which only click 8.5 and later has, and other packages hold many users below
+    that. `assigned` are the names that its words state as NAME=VALUE.
     """
 
-    def __init__(self, names: list[str], help_text: str, **attributes: Any) -> None:
+    def __init__(self, names: list[str], help_text: str, assigned: tuple[str, ...] = (), **attributes: Any) -> None:
         super().__init__(names, **attributes)
         self.help_text = help_text
+        self.assigned = assigned
 
     def record(self, context: click.Context) -> tuple[str, str]:
         """Return the name and the text of the argument for the help page."""
@@ -214,7 +216,20 @@ class _Argument(click.Argument):
 
 
 class _Command(click.Command):
-    """Lists the arguments of a command before its options on the help page."""
+    """Lists the arguments of a command before its options on the help page, and says of a name that is written as an
+    option how it is written here.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            assigned = (name for one in self.params if isinstance(one, _Argument) for name in one.assigned)
+            for name in assigned:
+                if error.option_name == f"--{name.replace('_', '-')}":
+                    said = f"{error.option_name} is no option here, expected {name}=VALUE without dashes"
+                    raise click.UsageError(said, ctx) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         parameters = self.get_params(ctx)

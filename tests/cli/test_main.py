@@ -254,7 +254,7 @@ QUESTION = (
         (("--layout", "auto", "--tp", "0"), "error: command line: layout: tp is 0, expected a positive integer"),
         (("--price", "-1"), "error: command line: price_usd_per_device_hour: expected 0 or more, got -1"),
         (("--pue", "nan"), "error: command line: site.pue: expected number, got nan"),
-        (("--compare", ""), "error: compare: names no axis, expected for instance zone=SWE,USA"),
+        (("--compare", ""), "error: comparison: names no axis, expected for instance zone=SWE,USA"),
     ],
 )
 def test_a_flag_that_cannot_be_is_one_line_that_names_it(flags, message, capsys):

@@ -15,7 +15,7 @@ from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
-from carbon_plugin.ledger.held.unobserved import IdlePower, host_power, idle_power
+from carbon_plugin.ledger.held.unobserved import IdlePower, host_power, idle_power, unobserved_scope
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.amounts import number
@@ -77,7 +77,7 @@ def _share(summary: AuditSummary) -> float:
 
 def _footprint(idle: IdlePower, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
     items = [
-        energy_item((rung, f"{rung}:unobserved"), power.scaled(unobserved_s)) for rung, power in idle.by_rung.items()
+        energy_item(unobserved_scope(rung), power.scaled(unobserved_s)) for rung, power in idle.by_rung.items()
     ]
     reserved = reservations(devices=uncharged_s, hosts=uncharged_s / idle.devices_per_node)
     return account(items, chargeable(reserved, factors), factors, draws=SAMPLING.draws, seed=SAMPLING.seed)

@@ -12,7 +12,10 @@ def whatif(
     run_dir: RunDirectory,
     changes: Annotated[
         list[str],
-        Argument("What to change: zone=SWE,USA, hour=0,12, series=grid.csv, start=2026-01-01T00:00Z, pause_above=300."),
+        Argument(
+            "What to change: zone=SWE,USA, hour=0,12, series=grid.csv, start=2026-01-01T00:00Z, pause_above=300.",
+            assigned=("zone", "series", "start", "hour", "pause_above"),
+        ),
     ],
     marginal: Annotated[Path | None, Option("File of marginal intensity, shown beside the average.")] = None,
     output: Annotated[Path | None, Option("Write a chart (.svg) or JSON here.", names=("-o", "--output"))] = None,

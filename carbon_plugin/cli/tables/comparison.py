@@ -35,7 +35,7 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
     """
     if all(one.footprint is None for one in comparison.alternatives):
         first = comparison.alternatives[0]
-        raise SpecError(f"compare: {label_of(first)}: {first.reason}")
+        raise SpecError(f"comparison: {label_of(first)}: {first.reason}")
     document = msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode()
     if output is not None:
         output.write_text(
@@ -65,13 +65,13 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     energy = fitting_unit(max((one.energy_j["facility"].value for one in footprints), default=0.0), ENERGY_UNITS)
     marginal = any(one.marginal_kg is not None for one in alternatives)
     table = Table(box=None, padding=(0, 1), title_justify="left", title_style="bold")
-    table.title = f"what if: {escape(comparison.name)}, carbon in {carbon[1]}"
+    table.title = f"what if: {escape(comparison.name)}, energy of the facility in {energy[1]}, carbon in {carbon[1]}"
     ratios = [
         one.energy_j["facility"].value / one.energy_j["it"].value for one in footprints if one.energy_j["it"].value
     ]
     with_pue = max(ratios, default=1.0) > SAME_PUE * min(ratios, default=1.0)
     pue = ["PUE"] if with_pue else []
-    headings = ["", "time", energy[1], *pue, "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
+    headings = ["", "time", "energy", *pue, "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
     for heading in headings:
         table.add_column(heading, justify="right")
     for number_of_row, one in enumerate(alternatives):

@@ -100,6 +100,11 @@ def host_power(node: Node, device_w: Range) -> Range:
     return base.plus(node.host.overhead_fraction.range.times(device_w))
 
 
+def unobserved_scope(rung: Rung) -> UncertaintyScope:
+    """Return the uncertainty scope of the energy of a rung in reserved time without records."""
+    return (rung, f"{rung}:unobserved")
+
+
 def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> UnobservedEnergy:
     """Return the energy of the reserved time of some files that no record covers. `before_s` is as in `IdleTime`."""
     return modelled_idle(idle_time(holdings, before_s))
@@ -141,7 +146,7 @@ def modelled_idle(time: IdleTime, device_w: float | None = None) -> UnobservedEn
         profiles.append(power.profiles)
         for rung, watts in power.by_rung.items():
             if rung in rungs:
-                scope: UncertaintyScope = (rung, f"{rung}:unobserved")
+                scope = unobserved_scope(rung)
                 energy = watts.scaled(seconds)
                 one = UsedEnergy(energy=energy, without_factors_j=energy.value)
                 used[scope] = used[scope].plus(one) if scope in used else one

@@ -29,16 +29,16 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
         name, separator, values = word.partition("=")
         chosen = tuple(value.strip() for value in values.split(",") if value.strip())
         if not separator or not chosen:
-            raise SpecError(f"compare: {word!r} is not of the form zone=SWE,USA")
+            raise SpecError(f"comparison: {word!r} is not of the form zone=SWE,USA")
         if name not in tuple(known):
             raise unknown_name("axis of comparison", name, known)
         if name in axes:
-            raise SpecError(f"compare: {name} is given twice; write {name}=A,B")
+            raise SpecError(f"comparison: {name} is given twice; write {name}=A,B")
         axes[name] = chosen
     if not axes:
-        raise SpecError(f"compare: names no axis, expected for instance zone=SWE,USA; known: {', '.join(known)}")
+        raise SpecError(f"comparison: names no axis, expected for instance zone=SWE,USA; known: {', '.join(known)}")
     for start in axes.get("start", ()):
-        unix_s(start, "compare: start")
+        unix_s(start, "comparison: start")
     for threshold in axes.get("pause_above", ()):
         pause_threshold(threshold)
     for hour in axes.get("hour", ()):
@@ -47,7 +47,7 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
     for values_of_axis in axes.values():
         combinations *= len(values_of_axis)
     if combinations > MOST_ALTERNATIVES:
-        raise SpecError(f"compare: {combinations} combinations, expected at most {MOST_ALTERNATIVES}")
+        raise SpecError(f"comparison: {combinations} combinations, expected at most {MOST_ALTERNATIVES}")
     return axes
 
 
@@ -60,14 +60,14 @@ def pause_threshold(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise SpecError(f"compare: pause_above is {text!r}, expected a number of g/kWh")
+        raise SpecError(f"comparison: pause_above is {text!r}, expected a number of g/kWh")
     return value
 
 
 def start_hour(text: str) -> int:
     """Return the hour of the day, UTC, at which a run starts. Raises `SpecError` for anything but 0 to 23."""
     if not text.isdecimal() or int(text) > 23:
-        raise SpecError(f"compare: hour is {text!r}, expected a whole number from 0 to 23 (UTC)")
+        raise SpecError(f"comparison: hour is {text!r}, expected a whole number from 0 to 23 (UTC)")
     return int(text)
 
 

@@ -86,7 +86,10 @@ def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, se
 def _try(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None, seed: int) -> Alternative:
     try:
         if "hour" in changes and len(changes) > 1:
-            raise SpecError("hour stands alone: for the hours of another place or series give series=FILE start=MOMENT")
+            raise SpecError(
+                "hour is the one change of a comparison, expected no other beside it; for the hours of another place "
+                "give series=FILE start=MOMENT"
+            )
         start = unix_s(changes["start"], "start") if "start" in changes else run.start_unix_s
         if "series" in changes:
             if "pause_above" in changes:

@@ -13,6 +13,7 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run
 from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.plan.whatif.measured_run import RUN_AXES
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.site import Site
@@ -247,7 +248,7 @@ def test_a_run_that_knows_its_grid_by_the_hour_is_put_at_other_hours(capsys, run
     [
         (["hour=24"], "hour is '24', expected a whole number from 0 to 23 (UTC)"),
         (["hour=3"], "that of this run does not change with time"),
-        (["hour=3", "zone=SWE"], "hour stands alone"),
+        (["hour=3", "zone=SWE"], "hour is the one change of a comparison, expected no other beside it"),
     ],
 )
 def test_an_hour_that_cannot_be_computed_is_one_line_and_2(capsys, run_dir, changes, problem):
@@ -255,4 +256,41 @@ def test_an_hour_that_cannot_be_computed_is_one_line_and_2(capsys, run_dir, chan
 
     said = capsys.readouterr().err
     assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_put_where_it_was_has_the_carbon_and_the_range_of_its_audit(capsys, tmp_path):
+    accelerator = load_accelerator("h100-sxm")
+    cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=2, devices_per_node=2)
+    factors = resolve_factors(Site(zone="FRA", pue=1.2), cluster)
+    Job(
+        factors=msgspec.to_builtins(factors),
+        intensity_g_per_kwh=factors.intensity.figure.value,
+        attempts=[Attempt(0, 12, reserved_before_s=900.0)],
+    ).write(tmp_path / "run")
+
+    document = json.loads(printed(capsys, "whatif", tmp_path / "run", "zone=FRA", "--json"))
+    audited = msgspec.to_builtins(summarise(tmp_path / "run").footprint)
+    (where_it_was,) = document["alternatives"]
+
+    for name in ("operational_kg", "embodied_kg", "total_kg"):
+        found, expected = where_it_was["footprint"][name], audited[name]
+        for end in ("value", "low", "high"):
+            assert found[end] == pytest.approx(expected[end], rel=1e-9), (name, end)
+
+
+def test_the_energy_of_the_table_is_named_as_that_of_the_facility(capsys, run_dir):
+    title, headings, *_ = printed(capsys, "whatif", run_dir, "zone=SWE").splitlines()
+
+    assert "energy of the facility in Wh" in title
+    assert "energy" in headings.split()
+
+
+@pytest.mark.parametrize("axis", RUN_AXES)
+def test_a_change_written_as_an_option_is_told_how_it_is_written(capsys, run_dir, axis):
+    option = f"--{axis.replace('_', '-')}"
+    assert run(["whatif", str(run_dir), option, "1"]) == 2
+
+    said = capsys.readouterr().err
+    assert f"whatif: {option} is no option here, expected {axis}=VALUE" in said
     assert said.count("\n") == 1

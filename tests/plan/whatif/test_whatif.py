@@ -110,7 +110,7 @@ def test_as_many_devices_of_another_kind_come_in_nodes_that_hold_several(
         ("zone=", "is not of the form"),
         ("zones=SWE", "unknown axis of comparison 'zones'; nearest: zone"),
         ("zone=SWE zone=USA", "zone is given twice"),
-        ("start=tomorrow", "compare: start is 'tomorrow', expected ISO 8601"),
+        ("start=tomorrow", "comparison: start is 'tomorrow', expected ISO 8601"),
         ("start=2026-01-01T00:00", "without an offset"),
         ("pause_above=dirty", "pause_above is 'dirty', expected a number"),
         (f"zone={','.join('A' * (MOST_ALTERNATIVES + 1))}", "201 combinations, expected at most 200"),
