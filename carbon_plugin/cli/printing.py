@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 WIDEST = 200
@@ -10,8 +10,8 @@ WIDEST = 200
 LABEL_WIDTH = 10
 
 
-def print_table(out: Console, table: Table) -> None:
-    """Print a table. The blanks that fill its last column are left out."""
+def print_table(out: Console, table: RenderableType) -> None:
+    """Print a table or a paragraph. The blanks that fill its lines to the width of the terminal are left out."""
     with out.capture() as captured:
         out.print(table)
     for line in captured.get().splitlines():

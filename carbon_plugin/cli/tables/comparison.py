@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.printing import print_numbers, print_table
 from carbon_plugin.cli.tables.plan_run import best_case_phrase
 from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
@@ -82,15 +82,15 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         own = (note for note in one.notes if note not in rows_of)
         said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *own)))
         rest = f": [dim]{escape(said)}[/]" if said else ""
-        out.print(Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
+        print_table(out, Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
     for note, rows in rows_of.items():
-        out.print(Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
+        print_table(out, Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
     if any(one.best_case is not None for one in alternatives):
-        out.print("The table is of real runs, which take longer than the best case of their layout (docs/goodput.md).")
+        print_table(out, "The table is of real runs, which take longer than the best case of their layout (docs/goodput.md).")
     if marginal:
-        out.print("At the margin: what one kWh more or less causes; beside the average, never part of the total.")
+        print_table(out, "At the margin: what one kWh more or less causes; beside the average, never part of the total.")
     for warning in comparison.warnings:
-        out.print(f"[yellow]warning:[/] {escape(warning)}")
+        print_table(out, f"[yellow]warning:[/] {escape(warning)}")
 
 
 def _shared_notes(alternatives: Sequence[Alternative]) -> dict[str, list[int]]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_line, print_numbers
+from carbon_plugin.cli.printing import print_line, print_numbers, print_table
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
@@ -80,16 +81,22 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     wide = footprint.interval_95.get("total_kg")
     if verbose and wide is not None:
         size, unit = fitting_unit(footprint.counted_kg.value, CARBON_UNITS)
-        out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
+        ends = f"{number(wide[0] / size)} to {number(wide[1] / size)} {unit}"
+        _below_the_table(out, f"95 % interval of total carbon: {ends}")
     ranked = [f"{driver.scope} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE]
     if ranked:
         said = "what the range comes from" if verbose else "the range of total carbon comes most from"
-        out.print(f"  {said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
+        _below_the_table(out, f"{said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
     factor = forecast.goodput.overrun if forecast.goodput is not None else None
     if factor is not None:
         ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
-        out.print(f"  a real run takes {ends} times the best case; from {escape(factor.source)}")
+        _below_the_table(out, f"a real run takes {ends} times the best case; from {escape(factor.source)}")
     out.print()
+
+
+def _below_the_table(out: Console, text: str) -> None:
+    """Print a sentence as far from the edge as the names of the table, in each of its lines."""
+    print_table(out, Padding(text, (0, 0, 0, 2)))
 
 
 def _wasted(forecast: Forecast, row: Callable[[str, Figure | None, Units], None]) -> None:
@@ -103,14 +110,21 @@ def _wasted(forecast: Forecast, row: Callable[[str, Figure | None, Units], None]
 
 
 def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
-    """Print the useful share of the run's time and the failures that are expected."""
-    goodput = forecast.goodput
+    """Print the useful share of the modelled time and the failures that are expected in it.
+
+    Both belong to the best case where the run takes longer than what is modelled; the parts are those of the run.
+    """
+    goodput, at_best = forecast.goodput, forecast.best_case is not None
     if goodput is None:
         return
-    parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
-    said = [f"{goodput.useful_share:.1%}", *([", ".join(parts)] if verbose else [])]
+    said = [f"{goodput.useful_share:.1%}{' of the best case' if at_best else ''}"]
     if goodput.expected is not None:
-        said.append(_failures(goodput.expected))
+        failures = _failures(goodput.expected)
+        said = [f"{said[0]}, in which {failures}"] if at_best else [*said, failures]
+    if verbose:
+        parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
+        said.append(f"{'the time of a real run: ' if at_best else ''}{', '.join(parts)}")
+    if goodput.expected is not None:
         said.append(_checkpoints(goodput.expected, forecast.prediction.step_time_s.value, verbose))
     print_line(out, "goodput", "; ".join(said))
 
@@ -120,7 +134,9 @@ def _failures(expected: ExpectedLosses) -> str:
         return "a failure is unlikely"
     if expected.failures < LIKELY_FAILURES:
         return f"a failure is unlikely ({number(expected.failures, 1)} expected)"
-    return f"{number(expected.failures, 2)} failures expected, one every {_time(expected.mtbf_s)}"
+    failures = number(expected.failures, 2)
+    said = "1 failure is" if failures == "1" else f"{failures} failures are"
+    return f"{said} expected, one every {_time(expected.mtbf_s)}"
 
 
 def _time(seconds: float) -> str:

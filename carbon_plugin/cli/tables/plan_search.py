@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.printing import print_numbers, print_table
 from carbon_plugin.cli.tables.plan_run import best_case_phrase
 from carbon_plugin.cli.tables.plan_step import ALMOST_SURE
 from carbon_plugin.cli.terminal import echo, steering_console
@@ -148,12 +148,12 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
     shown = report.options[:MOST_ROWS]
     print_numbers(out, _table(shown))
     for rank, option in enumerate(shown, start=1):
-        out.print(Padding(f"{rank}  {escape(_line(option))}", (0, 0, 0, 1)))
+        print_table(out, Padding(f"{rank}  {escape(_line(option))}", (0, 0, 0, 1)))
     if len(report.options) > len(shown):
         out.print(f"  and {len(report.options) - len(shown)} more: --json has all of them")
-    out.print(f"[dim]{FOOTNOTE}[/]")
+    print_table(out, f"[dim]{FOOTNOTE}[/]")
     for one in report.skipped:
-        out.print(f"[yellow]left out:[/] {escape(f'{one.cluster}: {one.reason}')}")
+        print_table(out, f"[yellow]left out:[/] {escape(f'{one.cluster}: {one.reason}')}")
 
 
 def _table(options: Sequence[RunOption]) -> Table:

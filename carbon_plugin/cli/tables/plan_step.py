@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_line
+from carbon_plugin.cli.printing import print_line, print_table
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, quantity
@@ -64,7 +64,7 @@ def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
     table.add_column(justify="right")
     for name, seconds in ranked:
         table.add_row(f"  {TERMS.get(name, name)}", f"{number(seconds / size, 4)} {unit}", f"{seconds / total:.1%}")
-    out.print(table)
+    print_table(out, table)
     out.print()
 
 

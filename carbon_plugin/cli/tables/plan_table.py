@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from carbon_plugin.cli.printing import print_line
+from carbon_plugin.cli.printing import print_line, print_table
 from carbon_plugin.cli.tables.plan_run import print_goodput, print_run
 from carbon_plugin.cli.tables.plan_step import print_memory, print_step, samples_of
 from carbon_plugin.footprint.factors.grid import describe_basis
@@ -44,7 +44,7 @@ def print_forecast(forecast: Forecast, console: Console | None = None, *, verbos
     print_step(out, forecast, verbose)
     print_memory(out, forecast, verbose)
     for warning in forecast.warnings:
-        out.print(f"[yellow]warning:[/] {escape(warning)}")
+        print_table(out, f"[yellow]warning:[/] {escape(warning)}")
     if verbose:
         _assumptions(out, forecast)
     else:
@@ -125,7 +125,7 @@ def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
     others = len(assumptions) - len(named)
     more = [plural(others, "other value")] if others else []
     said = " and ".join(filter(None, (", ".join(words), *more)))
-    out.print(f"assumed, because nothing was given: {escape(said)} [dim](-v lists all with their sources)[/]")
+    print_table(out, f"assumed, because nothing was given: {escape(said)} [dim](-v lists all with their sources)[/]")
 
 
 def _field(field: str) -> str:
@@ -145,4 +145,4 @@ def _assumptions(out: Console, forecast: Forecast) -> None:
     out.print("[bold]assumed, because nothing was given[/]")
     for item in forecast.assumptions:
         line = Padding(f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]", (0, 0, 0, 2))
-        out.print(line)
+        print_table(out, line)

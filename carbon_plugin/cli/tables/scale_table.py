@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.printing import print_numbers, print_table
 from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep
@@ -26,7 +26,7 @@ def print_points(result: Sweep, law: ScalingLaw, deadline_days: float) -> None:
     out.print("[bold]assumed, because nothing was given[/]")
     for item in result.assumptions:
         line = f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]"
-        out.print(Padding(line, (0, 0, 0, 2)))
+        print_table(out, Padding(line, (0, 0, 0, 2)))
 
 
 def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: float) -> None:
@@ -66,7 +66,7 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     )
     size, unit = fitting_unit(point.ideal_kg, CARBON_UNITS)
     table.add_row("ideal", f"{number(point.ideal_kg / size)} {unit} at peak FLOP/s with nothing lost")
-    out.print(table)
+    print_table(out, table)
     if not point.meets_deadline:
         late = f"no cluster that was tried trains this in {deadline_days:g} days; the fastest is shown"
         out.print(f"[yellow]warning:[/] {late}")

@@ -79,6 +79,44 @@ def test_a_plan_fits_one_screen(run, columns, capsys, monkeypatch):
     assert [head for head in heads if not any(line.startswith(head) for line in lines)] == []
 
 
+@pytest.mark.parametrize("flags", [(), ("-v",), ("--compare", "zone=SWE,USA"), ("--search",)])
+def test_no_line_ends_with_blanks_and_what_is_said_below_the_table_keeps_its_distance(flags, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    lines = printed(capsys, *RUNS["16 x 8 H100"], "--tp", "8", *flags).splitlines()
+
+    assert [line for line in lines if line != line.rstrip()] == []
+    if flags in ((), ("-v",)):
+        start = next(place for place, line in enumerate(lines) if line.startswith("  a real run takes"))
+        rest = lines[start + 1 : lines.index("", start)]
+        assert rest
+        assert all(line.startswith("  ") for line in rest)
+
+
+@pytest.mark.parametrize("flags", [(), ("-v",)])
+@pytest.mark.parametrize(
+    ("days_between", "failures"), [(4.0, "5[0-9] failures are"), (218.0, "1 failure is"), (1e5, "a failure is unlikely")]
+)
+def test_failures_belong_to_the_best_case_where_a_real_run_takes_longer(
+    days_between, failures, flags, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "400")
+    text = (
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 16}\nlayout: {dp_shard: 128, zero_stage: 3}\n"
+        "training: {seq_len: 8192, global_batch_size: 1024, tokens: 15e12, kind: KIND, "
+        f"reliability: {{mtbf_device_hours: {days_between * 24 * 128}}}}}\nsite: {{zone: FRA}}\n"
+    )
+    said = {}
+    for kind in ("production", "benchmark"):
+        (tmp_path / f"{kind}.yaml").write_text(text.replace("KIND", kind))
+        lines = printed(capsys, f"{kind}.yaml", *flags).splitlines()
+        said[kind] = next(line for line in lines if line.startswith("goodput"))
+
+    assert re.search(rf"% of the best case, in which {failures}", said["production"])
+    assert re.search(rf"%; {failures}", said["benchmark"])
+    assert "best case" not in said["benchmark"]
+
+
 @pytest.mark.parametrize("run", ["16 x 8 H100", "counted", "contracts"])
 def test_verbose_has_every_assumption_and_every_term_and_the_short_form_says_how_many_are_left_out(
     run, capsys, monkeypatch
