@@ -34,6 +34,11 @@ from carbon_plugin.spec.numbers.range import Range
 ROLES: tuple[str, ...] = get_args(Role)
 FINAL = "final"
 UNSTATED = "unstated"
+SUM_OF_MEANS = (
+    "carbon is the sum of the means of the runs; the central value that a run's own report shows differs from its mean "
+    "the more the wider its range is, and central values do not add up"
+)
+"""What the carbon of one run or of several means beside the numbers of their own audits."""
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
@@ -276,8 +281,8 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
             "some grid intensities are of the electricity that a zone generates and some of what it consumes, with its "
             "imports; they are added as they are"
         )
-    if len(runs) > 1 and any(its.counted is not None for its in carbon):
-        found.append("carbon of several runs is the sum of their means, which is not the sum of their central values")
+    if any(its.counted is not None for its in carbon):
+        found.append(SUM_OF_MEANS)
     return found
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 import carbon_plugin
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.audit.programme import SUM_OF_MEANS
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.accounts import (
     ACCOUNTS_VERSION,
@@ -256,10 +257,7 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
-        found = [
-            "carbon is the sum of the means of the runs; the central values that the runs' own reports show do not add "
-            "up to it"
-        ]
+        found = [SUM_OF_MEANS]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
             found.append(

@@ -51,8 +51,8 @@ def duration(seconds: float) -> str:
     return _amount(seconds, TIME_UNITS)
 
 
-def device_hours(seconds: float) -> str:
-    """Return device time in hours, with the unit."""
+def device_time(seconds: float) -> str:
+    """Return device time with its unit, which is the hour at most: contracts and schedulers count device-hours."""
     return _amount(seconds, DEVICE_TIME_UNITS)
 
 

@@ -185,7 +185,7 @@ def test_sum_of_runs_is_the_sum_of_their_means_and_says_so(runs: Path) -> None:
     assert programme.total_kg.value == pytest.approx(sum(one.means["total_kg"] for one in footprints if one))
     assert programme.total_kg.value > 1.01 * sum(one.total_kg.value for one in footprints if one)
     assert sum(run.total_kg or 0.0 for run in programme.runs) == pytest.approx(programme.total_kg.value)
-    assert "sum of their means" in " ".join(programme.warnings)
+    assert "sum of the means of the runs" in " ".join(programme.warnings)
 
 
 def test_manufacture_is_summed_up_where_operational_carbon_is_not(runs: Path, factors: Factors) -> None:

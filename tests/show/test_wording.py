@@ -84,7 +84,7 @@ def test_counts_and_moments() -> None:
     assert [verb(count, "was", "were") for count in (0, 1, 2)] == ["were", "was", "were"]
     assert wording.moment(1_760_000_000) == "2025-10-09 08:53:20 UTC"
     assert wording.duration(5400) == "1.50 h"
-    assert wording.device_hours(1800) == "0.500 h"
+    assert wording.device_time(1800) == "30.0 min"
     assert wording.power(1500) == "1.50 kW"
 
 

@@ -233,7 +233,7 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
     )
     facility = f", {wording.energy(programme.facility_j)} with the facilities" if programme.facility_j else ""
     sentences = [
-        f"The {plural(len(summaries), 'run')} of {programme.name} took {wording.device_hours(programme.device_s)} of "
+        f"The {plural(len(summaries), 'run')} of {programme.name} took {wording.device_time(programme.device_s)} of "
         f"reserved device time on {hardware}{trained}.",
         f"The machines used {wording.energy(programme.energy_j)}{facility}.",
         f"That is {wording.carbon(carbon.value)} of operational emissions ({wording.carbon_range(carbon)}; "

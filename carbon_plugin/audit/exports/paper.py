@@ -32,7 +32,7 @@ def _what_ran(summary: AuditSummary) -> str:
     hardware = work.hardware if work else plural(summary.run.world_size, "rank")
     sentence = (
         f"We trained {name}{size} on {hardware} for {wording.duration(summary.period.active_s)} "
-        f"({wording.device_hours(summary.reserved.device_s)} of reserved device time; "
+        f"({wording.device_time(summary.reserved.device_s)} of reserved device time; "
         f"{plural(progress.steps, 'optimizer step')}"
     )
     if progress.tokens:

@@ -218,7 +218,7 @@ def sci_boundary(summary: AuditSummary) -> list[str]:
     from_when = "its first record (E) and allocation (M)" if reserved.unknown_s > 0 else "allocation"
     waited = (
         [
-            f"inside, modelled as idle: {wording.device_hours(reserved.modelled_idle_s)} of reserved device time "
+            f"inside, modelled as idle: {wording.device_time(reserved.modelled_idle_s)} of reserved device time "
             "without records"
         ]
         if reserved.modelled_idle_s > 0

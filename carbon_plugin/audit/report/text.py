@@ -61,7 +61,7 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
         (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
         for name, figure, how in (
             ("operational carbon", footprint.operational_kg, grid),
-            ("embodied carbon", footprint.embodied_kg, f"{wording.device_hours(summary.reserved.device_s)} of devices"),
+            ("embodied carbon", footprint.embodied_kg, f"{wording.device_time(summary.reserved.device_s)} of devices"),
             ("total carbon", footprint.total_kg, f"{without}, which is unknown" if without else ""),
         )
         if figure is not None

@@ -97,14 +97,14 @@ def left_out(summary: AuditSummary) -> list[str]:
     lost_s = sum(gap.duration_s for gap in summary.period.gaps)
     if lost_s:
         found.append(
-            f"Between attempts, this run is not known to have held devices for {wording.duration(lost_s)}; nothing was "
-            "recorded then, and what was drawn is in no total."
+            f"Between attempts, nothing was recorded for {wording.duration(lost_s)}, and nothing says that the run held "
+            "its devices then: what they drew is in no total."
         )
     if summary.reserved.unknown_s > 0:
         charged = summary.footprint is not None and not unknown_embodied(summary)
         counted = ", while their manufacture is in the total" if charged else ""
         found.append(
-            f"{wording.device_hours(summary.reserved.unknown_s)} of reserved device time are in no record: their "
+            f"{wording.device_time(summary.reserved.unknown_s)} of reserved device time are in no record: their "
             f"energy is in no total, because no hardware profile knows the idle power of these devices{counted}."
         )
     account = summary.reconciliation
@@ -112,15 +112,16 @@ def left_out(summary: AuditSummary) -> list[str]:
         found.append(f"0 GPU-hours were allocated ({account.source}): no job with GPUs was started.")
     counted_s, beyond_s = counted_and_beyond(summary, account) if account is not None else (0.0, 0.0)
     if account is not None and beyond_s:
-        hours, of = wording.device_hours(beyond_s), wording.device_hours(account.allocated_device_s)
+        hours, of = wording.device_time(beyond_s), wording.device_time(account.allocated_device_s)
         modelled = account.footprint
         what = f"; modelled as idle they add {wording.carbon(modelled.counted_kg.value)}" if modelled else ""
-        beside = f"; another {wording.device_hours(counted_s)} are in the totals as idle" if counted_s else ""
+        beside = f"; another {wording.device_time(counted_s)} are in the totals as idle" if counted_s else ""
         found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total{beside}.")
     if unknown := unknown_embodied(summary):
         found.append(
             f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
-            "recognised (cluster.accelerator, cluster.node)."
+            "recognised. A forecast that the run carries (planned=) names it by its cluster.accelerator and "
+            "cluster.node; `carbon-plugin probe` writes profiles of a machine that has none."
         )
     return found
 
@@ -135,7 +136,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     waited = summary.by_phase.get(UNOBSERVED_PHASE)
     if waited is not None:
         found.append(
-            f"{wording.device_hours(summary.reserved.modelled_idle_s)} of reserved device time are in no record "
+            f"{wording.device_time(summary.reserved.modelled_idle_s)} of reserved device time are in no record "
             f"(before the first one of an attempt); the totals hold {wording.energy(waited.energy_j)} for "
             f"them, modelled as idle ({summary.reserved.idle_model})."
         )
@@ -143,7 +144,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     if account is not None:
         counted_s, beyond_s = counted_and_beyond(summary, account)
         if counted_s and not beyond_s:
-            hours, of = wording.device_hours(counted_s), wording.device_hours(account.allocated_device_s)
+            hours, of = wording.device_time(counted_s), wording.device_time(account.allocated_device_s)
             found.append(
                 f"{hours} of {of} of allocated device time were observed by no ledger; they are in the totals, "
                 "modelled as idle."
@@ -168,7 +169,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
         )
     if summary.reserved.shared_s > 0:
         found.append(
-            f"Other runs used devices of this one meanwhile: {wording.device_hours(summary.reserved.shared_s)} of "
+            f"Other runs used devices of this one meanwhile: {wording.device_time(summary.reserved.shared_s)} of "
             "device time, with their manufacture, are charged to those, as the energy is."
         )
     if coverage.side_by_side or ANOTHER_JOB_EVENT in summary.event_counts:

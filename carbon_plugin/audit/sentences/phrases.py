@@ -201,7 +201,7 @@ def embodied_how(summary: AuditSummary) -> dict[str, str]:
     times = {"host": summary.reserved.host_s}
     how = {}
     for scope in footprint.embodied_parts_kg:
-        hours = wording.device_hours(times.get(scope, summary.reserved.device_s))
+        hours = wording.device_time(times.get(scope, summary.reserved.device_s))
         if scope in factors.embodied_kg:
             each = wording.carbon(factors.embodied_kg[scope].value)
             how[scope] = f"{each} each, {hours} reserved: {factors.amortisation}"
@@ -241,20 +241,20 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
     account = summary.reconciliation
     if account is None:
         return []
-    hours = wording.device_hours(account.unobserved_device_s)
-    of = f"{wording.device_hours(account.allocated_device_s)} allocated ({account.source})"
-    observed = wording.device_hours(account.observed_device_s)
+    hours = wording.device_time(account.unobserved_device_s)
+    of = f"{wording.device_time(account.allocated_device_s)} allocated ({account.source})"
+    observed = wording.device_time(account.observed_device_s)
     fits = account.observed_device_s <= account.allocated_device_s
     seen = f"{observed} of {of} were observed" if fits else f"{of}, and {observed} were observed"
     counted_s, beyond_s = counted_and_beyond(summary, account)
     if counted_s > 0:
-        seen += f"; {wording.device_hours(counted_s)} more are in the totals, modelled as idle"
+        seen += f"; {wording.device_time(counted_s)} more are in the totals, modelled as idle"
     if counted_s > 0 and not beyond_s:
         return [BesideRow("allocated, not observed", hours, "", seen)]
     if account.footprint is None or account.power_w is None:
         return [BesideRow("allocated, not observed", hours, "", f"{seen}; {account.not_modelled_reason}")]
     total, watts = account.footprint.counted_kg, wording.power(account.power_w.value)
-    rest = wording.device_hours(beyond_s)
+    rest = wording.device_time(beyond_s)
     how = f"{seen}; the other {rest} modelled as idle at {watts} a device, up to the mean power of the run"
     return [BesideRow("allocated, not observed", wording.carbon(total.value), wording.carbon_range(total), how)]
 

@@ -44,11 +44,12 @@ def _print(result: Programme) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from carbon_plugin.cli.printing import print_table
     from carbon_plugin.show import wording
 
     out = Console(highlight=False)
     table = Table(title=f"programme {result.name}", title_justify="left", box=None, padding=(0, 1))
-    for heading in ("role", "runs", "device-hours", "energy of machines", "operational", "embodied", "total", "share"):
+    for heading in ("role", "runs", "device time", "energy of machines", "operational", "embodied", "total", "share"):
         table.add_column(heading, justify="left" if heading == "role" else "right")
 
     def carbon(kilograms: float | None) -> str:
@@ -58,7 +59,7 @@ def _print(result: Programme) -> None:
         table.add_row(
             role.role,
             str(role.runs),
-            wording.device_hours(role.device_s),
+            wording.device_time(role.device_s),
             wording.energy(role.energy_j),
             carbon(role.operational_kg),
             carbon(role.embodied_kg),
@@ -69,13 +70,13 @@ def _print(result: Programme) -> None:
     table.add_row(
         "all",
         str(len(result.runs)),
-        wording.device_hours(result.device_s),
+        wording.device_time(result.device_s),
         wording.energy(result.energy_j),
         *(carbon(figure.value if figure else None) for figure in (result.operational_kg, result.embodied_kg)),
         carbon(result.total_kg.value if result.total_kg else None),
         "",
     )
-    out.print(table)
+    print_table(out, table)
     if result.facility_j is not None:
         out.print(f"energy with the facility around the machines: {wording.energy(result.facility_j)}")
     if result.counts is not None:

@@ -30,7 +30,8 @@ def note_tokens(table: FieldTable, declared: int | None, places: int | None) -> 
         table.note("tokens_per_step", places, "; ".join(sources))
         return places
     if all(row["detected"] in (row["planned"], row["declared"]) for row in rows):
-        table.note("tokens_per_step", places, "as was said before, and as the first step's batch shows")
+        said = "planned" if all(row["detected"] == row["planned"] for row in rows) else "stated"
+        table.note("tokens_per_step", places, f"as {said}, and as the first step's batch shows")
         return places
     padding = table.rows.get("training.padding_fraction")
     tokens = places if padding is None else max(1, round(places * (1 - float(padding["value"]))))

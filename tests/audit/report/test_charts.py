@@ -111,3 +111,28 @@ def test_run_that_does_not_know_other_hours_says_why(
 
     assert "hours" not in charts_of(summary)
     assert said in render_html(summary)
+
+
+def test_prediction_and_its_range_hold_from_start_to_end_where_measurements_stand_apart(tmp_path, prediction_document):
+    apart = [Attempt(0, 3), Attempt(60, 3, 4000.0), Attempt(120, 3, 4000.0)]
+    Job(nodes=1, attempts=apart, prediction=prediction_document).write(tmp_path / "run")
+    chart = charts_of(summarise(tmp_path / "run"))["steps"]
+    assert chart.live is not None
+    series = {one["name"]: one["values"] for one in chart.live["series"]}
+
+    assert None in series["measured"]
+    for name in ("predicted", "predicted, p10", "predicted, p90"):
+        assert None not in series[name]
+    assert chart.live["x"][0] == 0
+    assert chart.live["x"] == sorted(set(chart.live["x"]))
+    assert series["predicted, p10"][0] < series["predicted"][0] < series["predicted, p90"][0]
+    assert "predicted, p10 to p90" in str(chart)
+
+
+def test_a_prediction_without_a_range_has_none_in_the_legend(tmp_path):
+    Job(nodes=1, attempts=[Attempt(0, 6)], prediction=None).write(tmp_path / "run")
+    chart = charts_of(summarise(tmp_path / "run"))["steps"]
+    assert chart.live is not None
+
+    assert "p10" not in str(chart)
+    assert [one["name"] for one in chart.live["series"]] == ["measured", "predicted"]

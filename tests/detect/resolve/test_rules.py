@@ -357,7 +357,7 @@ def test_tokens_of_a_step_that_were_said_have_no_range():
     agreed = resolve(plan, Declared(), detected(shaped(), **FSDP, **seen), EIGHT)
     declared = resolve(None, Declared(tokens_per_step=77), detected(shaped(), **FSDP, **STEP), EIGHT)
 
-    assert agreed.fields["tokens_per_step"]["source"] == "as was said before, and as the first step's batch shows"
+    assert agreed.fields["tokens_per_step"]["source"] == "as planned, and as the first step's batch shows"
     assert agreed.tokens_per_step == plan.training.tokens_per_step
     assert "low" not in agreed.fields["tokens_per_step"]
     assert (declared.tokens_per_step, declared.fields["tokens_per_step"]["source"]) == (77, "declared: tokens_per_step")

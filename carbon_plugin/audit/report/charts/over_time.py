@@ -128,17 +128,19 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     hidden = hidden_extremes(found.measured_s, found.lowest_s, found.highest_s) if found.lowest_s else None
     in_unit = hidden.in_unit(size) if hidden else None
     none: Values = [None] * len(found.at_s)
-    at, (measured, predicted, lows, highs) = _interrupted(
+    broken = _interrupted(
         [value / per for value in found.at_s],
         [value / size for value in found.measured_s],
         [None if value is None else value / size for value in found.predicted_s],
         in_unit.lows if in_unit else none,
         in_unit.highs if in_unit else none,
     )
+    at, (measured, predicted, lows, highs) = _from_start_to_end(*broken, end)
+    predicted = _bridged(predicted)
     extremes = Extremes(lows, highs) if in_unit else None
     figure = comparison.predicted_step_time_s
     central = next((value for value in predicted if value is not None), None)
-    band = figure is not None and central is not None
+    band = figure is not None and figure.low < figure.high and central is not None
     low, high = (figure.low / figure.value, figure.high / figure.value) if figure is not None and band else (1.0, 1.0)
     top = max(longest_s / size, (central or 0.0) * high, extremes.top if extremes else 0.0)
     dotted = len(found.at_s) < 60
@@ -147,12 +149,13 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         of = plot.frame(width_px, height_of(width_px), (0, end), (0, 1.1 * top))
         parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, top)), f"step time, {unit}")]
         entries = [("more", "measured")]
-        known = [(x, y) for x, y in zip(at, predicted, strict=True) if y is not None]
-        if known and central is not None:
-            xs, ys = [0.0, *(x for x, _ in known), end], [known[0][1], *(y for _, y in known), known[-1][1]]
-            parts.append(plot.area(of, xs, [y * low for y in ys], [y * high for y in ys], "band", opacity=0.25))
-            parts.append(plot.line(of, xs, ys, "gpu", dashed=True))
-            entries = [*entries, ("gpu", "predicted"), ("band", "predicted, p10 to p90")]
+        expected = [value for value in predicted if value is not None]  # all of them, or none
+        if band:
+            edges = ([value * factor for value in expected] for factor in (low, high))
+            parts.append(plot.area(of, at, *edges, "band", opacity=0.25))
+        if expected:
+            parts.append(plot.line(of, at, expected, "gpu", dashed=True))
+            entries = [*entries, ("gpu", "predicted"), *([("band", "predicted, p10 to p90")] if band else [])]
         parts.append(envelope(of, at, extremes, "more"))
         parts.append(plot.line(of, at, measured, "more"))
         if dotted:
@@ -251,6 +254,28 @@ def _most_different(powers_w: Mapping[str, Values]) -> dict[str, Values]:
 
 def _live(extremes: Extremes | None) -> dict[str, Any]:
     return extremes.in_unit(1.0).live() if extremes else {}
+
+
+def _from_start_to_end(
+    moments: list[float], lines: list[list[float | None]], end: float
+) -> tuple[list[float], list[list[float | None]]]:
+    """Add the start and the end of the run to the moments, at which no line has a value."""
+    before, after = [0.0] if moments[0] > 0 else [], [end] if moments[-1] < end else []
+    widened = [[*(None for _ in before), *line, *(None for _ in after)] for line in lines]
+    return [*before, *moments, *after], widened
+
+
+def _bridged(values: Sequence[float | None]) -> list[float | None]:
+    """Return the values with each gap filled by the one before it, or after it at the start.
+
+    A prediction holds between two measurements too; drawn at the measurements alone, it and its range would be no line
+    where each of them stands alone.
+    """
+    filled: list[float | None] = []
+    for value in values:
+        filled.append(value if value is not None or not filled else filled[-1])
+    first = next((value for value in filled if value is not None), None)
+    return [first if value is None else value for value in filled]
 
 
 def _interrupted(moments: Sequence[float], *lines: Values) -> tuple[list[float], list[list[float | None]]]:
