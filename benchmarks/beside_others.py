@@ -36,111 +36,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from beside_others_page import PAGE, section, write_page
+from beside_others_trackers import GPUS, IMPORTS, TRACKERS, Call, Tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "beside_others.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- written by benchmarks/beside_others.py -->", "<!-- end -->"
-GPUS = 8
 SETTLE_S = 4.0
 """Trackers begin with work that they do once. It is not measured."""
-EPOCH_STEPS = 1000
-Call = Callable[[], object]
-
-
-class Tracked(NamedTuple):
-    """The calls of a tracker before and after a step, and its end. `every` is the number of steps between its calls."""
-
-    before: Call
-    after: Call
-    end: Call
-    every: int = 1
-
-
-def nothing() -> None:
-    """Do nothing, in place of the calls of a tracker."""
-
-
-def without() -> Tracked:
-    """Return no tracker."""
-    return Tracked(nothing, nothing, nothing)
-
-
-def carbon_plugin() -> Tracked:
-    """Return our monitor."""
-    from carbon_plugin import CarbonMonitor
-
-    folder = tempfile.mkdtemp()
-    monitor = CarbonMonitor(site="FRA", run_dir=folder, total_steps=10**6, quiet=True, model_spec="llama3-8b")
-    monitor.start()
-    return Tracked(nothing, monitor.step_end, monitor.close)
-
-
-def codecarbon() -> Tracked:
-    """Return CodeCarbon with a task a step."""
-    from codecarbon import OfflineEmissionsTracker
-
-    tracker = OfflineEmissionsTracker(country_iso_code="DEU", save_to_file=False, log_level="critical")
-    tracker.start()
-    number = iter(range(10**9))
-
-    def before() -> None:
-        tracker.start_task(f"step {next(number)}")
-
-    return Tracked(before, tracker.stop_task, tracker.stop)
-
-
-def zeus() -> Tracked:
-    """Return Zeus with a window a step."""
-    from zeus.utils import framework
-
-    framework.torch_is_available = lambda *_, **__: True  # Zeus refuses a torch without CUDA
-    from zeus.monitor import ZeusMonitor
-
-    monitor = ZeusMonitor(gpu_indices=list(range(GPUS)))
-    return Tracked(
-        lambda: monitor.begin_window("step", sync_execution=False),
-        lambda: monitor.end_window("step", sync_execution=False),
-        nothing,
-    )
-
-
-def carbontracker() -> Tracked:
-    """Return CarbonTracker with an epoch of many steps, which is its unit."""
-    from carbontracker.tracker import CarbonTracker
-
-    tracker = CarbonTracker(epochs=10**6, epochs_before_pred=0, monitor_epochs=-1, verbose=0)
-    return Tracked(tracker.epoch_start, tracker.epoch_end, tracker.stop, EPOCH_STEPS)
-
-
-TRACKERS: dict[str, Callable[[], Tracked]] = {
-    "without": without,
-    "carbon_plugin": carbon_plugin,
-    "codecarbon": codecarbon,
-    "zeus": zeus,
-    "carbontracker": carbontracker,
-}
-NAMES = {"codecarbon": "CodeCarbon", "zeus": "Zeus", "carbontracker": "CarbonTracker"}
-AIMS = {
-    "call, median": ("call_median_us", 1.5, "us"),
-    "call, p99": ("call_p99_us", 10.0, "us"),
-    "background": ("background_core_percent", 0.05, "% of a core"),
-    "longest stall": ("longest_stall_ms", 0.5, "ms"),
-    "import": ("import_cpu_s", 0.15, "s"),
-}
-"""What this package aims at, at most."""
-IMPORTS = {
-    "without": "pass",
-    "carbon_plugin": "from carbon_plugin import CarbonMonitor",
-    "codecarbon": "import codecarbon",
-    "zeus": "import zeus.monitor",
-    "carbontracker": "import carbontracker.tracker",
-}
 
 
 def delayed_s(schedstat: int) -> float:
@@ -311,69 +217,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name.replace("_", "-"))
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the figures as a table in Markdown, each with its ratio to ours."""
-    columns = {
-        "call, median, us": "call_median_us",
-        "call, p99, us": "call_p99_us",
-        "background, % of a core": "background_core_percent",
-        "longest stall, ms": "longest_stall_ms",
-        "import, CPU s": "import_cpu_s",
-        "start, CPU s": "start_cpu_s",
-    }
-    ours = result["least"]["carbon_plugin"]
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, figures in result["least"].items():
-        if name == "without":
-            continue
-        ratios = {key: figures[key] / ours[key] for key in columns.values() if name != "carbon_plugin" and ours[key]}
-        cells = [
-            f"{_digits(figures[key])} (x {_digits(ratios[key])})" if key in ratios else _digits(figures[key])
-            for key in columns.values()
-        ]
-        label = "this package" if name == "carbon_plugin" else f"{NAMES[name]} {result['versions'][name]}"
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def section(result: dict[str, Any]) -> str:
-    """Return the table with the sentences on how it was measured, in Markdown."""
-    bare = result["least"]["without"]
-    loads = " ".join(str(one) for one in result["load_at_the_start"])
-    sentences = [
-        f"Measured on {result['date']} on {result['machine']}, Python {result['python']}, at a load of {loads} (the "
-        "means of 1, 5 and 15 minutes at the start). Other work on the machine adds to the figures.",
-        f"A figure is the least of {result['rounds']} rounds of {result['seconds']:.0f} s; the longest stall is the "
-        f"longest of all rounds, and {_digits(bare['longest_stall_ms'])} ms without any tracker. A call that does "
-        f"nothing costs {_digits(bare['call_median_us'])} us there in the median and {_digits(bare['call_p99_us'])} us "
-        "at p99, which is subtracted.",
-    ]
-    sentences.append(aims_sentence(result["least"]["carbon_plugin"]))
-    sentences += [f"{NAMES[name]} did not run: `{why}`." for name, why in result["did_not_run"].items()]
-    return "\n\n".join([table(result), *(textwrap.fill(one, 120, break_long_words=False) for one in sentences)])
-
-
-def aims_sentence(ours: dict[str, float]) -> str:
-    """Return which aims of this package the figures meet and which not."""
-    said = [
-        f"{name} at most {most:g} {unit} ({'met' if ours[key] <= most else f'**missed: {_digits(ours[key])}**'})"
-        for name, (key, most, unit) in AIMS.items()
-    ]
-    return f"The aims of this package here: {'; '.join(said)}."
-
-
-def write_page(result: dict[str, Any], page: Path) -> None:
-    """Write the section into the page, between its two marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n\n{section(result)}\n\n{END}{after}", encoding="utf-8")
-
-
-def _digits(value: float) -> str:
-    """Return a number with three digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("beside_others", ROOT / "benchmarks" / "beside_others.py")
+    spec = importlib.util.spec_from_file_location("beside_others_page", ROOT / "benchmarks" / "beside_others_page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
