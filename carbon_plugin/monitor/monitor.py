@@ -7,18 +7,15 @@ the part that failed stays off.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
+from carbon_plugin.ledger.records import RESUMED_EVENT
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.loggers import Loggers
 from carbon_plugin.monitor.processes.launch import hand_down
@@ -26,6 +23,7 @@ from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.monitor.settings.documented import with_arguments
+from carbon_plugin.monitor.step_counter import StepCounter
 from carbon_plugin.monitor.trainings import Training, any_measured, reason_of
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
@@ -45,7 +43,7 @@ STATE_VERSION = 1
 
 
 @with_arguments
-class CarbonMonitor:
+class CarbonMonitor(StepCounter):
     """One instance measures one training run, compares it with its plan and projects its end. Every adapter holds one.
 
     With CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
@@ -59,17 +57,15 @@ class CarbonMonitor:
     """
 
     def __init__(self, *, ranks: Ranks | None = None, **arguments: Unpack[MonitorArguments]) -> None:
+        super().__init__()
         self._ranks = ranks or ranks_from_environ(os.environ)
         self.run_dir: Path | None = None
-        self._counting: TrainingClock | None = None  # the clock while calls have an effect
         self._measurement: Measurement | None = None
         self._training: Training | None = None
         self._guard = Guard(self._note)
         self._settings: Settings | None = None
-        self._base_step = 0
         self._shown = 0  # the version of the figures that `fresh_metrics` returned last
         self.loggers = Loggers()
-        self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             from carbon_plugin.monitor.settings.settings import make_settings
 
@@ -83,12 +79,6 @@ class CarbonMonitor:
     def enabled(self) -> bool:
         """Return whether this process measures at all. With CARBON_PLUGIN_DISABLED=1 it does not."""
         return self._settings is not None
-
-    @property
-    def active(self) -> bool:
-        """Return whether calls have an effect: the monitor has started, is not closed, has not failed, and this is not
-        a forked child."""
-        return self._counting is not None
 
     @property
     def head(self) -> str | None:
@@ -134,35 +124,6 @@ class CarbonMonitor:
             "start", lambda: self._start(settings, run_dir, training, place, versions or {}, hindrance), None
         )
 
-    def step_end(self, tokens: int | None = None) -> None:
-        """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
-        if the caller knows it."""
-        # While steps count, `_count_by` puts the method of the clock in this place, so that a step costs one call.
-        if self._counting is not None:
-            self._counting.step_end(tokens)
-
-    def enter(self, phase: Phase) -> Phase:
-        """Begin a phase and return the one before it."""
-        clock = self._counting
-        if clock is None:
-            return phase
-        try:
-            phase = self._phase_names.named(phase)
-            return clock.enter(phase)
-        except Exception as error:
-            self._fail("clock", error)
-            return phase
-
-    @contextlib.contextmanager
-    def phase(self, name: Phase) -> Iterator[None]:
-        """Count the block as a phase, such as evaluation or checkpointing. The phase before it goes on after the
-        block."""
-        before = self.enter(name)
-        try:
-            yield
-        finally:
-            self.enter(before)
-
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
         """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
         if self.active and self._measurement is not None:
@@ -176,16 +137,6 @@ class CarbonMonitor:
             if counted:  # recorded before any window shows the jump
                 measurement.work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
             measurement.clock.base_step = self._base_step
-
-    @property
-    def counted(self) -> int:
-        """Return how many optimizer steps this process has counted."""
-        return self._measurement.clock.mark.steps if self._measurement else 0
-
-    @property
-    def step(self) -> int:
-        """Return how many optimizer steps the whole run has done so far."""
-        return self._base_step + self.counted
 
     @property
     def step_is_stated(self) -> bool:
@@ -283,7 +234,7 @@ class CarbonMonitor:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, in a worker or of a trainer. The copy has not started: thread, clock and ledger
         stay with this object."""
-        state = vars(self) | {"_counting": None, "_measurement": None, "_training": None}
+        state = vars(self) | {"_counting": None, "_clock": None, "_measurement": None, "_training": None}
         state.pop("step_end", None)
         return state
 
@@ -307,49 +258,34 @@ class CarbonMonitor:
     ) -> None:
         from carbon_plugin.monitor.measurement import Measurement
 
-        measurement = Measurement(
-            settings,
-            place,
-            run_dir=run_dir,
-            base_step=self._base_step,
-            guard=self._guard,
-            versions=versions,
+        measurement = self._measurement = Measurement(
+            settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions,
             hindrance=hindrance,
-        )
-        self._measurement = measurement
+        )  # fmt: skip
         measurement.clock.failed = partial(self._fail, "clock")
         self._count_by(measurement.clock)
         training.enter()
         measurement.start(training.enter_again)
 
     def _planned_pause(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> PausePlan | None:
-        """Return the pause that saves carbon. Only rank 0 knows it; other ranks return None."""
-        measurement = self._measurement
-        if not self.active or measurement is None or measurement.place.rank != 0 or measurement.work.rest is None:
+        if not self.active or self._measurement is None:
             return None
-        from carbon_plugin.monitor.acting.pausing import pause_of
+        from carbon_plugin.monitor.pause import planned_pause
 
-        rest, most_s = measurement.work.rest, most_h * SECONDS_PER_HOUR
-        return pause_of(str(forecast), rest, now_unix_s=time.time(), above_g_per_kwh=above_g_per_kwh, most_s=most_s)
+        most_s = most_h * SECONDS_PER_HOUR
+        return planned_pause(self._measurement, str(forecast), above_g_per_kwh=above_g_per_kwh, most_s=most_s)
 
     def _paused(self, plan: PausePlan | None, above_g_per_kwh: float) -> float:
-        work = self._measurement.work if self._measurement is not None else None
-        agreement = work.pause if work is not None else None
-        if not self.active or work is None or agreement is None:
+        if not self.active or self._measurement is None:
             return 0.0
-        from carbon_plugin.monitor.acting.pausing import NO_PAUSE, failure_of, sentence_of, sleep_for
+        from carbon_plugin.monitor.acting.pausing import sleep_for
+        from carbon_plugin.monitor.pause import agreed_pause_s
 
-        until_s, now_s = agreement.agree(self.step, plan), time.time()
-        if plan is not None:
-            agreed = until_s != NO_PAUSE
-            sentence = sentence_of(plan, above_g_per_kwh) if agreed else failure_of(agreement.missing)
-            work.note("paused" if agreed else "pause_failed", sentence)
-            logger.warning("carbon_plugin: %s", sentence)
-        if until_s <= now_s:
-            return 0.0
-        with self.phase("idle"):
-            sleep_for(until_s - now_s)
-        return until_s - now_s
+        pause_s = agreed_pause_s(self._measurement, plan, step=self.step, above_g_per_kwh=above_g_per_kwh)
+        if pause_s > 0:
+            with self.phase("idle"):
+                sleep_for(pause_s)
+        return pause_s
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -358,15 +294,6 @@ class CarbonMonitor:
             "energy_kwh": self.metrics().get("carbon/energy_kwh", 0.0),
             "run_dir": str(self.run_dir or ""),
         }
-
-    def _count_by(self, clock: TrainingClock | None) -> None:
-        """Let this clock count from now on. Without a clock (None) nothing is counted."""
-        before, self._counting = self._counting, clock
-        if before is not None:
-            before.leave()
-            vars(self).pop("step_end", None)
-        if clock is not None:
-            vars(self)["step_end"] = clock.step_end
 
     def _close(self, reason: str) -> None:
         self._count_by(None)
@@ -379,7 +306,7 @@ class CarbonMonitor:
     def _fail(self, part: str, error: BaseException) -> None:
         """Handle a failure on the training thread: stop counting, and let the monitor thread end in an orderly way."""
         self._guard.fail(part, error)
-        self._count_by(None)
+        super()._fail(part, error)
         if self._measurement is not None:
             self._measurement.abandon(f"failed: {part}")
 
