@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -10,6 +11,7 @@ import msgspec
 
 from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_rows
+from carbon_plugin.spec.hardware.profiles import PROFILES_VARIABLE
 
 BLIND_PREDICTIONS = "blind_predictions.yaml"
 NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS)
@@ -23,7 +25,14 @@ def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
 
 
 def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """Return all shipped rows, and the skipped rows."""
+    """Return all shipped rows, and the skipped rows. They are read once for each list of profile directories."""
+    rows, skipped = _rows_under(os.environ.get(PROFILES_VARIABLE, ""))
+    return list(rows), list(skipped)
+
+
+@cache
+def _rows_under(profile_directories: str) -> tuple[tuple[PublishedRow, ...], tuple[SkippedRow, ...]]:
+    """Return the rows as they are with the profiles of those directories, from which the reader takes the hardware."""
     folder = resources.files("carbon_plugin.calibrate.rows") / "published"
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
@@ -33,7 +42,7 @@ def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
                 found, missing = read_rows(file)
                 rows += found
                 skipped += missing
-    return rows, skipped
+    return tuple(rows), tuple(skipped)
 
 
 @cache
