@@ -206,7 +206,6 @@ EXPECTED = {
 }
 USUAL = frozenset(
     {
-        "deepspeed_pipeline",
         "megatron_tp_dp",
         "megatron_tp_pp",
         "megatron_tp_cp",
@@ -216,7 +215,7 @@ USUAL = frozenset(
         "torchtitan_hsdp_cp",
     }
 )
-"""The others are exhaustive. Lightning and transformers take seconds to import, and their layouts stand in
+"""The others are exhaustive. DeepSpeed, Lightning and transformers take seconds to import, and their layouts stand in
 tests/integrations too."""
 SAID = {
     "deepspeed_offload": [["layout", "DeepSpeed keeps parameters in host memory; predicted as on the device"]],

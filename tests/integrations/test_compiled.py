@@ -126,8 +126,18 @@ def compiled_like(
     return counters["frames"]["total"], sum(counters["graph_break"].values()), weights, carbon
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["compiled after", "compiled before"])
-@pytest.mark.parametrize("make", WAYS)
+CASES = [
+    pytest.param(make, warm, id=f"{make.__name__}-compiled {when}", marks=marks)
+    for make in WAYS
+    for warm, when, marks in (
+        (False, "after", ()),
+        # Tracing an optimizer takes a second each time, and two of the ways do it.
+        (True, "before", pytest.mark.exhaustive if make in (optimizer_alone, whole_step) else ()),
+    )
+]
+
+
+@pytest.mark.parametrize(("make", "warm"), CASES)
 def test_compiler_sees_the_same_frames_and_breaks_with_us_and_without(make, warm, tmp_path):
     frames, breaks, weights, _ = compiled_like(make, None, warm=warm)
 

@@ -33,7 +33,7 @@ def carbon_plugin(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
 def two_processes(torchrun, tmp_path_factory) -> tuple[dict, Path]:
     """Return the JSON of a probe by two processes on the CPU, and the folder with the profiles that it wrote."""
     output = tmp_path_factory.mktemp("profiles")
-    probe = ("probe", "--name", "here", "-o", output, "--seconds", "1", "--json")
+    probe = ("probe", "--name", "here", "-o", output, "--seconds", "0.5", "--json")
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = torchrun(BIN / "carbon-plugin", *probe, processes=2, imported_once=("carbon_plugin.cli.main",), env=hidden)
     return json.loads(done.stdout), output

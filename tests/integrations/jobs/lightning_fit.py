@@ -65,29 +65,34 @@ def trainer(root: str, devices: int, epochs: int, carbon: CarbonCallback) -> lig
     )
 
 
+def callback(run_dir: str | None) -> CarbonCallback:
+    """Return a callback with short windows and spans."""
+    return CarbonCallback(
+        site="FRA",
+        run_dir=run_dir,
+        window_s=0.5,
+        options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3, min_steps=3)),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
     parser.add_argument("--run-dir")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--resume-and-raise", action="store_true")
-    parser.add_argument("--only-validate", action="store_true")
+    parser.add_argument("--validate-into", help="validate alone, before the fit, with a record there")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     tokens = torch.randint(VOCAB, (32 * options.devices * 2, LENGTH + 1))
     data = DataLoader(TensorDataset(tokens), batch_size=4)
     validation = DataLoader(TensorDataset(tokens[:8]), batch_size=4)
-    carbon = CarbonCallback(
-        site="FRA",
-        run_dir=options.run_dir,
-        window_s=0.5,
-        options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3, min_steps=3)),
-    )
+    if options.validate_into:
+        alone = trainer(options.validate_into, options.devices, 2, callback(f"{options.validate_into}/run"))
+        alone.validate(Model(0.05), validation)
+    carbon = callback(options.run_dir)
     fit = trainer(options.root, options.devices, 2, carbon)
-    if options.only_validate:
-        fit.validate(Model(0.05), validation)
-        return
     fit.fit(Model(0.05), data, validation)
     if fit.is_global_zero:
         tell("RESULT", {"state": carbon.state_dict(), "run_dir": str(carbon.monitor.run_dir)})

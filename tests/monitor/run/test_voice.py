@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from carbon_plugin.monitor.run.voice import closing, opening
 from carbon_plugin.show.saying import PACKAGE, say
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.site import Site
+from tests.launcher.client import Launcher
 
 JOB = """
 import logging, sys
@@ -31,22 +31,25 @@ print(package.handlers, package.level, logging.getLogger().handlers)
 """
 
 
-def lines(folder: Path, *, setup: str = "", arguments: str = "", after: str = "", **variables: str) -> list[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
-    done = subprocess.run(
-        [sys.executable, "-c", JOB.format(setup=setup, arguments=arguments, after=after), str(folder / "run")],
-        env={**environ, "TMPDIR": str(folder), **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout.startswith("[] 0 [") or setup, "logging is as it was before"
-    return [line for line in done.stderr.splitlines() if "carbon_plugin" in line]
+@pytest.fixture
+def lines(monitor_launcher: Launcher, tmp_path: Path) -> Callable[..., list[str]]:
+    """Run the job in a process of its own, and return the lines of ours on its standard error."""
+
+    def run(*, setup: str = "", arguments: str = "", after: str = "", **variables: str) -> list[str]:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
+        script = tmp_path / "job.py"
+        script.write_text(JOB.format(setup=setup, arguments=arguments, after=after))
+        env = {**environ, "TMPDIR": str(tmp_path), **variables}
+        done = monitor_launcher.run(script, tmp_path / "run", env=env)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("[] 0 [") or setup, "logging is as it was before"
+        return [line for line in done.stderr.splitlines() if "carbon_plugin" in line]
+
+    return run
 
 
-def test_run_says_a_line_at_its_start_and_one_at_its_end(tmp_path):
-    start, end = lines(tmp_path, arguments='site="FRA"')
+def test_run_says_a_line_at_its_start_and_one_at_its_end(lines, tmp_path):
+    start, end = lines(arguments='site="FRA"')
 
     assert "the host (modelled)" in start
     assert f"the record is in {tmp_path / 'run'}" in start
@@ -56,8 +59,8 @@ def test_run_says_a_line_at_its_start_and_one_at_its_end(tmp_path):
     assert end.endswith(f"report: carbon-plugin audit {tmp_path / 'run'}")
 
 
-def test_missing_site_is_said_at_the_start_and_no_carbon_at_the_end(tmp_path):
-    start, end = lines(tmp_path)
+def test_missing_site_is_said_at_the_start_and_no_carbon_at_the_end(lines):
+    start, end = lines()
 
     assert "carbon is missing, because no site was given" in start
     assert "CO2e" not in end
@@ -74,8 +77,8 @@ def test_missing_site_is_said_at_the_start_and_no_carbon_at_the_end(tmp_path):
         ({"setup": "logging.getLogger('carbon_plugin').addHandler(logging.NullHandler())"}, 0),
     ],
 )
-def test_lines_are_the_users_to_configure(how, expected, tmp_path):
-    assert len(lines(tmp_path, **how)) == expected
+def test_lines_are_the_users_to_configure(how, expected, lines):
+    assert len(lines(**how)) == expected
 
 
 def test_line_leaves_no_handler_and_no_level_behind(capsys, monkeypatch):
