@@ -161,26 +161,11 @@ def offline_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 
 
 @pytest.fixture(scope="session")
-def launcher() -> Iterator[Callable[..., Launcher]]:
-    """Start a process that imports torch, and further modules that are named, and then forks jobs:
-    `launcher().run(script, "--flag")`, `launcher("lightning").run(script, env=...)`. A launcher with other modules ends
-    the one before, so that no worker holds more than two of them.
-    """
-    plain = Launcher(TORCH)
-    special: dict[tuple[str, ...], Launcher] = {}
-
-    def one(*modules: str) -> Launcher:
-        if not modules:
-            return plain
-        if modules not in special:
-            for other in [*special]:
-                special.pop(other).close()
-            special[modules] = Launcher((*TORCH, *modules))
-        return special[modules]
-
-    yield one
-    for started in (plain, *special.values()):
-        started.close()
+def launcher() -> Iterator[Launcher]:
+    """Start a process that imports torch and then forks jobs: `launcher.run(script, "--flag", env=...)`."""
+    launcher = Launcher(TORCH)
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture(scope="session")
@@ -203,28 +188,22 @@ def command_line() -> Iterator[CommandLine]:
 
 
 @pytest.fixture(scope="session")
-def torchrun(launcher: Callable[..., Launcher]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def torchrun(launcher: Launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in several real processes on this host: `torchrun(script, "--flag", processes=2, env=...)`.
 
-    With `imported_once`, the modules of that name and torch are imported before the ranks are forked, which halves what
-    a short job costs; without, torchrun itself launches them.
+    Torch and the modules named by `imported_once` are imported before the ranks are forked, which halves what a short
+    job costs.
     """
 
     def run(
         script: Path,
         *arguments: str | Path,
         processes: int,
-        imported_once: tuple[str, ...] | None = None,
+        imported_once: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        if imported_once is None:
-            options = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, *options, str(script), *map(str, arguments)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
-        else:
-            done = launcher().run(script, *arguments, processes=processes, modules=imported_once, env=env)
+        done = launcher.run(script, *arguments, processes=processes, modules=imported_once, env=env)
         assert done.returncode == 0 or not check, f"{script.name} failed:\n{done.stdout}\n{done.stderr}"
         return done
 

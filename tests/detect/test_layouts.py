@@ -116,11 +116,9 @@ USUAL = frozenset(
     {
         "ddp",
         "zero1",
-        "replicate_of_ddp",
         "fsdp2_resharded_to_pairs",
         "hsdp",
         "fsdp1",
-        "fsdp1_hybrid",
         "tp_and_sp",
         "context_parallel_ddp",
         "tp_and_dp_by_process_groups",
@@ -128,7 +126,6 @@ USUAL = frozenset(
         "ep_by_process_groups",
         "gpipe",
         "interleaved",
-        "pipeline_and_ddp",
         "nothing",
         "held_back_by_ddp",
     }

@@ -49,7 +49,7 @@ def by_hooks(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
     said: dict[str, list[Any]] = {}
     for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
         env = environment(TMPDIR=str(folder), **variables)
-        done = launcher().run(JOBS / "by_hooks.py", folder, env=env)
+        done = launcher.run(JOBS / "by_hooks.py", folder, env=env)
         assert done.returncode == 0, done.stderr
         for loop, *result in told(done.stdout, "RESULT"):
             said.setdefault(loop, []).append(result)

@@ -102,7 +102,7 @@ def run_and_read(way: Way, launcher, folder: Path) -> None:
     file.write_text(code_of(way))
     env = environment(TMPDIR=str(folder), TORCH_EXTENSIONS_DIR=str(folder), CARBON_PLUGIN_RUN_DIR=str(folder / "run"))
 
-    done = launcher().run(JOB, way.name, file, processes=way.ranks, env=env, cwd=folder)
+    done = launcher.run(JOB, way.name, file, processes=way.ranks, env=env, cwd=folder)
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     run_dir, ledger = the_ledger(folder)

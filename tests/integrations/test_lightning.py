@@ -34,7 +34,7 @@ def fit(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         folder: Path, *arguments: str, processes: int | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        done = launcher().run(
+        done = launcher.run(
             JOB, "--root", folder, *arguments,
             processes=processes, modules=("lightning",), env=environment(folder), cwd=folder,
         )  # fmt: skip

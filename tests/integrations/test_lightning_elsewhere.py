@@ -46,7 +46,7 @@ def way(launcher, tmp_path) -> Callable[..., list[list[float]]]:
         if find_spec(package.partition(".")[0]) is None:
             pytest.skip(f"not installed: {package}")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
-        done = launcher().run(
+        done = launcher.run(
             JOBS / "lightnings.py", name, tmp_path, package, env=kept | {"TMPDIR": str(tmp_path)}, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr

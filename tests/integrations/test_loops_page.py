@@ -42,7 +42,7 @@ def page(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[Any]]]:
     losses: dict[str, list[Any]] = {}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
     for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
-        done = launcher().run(JOB, *files, env=kept | {"TMPDIR": str(folder)} | variables, cwd=folder)
+        done = launcher.run(JOB, *files, env=kept | {"TMPDIR": str(folder)} | variables, cwd=folder)
         assert done.returncode == 0, done.stderr
         for name, values in told(done.stdout, "LOSSES"):
             losses.setdefault(name, []).append(values)

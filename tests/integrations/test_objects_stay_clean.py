@@ -27,7 +27,7 @@ def said(launcher, tmp_path_factory) -> tuple[str, str]:
     """Return what the process that saved printed, and what the process that loaded printed."""
     folder = tmp_path_factory.mktemp("clean")
     saved, loaded = (
-        launcher().run(JOB, what, folder, env={**os.environ, "TMPDIR": str(folder)}) for what in ("save", "load")
+        launcher.run(JOB, what, folder, env={**os.environ, "TMPDIR": str(folder)}) for what in ("save", "load")
     )
     assert (saved.returncode, loaded.returncode) == (0, 0), saved.stderr + loaded.stderr
     return saved.stdout, loaded.stdout

@@ -38,7 +38,7 @@ def model_and_optimizer(make: Callable[..., Any] = torch.optim.AdamW, **options:
 def test_second_process_in_the_run_directory_does_its_own_steps_and_redoes_none(launcher, tmp_path):
     for _ in range(2):
         environ = {**os.environ, "TMPDIR": str(tmp_path)}
-        done = launcher().run(JOB, tmp_path / "run", tmp_path / "last.pt", env=environ)
+        done = launcher.run(JOB, tmp_path / "run", tmp_path / "last.pt", env=environ)
         assert done.returncode == 0, done.stderr
 
     summary = summarise(tmp_path / "run")

@@ -21,7 +21,7 @@ TRAINERS = Path(__file__).parent / "jobs" / "trainers_of_trl.py"
 @pytest.mark.exhaustive
 @pytest.mark.skipif(find_spec("trl") is None, reason="not installed: trl")
 def test_tokens_are_those_that_trl_counts_without_padding(launcher, tmp_path):
-    done = launcher().run(JOB, tmp_path, env={**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"})
+    done = launcher.run(JOB, tmp_path, env={**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
 
     progress = summarise(tmp_path / "run").progress
@@ -38,7 +38,7 @@ def trained(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[list[str]]
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("trl")
     env = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
-    done = launcher().run(TRAINERS, folder, "sft_lora", "dpo", "grpo", env=env, cwd=folder)
+    done = launcher.run(TRAINERS, folder, "sft_lora", "dpo", "grpo", env=env, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, {way: losses for way, *losses in told(done.stdout, "LOSSES")}
 

@@ -7,10 +7,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -62,6 +64,41 @@ class Job:
         self.send_signal(signal.SIGKILL)
 
 
+def connect(modules: tuple[str, ...]) -> socket.socket:
+    """Return a connection to the program that has imported the modules. All workers of a test run share it, and the
+    first of them starts it. It ends when the last one has gone.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    address = f"\0carbon-tests/{run}/{zlib.crc32(','.join(modules).encode())}"
+    end_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end_s:
+        start_at(address, modules)
+        connection = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(ConnectionError):
+            connection.connect(address)
+            if connection.recv(1):  # nothing, where the program was about to end
+                return connection
+        connection.close()
+        time.sleep(0.05)
+    raise subprocess.TimeoutExpired(FORKED.name, TIMEOUT_S)
+
+
+def start_at(address: str, modules: tuple[str, ...]) -> None:
+    """Start the program, unless one listens at the address already."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        try:
+            listening.bind(address)
+        except OSError:
+            return
+        listening.listen()
+        subprocess.Popen(
+            [sys.executable, str(FORKED), ",".join(modules), str(listening.fileno())],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            pass_fds=[listening.fileno()],
+        )
+
+
 class Launcher:
     """A process that has imported the modules and forks jobs from itself, any number of them side by side."""
 
@@ -72,12 +109,7 @@ class Launcher:
         self.codes: dict[int, int] = {}
         self._jobs = 0
         self._heard = b""
-        self._process = subprocess.Popen(
-            [sys.executable, str(FORKED), ",".join(modules)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self._connection = connect(modules)
 
     def start(
         self,
@@ -90,7 +122,6 @@ class Launcher:
     ) -> Job:
         """Start a script in one process, or in as many ranks as `processes` says; `modules` are imported before the
         ranks are forked."""
-        assert self._process.stdin is not None
         self._jobs += 1
         job = Job(self, self._jobs, [str(script), *map(str, arguments)])
         told = {
@@ -98,8 +129,7 @@ class Launcher:
             "modules": modules, "environ": {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"},
             "folder": str(cwd or Path.cwd()), "output": str(job.output), "errors": str(job.errors),
         }  # fmt: skip
-        self._process.stdin.write(json.dumps(told).encode() + b"\n")
-        self._process.stdin.flush()
+        self._connection.sendall(json.dumps(told).encode() + b"\n")
         return job
 
     def run(
@@ -132,11 +162,10 @@ class Launcher:
 
     def listen(self, timeout_s: float) -> None:
         """Take the answers that are there, or wait for the next one."""
-        assert self._process.stdout is not None
-        answered, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        answered, _, _ = select.select([self._connection], [], [], timeout_s)
         if not answered:
             return
-        heard = os.read(self._process.stdout.fileno(), 65536)
+        heard = self._connection.recv(65536)
         assert heard, "the launcher has ended"
         *lines, self._heard = (self._heard + heard).split(b"\n")
         for line in lines:
@@ -144,6 +173,5 @@ class Launcher:
             (self.pids if kind == b"pid" else self.codes)[int(number)] = int(value)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._connection.close()
         self._temporary.cleanup()

@@ -1,10 +1,11 @@
-"""A launcher like torchrun whose jobs share one import of torch and of the frameworks: `forked.py MODULE,MODULE`.
+"""A launcher like torchrun whose jobs share one import of torch and of the frameworks: `forked.py MODULE,MODULE FILE`.
 
 Importing torch and a framework costs a process more than the short jobs of the tests do. This program imports the named
-modules once. Then it reads jobs, one a line of its standard input, and forks a process for each. It answers with a line
-`pid NUMBER PID` when a job has begun and `code NUMBER EXIT_CODE` when it has ended. The process imports what the job
-needs besides and runs the script as its main program: by itself, or in ranks that it forks under torchrun's variables
-and with a store that it keeps, as torchrun does.
+modules once. Then it forks a process for each worker of the tests that connects to the socket FILE. That process reads
+jobs, one a line, and forks a process for each. It answers with a line `pid NUMBER PID` when a job has begun and
+`code NUMBER EXIT_CODE` when it has ended. The process of a job imports what the job needs besides and runs the script
+as its main program: by itself, or in ranks that it forks under torchrun's variables and with a store that it keeps, as
+torchrun does.
 
 A process here has hundreds of thousands of objects that it only inherited. `gc.freeze` keeps the collector from walking
 through them, and `leave` keeps the interpreter from taking them apart at the end, which costs a rank seconds.
@@ -20,6 +21,7 @@ import os
 import runpy
 import select
 import signal
+import socket
 import sys
 import tempfile
 import uuid
@@ -143,6 +145,39 @@ def answer(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
+def meet(listening: socket.socket) -> None:
+    """Fork a process for each worker that connects, with the connection as its standard input and output. Return in
+    such a process, and nowhere else: this one ends when all of them have gone.
+    """
+    workers: set[int] = set()
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        readable, _, _ = select.select([listening, woken], [], [])
+        if listening in readable:
+            connection, _ = listening.accept()
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for number in (0, 1):
+                    os.dup2(connection.fileno(), number)
+                for unused in (connection, listening):
+                    unused.close()
+                os.close(woken)
+                os.close(waker)
+                os.write(1, b"!")
+                return
+            connection.close()
+            workers.add(pid)
+        else:
+            os.read(woken, 4096)
+            workers -= {pid for pid in workers if os.waitpid(pid, os.WNOHANG)[0]}
+            if not workers:
+                os._exit(0)
+
+
 def serve() -> dict[str, Any]:
     """Fork a process for every job that comes in. This function returns only in such a process, with its job."""
     heard, jobs = b"", {}
@@ -162,7 +197,7 @@ def serve() -> dict[str, Any]:
             continue
         told = os.read(0, 65536)
         if not told:
-            sys.exit()
+            os._exit(0)
         *lines, heard = (heard + told).split(b"\n")
         for line in lines:
             job: dict[str, Any] = json.loads(line)
@@ -177,12 +212,13 @@ def serve() -> dict[str, Any]:
             answer(f"pid {job['number']} {pid}")
 
 
-def main(modules: list[str]) -> None:
+def main(modules: list[str], listening: int) -> None:
     atexit.register(leave)  # what is registered first is called last
     import_all(modules)
     gc.freeze()
+    meet(socket.socket(fileno=listening))
     become(serve())
 
 
 if __name__ == "__main__":
-    main(list(filter(None, sys.argv[1].split(","))))
+    main(list(filter(None, sys.argv[1].split(","))), int(sys.argv[2]))

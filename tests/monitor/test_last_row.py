@@ -34,7 +34,7 @@ elif sys.argv[2] == "exception":
 @pytest.mark.parametrize("end", ["closed", "falls through", "exception"])
 def test_last_row_has_the_totals(end, launcher, tmp_path: Path):
     (tmp_path / "job.py").write_text(JOB)
-    done = launcher().run(tmp_path / "job.py", tmp_path / "run", end, env={**os.environ, "TMPDIR": str(tmp_path)})
+    done = launcher.run(tmp_path / "job.py", tmp_path / "run", end, env={**os.environ, "TMPDIR": str(tmp_path)})
 
     last = json.loads(done.stdout.splitlines()[-1])
 

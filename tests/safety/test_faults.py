@@ -27,7 +27,7 @@ def rows(launcher, nvml_simulator, tmp_path_factory) -> list[dict[str, Any]]:
 
     folder = tmp_path_factory.mktemp("faults")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(nvml_simulator), "NVML_SIM": "gpus=2;power=300,400"}
-    done = launcher().run(JOB, folder, env={**environ, "TMPDIR": str(folder)})
+    done = launcher.run(JOB, folder, env={**environ, "TMPDIR": str(folder)})
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -46,7 +46,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run(launcher, tmp_path: Path) -> Run:
     """Run the command in a folder with the user's code: `run("count", "nets:convnet")`."""
     (tmp_path / "nets.py").write_text(CODE)
-    return partial(launcher().run, Path(sys.executable).parent / "carbon-plugin", cwd=tmp_path)
+    return partial(launcher.run, Path(sys.executable).parent / "carbon-plugin", cwd=tmp_path)
 
 
 def test_a_users_model_is_counted_and_planned(run: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def carbon_plugin(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command in one process that has imported torch: `carbon_plugin("probe", "--seconds", "0.5")`."""
-    return lambda *words, **environment: launcher().run(BIN / "carbon-plugin", *words, env=os.environ | environment)
+    return lambda *words, **environment: launcher.run(BIN / "carbon-plugin", *words, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
