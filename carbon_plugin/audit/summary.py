@@ -25,9 +25,10 @@ from carbon_plugin.audit.tally.accounting import (
 )
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.calendar import months_of
-from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.energy_sums import energy_of
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
 from carbon_plugin.audit.tally.overview import (

@@ -14,7 +14,8 @@ import numpy as np
 
 from carbon_plugin.audit.tally.blocks import Metered, RowBlock
 from carbon_plugin.audit.tally.calendar import month_of, next_month_unix_s
-from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.collect import RunCollector
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.reservations import holdings_of, reserved_by_month, union
 from carbon_plugin.audit.tally.rework import Rework
 from carbon_plugin.footprint.values import Factors

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.tally.accounting import RunEnergy, inputs_of
-from carbon_plugin.audit.tally.collect import FilePass
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.run_places import SCOPES, turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, UG_PER_KG

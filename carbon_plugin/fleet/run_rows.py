@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.run import Attempt, Period
 from carbon_plugin.audit.tally.accounting import run_energy, unobserved_sums
-from carbon_plugin.audit.tally.collect import FilePass
 from carbon_plugin.audit.tally.documents import read_forecast
 from carbon_plugin.audit.tally.energy_sums import energy_of
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time

@@ -76,9 +76,7 @@ def _share(summary: AuditSummary) -> float:
 
 
 def _footprint(idle: IdlePower, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
-    items = [
-        energy_item(unobserved_scope(rung), power.scaled(unobserved_s)) for rung, power in idle.by_rung.items()
-    ]
+    items = [energy_item(unobserved_scope(rung), power.scaled(unobserved_s)) for rung, power in idle.by_rung.items()]
     reserved = reservations(devices=uncharged_s, hosts=uncharged_s / idle.devices_per_node)
     return account(items, chargeable(reserved, factors), factors, draws=SAMPLING.draws, seed=SAMPLING.seed)
 

@@ -97,8 +97,8 @@ def left_out(summary: AuditSummary) -> list[str]:
     lost_s = sum(gap.duration_s for gap in summary.period.gaps)
     if lost_s:
         found.append(
-            f"Between attempts, nothing was recorded for {wording.duration(lost_s)}, and nothing says that the run held "
-            "its devices then: what they drew is in no total."
+            f"Between attempts, nothing was recorded for {wording.duration(lost_s)}, and nothing says that the run "
+            "held its devices then: what they drew is in no total."
         )
     if summary.reserved.unknown_s > 0:
         charged = summary.footprint is not None and not unknown_embodied(summary)

@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.result import Sampling
-from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.energy_sums import EnergySums, used_energy
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.in_force import in_force
 from carbon_plugin.footprint.account import DRAWS, SEED, account
 from carbon_plugin.footprint.drivers import Driver, drivers

@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from carbon_plugin.audit.findings.run import Attempt, Coverage, Gap, Period, Progress, Work
-from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.documents import PredictionDocument
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.reservations import Interval, union
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.held.claims import TOLERANCE_S

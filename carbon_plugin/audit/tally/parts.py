@@ -18,7 +18,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.audit.tally.collect import FileContext, RunCollector
+from carbon_plugin.audit.tally.collect import RunCollector
+from carbon_plugin.audit.tally.file_pass import FileContext
 from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.launches import clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.held.outline import Outline, outline_of, own_opening

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.tally.calendar import Month, ReservedMonth, month_ends
-from carbon_plugin.audit.tally.collect import FilePass
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held, held_until
 from carbon_plugin.ledger.held.unobserved import UnobservedEnergy, unobserved_energy
 

@@ -86,9 +86,13 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     for note, rows in rows_of.items():
         print_table(out, Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
     if any(one.best_case is not None for one in alternatives):
-        print_table(out, "The table is of real runs, which take longer than the best case of their layout (docs/goodput.md).")
+        print_table(
+            out, "The table is of real runs, which take longer than the best case of their layout (docs/goodput.md)."
+        )
     if marginal:
-        print_table(out, "At the margin: what one kWh more or less causes; beside the average, never part of the total.")
+        print_table(
+            out, "At the margin: what one kWh more or less causes; beside the average, never part of the total."
+        )
     for warning in comparison.warnings:
         print_table(out, f"[yellow]warning:[/] {escape(warning)}")
 
