@@ -151,8 +151,8 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         entries = [("more", "measured")]
         expected = [value for value in predicted if value is not None]  # all of them, or none
         if band:
-            edges = ([value * factor for value in expected] for factor in (low, high))
-            parts.append(plot.area(of, at, *edges, "band", opacity=0.25))
+            below, above = ([value * factor for value in expected] for factor in (low, high))
+            parts.append(plot.area(of, at, below, above, "band", opacity=0.25))
         if expected:
             parts.append(plot.line(of, at, expected, "gpu", dashed=True))
             entries = [*entries, ("gpu", "predicted"), *([("band", "predicted, p10 to p90")] if band else [])]
