@@ -366,7 +366,7 @@ def test_an_error_past_the_reading_of_a_spec_names_its_file_too(tmp_path: Path, 
     )
 
     assert cli.run(["plan", str(spec)]) == 2
-    assert f"error: {spec}: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
+    assert f"error: {spec}:3: site.zone: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,15 @@ def _show(forecast: Forecast, out: OutputOptions) -> None:
 
 @contextmanager
 def _naming(spec: Path | None) -> Iterator[None]:
-    """Put the name of the spec file before the message of an error."""
+    """Put the name of the spec file before the message of an error, with line and field of a value that it quotes."""
     try:
         yield
     except CarbonPluginError as error:
         if spec is None:
             raise
-        raise type(error)(f"{spec}: {error}") from None
+        from carbon_plugin.spec.parsing.document import quoted_in, read_document
+
+        document = read_document(spec)
+        keys = quoted_in(str(error), document.value)
+        said = f"{spec}: {error}" if keys is None else str(document.error(keys, str(error)))
+        raise type(error)(said) from None

@@ -28,9 +28,9 @@ from carbon_plugin.spec.configuration import (
     Configuration,
 )
 from carbon_plugin.spec.loading import SUPERSEDED
-from carbon_plugin.spec.parsing.boundary import Keys
+from carbon_plugin.spec.parsing.boundary import Keys, dotted
 from carbon_plugin.spec.parsing.decoding import decode
-from carbon_plugin.spec.parsing.document import Document, parse_document, read_document
+from carbon_plugin.spec.parsing.document import Document, parse_document, quoted_in, read_document
 from carbon_plugin.spec.parsing.names import nearest
 
 logger = logging.getLogger(__name__)
@@ -237,13 +237,16 @@ def _checked(document: Document) -> dict[str, Any]:
 def at_its_place(error: CarbonPluginError, configured: Configured) -> CarbonPluginError:
     """Return an error about a configured value with the place of the value before it, and any other error as it is."""
     message = str(error)
-    named = [name for name in configured.values if message.startswith((f"{name} ", f"{name}:", f"{name}."))]
-    quoted = [name for name, value in configured.values.items() if isinstance(value, str) and repr(value) in message]
-    for name in (*named, *quoted):
-        value = configured.values[name]
-        inner = f"{name}.{next(iter(value))}" if isinstance(value, Mapping) and value else name
-        return type(error)(f"{configured.sources.get(inner, FILE_NAME)}: {message}")
-    return error
+    for name, value in configured.values.items():
+        if message.startswith((f"{name} ", f"{name}:", f"{name}.")):
+            inner = [key for key in value if key in message] or list(value) if isinstance(value, Mapping) else []
+            field = f"{name}.{inner[0]}" if inner else name
+            return type(error)(f"{configured.sources.get(field, FILE_NAME)}: {message}")
+    keys = quoted_in(message, configured.values)
+    if keys is None:
+        return error
+    place = configured.sources.get(".".join(map(str, keys[:2])), FILE_NAME)
+    return type(error)(f"{place}: {dotted(keys)}: {message}")
 
 
 def _leaves(values: Mapping[str, Any]) -> list[Keys]:

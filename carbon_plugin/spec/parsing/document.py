@@ -77,6 +77,27 @@ class Document:
         return list(dict.fromkeys([place, *others]))
 
 
+def quoted_in(message: str, value: Any) -> Keys | None:
+    """Return the keys of a text below `value` that a message quotes, of several the longest; None if it quotes none.
+
+    An error that only a later step can raise, such as that of an unknown zone, knows its value and not its field.
+    """
+    texts = ((keys, text) for keys, text in _texts(value, ()) if repr(text) in message)
+    found = max(texts, key=lambda one: len(one[1]), default=None)
+    return found[0] if found else None
+
+
+def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    if isinstance(value, str) and value:
+        yield keys, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, (*keys, key))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _texts(inner, (*keys, place))
+
+
 def read_document(path: Path) -> Document:
     """Read one YAML file. Raises `SpecError` if it is missing, unreadable or not YAML."""
     if not os.path.lexists(path):

@@ -121,6 +121,23 @@ def test_a_bad_variable_is_named_and_so_is_a_value_that_only_the_monitor_can_jud
         make_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("window_s: 20\nsite:\n  pue: 1.2\n  zone: Farnce\n", ":4: site.zone: zone 'Farnce' is unknown"),
+        ("window_s: 20\nsite: Farnce\n", ":2: site: zone 'Farnce' is unknown"),
+        ("budget:\n  on_exceed: warn\n  energy_kwh: -1\n", ":3: budget: energy_kwh is -1"),
+    ],
+)
+def test_a_value_that_a_later_step_refuses_is_named_with_file_line_and_field(tmp_path, monkeypatch, text, said):
+    (tmp_path / "carbon_plugin.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(CarbonPluginError) as error:
+        make_settings()
+    assert f"carbon_plugin.yaml{said}" in str(error.value)
+
+
 def test_settings_follow_the_file_and_record_where_each_value_is_from(project, monkeypatch):
     (project.parents[1] / "carbon_plugin.yaml").write_text(FILE.replace("planned: plans/forecast.json\n", ""))
     monkeypatch.chdir(project)
