@@ -19,7 +19,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.random_effects import random_effects
-from carbon_plugin.calibrate.rows.published import blind_predictions
+from carbon_plugin.calibrate.rows.published import blind_classes, blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import fit, interval
 from carbon_plugin.predict.uncertainty.interval import NOT_VALIDATED, Effects, Spread, factors
@@ -54,18 +54,24 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
 
 
 def class_spreads(
-    rows: Sequence[ValidatedRow], predicted_blind: Mapping[str, float] | None = None
+    rows: Sequence[ValidatedRow],
+    predicted_blind: Mapping[str, float] | None = None,
+    blind_class: Mapping[str, str] | None = None,
 ) -> tuple[ClassSpread, ...]:
     """Return each class with predicted published rows, in the order of the classes.
 
     `predicted_blind` holds, by the id of the row, the seconds that were predicted before the model was changed with
     knowledge of the row. By default these are those of the shipped blind sets. A change that is made with knowledge of
     a source improves the predictions of that source, and says little about the next one. How far the next one may lie
-    is shown by predictions that were made without knowledge of it.
+    is shown by predictions that were made without knowledge of it. Such an error counts in the class in which the row
+    was predicted, which `blind_class` names where the row has another one by now: who is told that software is tuned is
+    not exposed to errors that were made while it was taken for ordinary.
     """
     known = blind_predictions() if predicted_blind is None else predicted_blind
+    told = blind_classes() if blind_class is None else blind_class
     kept = [row for row in rows if row.skipped is None]
-    kinds = np.array([row.accuracy_class for row in kept])
+    now = np.array([row.accuracy_class for row in kept])
+    kinds = np.array([told.get(row.id, row.accuracy_class) for row in kept])
     sources = np.array([row.origin for row in kept])
     left_out = np.log([_measured_over_predicted(row) for row in kept])
     errors = np.log([_measured_over_predicted(row, known.get(row.id)) for row in kept])
@@ -89,10 +95,10 @@ def class_spreads(
         found.append(
             ClassSpread(
                 kind=kind,
-                rows=int(np.sum(own)),
+                rows=int(np.sum(now == kind)),
                 sources=int(names.size),
                 effects=_effects(errors, sources, counted, few),
-                coverage=float(np.mean([_inside(left_out[own & (sources == name)], shipped) for name in names])),
+                coverage=_by_source(left_out, sources, now == kind, shipped),
                 blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
             )
         )
@@ -140,6 +146,14 @@ def _effects(
     if few is not None:
         between *= math.sqrt((1 + 1 / few) / (1 + 1 / count))
     return Effects(round(between, DIGITS), round(within, DIGITS), count)
+
+
+def _by_source(
+    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], spread: Spread
+) -> float:
+    """Return the share of the rows in `mask` inside the spread, with every source counted once."""
+    names = np.unique(sources[mask])
+    return float(np.mean([_inside(errors[mask & (sources == name)], spread) for name in names])) if names.size else 1.0
 
 
 def _inside(errors: NDArray[np.float64], spread: Spread) -> float:

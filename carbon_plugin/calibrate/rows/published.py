@@ -14,6 +14,7 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_row
 from carbon_plugin.spec.hardware.profiles import PROFILES_VARIABLE
 
 BLIND_PREDICTIONS = "blind_predictions.yaml"
+CLASSES = "classes"
 NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS)
 """Files among the published ones that hold no step times."""
 
@@ -50,6 +51,15 @@ def blind_predictions() -> Mapping[str, float]:
     """Return the seconds per step that were predicted for rows, by id, before anybody chose anything in sight of
     them.
     """
+    return {row: float(seconds) for name, rows in _blind().items() if name != CLASSES for row, seconds in rows.items()}
+
+
+@cache
+def blind_classes() -> Mapping[str, str]:
+    """Return, by id, the class of accuracy in which a row was predicted blind, for rows that are in another one now."""
+    return {row: str(kind) for row, kind in _blind()[CLASSES].items()}
+
+
+def _blind() -> dict[str, dict[str, float | str]]:
     text = (resources.files("carbon_plugin.calibrate.rows") / "published" / BLIND_PREDICTIONS).read_bytes()
-    sets = msgspec.yaml.decode(text, type=dict[str, dict[str, float]])
-    return {row: seconds for predicted in sets.values() for row, seconds in predicted.items()}
+    return msgspec.yaml.decode(text, type=dict[str, dict[str, float | str]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -148,6 +149,20 @@ def test_a_row_that_was_predicted_blind_counts_with_that_prediction_and_not_with
     assert after.effects.between == 0
     assert before.effects.between == pytest.approx(np.sqrt(np.mean(np.square([0.4, 0.3]))), abs=1e-3)
     assert before.coverage == after.coverage == 1
+
+
+def test_a_blind_error_counts_in_the_class_in_which_the_row_was_predicted() -> None:
+    good = rows("calibrated", {"a": [0.0], "b": [0.0], "c": [0.0]})
+    odd = [msgspec.structs.replace(row, id=f"odd-{row.id}") for row in rows("calibrated", {"d": [0.6]})]
+    plain = rows("ordinary", {"e": [0.1], "f": [-0.1], "g": [0.1]})
+
+    def effects(told: dict[str, str]) -> dict[str, float]:
+        return {found.kind: found.effects.between for found in class_spreads([*good, *odd, *plain], {}, told)}
+
+    there, here = effects({}), effects({odd[0].id: "ordinary"})
+
+    assert here["calibrated"] == 0 < there["calibrated"]
+    assert here["ordinary"] > there["ordinary"]
 
 
 def test_every_row_of_a_blind_set_is_shipped_with_its_blind_prediction() -> None:
