@@ -185,7 +185,7 @@ def add_up(
         plugin_version=carbon_plugin.__version__,
         runs=runs,
         roles=roles,
-        device_s=sum(run.device_s for run in runs),
+        device_s=_device_s(runs),
         energy_j=sum(run.energy_j or 0.0 for run in runs),
         facility_j=None if any(value is None for value in facility) else sum(filter(None, facility)),
         operational_kg=_sum([its.operational for its in carbon]) if reason is None else None,
@@ -301,7 +301,7 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
             RoleTotal(
                 role=role,
                 runs=len(of_role),
-                device_s=sum(run.device_s for run in of_role),
+                device_s=_device_s(of_role),
                 energy_j=sum(run.energy_j or 0.0 for run in of_role),
                 operational_kg=sum(run.operational_kg or 0.0 for run in of_role) if with_carbon else None,
                 embodied_kg=sum(embodied) if embodied else None,
@@ -310,6 +310,11 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
             )
         )
     return totals
+
+
+def _device_s(runs: Sequence[ProgrammeRun]) -> float:
+    """Return the device time of the runs whose energy is known, as all other sums."""
+    return sum(run.device_s for run in runs if run.energy_j is not None)
 
 
 def _counted_kg(run: ProgrammeRun) -> float:

@@ -5,13 +5,12 @@ run's audit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.findings.reserved import Reserved
-from carbon_plugin.audit.tally.energy_sums import energy_of
 from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
 from carbon_plugin.fleet.run_carbon import RunMicrograms
 from carbon_plugin.fleet.run_places import SCOPES, factors_by_launch, place_of, scope_ratio
@@ -26,11 +25,19 @@ Columns = dict[str, list[Any]]
 
 
 def hour_columns(
-    run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: RunMicrograms | None
+    run: int,
+    collected: HourCollector,
+    energy: Energy,
+    reserved: Reserved,
+    factors: Factors | None,
+    carbon: RunMicrograms | None,
 ) -> Columns:
-    """Return the columns of the hourly table. They add up to the totals of the audit, to the last unit."""
+    """Return the columns of the hourly table. They add up to the totals of the audit, to the last unit.
+
+    A run of which no `energy` is known has none, so that it is in no sum, as in a programme.
+    """
     slots = list(collected.hours)
-    if not slots:
+    if not slots or not energy.is_known:
         return {}
     table = np.array(list(collected.hours.values())).T
     summed = dict(zip(COLUMNS, table, strict=True))
@@ -41,7 +48,6 @@ def hour_columns(
         facility_j = facility_j + without_j
         weighted = weighted + without_j * factors.intensity.figure.value
     facility_mj = carbon.facility_mj if carbon else round(MJ_PER_J * float(facility_j.sum()))
-    energy = energy_of(chain.from_iterable(collected.by_phase().values()))
     divided = {
         "energy_mj": (round(MJ_PER_J * energy.energy_j), summed["energy"]),
         "measured_mj": (round(MJ_PER_J * energy.measured_j), summed["measured"]),

@@ -151,7 +151,9 @@ class _Report:
     def accounts(self) -> Accounts:
         whole = queries.sums_by(self._engine, [], self._months)
         if not whole or not whole[0]["runs"]:
-            raise FleetError(f"{self._store}: no run in these months")
+            unread = len(queries.runs_without_hours(self._engine))
+            known = f" ({plural(unread, 'run')} of unknown energy {verb(unread, 'is', 'are')} in no total)"
+            raise FleetError(f"{self._store}: no run in these months{known if unread else ''}")
         months = self._lines([queries.MONTH])
         restated = self._restated()
         return Accounts(
@@ -294,7 +296,7 @@ class _Report:
             )
         for run in queries.runs_without_hours(self._engine):
             found.append(
-                f"run {run['name']} ({run['place']}) holds no window and no reserved time, as where a job is "
+                f"nothing of the energy of run {run['name']} ({run['place']}) was read or modelled, as where a job is "
                 "killed before its first window: it is in no total"
             )
         problems = len(self._catalogue.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,10 @@ def rows_of(directory: Path, place: str, content: str, processes: int | None = N
     used = run_energy(collected, unobserved)
     factors = next(file.factors for file in collected.files if file.manifest is manifest)
     collected.unobserved = unobserved_sums(unobserved, used.idle_factors(factors))
-    carbon = carbon_of(used, collected.files, reserved, factors)
+    energy = energy_of(chain.from_iterable(collected.by_phase().values()))
+    carbon = carbon_of(used, collected.files, reserved, factors) if energy.is_known else None
     collected.add_unobserved(reserved.before_first_record_s)
-    hours = hour_columns(run, collected, reserved, factors, carbon)
+    hours = hour_columns(run, collected, energy, reserved, factors, carbon)
     recorded = _recorded_factors(collected.files)
     first_month = month_number(period.start_unix_s)
     run_row = _run_row(collected, manifest, identity, period, factors, carbon)

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.fleet_generator import Shape, write_fleet, write_run
+from carbon_plugin.audit.programme import read_programme
 from carbon_plugin.audit.run_carbon import carbon_in
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
@@ -27,8 +28,11 @@ from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of
 from carbon_plugin.fleet.store.segments import arrow_table
+from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger import chain
-from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.records import DeviceEnergy, Window
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.site import Site
 from tests.fleet.conftest import RUNS
 from tests.ledger.builder import Attempt, Job
 
@@ -385,6 +389,45 @@ def test_a_run_that_was_killed_before_its_first_window_is_named(tmp_path: Path) 
     assert (done.held, found.totals.runs) == (3, 2)
     (note,) = [note for note in found.notes if "killed before its first window" in note]
     assert str(killed) in note
+
+
+class Unread(Job):
+    """A job whose meters never answered."""
+
+    def records(self, *of_attempt: Any) -> list[Any]:
+        manifest, *rest = super().records(*of_attempt)
+        return [manifest, *(self.unread(one) if isinstance(one, Window) else one for one in rest)]
+
+    def unread(self, window: Window) -> Window:
+        absent = [DeviceEnergy(key=one.key, energy_j=None, kind="absent") for one in window.energies]
+        return replace(window, energies=absent)
+
+
+def test_a_run_of_unknown_energy_is_in_no_sum_of_a_fleet_or_a_programme(tmp_path: Path) -> None:
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    kg = {scope: Figure(100.0, 50.0, 200.0, "kgCO2e", "assumed", "test") for scope in ("device", "host", "network")}
+    factors = msgspec.to_builtins(replace(resolve_factors(Site(zone="FRA", pue=1.2), None), embodied_kg=kg))
+    Job(nodes=1, attempts=[Attempt(0, 6)], factors=factors).write(runs / "known")
+    Unread(nodes=1, attempts=[Attempt(0, 6, closed=False)], factors=factors).write(runs / "unread", MIDNIGHT_S)
+
+    ingest([str(runs)], str(store))
+    found, programme = report(str(store), Asked()), read_programme([runs])
+
+    audit = summarise(runs / "known")
+    assert audit.footprint is not None
+    assert found.totals.runs == 1
+    assert found.totals.device_hours * 3600 == pytest.approx(audit.reserved.device_s, abs=1e-3)
+    assert programme.device_s == programme.roles[0].device_s == audit.reserved.device_s
+    assert found.totals.embodied_kg == pytest.approx(audit.footprint.means["embodied_kg"], abs=2e-9)
+    assert any("energy of run simulated" in note and str(runs / "unread") in note for note in found.notes)
+
+
+def test_a_store_of_unknown_energy_alone_says_so(tmp_path: Path) -> None:
+    Unread(nodes=1, attempts=[Attempt(0, 6, closed=False)]).write(tmp_path / "runs" / "unread")
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    with pytest.raises(FleetError, match="1 run of unknown energy is in no total"):
+        report(str(tmp_path / "store"), Asked())
 
 
 def test_a_source_without_runs_is_an_error_of_one_line(tmp_path: Path, capsys: Any) -> None:

@@ -131,7 +131,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     coverage, found = summary.coverage, []
     unmeasured = coverage.gpus - coverage.gpus_measured - coverage.gpus_missing
     if unmeasured > 0:
-        found.append(f"{unmeasured} of {gpus_phrase(coverage)} were not measured.")
+        found.append(f"{unmeasured} of {gpus_phrase(coverage)} {verb(unmeasured, 'was', 'were')} not measured.")
     found += _estimates(summary)
     waited = summary.by_phase.get(UNOBSERVED_PHASE)
     if waited is not None:

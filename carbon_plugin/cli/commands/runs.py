@@ -34,12 +34,12 @@ def runs(
     for heading in ("start", "run", "role", "energy", "carbon", "forecast", "state", "directory"):
         table.add_column(heading, justify="right" if heading in ("energy", "carbon", "forecast") else "left")
     for run in found:
-        if run.problem is None and run.start_unix_s is not None and run.energy_j is not None:
+        if run.problem is None and run.start_unix_s is not None:
             table.add_row(
                 wording.moment(run.start_unix_s),
                 escape(run.name),
                 escape(run.role or "–"),
-                wording.energy(run.energy_j),
+                "unknown" if run.energy_j is None else wording.energy(run.energy_j),
                 _carbon(run),
                 "–" if run.forecast_error is None else wording.off_by(1 + run.forecast_error),
                 escape(run.state),

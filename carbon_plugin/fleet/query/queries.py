@@ -126,8 +126,9 @@ def documents(engine: Engine) -> dict[str, str]:
 
 
 def bases(engine: Engine) -> list[dict[str, Any]]:
-    """Return the number of runs for each scope of emissions, basis and region that they state."""
+    """Return the number of runs of known energy for each scope of emissions, basis and region that they state."""
     runs = engine.tables["run"]
+    runs = runs.filter(_has_hours(runs))
     keys = ["scope", "basis", "region", "has_lifecycle", "has_direct", "has_embodied", "has_market"]
     return engine.rows(runs.group_by(*keys).aggregate(runs=runs.count()).order_by(*keys))
 
@@ -146,12 +147,13 @@ def gpus_by_host(engine: Engine) -> dict[str, int]:
 
 
 def runs_without_hours(engine: Engine) -> list[dict[str, Any]]:
-    """Return the runs without a row in the hourly table. They were killed before their first window, and their reserved
-    time is not known.
-    """
+    """Return the runs without a row in the hourly table, because nothing of their energy was read or modelled."""
     runs = engine.tables["run"]
-    empty = runs.filter((runs.run_energy_mj == 0) & (runs.run_device_ms == 0))
-    return engine.rows(empty.select("run_id", "name", "place").order_by("place"))
+    return engine.rows(runs.filter(~_has_hours(runs)).select("run_id", "name", "place").order_by("place"))
+
+
+def _has_hours(runs: Any) -> Any:
+    return (runs.run_energy_mj != 0) | (runs.run_device_ms != 0)
 
 
 def last_moment_ms(engine: Engine) -> int:

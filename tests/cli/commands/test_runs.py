@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,17 @@ def test_list_of_runs_names_each_directory_and_what_cannot_be_read(place, capsys
     assert "four" in printed
     assert "final" in printed
     assert printed.count("not read:") == 1
+
+
+def test_a_run_that_was_killed_before_its_first_window_is_listed(place, tmp_path, capsys):
+    shutil.copytree(place / "two", tmp_path / "runs" / "two")
+    (ledger,) = (tmp_path / "runs" / "two").glob("*.jsonl")
+    ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+
+    assert run(["runs", str(tmp_path / "runs")]) == 0
+
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "two" in line)
+    assert "unknown" in line
 
 
 def test_directory_without_runs_is_one_line(tmp_path, capsys):
