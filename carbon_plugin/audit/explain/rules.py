@@ -7,297 +7,19 @@ paths in `report.json`; `*` stands for one name or position.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
-from typing import Any
-
-from msgspec import Struct
-
-from carbon_plugin.audit.exports.evidence import basis_words, part_words
-from carbon_plugin.audit.result import AuditSummary, Device
-from carbon_plugin.errors import CarbonPluginError
-from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
-from carbon_plugin.show import wording
-from carbon_plugin.spec.hardware.profiles import find_accelerator, find_node
-from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.numbers.amounts import plural, verb
-from carbon_plugin.spec.numbers.figure import Figure
-
-_LISTED = 12
-
-
-class Reason(Struct, frozen=True):
-    """One instance explains a number: how it is computed, the sources that it rests on, and the fields that it follows
-    from.
-    """
-
-    how: str
-    sources: list[str] = []
-    follows_from: list[str] = []
-
-
-Path = Sequence[str]
-Rule = Callable[[AuditSummary, Path], Reason]
-
-
-def _ledgers(summary: AuditSummary) -> list[str]:
-    checks = summary.verification.files
-    lines = [
-        f"{check.file}: {plural(check.records, 'record')}, chain ends in {check.head}" for check in checks[:_LISTED]
-    ]
-    return lines + ([f"and {plural(len(checks) - _LISTED, 'more ledger')}"] if len(checks) > _LISTED else [])
-
-
-def _from_ledgers(how: str, *follows_from: str) -> Rule:
-    return lambda summary, path: Reason(how, _ledgers(summary), list(follows_from))
-
-
-def _below(summary: AuditSummary, field: str, names: Mapping[str, Any]) -> list[str]:
-    return [f"{field}.{name}" for name in names]
-
-
-def _sampled(summary: AuditSummary) -> str:
-    sampling = summary.sampling
-    if sampling is None:
-        return "its range is p10 to p90 of seeded sampling"
-    return f"its range is p10 to p90 of {sampling.draws:,} draws with seed {sampling.seed}, one a scope and run"
-
-
-def _total(summary: AuditSummary, path: Path) -> Reason:
-    how = f"operational + embodied; {_sampled(summary)}"
-    if summary.footprint is not None and summary.footprint.total_kg is None:
-        how = "unknown, because the manufacture of the hardware is; the operational carbon is what is known"
-    return Reason(how, [], ["footprint.operational_kg", "footprint.embodied_kg"])
-
-
-def _operational(summary: AuditSummary, path: Path) -> Reason:
-    how = f"facility energy x mean intensity in force in its windows / 3.6e9; {_sampled(summary)}"
-    return Reason(how, [], ["footprint.energy_j.facility", "factors.intensity"])
-
-
-def _embodied(summary: AuditSummary, path: Path) -> Reason:
-    parts = summary.footprint.embodied_parts_kg if summary.footprint else {}
-    how = "sum of the embodied parts" if parts else "unknown: no profile of the hardware, so that no part is in the sum"
-    return Reason(how, [], _below(summary, "footprint.embodied_parts_kg", parts))
-
-
-def _embodied_part(summary: AuditSummary, path: Path) -> Reason:
-    scope = path[2]
-    rule = summary.factors.amortisation if summary.factors else "reserved time over life"
-    if scope == "building":
-        return Reason("kg of the building a device-year x reserved device time", [], ["factors.building_kg"])
-    time = "reserved.host_s" if scope == "host" else "reserved.device_s"
-    how = f"kg of one unit x reserved time / life: {rule}"
-    return Reason(how, [], [f"factors.embodied_kg.{scope}", time, "factors.lifetime_years"])
-
-
-def _rung_energy(summary: AuditSummary, path: Path) -> Reason:
-    rung = path[2]
-    if rung == "facility":
-        return Reason("energy of the machines x PUE", [], ["footprint.energy_j.it", "factors.pue"])
-    if rung == "it":
-        rungs = summary.footprint.energy_j if summary.footprint else {}
-        names = {name: None for name in rungs if name not in ("it", "facility")}
-        return Reason("sum of the rungs of the machines", [], _below(summary, "footprint.energy_j", names))
-    return Reason(f"energy of the rung; {_sampled(summary)}", [], [f"by_rung.{rung}"])
-
-
-def _energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
-    rung = path[1]
-    found = [(index, device) for index, device in enumerate(summary.devices) if device.identity.rung == rung]
-    devices = [device for _, device in found]
-    windows = sum(device.energy.windows for device in devices)
-    how = f"sum of {plural(windows, 'reading')} of a device in a window, over {plural(len(devices), 'device')}"
-    sources, idle = _meters(devices), [f"unobserved.{rung}"] if rung in summary.unobserved else []
-    if rest := devices[_LISTED:]:
-        energy = wording.energy(math.fsum(device.energy.energy_j for device in rest))
-        sources.append(f"{energy} of {plural(len(rest), 'device')} that {verb(len(rest), 'is', 'are')} not listed here")
-    if idle:
-        how += ", and the modelled idle energy of reserved time that no record covers"
-    return Reason(how, sources, [*(f"devices.{index}" for index, _ in found[:_LISTED]), *idle])
-
-
-def _energy_of_phase(summary: AuditSummary, path: Path) -> Reason:
-    energy = summary.by_phase[path[1]]
-    if path[1] == UNOBSERVED_PHASE:
-        how = "sum of the modelled idle energy of reserved time that no record covers, over the rungs of the machines"
-        return Reason(how, [], [f"unobserved.{rung}" for rung in summary.unobserved])
-    how = f"sum of {energy.windows:,} readings of a device in a window of phase {path[1]}; the facility left out"
-    return Reason(how, _meters(summary.devices) + _ledgers(summary))
-
-
-def _unobserved(summary: AuditSummary, path: Path) -> Reason:
-    how = f"reserved device time that no record covers x idle power of a device, part of rung {path[1]}"
-    return Reason(how, [f"profile {summary.reserved.idle_model}"], ["reserved.modelled_idle_s"])
-
-
-def _it_energy(summary: AuditSummary, path: Path) -> Reason:
-    rungs = [f"by_rung.{rung}" for rung in summary.by_rung if rung != "facility"]
-    return Reason(f"sum over the rungs of the machines, exact to the last bit; {_sampled(summary)}", [], rungs)
-
-
-def _device(summary: AuditSummary, path: Path) -> Reason:
-    device = summary.devices[int(path[1])]
-    identity = device.identity
-    how = (
-        f"{identity.name} on {device.hostname}: {plural(device.energy.windows, 'window')} read by {identity.meter} "
-        f"({identity.energy_kind}); low and high are the meter's own p10 and p90"
-    )
-    notes = [note for note in (identity.note, *device.notes) if note]
-    profile = [f"profile {identity.profile}"] if identity.profile else []
-    return Reason(how, [*profile, *_accuracy(identity), *notes, *_ledgers(summary)])
-
-
-def _accuracy(identity: DeviceIdentity) -> list[str]:
-    """Return what is known about the accuracy of a meter."""
-    known = identity.accuracy
-    return [f"meter: within {known.proportional:.1%} (p10 to p90), {known.source}"] if known else []
-
-
-def _meters(devices: Sequence[Device]) -> list[str]:
-    groups: dict[tuple[str, str, str], int] = {}
-    for device in devices:
-        key = (device.identity.name, device.identity.meter, device.identity.energy_kind)
-        groups[key] = groups.get(key, 0) + 1
-    return [f"{count:,} x {name}: {meter} ({kind})" for (name, meter, kind), count in groups.items()]
-
-
-def _intensity(summary: AuditSummary, path: Path) -> Reason:
-    assert summary.factors is not None  # the field is there
-    intensity = summary.factors.intensity
-    return Reason(
-        f"intensity of {intensity.zone_name} ({intensity.zone}), {intensity.figure.kind}, {basis_words(intensity)}",
-        [
-            intensity.figure.source,
-            *map(part_words, intensity.parts),
-            f"year {intensity.year or 'not stated'}, granularity {intensity.granularity}",
-            f"licence {intensity.licence}; {intensity.attribution}",
-            *intensity.notes,
-        ],
-    )
-
-
-def _embodied_factor(summary: AuditSummary, path: Path) -> Reason:
-    assert summary.factors is not None  # the field is there
-    figure = summary.factors.embodied_kg[path[2]]
-    name = figure.source.partition(":")[0]
-    return Reason(f"cradle-to-gate kg of one {path[2]}, {figure.kind}", [figure.source, _profile_field(name, figure)])
-
-
-def _profile_field(name: str, figure: Figure) -> str:
-    """Return the profile field that a number comes from, where the shipped profile still has this number."""
-    for suffix, kind, field in (
-        (" network share", "nodes", "network.embodied_kg_per_device"),
-        (" host", "nodes", "host.embodied_kg"),
-        ("", "accelerators", "embodied_kg"),
-    ):
-        profile = name.removesuffix(suffix) if suffix else name
-        if suffix and profile == name:
-            continue
-        file = files("carbon_plugin.hardware_profiles") / kind / f"{profile}.yaml"
-        if file.is_file() and _shipped_value(kind, profile, field) == figure.value:
-            return f"hardware_profiles/{kind}/{profile}.yaml, field {field}"
-        return f"field {field} of a profile {profile} of the user's, or of another release"
-    return name
-
-
-def _shipped_value(kind: str, name: str, field: str) -> float | None:
-    try:
-        profile: Any = find_accelerator(name) if kind == "accelerators" else find_node(name)
-    except CarbonPluginError:
-        return None
-    for part in field.split("."):
-        profile = getattr(profile, part, None)
-    value: float | None = getattr(profile, "value", None)
-    return value
-
-
-def _factor(summary: AuditSummary, path: Path) -> Reason:
-    """Return the source that a factor itself states, where the factor is a figure or contains figures."""
-    value: Any = summary.factors
-    for name in path[1:]:
-        if isinstance(value, Figure):
-            break
-        value = value[int(name)] if isinstance(value, list | tuple) else _named(value, name)
-    source = getattr(value, "source", None) or "as recorded in the manifest"
-    return Reason(f"factor {path[1]}, {getattr(value, 'kind', 'declared')}", [source])
-
-
-def _named(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-
-
-def _step_time(summary: AuditSummary, path: Path) -> Reason:
-    steps = summary.steps
-    assert steps is not None  # the field is there
-    if "predicted" in path[1]:
-        source = steps.predicted_step_time_s.source if steps.predicted_step_time_s else "the analytical step model"
-        return Reason("the analytical model for the spec as it ran", [source], ["work.model_flops_per_step"])
-    how = (
-        f"mean over {plural(steps.spans, 'span')} of {plural(steps.steps, 'step')} between step "
-        f"boundaries on node {steps.node}; the range is the queue lag at the boundaries"
-    )
-    return Reason(how, _ledgers(summary))
-
-
-def _forecast(summary: AuditSummary, path: Path) -> Reason:
-    forecast = summary.forecast
-    assert forecast is not None  # the field is there
-    made = f"{wording.moment(forecast.created_unix_s)} by carbon-plugin {forecast.plugin_version}"
-    return Reason("frozen before launch from the planned spec", [f"forecast of {made}, kept in the manifest"])
-
-
-def _forecast_part(summary: AuditSummary, path: Path) -> Reason:
-    forecast = summary.forecast
-    assert forecast is not None  # the field is there
-    part = forecast.parts[int(path[2])]
-    follows = ["forecast.footprint.operational_kg", "footprint.operational_kg"]
-    return Reason(f"{part.cause}: factor by which it moved operational carbon", [part.explanation], follows)
-
-
-def _effective(summary: AuditSummary, path: Path) -> Reason:
-    field = _longest_key(summary.run.effective, path[2:])
-    entry = summary.run.effective.get(field)
-    source = entry.get("source") if isinstance(entry, Mapping) else None
-    return Reason(f"field {field} of the spec as it ran", [str(source or "as recorded in the manifest")])
-
-
-def _longest_key(known: Mapping[str, Any], parts: Path) -> str:
-    """Return the longest key of the effective spec with which the path begins. Such keys contain dots of their own."""
-    options = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
-    return next((key for key in options if key in known), ".".join(parts))
-
-
-def _work(summary: AuditSummary, path: Path) -> Reason:
-    if "flops" in path[-1]:
-        return Reason(
-            "FLOPs of one step, counted from the architecture by the prediction", ["prediction in the manifest"]
-        )
-    return Reason("from the effective spec and the devices that the ledgers name", _ledgers(summary), ["run.effective"])
-
-
-def _reserved(summary: AuditSummary, path: Path) -> Reason:
-    how = "from allocation (where it is known, else the first record) to the last record, each device once at a time"
-    if summary.reserved.shared_s:
-        how += ", less the part of others that used it meanwhile"
-    return Reason(how, [f"devices: {summary.reserved.devices_from}", *_ledgers(summary)])
-
-
-def _stated(how: str) -> Rule:
-    return lambda summary, path: Reason(how, ["this audit"])
-
+from carbon_plugin.audit.explain import reasons
+from carbon_plugin.audit.explain.reasons import Reason, Rule, from_ledgers, ledgers, sampled, stated
 
 _PERIOD = "clocks of the nodes, from the manifest to the last record of each file"
 
 RULES: dict[str, Rule] = {
-    "footprint.total_kg": _total,
-    "footprint.operational_kg": _operational,
-    "footprint.embodied_kg": _embodied,
-    "footprint.embodied_parts_kg.*": _embodied_part,
-    "footprint.energy_j.*": _rung_energy,
+    "footprint.total_kg": reasons.total,
+    "footprint.operational_kg": reasons.operational,
+    "footprint.embodied_kg": reasons.embodied,
+    "footprint.embodied_parts_kg.*": reasons.embodied_part,
+    "footprint.energy_j.*": reasons.rung_energy,
     "footprint.interval_95.*": lambda summary, path: Reason(
-        f"2.5th and 97.5th percentile: {_sampled(summary)}", [], [f"footprint.{path[2]}"]
+        f"2.5th and 97.5th percentile: {sampled(summary)}", [], [f"footprint.{path[2]}"]
     ),
     "footprint.means.*": lambda summary, path: Reason(
         "mean of the distribution whose median and ends are given; means of runs add up", [], [f"footprint.{path[2]}"]
@@ -312,49 +34,49 @@ RULES: dict[str, Rule] = {
     "footprint.water_l.*": lambda summary, path: Reason(
         f"liters {path[2]}: energy x liters a kWh", [], [f"factors.water_l_per_kwh.{path[2]}"]
     ),
-    "factors.intensity": _intensity,
-    "factors.embodied_kg.*": _embodied_factor,
-    "factors.*": _factor,
-    "energy": _it_energy,
-    "by_rung.*": _energy_of_rung,
-    "by_phase.*": _energy_of_phase,
-    "unobserved.*": _unobserved,
-    "devices.*": _device,
-    "reserved": _reserved,
+    "factors.intensity": reasons.intensity,
+    "factors.embodied_kg.*": reasons.embodied_factor,
+    "factors.*": reasons.factor,
+    "energy": reasons.it_energy,
+    "by_rung.*": reasons.energy_of_rung,
+    "by_phase.*": reasons.energy_of_phase,
+    "unobserved.*": reasons.unobserved,
+    "devices.*": reasons.device,
+    "reserved": reasons.reserved,
     "months.*": lambda summary, path: Reason(
         "sum of the windows that start in the month, and its reserved time, of which the part without records is idle",
-        _ledgers(summary),
+        ledgers(summary),
         ["energy", "factors.pue", "factors.intensity"] if summary.factors else ["energy"],
     ),
-    "steps": _step_time,
-    "forecast.footprint": _forecast,
-    "forecast.parts.*": _forecast_part,
+    "steps": reasons.step_time,
+    "forecast.footprint": reasons.forecast,
+    "forecast.parts.*": reasons.forecast_part,
     "forecast.embodied_kg": lambda summary, path: Reason(
         "actual minus forecast embodied carbon", [], ["footprint.embodied_kg", "forecast.footprint"]
     ),
-    "forecast": _forecast,
-    "run.effective": _effective,
-    "run": _from_ledgers("identity of the run: run.json and the manifests"),
-    "progress": _from_ledgers("steps and tokens of the windows, of the node that saw most of each attempt"),
-    "period": _from_ledgers(_PERIOD),
-    "coverage": _from_ledgers("nodes and GPUs that the manifests promise, beside those whose ledgers are here"),
-    "coverage.clock_offsets_s": _from_ledgers(
+    "forecast": reasons.forecast,
+    "run.effective": reasons.effective,
+    "run": from_ledgers("identity of the run: run.json and the manifests"),
+    "progress": from_ledgers("steps and tokens of the windows, of the node that saw most of each attempt"),
+    "period": from_ledgers(_PERIOD),
+    "coverage": from_ledgers("nodes and GPUs that the manifests promise, beside those whose ledgers are here"),
+    "coverage.clock_offsets_s": from_ledgers(
         "steps that all nodes end together, and the time since the boot of each host, by their clocks"
     ),
-    "waste": _from_ledgers("windows of steps that an earlier attempt had reached already, and of later start-ups"),
+    "waste": from_ledgers("windows of steps that an earlier attempt had reached already, and of later start-ups"),
     "drivers": lambda summary, path: Reason(
         "total with one input at its p10 or p90, all others central", [], ["footprint.total_kg"]
     ),
-    "series": _from_ledgers("windows and spans in equal bins of time, each shared out over the bins that it covers"),
+    "series": from_ledgers("windows and spans in equal bins of time, each shared out over the bins that it covers"),
     "series.grid_by_hour_g_per_kwh": lambda summary, path: Reason(
         f"intensity of each hour of the day, UTC: {summary.series.grid_by_hour_from}",
         [summary.factors.intensity.attribution] if summary.factors else [],
         ["factors.intensity"] if summary.factors else [],
     ),
-    "events": _from_ledgers("events as the monitor recorded them"),
-    "event_counts": _from_ledgers("number of events of a kind"),
-    "verification": _from_ledgers("every line checked against the chain before it"),
-    "work": _work,
+    "events": from_ledgers("events as the monitor recorded them"),
+    "event_counts": from_ledgers("number of events of a kind"),
+    "verification": from_ledgers("every line checked against the chain before it"),
+    "work": reasons.work,
     "ladder": lambda summary, path: Reason(
         "meters and models of each rung; the facility is metered, or machines x PUE", [], ["energy"]
     ),
@@ -363,8 +85,8 @@ RULES: dict[str, Rule] = {
         [summary.reconciliation.source] if summary.reconciliation else [],
         ["reserved.device_s"],
     ),
-    "sampling": _stated("the accounting samples with these; the same give the same ranges"),
-    "version": _stated("version of the report's format"),
-    "created_unix_s": _stated("when this audit was made"),
+    "sampling": stated("the accounting samples with these; the same give the same ranges"),
+    "version": stated("version of the report's format"),
+    "created_unix_s": stated("when this audit was made"),
 }
 """For each field the most specific rule counts, which is the longest that matches."""

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit.explain.rules import RULES, Reason
+from carbon_plugin.audit.explain.reasons import Reason
+from carbon_plugin.audit.explain.rules import RULES
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
