@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,19 @@ def test_a_full_fine_tune_that_does_not_fit_on_one_card_is_told_of_more_cards_an
     said = capsys.readouterr().err
     assert "to make room: 8 nodes (8 devices), or --devices-per-node 8, " in said
     assert "model.trainable_fraction: 0.01, as of LoRA adapters" in said
+
+
+def test_no_device_is_asked_for_that_nobody_makes(capsys):
+    far = ["plan", "--model", "llama3-70b", "--zone", "FRA", "--nodes", "1", "--tokens", "1e9"]
+
+    assert cli.run([*far, "--accelerator", "rtx-4090"]) == 3
+    alone = capsys.readouterr().err
+    assert cli.run([*far, "--accelerator", "rtx-4090", "--devices-per-node", "8"]) == 3
+    together = capsys.readouterr().err
+
+    assert "no single change makes room; try more nodes together with an accelerator of more memory" in alone
+    assert "to make room" not in alone
+    assert re.search(r"to make room: .* nodes .*, or devices of \d+ GiB", together)
 
 
 def test_tokens_that_are_far_below_a_whole_step_are_said_to_be_rounded(capsys):

@@ -21,11 +21,17 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, listed, what_would_do
+from carbon_plugin.spec.hardware.profiles import list_accelerators
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.amounts import memory, plural
 from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
+
+NOTHING_ALONE = (
+    "no single change makes room; try more nodes together with an accelerator of more memory (carbon-plugin list "
+    "accelerators)"
+)
 
 MORE_NODES = (2, 4, 8, 16, 32, 64)
 """The factors on the number of nodes that are tried to find what would help."""
@@ -168,16 +174,19 @@ def no_memory(
 ) -> InfeasibleLayoutError:
     """Return the error for layouts of which even `tightest`, the one that needs least, does not fit."""
     spec, capacity = inputs.spec, inputs.capacity_bytes
+    room = _more_room(spec, space, need_bytes)
+    next_step = f"to make room: {', or '.join(room)}" if room else NOTHING_ALONE
     return InfeasibleLayoutError(
         f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
         f"{nodes_phrase(spec)} fits in "
         f"{memory(capacity)} of {spec.cluster.accelerator.name}; the smallest needs {memory(need_bytes)} "
-        f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
+        f"({describe(tightest)}); {next_step}"
     )
 
 
 def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
-    """Return changes of which each alone would make a layout fit."""
+    """Return changes of which each alone would make a layout fit; no device has more memory than those that are
+    known."""
     found = []
     enough = next((more for more in (with_nodes(spec, f) for f in MORE_NODES) if fits_somehow(more, space)), None)
     if enough is not None:
@@ -193,4 +202,6 @@ def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
         adapters = msgspec.structs.replace(spec.model, trainable_fraction=ADAPTERS)
         if fits_somehow(msgspec.structs.replace(spec, model=adapters), space):
             found.append(f"model.trainable_fraction: {ADAPTERS:g}, as of LoRA adapters")
-    return [*found, f"devices of {math.ceil(need_bytes / GIB)} GiB"]
+    if need_bytes <= max(known.memory_bytes.value for known in list_accelerators()):
+        found.append(f"devices of {math.ceil(need_bytes / GIB)} GiB")
+    return found
