@@ -133,7 +133,8 @@ TABLES = {
         ("pue.csv",),
         "reports and fact sheets of providers, 2022 to 2025; Uptime Institute 2025",
         "single facts",
-        "a quotation of each that was read again in November 2026",
+        "a quotation of each that was read again in November 2026: all but those of Scaleway, OVHcloud and the Uptime "
+        "Institute",
     ),
     "water": Table(
         "water of data centres and of generation",
@@ -141,7 +142,8 @@ TABLES = {
         ("water.csv",),
         "reports and fact sheets of providers, 2022 to 2025",
         "single facts",
-        "a quotation of each that was read again in November 2026",
+        "a quotation of each that was read again in November 2026: all but those of Scaleway, of Google (for language "
+        "models) and of the average of US generation",
     ),
     "cloud_regions": Table(
         "the area that stands for a cloud region",
