@@ -151,7 +151,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         entries = [("more", "measured")]
         expected = [value for value in predicted if value is not None]  # all of them, or none
         if band:
-            below, above = ([value * factor for value in expected] for factor in (low, high))
+            below, above = [value * low for value in expected], [value * high for value in expected]
             parts.append(plot.area(of, at, below, above, "band", opacity=0.25))
         if expected:
             parts.append(plot.line(of, at, expected, "gpu", dashed=True))
