@@ -36,6 +36,11 @@ settings.load_profile("repeatable")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# What a terminal or an earlier use of this package has set is no part of what a test states.
+for variable in [*os.environ]:
+    if variable in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR") or variable.startswith("CARBON_PLUGIN_"):
+        del os.environ[variable]
+
 # A suite started in the background of a shell ignores Ctrl-C, and so would every process that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
