@@ -313,7 +313,7 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
 
 
 def _device_s(runs: Sequence[ProgrammeRun]) -> float:
-    """Return the device time of the runs whose energy is known, as all other sums."""
+    """Return the device time of the runs whose energy is known, because all other sums are of these runs too."""
     return sum(run.device_s for run in runs if run.energy_j is not None)
 
 

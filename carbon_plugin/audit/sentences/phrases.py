@@ -92,7 +92,7 @@ def estimated_for(summary: AuditSummary) -> str:
 
 
 def energy_span(energy: Energy) -> str:
-    """Return p10 to p90 of an energy; empty for an unknown one."""
+    """Return p10 to p90 of an energy, or an empty text for an unknown one."""
     return wording.energy_range(energy.range) if energy.is_known else ""
 
 

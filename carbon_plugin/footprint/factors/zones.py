@@ -5,17 +5,23 @@ There is no default area. A zone that is not known is an error that lists the ne
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Literal
 
 from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.zone_names import (
+    Names,
+    country_index,
+    key_of,
+    names_like,
+    place_index,
+    unknown_zone,
+    unpublished_index,
+)
 from carbon_plugin.footprint.values import Basis
-from carbon_plugin.spec.parsing.names import nearest
 
 AreaTable = Literal["country", "consumption", "egrid", "gcp", "canada", "australia", "china"]
 
@@ -30,18 +36,12 @@ TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
 }
 """Every intensity table by its name in an area."""
 
-FORMS = (
-    "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
-    "egrid:SRVC, consumption:CHE, or a provider with its region (gcp:us-central1, aws:eu-north-1, lambda:us-south-1, "
-    "nebius:eu-north1)"
-)
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
 PARTED = frozenset(("AUS", "BRA", "CAN", "CHN", "IND", "ITA", "JPN", "SWE", "USA"))
 """Countries of several grid zones of which some are published; their tables are read only for these."""
 DIVIDED = PARTED | {"DNK", "NOR"}
 """Countries of several grid zones, published or not."""
-_MOST_SHOWN = 4
 
 
 class Area(Struct, frozen=True, kw_only=True):
@@ -152,34 +152,34 @@ def _within(place: str, country: str) -> bool:
 
 
 def _locate_bare(zone: str) -> Area:
-    word = _key(zone)
+    word = key_of(zone)
     if word in AMBIGUOUS:
         raise FootprintError(f"zone {zone!r} is two places: write {AMBIGUOUS[word]}")
-    code = _country_index().get(word)
+    code = country_index().get(word)
     if code is not None:
         return _country(code)
     if zone.upper() in tables.egrid_intensities().areas:
         return _egrid(zone, zone)
-    place = _place_index().get(word)
+    place = place_index().get(word)
     if place is not None:
         return _place(place)
     providers = _providers_of(zone.lower())
     if providers:
         forms = " or ".join(f"{provider}:{zone.lower()}" for provider in providers)
         raise FootprintError(f"zone {zone!r} is a cloud region without its provider: write {forms}")
-    whole = _unpublished_index().get(word) or _whole_of(zone)
+    whole = unpublished_index().get(word) or _whole_of(zone)
     if whole is not None:
         name = tables.countries()[whole].name
         raise FootprintError(
             f"zone {zone!r}: no value of a part of {name} is in the tables; write {whole} for the country"
         )
-    raise _unknown(zone, _names_like(zone))
+    raise unknown_zone(zone, names_like(zone))
 
 
 def _whole_of(zone: str) -> str | None:
     """Return the country of an ISO 3166-2 code (DE-BY) if no table has parts of that country, else None."""
     country, hyphen, part = zone.strip().upper().partition("-")
-    code = _country_index().get(_key(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
+    code = country_index().get(key_of(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
     published = any(place.startswith(f"{country}-") for place in tables.places())
     return None if published else code
 
@@ -192,10 +192,10 @@ def _country(code: str) -> Area:
 def _consumption(zone: str, word: str) -> Area:
     """Return the row of a country's consumption. Raises `FootprintError` for a country without one."""
     areas = tables.consumption_intensities().areas
-    code = _country_index().get(_key(word), word.upper())
+    code = country_index().get(key_of(word), word.upper())
     if code not in areas:
         names: Names = {f"consumption:{one}": (one, tables.countries()[one].name) for one in areas}
-        raise _unknown(zone, names, word)
+        raise unknown_zone(zone, names, word)
     name = f"{tables.countries()[code].name}, consumption"
     return Area(table="consumption", code=code, name=name, row_name=name, country=code)
 
@@ -204,7 +204,7 @@ def _egrid(zone: str, code: str) -> Area:
     areas = tables.egrid_intensities().areas
     row = areas.get(code.upper())
     if row is None:
-        raise _unknown(zone, {f"egrid:{name}": (name, row.name or "") for name, row in areas.items()}, code)
+        raise unknown_zone(zone, {f"egrid:{name}": (name, row.name or "") for name, row in areas.items()}, code)
     name = f"eGRID {row.name}"
     return Area(table="egrid", code=code.upper(), name=name, row_name=name, country="USA")
 
@@ -214,7 +214,7 @@ def _gcp(zone: str, region: str) -> Area:
     region = region.lower()
     row = areas.get(region)
     if row is None:
-        raise _unknown(zone, {f"gcp:{name}": (name, row.name or "") for name, row in areas.items()}, region)
+        raise unknown_zone(zone, {f"gcp:{name}": (name, row.name or "") for name, row in areas.items()}, region)
     name = f"Google {region}{f' ({row.name})' if row.name else ''}"
     country = "USA" if region.startswith("us-") else None
     return Area(table="gcp", code=region, name=name, row_name=name, country=country)
@@ -268,7 +268,7 @@ def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
     regions = tables.cloud_regions()[provider]
     row = regions.get(region.lower())
     if row is None:
-        raise _unknown(zone, {f"{provider}:{name}": (name, row.place) for name, row in regions.items()}, region)
+        raise unknown_zone(zone, {f"{provider}:{name}": (name, row.place) for name, row in regions.items()}, region)
     area = _place(row.area) if row.area in tables.places() else row_of(row.area)
     # A region of another provider is not called by the name of Google's.
     name = row.place if area.table in ("gcp", "egrid") and area.place is None else area.name
@@ -284,78 +284,3 @@ def _replace(area: Area, **changes: object) -> Area:
 def _providers_of(region: str) -> list[str]:
     found: list[str] = [provider for provider, regions in tables.cloud_regions().items() if region in regions]
     return ["gcp", *found] if region in tables.gcp_intensities().areas else found
-
-
-Names = dict[str, tuple[str, ...]]
-"""How to write a zone -> the names that it goes by."""
-
-
-def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintError:
-    """Return the error for an unknown zone, with the nearest names of the same kind."""
-    word = _key(asked or zone)
-    keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
-    shown = nearest(word, keys, keys)[:_MOST_SHOWN]
-    near = f"nearest: {', '.join(shown)}; " if shown else ""
-    return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}; `carbon-plugin list zones` has all")
-
-
-def _names_like(zone: str) -> Names:
-    """Return the names of the kind that a word resembles: codes of parts of one country, cloud regions, or places."""
-    country, hyphen, _ = zone.strip().upper().partition("-")
-    parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
-    if parts or any(letter.isdigit() for letter in zone):
-        return parts | _cloud_names(lambda region, place: region)
-    names: Names = {
-        f"{country.name} ({code})": (code, country.name, *country.aliases)
-        for code, country in tables.countries().items()
-    }
-    names |= {f"{place.name} ({code})": (place.name, *place.aliases) for code, place in tables.places().items()}
-    for code, row in tables.egrid_intensities().areas.items():
-        names[f"egrid:{code} ({row.name})"] = (code, row.name or code)
-    return names | _cloud_names(lambda region, place: place)
-
-
-def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
-    """Return every cloud region by a name that consists of the region and its place."""
-    found: Names = {
-        f"gcp:{region}": (name_of(region, row.name or region),)
-        for region, row in tables.gcp_intensities().areas.items()
-    }
-    for provider, regions in tables.cloud_regions().items():
-        found |= {f"{provider}:{region}": (name_of(region, row.place),) for region, row in regions.items()}
-    return found
-
-
-@cache
-def _country_index() -> dict[str, str]:
-    """Map every normalised code and name of a country to its alpha-3 code."""
-    index: dict[str, str] = {}
-    for code, country in tables.countries().items():
-        for word in (code, country.alpha2, country.name, *country.aliases):
-            if word:
-                index[_key(word)] = code
-    return index
-
-
-@cache
-def _unpublished_index() -> dict[str, str]:
-    """Map every normalised name of a part without a published value to the alpha-3 code of its country."""
-    return {_key(name): country for country, names in tables.unpublished_parts().items() for name in names}
-
-
-@cache
-def _place_index() -> dict[str, str]:
-    """Map every normalised code and name of a part of a country to its code. Of two parts with one name the first
-    counts.
-    """
-    index: dict[str, str] = {}
-    for code, place in tables.places().items():
-        for word in (code, place.name, *place.aliases):
-            index.setdefault(_key(word), code)
-    return index
-
-
-def _key(word: str) -> str:
-    """Return letters and digits in lower case without accents, with single spaces between words."""
-    plain = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in plain).split())

@@ -176,8 +176,9 @@ def run_totals(
 
 
 def _held(holdings: Sequence[Holding], current: Sequence[Holding] | None) -> tuple[Held, Held]:
-    """Return the reserved time so far, and the units that are held now, each for one second. `current` holds what is
-    going on, None where that is everything."""
+    """Return the reserved time so far, and the units that are held now, each for one second. `current` are the holdings
+    that go on, or None where all of them do.
+    """
     together = held_together(holdings)
     give_way()
     reserved = together.time()

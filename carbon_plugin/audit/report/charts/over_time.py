@@ -266,7 +266,9 @@ def _from_start_to_end(
 
 
 def _bridged(values: Sequence[float | None]) -> list[float | None]:
-    """Return the values with each gap filled by the one before it, or after it at the start.
+    """Return the values with each gap filled by the value before it, or by the value after it at the start. A
+    prediction also holds between two measurements. Without this, it would be drawn as no line where single measurements
+    stand alone.
 
     A prediction holds between two measurements too; drawn at the measurements alone, it and its range would be no line
     where each of them stands alone.
