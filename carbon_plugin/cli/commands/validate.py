@@ -51,11 +51,12 @@ def validate(
     result = validation.validate(records)
     if as_json:
         echo_json(result)
-        return
-    from carbon_plugin.cli.tables.validate_table import print_validation
+    else:
+        from carbon_plugin.cli.tables.validate_table import print_own_rows, print_validation
 
-    print_validation(result)
-    if records is not None:
-        from carbon_plugin.cli.tables.validate_table import print_own_rows
-
-        print_own_rows(result, records)
+        print_validation(result)
+        if records is not None:
+            print_own_rows(result, records)
+    if records is not None and not (result.summary or result.hybrids or result.memory or result.fits):
+        why = "it holds no row" if not result.rows else "every row was skipped; the reason of each is above"
+        raise SpecError(f"{records}: nothing could be compared: {why}")

@@ -28,35 +28,13 @@ def print_validation(result: Validation) -> None:
     """Print the errors by source, by cluster and as on an unknown device, then memory, the choice of layout, whole runs
     and the number of rows that were skipped."""
     out = _console()
-    out.print(_headlines(result.headlines))
-    out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
-    out.print()
-    baselines = list(result.macro_baseline_mape)
-    table = _table("step time, error in % of measured", (*HEADINGS, *baselines))
-    for item in (*result.summary, *result.clusters):
-        table.add_row(item.source + ("" if item.left_out else " *"), *_cells(item, baselines))
-    if result.macro_mape is not None:
-        macro = [f"{result.macro_baseline_mape[name]:.0f}" for name in baselines]
-        table.add_section()
-        blanks = [""] * 4
-        log = f"{result.macro_abs_log_ratio:.3f}"
-        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", "", *macro)
-    out.print(table)
-    out.print(
-        "[dim]Constants that never saw a row of the source; under 'model left out', of the model. *: shipped constants "
-        "as they are, which saw some of these rows.[/]"
-    )
-    if result.unknown_device:
-        out.print()
-        unknown = _table("the same on a device that nobody calibrated (its family left out)", (*HEADINGS, *baselines))
-        for item in result.unknown_device:
-            unknown.add_row(item.source, *_cells(item, baselines))
-        out.print(unknown)
+    if result.summary or result.clusters:
+        _print_step_times(out, result)
     if result.hybrids:
         out.print()
-        hybrids = _table("models whose layers differ (Mamba-2 and others), fitted to nothing", (*HEADINGS, *baselines))
+        hybrids = _table("models whose layers differ (Mamba-2 and others), fitted to nothing", _headings(result))
         for item in result.hybrids:
-            hybrids.add_row(item.source, *_cells(item, baselines))
+            hybrids.add_row(item.source, *_cells(item, list(result.macro_baseline_mape)))
         out.print(hybrids)
     if result.memory or result.layouts:
         out.print()
@@ -76,6 +54,38 @@ def print_validation(result: Validation) -> None:
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
         out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
+
+
+def _headings(result: Validation) -> tuple[str, ...]:
+    return (*HEADINGS, *result.macro_baseline_mape)
+
+
+def _print_step_times(out: Console, result: Validation) -> None:
+    """Print the errors of step times by source and by cluster, and as on an unknown device."""
+    out.print(_headlines(result.headlines))
+    out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
+    out.print()
+    baselines = list(result.macro_baseline_mape)
+    table = _table("step time, error in % of measured", _headings(result))
+    for item in (*result.summary, *result.clusters):
+        table.add_row(item.source + ("" if item.left_out else " *"), *_cells(item, baselines))
+    if result.macro_mape is not None:
+        macro = [f"{result.macro_baseline_mape[name]:.0f}" for name in baselines]
+        table.add_section()
+        blanks = [""] * 4
+        log = f"{result.macro_abs_log_ratio:.3f}"
+        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", "", *macro)
+    out.print(table)
+    out.print(
+        "[dim]Constants that never saw a row of the source; under 'model left out', of the model. *: shipped constants "
+        "as they are, which saw some of these rows.[/]"
+    )
+    if result.unknown_device:
+        out.print()
+        unknown = _table("the same on a device that nobody calibrated (its family left out)", _headings(result))
+        for item in result.unknown_device:
+            unknown.add_row(item.source, *_cells(item, baselines))
+        out.print(unknown)
 
 
 def _print_memory(out: Console, result: Validation) -> None:

@@ -69,11 +69,26 @@ def test_rows_that_were_fitted_are_marked_in_a_file_of_the_users_too(tmp_path, c
 def test_a_file_without_a_row_that_can_be_predicted_is_still_a_document(tmp_path, capsys) -> None:
     path = tmp_path / "rows.yaml"
     path.write_text("rows: [{id: x-1}]")
-    assert run(["validate", "--records", str(path), "--json"]) == 0
+    assert run(["validate", "--records", str(path), "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["summary"] == []
     assert document["macro_mape"] is None
     assert document["rows"] == [{"id": "x-1", "source": "x", "skipped": "gpu is not stated"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"), [("[{id: x-1}]", "every row was skipped"), ("[]", "it holds no row")], ids=["skipped", "empty"]
+)
+def test_nothing_to_compare_is_an_error_and_no_empty_table(rows: str, why: str, tmp_path, capsys) -> None:
+    path = tmp_path / "rows.yaml"
+    path.write_text(f"rows: {rows}")
+
+    assert run(["validate", "--records", str(path)]) == 2
+
+    said = capsys.readouterr()
+    assert "mean over sources" not in said.out
+    assert f"rows.yaml: nothing could be compared: {why}" in said.err
+    assert ("x-1: gpu is not stated" in said.out) == ("x-1" in rows)
 
 
 def test_the_table_names_what_was_not_predicted(tmp_path, capsys) -> None:
