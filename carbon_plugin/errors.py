@@ -43,7 +43,7 @@ class StorageError(LedgerError):
 
 
 class ReportError(CarbonPluginError):
-    """A report or an export cannot be made from what a run recorded; the message says what is missing."""
+    """A report or an export cannot be made from the record of a run. The message says what is missing."""
 
 
 class FleetError(CarbonPluginError):

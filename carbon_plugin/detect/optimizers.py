@@ -86,7 +86,7 @@ def innermost(optimizer: Any) -> Any:
 
 
 def steps_done(optimizers: Sequence[Any]) -> int | Arriving | None:
-    """Return how many steps the states of the optimizers have counted, None if none of them counts.
+    """Return how many steps the states of the optimizers have counted, or None if none of them counts.
 
     The first optimizer that counts is asked; SGD and Muon do not count. It is the highest count of all its parameters,
     because some may have been added, or frozen, later. A count on a GPU is returned as an `Arriving`.

@@ -74,7 +74,7 @@ def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
 
 
 def tokens_in_host_memory(batch: Any) -> int | None:
-    """Return the tokens of a batch that are no padding, None where that is not known without a device, or there are
+    """Return the tokens of a batch that are no padding, or None where that is not known without a device, or there are
     none.
 
     A batch says by a mask which tokens are padding, or by positions or boundaries that it is packed and has none.

@@ -217,7 +217,7 @@ def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step
 
 
 def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
-    """Return the mean power in W of the stretch that ends at the sample, None without a power.
+    """Return the mean power in W of the stretch that ends at the sample, or None without a power.
 
     A trailing 1 s mean at the end describes a stretch of up to 1 s by itself (right rectangle, exact at 1 s polls); for
     an instantaneous reading, or a longer stretch, it is the mean of both ends (trapezoid).

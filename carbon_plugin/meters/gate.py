@@ -170,8 +170,8 @@ class ReadingGate:
         return joules / stretch_s
 
     def _peers_w(self, key: str, powers: Mapping[str, float | None]) -> float | None:
-        """Return the mean power at this moment of the other devices in the group that are being measured, None without
-        any.
+        """Return the mean power at this moment of the other devices in the group that are being measured, or None
+        without any.
         """
         group = self._peers.get(key)
         others = [
@@ -182,7 +182,7 @@ class ReadingGate:
         return sum(others) / len(others) if others else None
 
     def _modelled(self, reading: Reading) -> Range | None:
-        """Return what the device's model says of the time since the last reading, None for a device without a model.
+        """Return what the device's model says of the time since the last reading, or None for a device without a model.
 
         The model is asked every time, whether its answer is used or not, because it may tell the mean since it was last
         asked.

@@ -36,12 +36,12 @@ class GpuSide(Struct, frozen=True, kw_only=True):
     stand_ins: list[ModelMeter]
 
     def observe(self) -> None:
-        """Add what all GPUs of the node have used by their last reading to the history."""
+        """Add the energy of all GPUs of the node at their last reading to the history."""
         self.history.observe([*self.metered.whole, *(self.beside.whole if self.beside else [])])
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """One instance holds what was found when the meters of a host were opened.
+    """One instance holds the results of opening the meters of a host.
 
     `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be opened.
     `host_share` is the part of the host that is charged to the job here (0 for a rank beside a leader that meters the

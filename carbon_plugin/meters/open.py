@@ -69,7 +69,7 @@ NOTHING_KNOWN = KnownHardware()
 
 
 class _Opening(Struct, frozen=True, kw_only=True):
-    """One instance holds what the meters of a host are opened with once its GPUs are open.
+    """One instance holds the inputs with which the meters of a host are opened once its GPUs are open.
 
     `key` is the name of the host in the ledger, `node` the profile that models the host, and `share` the job's part of
     the host.
@@ -281,7 +281,7 @@ def _open_node(opening: _Opening, address: NodeAddress) -> NodeMeter | Unavailab
 
 
 def _gpus_beside(gpus: GpuMeters, clock: Callable[[], float]) -> GpuMeters | None:
-    """Return a meter of the GPUs of the node that are not the job's, None where there are none or no driver answers.
+    """Return a meter of the GPUs of the node that are not the job's, or None where there are none or no driver answers.
 
     A node meter contains their energy, which is subtracted and charged to nobody.
     """

@@ -120,7 +120,7 @@ class Meter(Protocol):
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Return the longest interval between two reads in seconds, None if any cadence is right."""
+        """Return the longest interval between two reads in seconds, or None if any cadence is right."""
         ...
 
     def read(self) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""Hold what all parts of the work of one process share, such as its settings, its clocks and its guard."""
+"""Hold the things that all parts of one process's work share, such as its settings, its clocks and its guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold where the figures of a training go: the sinks of `log=`, and the loggers of the trainer.
+"""Hold the receivers of a training's figures: the sinks of `log=`, and the loggers of the trainer.
 
 A sink gets each row on a thread of its own. The trainer's loggers are called on the training thread, because the
 trainer uses them there too.

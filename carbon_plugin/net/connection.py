@@ -128,7 +128,7 @@ def _connection(
 
 
 def _proxy(origin: SplitResult) -> SplitResult | None:
-    """Return the proxy of the user's environment for a service, None if the service is asked directly.
+    """Return the proxy of the user's environment for a service, or None if the service is asked directly.
 
     Raises `OSError` for a proxy without an http:// address.
     """

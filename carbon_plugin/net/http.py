@@ -163,7 +163,7 @@ class HttpClient:
 
 
 def _origin(base_url: str) -> SplitResult | None:
-    """Return the parts of an address without a slash at its end, None if it is no http address with a host."""
+    """Return the parts of an address without a slash at its end, or None if it is no http address with a host."""
     try:
         parts = urlsplit(base_url.rstrip("/"))
         _ = parts.port  # this raises for a port that is no number
@@ -204,7 +204,7 @@ def _host(scheme: str, host: str | None, port: int | None) -> tuple[str | None, 
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which holds a number or a date, None where it holds neither."""
+    """Return the seconds of a Retry-After header, which holds a number or a date, or None where it holds neither."""
     if value is None:
         return None
     seconds = whole_number(value.strip())

@@ -39,7 +39,7 @@ Directories = Sequence[str | Path]
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """One instance says what is searched beside the layout. Where it names nothing, the value of the spec is kept.
+    """One question says what is searched beside the layout. Where it names nothing, the value of the spec is kept.
 
     Other accelerators come in their usual nodes and at their own power limit, with as many devices as the spec has
     where `nodes` is empty.

@@ -1,4 +1,6 @@
-"""Say what a user must know of a planned run: memory that is full or too small, and inputs that decide the result."""
+"""List what a user must know about a planned run: memory that is full or too small, and inputs that decide
+the result.
+"""
 
 from __future__ import annotations
 

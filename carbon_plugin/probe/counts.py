@@ -1,4 +1,4 @@
-"""Count what the step-time equations charge for a piece of work: bytes, FLOPs and kernels.
+"""Count the bytes, FLOPs and kernels that the step-time equations charge for a piece of work.
 
 The counts come from the equations of `predict` themselves, evaluated with one rate at 1 and everything else free of
 cost. A rate that the probe measures therefore means the same there and here, also after a change of the equations.

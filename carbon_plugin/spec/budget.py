@@ -1,4 +1,4 @@
-"""Define what a run may use at most, and compare amounts with it.
+"""Define the limits of a run, and compare amounts with them.
 
 The functions are pure. Where the amounts come from, and what happens when one is too large, is the monitor's.
 """

@@ -1,4 +1,4 @@
-"""Define what a configuration file and the environment may state for every run that they apply to.
+"""Define the arguments that a configuration file and the environment may state for every run to which they apply.
 
 The struct is the one schema: it checks the file, names the environment variables, and is published as a JSON Schema for
 editors. What belongs to one call only (the loggers, the step of a resumed run) is no part of it.

@@ -1,4 +1,5 @@
-"""Fill in what a description of a run leaves open, by the same rules for plans, detected jobs and measured rows.
+"""Fill in the fields that a description of a run leaves open, by the same rules for plans, detected jobs and measured
+rows.
 
 Each rule says which value it takes and why, so that the output can name both.
 """

@@ -1,4 +1,5 @@
-"""Build a run from a YAML file, from command-line flags, or from flags laid over a file, by one path for all three.
+"""Build a run from a YAML file, from command-line flags, or from flags that replace fields of a file, by one path for
+all three.
 
 Every value that nobody stated and that does not follow from the shape is recorded in the run's assumptions.
 docs/spec.md describes the format.

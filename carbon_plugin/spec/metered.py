@@ -25,7 +25,7 @@ class Accuracy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing whose energy is metered, counted once a run.
+    """One device whose energy is metered. It counts once a run.
 
     `key` is the GPU's UUID, or "<boot_id>/<part>" for a part of a host. `rung` is the rung of the boundary that
     its energy belongs to; `scope` what its reading covers ("gpu", "module", "package", "dram", "host", "node",

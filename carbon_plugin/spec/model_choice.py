@@ -1,5 +1,5 @@
-"""Find the model that a run names: a preset, a Hugging Face config, explicit fields, or fields laid over one of the
-two.
+"""Find the model that a run names: a preset, a Hugging Face config, explicit fields, or fields that replace those of
+one of the two.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def start_unix_s(self) -> float | None:
-        """Return the planned launch in Unix seconds, None where it is not stated."""
+        """Return the planned launch in Unix seconds, or None where it is not stated."""
         return None if self.start is None else unix_s(self.start, "start")
 
 

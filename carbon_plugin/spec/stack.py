@@ -156,7 +156,7 @@ def routing_spread_of(stack: Stack) -> float:
 
 
 def host_op_time_of(stack: Stack) -> float | None:
-    """Return the time in seconds in which the host issues an operation, None where it is unknown.
+    """Return the time in seconds in which the host issues an operation, or None where it is unknown.
 
     Where it is not stated, ordinary software has the time of the shipped stack of that name.
     """

@@ -61,7 +61,7 @@ class OwnThread:
 
     @property
     def busy_s(self) -> float:
-        """Return how many seconds the present call has been running, 0 without one."""
+        """Return how many seconds the present call has been running, or 0 without one."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 

@@ -1,4 +1,6 @@
-"""Give typed access to the fields of one published row. A missing or odd value raises one line that names the field."""
+"""Provide typed access to the fields of one published row. A missing or odd value raises one line that names
+the field.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def with_filled_memory(spec: RunSpec, assumed: list[str]) -> RunSpec:
 
 
 def need_bytes(spec: RunSpec) -> float:
-    """Return the predicted bytes on the fullest device, 0 where the model has no layers to count."""
+    """Return the predicted bytes on the fullest device, or 0 where the model has no layers to count."""
     if not isinstance(spec.model, TransformerModel) or spec.layout is None:
         return 0.0
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)

@@ -114,7 +114,7 @@ def _adapter_fraction(model: TransformerModel, rank: int) -> float:
 
 
 def _adapted(row: Fields) -> Adapters | None:
-    """Return the matrices that the row says have adapters, None where it does not say.
+    """Return the matrices that the row says have adapters, or None where it does not say.
 
     Raises `SpecError` naming the field where its value is another.
     """

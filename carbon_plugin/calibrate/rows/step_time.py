@@ -51,7 +51,7 @@ def row_step_time_s(
 
 
 def _of_counted(fields: Fields, cluster: Cluster, training: TrainingPlan) -> float | None:
-    """Return the seconds of a step of which tokens/s or sequences/s are stated, None where neither is."""
+    """Return the seconds of a step of which tokens/s or sequences/s are stated, or None where neither is."""
     for name, done in (
         ("tokens_per_s_per_gpu", training.tokens_per_step / cluster.devices),
         ("tokens_per_s_total", training.tokens_per_step),

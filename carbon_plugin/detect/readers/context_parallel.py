@@ -41,7 +41,7 @@ def read(job: Job) -> Findings | None:
 
 
 def active_context_parallel() -> ActiveContextParallel | None:
-    """Return the context parallelism that is active here, None without any.
+    """Return the context parallelism that is active here, or None without any.
 
     `context_parallel()` replaces the attention function by a closure over its mesh. The closure is private to torch, so
     it is found by what it holds.

@@ -22,7 +22,7 @@ _QUANTISED = (
 
 
 def read(job: Job) -> Findings | None:
-    """Return the layout and the step that a DeepSpeed engine states, None without one."""
+    """Return the layout and the step that a DeepSpeed engine states, or None without one."""
     engine = _engine(job)
     if engine is None:
         return None
@@ -122,7 +122,7 @@ def _remarks(engine: Any) -> Iterator[str]:
 
 
 def _device(config: Any) -> str | None:
-    """Return where an offload configuration keeps things, None for "none" and where there is no configuration."""
+    """Return where an offload configuration keeps things, or None for "none" or where there is no configuration."""
     device = getattr(config, "device", None)
     name = str(getattr(device, "value", device))
     return None if device is None or name == "none" else name

@@ -223,8 +223,8 @@ def holds_all_experts(model: nn.Module) -> bool:
 
 
 def complete_layout(axes: dict[str, Observed], world_size: int) -> DetectedLayout:
-    """Return the layout of these axes. An axis that nothing shows is left out, unless the others account
-    for all ranks.
+    """Return the layout of these axes. An axis that no object shows is left out, unless the others account for all
+    ranks.
     """
     layout = DetectedLayout(axes=axes, world_size=world_size)
     if layout.unexplained != 1:

@@ -13,7 +13,7 @@ _PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
 
 
 def read(job: Job) -> Findings | None:
-    """Return tensor parallelism by the strategy's mesh, and what a trainer states, None if neither a trainer nor a
+    """Return tensor parallelism by the strategy's mesh, and what a trainer states, or None if neither a trainer nor a
     Fabric was handed over.
 
     The wrappers of the model show how the data-parallel axis of that mesh is used.

@@ -23,8 +23,8 @@ _SHARDING = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 
 
 
 def read(job: Job) -> Findings | None:
-    """Return the axes of an initialised parallel state and what configurations say of the step, None without such a
-    state.
+    """Return the axes of an initialised parallel state and the facts on the step in configurations, or None without
+    such a state.
     """
     state: Any = sys.modules["megatron.core.parallel_state"]
     if not state.model_parallel_is_initialized():

@@ -24,8 +24,8 @@ class Reader(Struct, frozen=True):
     module: str
 
     def read(self, job: Job) -> Findings | None:
-        """Return what the reader sees, None if the job does not use its framework. Raises whatever the
-        objects raise.
+        """Return what the reader sees, or None if the job does not use its framework. Raises whatever the objects
+        raise.
         """
         if self.needs not in sys.modules:
             return None

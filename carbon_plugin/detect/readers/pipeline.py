@@ -33,7 +33,7 @@ _PREDICTED_AS = {
 
 
 def read(job: Job) -> Findings | None:
-    """Return degree, schedule, virtual stages and micro-batches of a pipeline, None without one."""
+    """Return degree, schedule, virtual stages and micro-batches of a pipeline, or None without one."""
     schedule = job.pipeline
     stages = _stages(schedule)
     if not stages:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read(job: Job) -> Findings | None:
-    """Return what the schedule shows whose stages hold parameters of the model, None without one.
+    """Return the facts of the schedule whose stages hold parameters of the model, or None without one.
 
     Nothing is searched if the world is explained without a pipeline. The search takes about 0.2 s in a process with a
     million objects.

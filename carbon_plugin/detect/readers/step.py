@@ -87,7 +87,7 @@ def detect_optimizer(optimizer: Any) -> Observed | None:
 
 
 def detect_optimizer_state(optimizer: Any) -> Observed | None:
-    """Return the dtype in which the optimizer keeps its states, None if it has none of size.
+    """Return the dtype in which the optimizer keeps its states, or None if it has none of size.
 
     It is "8-bit" where the states are quantised.
     """

@@ -12,7 +12,7 @@ _AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 
 
 def read(job: Job) -> Findings | None:
-    """Return the degrees that a ParallelDims states, None without one.
+    """Return the degrees that a ParallelDims states, or None without one.
 
     Its meshes differ between backends, its numbers do not.
     """

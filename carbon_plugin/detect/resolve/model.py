@@ -129,7 +129,7 @@ def _agrees(model: Model, parameters: int) -> bool:
 
 
 def _close(model: Model | None, parameters: Observed | None) -> int | None:
-    """Return the parameters of a stated model, None without one.
+    """Return the parameters of a stated model, or None without one.
 
     Where the model differs from the counted number only by what a shape leaves out, it is the counted number.
     """

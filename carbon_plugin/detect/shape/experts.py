@@ -41,7 +41,9 @@ class _Experts(Struct, frozen=True):
 
 
 def read_mixture(blocks: Sequence[nn.Module], hidden: int) -> Mixture | str | None:
-    """Return the mixture of experts of these blocks, None if they have none, or a phrase on what is not understood."""
+    """Return the mixture of experts of these blocks, or None if they have none, or a phrase on what is not
+    understood.
+    """
     found = [_experts(block, hidden) for block in blocks]
     sparse = [number for number, experts in enumerate(found) if experts is not None]
     if not sparse:
@@ -85,7 +87,7 @@ def _experts(block: nn.Module, hidden: int) -> _Experts | None:
 
 
 def _experts_in_tensors(block: nn.Module, hidden: int) -> _Experts | None:
-    """Return the experts of a block that are tensors (experts, in, out) or (experts, out, in), None if it has none.
+    """Return the experts of a block that are tensors (experts, in, out) or (experts, out, in), or None if it has none.
 
     Their gate may be a tensor of its own, fused with the up matrix, or absent.
     """

@@ -39,8 +39,9 @@ def copies_among(fingerprints: Iterable[tuple[str, str | None]]) -> dict[str, st
 
 
 def first_fingerprint(path: Path) -> str | None:
-    """Return the digest of the first window of a file, None where there is none. Raises `LedgerError` for a file that
-    cannot be read."""
+    """Return the digest of the first window of a file, or None where there is none. Raises `LedgerError` for a file
+    that cannot be read.
+    """
     first = next((record for record in LedgerStream(path) if isinstance(record, Window)), None)
     return None if first is None else fingerprint_of(first)
 

@@ -134,7 +134,7 @@ class AmdSmiDriver:
         return self._power_w(self._handle(uuid))
 
     def context(self, uuid: str) -> GpuContext:
-        """Return power cap, clock, and what has lowered the clocks since the last call."""
+        """Return power cap, clock, and the reasons that have lowered the clocks since the last call."""
         handle = self._handle(uuid)
         cap = self._optional(self._smi.amdsmi_get_power_cap_info, handle) or {}
         clock = self._optional(self._smi.amdsmi_get_clock_info, handle, self._smi.AmdSmiClkType.GFX) or {}
@@ -285,7 +285,7 @@ def _library_is_there() -> bool:
 
 
 def _number(value: Any) -> int | None:
-    """Return a number of the library, None where it says in one of its ways that there is none."""
+    """Return a number of the library, or None where it says in one of its ways that there is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value in _NOT_AVAILABLE:
         return None
     return int(value)

@@ -135,7 +135,7 @@ class GpuDriver(Protocol):
 
 
 class GpuVendor(Struct, frozen=True, kw_only=True):
-    """One instance holds what must be known of a vendor besides its driver.
+    """One instance holds what must be known about a vendor besides its driver.
 
     `code` begins the kinds of its events. `library` and `runtime` are its names in sentences ("NVML", "CUDA"), `meter`
     its name in the ledger. `visible_devices` are the variables that select devices: each group applies to what the

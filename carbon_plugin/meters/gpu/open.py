@@ -86,7 +86,7 @@ class GpuMeters:
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Return the longest interval between two reads in seconds, None if any cadence is right."""
+        """Return the longest interval between two reads in seconds, or None if any cadence is right."""
         return min((m.poll_interval_s for m in self.meters if m.poll_interval_s is not None), default=None)
 
     def read(self) -> list[Reading]:

@@ -67,7 +67,7 @@ def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapp
 def unread_gpus(
     problem: Unavailable, environ: Mapping[str, str], *, container: bool, root: Path = Path("/")
 ) -> UnreadGpus | None:
-    """Return the GPUs that `problem` keeps from being metered, None where nothing shows any.
+    """Return the GPUs that `problem` keeps from being metered, or None where nothing shows any.
 
     What was given to the job is looked at first: a variable of the scheduler or of CUDA, then the device files. The PCI
     bus is looked at last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
@@ -109,7 +109,7 @@ def _unread(problem: Unavailable, count: int, evidence: str, *, usable: bool = T
 
 
 def _given(environ: Mapping[str, str], vendor: GpuVendor) -> tuple[str, list[str]] | None:
-    """Return the variable that tells which GPUs the job was given, with its items, None where none does."""
+    """Return the variable that tells which GPUs the job was given, with its items, or None where no variable does."""
     selecting = [name for names in reversed(vendor.visible_devices) for name in names]
     for name in (*_SLURM_VARIABLES, *selecting, *vendor.container_variables):
         words = _listed(environ.get(name))
@@ -119,7 +119,7 @@ def _given(environ: Mapping[str, str], vendor: GpuVendor) -> tuple[str, list[str
 
 
 def _listed(value: str | None) -> list[str] | None:
-    """Return the items of a list of GPUs, None where the variable does not tell which they are."""
+    """Return the items of a list of GPUs, or None where the variable does not tell which they are."""
     if value is None or value.strip() == "all":
         return None
     words = [word.strip() for word in value.split(",")]

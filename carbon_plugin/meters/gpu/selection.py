@@ -229,7 +229,7 @@ def _layer(
 
 
 def _slurm_variable(environ: Mapping[str, str]) -> str | None:
-    """Return the name of the variable of SLURM that lists this node's GPUs, None where none is set.
+    """Return the name of the variable of SLURM that lists this node's GPUs, or None where none is set.
 
     SLURM_JOB_GPUS is set on the first node only, and srun carries it to the others, where its numbers may be wrong;
     SLURM_STEP_GPUS is set for each node.
@@ -319,7 +319,7 @@ def _names(gpus: Sequence[Gpu]) -> list[str]:
 
 
 def _by_prefix(known: Sequence[str], prefix: str) -> str | None:
-    """Return the only GPU or part of a GPU whose UUID starts with a prefix, None if none does, or several do."""
+    """Return the only GPU or part of a GPU whose UUID starts with a prefix, or None if none does, or several do."""
     if not prefix.upper().startswith(("GPU-", "MIG-")):
         return None
     matches = [uuid for uuid in known if uuid.lower().startswith(prefix.lower())]

@@ -79,7 +79,7 @@ def _cpuinfo(root: Path) -> list[tuple[str, str]]:
 
 
 def _physical_cores(cpuinfo: list[tuple[str, str]]) -> int:
-    """Return the number of distinct (socket, core) pairs, 0 where the kernel does not tell them, as on Arm."""
+    """Return the number of distinct (socket, core) pairs, or 0 where the kernel does not tell them, as on Arm."""
     cores: set[tuple[str, str]] = set()
     socket_id = "0"
     for name, value in cpuinfo:
@@ -119,7 +119,9 @@ def _allowed_cores(logical: int, cgroups: list[Path]) -> float:
 
 
 def _quota_cores(folder: Path) -> float | None:
-    """Return the CPU quota of one cgroup in cores, None without a limit. cgroup v2 keeps it in one file, v1 in two."""
+    """Return the CPU quota of one cgroup in cores, or None without a limit. cgroup v2 keeps it in one file,
+    v1 in two.
+    """
     v1 = (_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
     words = (_text(folder / "cpu.max") or "").split() or [word or "" for word in v1]
     if len(words) != 2 or not all(word.isdigit() for word in words):

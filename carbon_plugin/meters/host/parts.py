@@ -58,7 +58,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
 
 
 def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Range | None:
-    """Return the TDP of all CPUs where the job's device is a CPU, None where it is a GPU.
+    """Return the TDP of all CPUs where the job's device is a CPU, or None where it is a GPU.
 
     It is that of the node profile, since several ranks may share the packages and the device is then one rank's part;
     without a node profile it is the device's own.

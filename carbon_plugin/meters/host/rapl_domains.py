@@ -118,7 +118,7 @@ def _label(root: Path, folder: Path) -> tuple[str, DomainKind | None]:
 
 
 def _failure(label: str, file: Path) -> Closed | None:
-    """Return why a counter cannot be read, None if it can."""
+    """Return why a counter cannot be read, or None if it can."""
     try:
         int(file.read_text())
     except PermissionError as error:

@@ -1,4 +1,5 @@
-"""Find which part of a shared host is the job's: by the CPU time that it uses, by what SLURM gave it, or by its GPUs.
+"""Find which part of a shared host is the job's: by the CPU time that it uses, by the CPUs that SLURM gave it, or by
+its GPUs.
 
 The part that is *reserved* is fixed, and embodied carbon and modelled power follow it; the part that is *used* changes,
 and splits what counters measure. Both answer the same question, so they bound each other's range.
@@ -39,7 +40,7 @@ ShareSource = Callable[[], HostShare]
 
 
 def slurm_share(environ: Mapping[str, str], logical_cores: int) -> HostShare | None:
-    """Return the job's part of the node's CPUs by SLURM's variables, None outside of SLURM.
+    """Return the job's part of the node's CPUs by SLURM's variables, or None outside of SLURM.
 
     It is read from SLURM_CPUS_ON_NODE, else from SLURM_JOB_CPUS_PER_NODE. The second lists nodes as "72(x2),36": it
     tells this node's number only where all nodes are alike.
@@ -109,7 +110,7 @@ def fixed(share: HostShare) -> ShareSource:
 
 
 def used_share(reserved: HostShare, root: Path = Path("/")) -> UsedShare | None:
-    """Return the job's changing share of a host that it shares with others, None where its cgroup is not known.
+    """Return the job's changing share of a host that it shares with others, or None where its cgroup is not known.
 
     Under SLURM it is the cgroup of the job, in a container that of the container. The root cgroup of a machine, or that
     of a login session, belongs to no job.

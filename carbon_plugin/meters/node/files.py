@@ -112,7 +112,7 @@ def _file_error(path: Path, error: OSError | UnicodeDecodeError) -> SourceError:
 
 
 def _unix_s(text: str) -> float | None:
-    """Return Unix seconds for a number or an ISO 8601 text, None for anything else."""
+    """Return Unix seconds for a number or an ISO 8601 text, or None for anything else."""
     number = finite_number(text)
     if number is not None:
         return number

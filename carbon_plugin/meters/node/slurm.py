@@ -39,8 +39,8 @@ class SlurmSource:
 
 
 def _number(output: str, name: str) -> float | None:
-    """Return a number of the node, None where no plugin measures it: Slurm then writes 0, "n/s" or its
-    largest numbers.
+    """Return a number of the node, or None where no plugin measures it: Slurm then writes 0, "n/s" or its largest
+    numbers.
     """
     found = re.search(rf"\b{name}=([0-9]{{1,20}})\b", output)
     return float(found[1]) if found and int(found[1]) not in _NO_VALUE else None

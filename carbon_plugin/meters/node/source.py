@@ -1,4 +1,4 @@
-"""Define the sources of a node's power: a source answers one sample at a time, or says why it cannot.
+"""Define the sources of a node's power. A source answers one sample at a time, or says why it cannot.
 
 A source may block, but never longer than its deadline, and only the thread of its own meter asks it. See
 `meters.node.meter`.

@@ -1,4 +1,4 @@
-"""Check and resolve what the user asked for. A mistake raises an error before training, never during it."""
+"""Check and resolve the arguments of the user. A mistake raises an error before training, never during it."""
 
 from __future__ import annotations
 

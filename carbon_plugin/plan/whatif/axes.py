@@ -1,4 +1,6 @@
-"""Parse what to compare, in words such as "zone=SWE,USA accelerator=h100-sxm,b200-sxm", and list every combination."""
+"""Parse the axes of a comparison, in words such as "zone=SWE,USA accelerator=h100-sxm,b200-sxm", and list every
+combination.
+"""
 
 from __future__ import annotations
 

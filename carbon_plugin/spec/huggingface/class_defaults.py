@@ -1,4 +1,5 @@
-"""Say what a missing key of a `config.json` means: the default of its family's class, or an error that names the key.
+"""Look up the meaning of a missing key of a `config.json`: the default of its family's class, or an error that names
+the key.
 
 No key of a family's own parts (experts, periods, key/value heads, ...) is ever read by a rule for models in general.
 The defaults stand in `data/class-defaults.json`; those that the code of a class derives stand in `families.yaml`.

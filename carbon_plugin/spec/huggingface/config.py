@@ -190,7 +190,7 @@ def _tied(whole: Mapping[str, Any], keys: ConfigKeys, family: Family) -> bool:
 
 
 def _window(keys: ConfigKeys, family: Family) -> int | None:
-    """Return the width of the sliding window in tokens, None where there is none or where it is switched off."""
+    """Return the width of the sliding window in tokens, or None where there is none or where it is switched off."""
     width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
     width = width or keys.optional("window_size")
     if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):

@@ -70,7 +70,7 @@ def derived_defaults(name: str) -> dict[str, Any]:
 
 
 def tower_of(name: str) -> str | None:
-    """Return the kind of a tower's layers, None for a tower that is not known.
+    """Return the kind of a tower's layers, or None for a tower that is not known.
 
     It is "plain" or "gated" by the feed-forward layers, or "conformer" or "convnext".
     """

@@ -29,7 +29,7 @@ BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
 
 
 def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
-    """Return the feed-forward part of one layer, None where it has none; `keys` are those of the layer."""
+    """Return the feed-forward part of one layer, or None where it has none; `keys` are those of the layer."""
     if place == "none":
         return None
     hidden, matrices = keys.integer(*HIDDEN), 3 if gated else 2
@@ -98,7 +98,7 @@ def shared_width(keys: ConfigKeys, family: Family) -> int:
 
 
 def latent_width(keys: ConfigKeys) -> int | None:
-    """Return the hidden width of the routed experts, None where it is that of the model."""
+    """Return the hidden width of the routed experts, or None where it is that of the model."""
     return keys.optional(*LATENT) or None
 
 

@@ -53,7 +53,9 @@ class ConfigKeys:
     origin: str
 
     def optional(self, *keys: str) -> int | None:
-        """Return a count or width of 0 or more, None where no key is there. Raises `SpecError` for any other value."""
+        """Return a count or width of 0 or more, or None where no key is there. Raises `SpecError` for any
+        other value.
+        """
         key = next((key for key in keys if self.config.get(key) is not None), None)
         if key is None:
             return None
@@ -98,8 +100,8 @@ class ConfigKeys:
         return [str(item) for item in value] if isinstance(value, list) else []
 
     def indices(self, key: str) -> list[int] | None:
-        """Return a list of whole numbers, None where there is no list. Raises `SpecError` for a list of
-        anything else.
+        """Return a list of whole numbers, or None where there is no list. Raises `SpecError` for a list of anything
+        else.
         """
         value = self.config.get(key)
         if not isinstance(value, list):
@@ -114,7 +116,7 @@ class ConfigKeys:
         return value if isinstance(value, str) else ""
 
     def inner(self, key: str) -> ConfigKeys | None:
-        """Return the config nested under a key, None where there is none."""
+        """Return the config nested under a key, or None where there is none."""
         value = self.config.get(key)
         return ConfigKeys(value, f"{self.origin}: {key}") if isinstance(value, Mapping) else None
 

@@ -1,4 +1,4 @@
-"""Read what each layer of a `config.json` is: how it mixes tokens, and whether its feed-forward part is dense or
+"""Read the kind of each layer of a `config.json`: how it mixes tokens, and whether its feed-forward part is dense or
 sparse.
 
 Configs say this in many ways: as a list by layer, a pattern of letters or a period, or not at all because the family

@@ -1,4 +1,4 @@
-"""Read what mixes the tokens of a layer from the keys of its `config.json`: widths and parameters.
+"""Read the parts that mix the tokens of a layer from the keys of its `config.json`: widths and parameters.
 
 There is one function for each kind of module. Sources: the classes of transformers 5.24 and the papers named beside
 each function. Norms are left out.

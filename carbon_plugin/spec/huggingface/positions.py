@@ -12,7 +12,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def learned_positions(keys: ConfigKeys, family: Family) -> int:
-    """Return the number of rows of the table of learned positions, 0 for a family without one."""
+    """Return the number of rows of the table of learned positions, or 0 for a family without one."""
     if family.positions is None:
         return 0
     default, beyond, _ = family.positions
@@ -20,7 +20,7 @@ def learned_positions(keys: ConfigKeys, family: Family) -> int:
 
 
 def longest_seq_len(keys: ConfigKeys, family: Family) -> int | None:
-    """Return the length in tokens of the longest sequence, None where the config does not state it.
+    """Return the length in tokens of the longest sequence, or None where the config does not state it.
 
     With a table it is the number of tokens that have a row in it. Rotary positions that are scaled reach further than
     the length before scaling.

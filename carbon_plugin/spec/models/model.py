@@ -243,7 +243,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def head_parameters(self) -> int:
-        """Return the number of parameters of an untied output head, 0 where the head is tied to the embedding."""
+        """Return the number of parameters of an untied output head, or 0 where the head is tied to the embedding."""
         return 0 if self.tied_embeddings else self.vocab * (self.embedding_width or self.hidden)
 
     @property

@@ -83,7 +83,7 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Assumption(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds a value that was used because nobody gave one: what, which value, and why that one."""
+    """Holds a value that was used because nobody stated one: the field, the value, and the reason."""
 
     field: str
     value: str

@@ -192,7 +192,7 @@ class Place:
         return [Place(item, self.origin, self.error, (*self.keys, n)) for n, item in enumerate(self.value)]
 
     def text(self) -> str | None:
-        """Return the text at this place, None where there is nothing or an empty text."""
+        """Return the text at this place, or None where there is nothing or an empty text."""
         if self.value is None or isinstance(self.value, str):
             return self.value or None
         raise self.wrong("text")
@@ -207,8 +207,8 @@ class Place:
         return number
 
     def moment_s(self) -> float | None:
-        """Return the Unix seconds of an ISO 8601 moment, None where there is nothing. Without an offset it is taken as
-        UTC.
+        """Return the Unix seconds of an ISO 8601 moment, or None where there is nothing. Without an offset it is taken
+        as UTC.
         """
         text = self.text()
         if text is None:
@@ -238,12 +238,12 @@ def shown(value: Any) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """Return the number that at most 18 ASCII digits write, None for anything else, such as "²" or a sign."""
+    """Return the number that at most 18 ASCII digits write, or None for anything else, such as "²" or a sign."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def finite_number(text: object) -> float | None:
-    """Return the number that a text or a number states, None where it is not finite, is above `LARGEST`, or is no
+    """Return the number that a text or a number states, or None where it is not finite, is above `LARGEST`, or is no
     number.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
