@@ -66,7 +66,7 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     slot = stage_time(shape, layout, work, rates, m, stage_layers)
     slot_total = np.asarray(sum(slot.values()))
     output = _output_time(shape, layout, work, rates, m)
-    transfer = _transfer_time(shape, layout, work, rates)
+    transfer = _transfer_time(shape, layout, work, rates, slot_total)
     # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
     spare = stage_layers - clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
     late = np.maximum(output - spare / stage_layers * slot_total - transfer / 2, 0)
@@ -162,15 +162,19 @@ def _output_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, mic
     return np.asarray(output)
 
 
-def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
+def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot: Values) -> Values:
     """Return the seconds, per micro-batch and stage, to send activations to the next stage and gradients back.
 
-    Both are scattered over tp.
+    Both are scattered over tp. An interleaved pipeline sends them beside the compute of its next chunk, of which a
+    micro-batch has `slot` seconds in all chunks: only what that does not hide remains (`overlap_p2p_comm` of
+    Megatron-core). Where each transfer is awaited by itself, nothing is hidden.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
-    time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY + rates.transfer_wait)
+    beside = (layout.virtual_stages > 1) & (rates.transfer_wait == 0)
+    exposed = np.maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
+    time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)
     return where(layout.pp > 1, time, 0.0)
 
 
