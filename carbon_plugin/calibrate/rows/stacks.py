@@ -50,6 +50,10 @@ XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)")
 (praxis/layers/attentions.py, `DotProductAttention`)."""
 
 
+DROPPED_CAPACITY = 1.0
+"""Capacity factor of Megatron-Bridge's recipes that its tables label "tokendrop" (`apply_moe_token_drop`)."""
+
+
 class Recipe(Struct, frozen=True, kw_only=True):
     """Holds the settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave
     them out.
@@ -146,12 +150,16 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["expert_loop"] = True
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
-    # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md).
-    recipe_has_it = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
-    if recipe_has_it or conventions.dualpipe or "DeepEP" in notes:
+    capacity = re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)|\(tokendrop\)", notes)
+    # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
+    # and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
+    leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
+    if (leaves and capacity is None) or conventions.dualpipe or "DeepEP" in notes:
         changes["expert_dispatch"] = "deepep"
-    if (capacity := re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)", notes)) is not None:
-        changes["capacity_factor"] = float(capacity.group(1))
+    if "full-iteration CUDA graphs" in notes:
+        changes["cuda_graphs"] = "iteration"
+    if capacity is not None:
+        changes["capacity_factor"] = float(capacity.group(1) or DROPPED_CAPACITY)
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
         # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
         changes["static_dispatch"] = "not padded" not in notes

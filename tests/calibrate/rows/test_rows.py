@@ -326,6 +326,18 @@ def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_ar
     assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
 
 
+def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly_with_graphs_where_it_says_so() -> None:
+    common = {"arch": "qwen3_235b_a22b", "framework": "Megatron-Bridge", "tp": 1, "pp": 1, "ep": 16}
+    label = "MoE: token-drop variant as labelled; row label: Qwen3_235B_a22B "
+    notes = ("(tokendrop)", "(dropless)", "(tokendrop); full-iteration CUDA graphs")
+    stacks = [parsed(**common, notes=label + note).spec.stack for note in notes]
+
+    assert [stack.capacity_factor for stack in stacks] == [1.0, None, 1.0]
+    assert [stack.static_dispatch for stack in stacks] == [True, False, True]
+    assert [stack.expert_dispatch for stack in stacks] == ["all_to_all", "deepep", "all_to_all"]
+    assert [stack.cuda_graphs for stack in stacks] == ["none", "none", "iteration"]
+
+
 def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() -> None:
     common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8, "gpu": "H100-SXM"}
     before, since = (parsed(**common, framework=f"torchtitan ({date})").spec.stack for date in ("2025-11", "2025-12"))

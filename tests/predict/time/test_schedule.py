@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.time.operators import EAGER_BYTES
-from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
@@ -168,3 +168,16 @@ def test_attention_of_a_device_with_lanes_costs_whole_lanes_of_a_head(gpt, rates
 
     assert core(head, 128.0) == pytest.approx(core(-(-head // 128) * 128, 0.0))
     assert core(head, 128.0) >= core(head, 0.0)
+
+
+def test_an_interleaved_pipeline_hides_its_transfers_beside_compute_unless_each_is_awaited(gpt, rates) -> None:
+    def transfer(chunks: int, wait: float) -> float:
+        schedule = "interleaved" if chunks > 1 else "1f1b"
+        layout = ParallelLayout(pp=8, dp_shard=8, zero_stage=1, pipeline_schedule=schedule, virtual_stages=chunks)
+        work = work_of(TrainingPlan(seq_len=4096, global_batch_size=256, steps=1), Stack())
+        terms = step_time(shape_of(gpt), layout_of(layout), work, rates(transfer_wait=wait)).terms
+        return float(terms["pp_transfer"]) - 2 * chunks * 256 / 8 * (POINT_TO_POINT_LATENCY + wait)
+
+    assert transfer(2, 0.0) == pytest.approx(0, abs=1e-9)
+    assert transfer(1, 0.0) > 0
+    assert transfer(2, 1e-3) == pytest.approx(2 * transfer(1, 0.0))
