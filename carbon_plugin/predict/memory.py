@@ -266,7 +266,7 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     recomputed = layout.recompute_full + layout.recompute_operators
     kept = (
         layout.recompute_full * boundary
-        + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, tokens, split))
+        + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, rates, tokens, split))
         + (1 - recomputed) * layer
     ) * (1 - work.offloaded)
     m = work.batch / (layout.dp * layout.micro_batch_size)
@@ -322,15 +322,19 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates
     return share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
 
 
-def _kept_products(shape: Shape, layout: Layout, work: StepWork, tokens: Values, split: Values) -> Values:
+def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, tokens: Values, split: Values) -> Values:
     """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
 
     It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), or Q, K
-    and V (MaxText's save_qkv_proj).
+    and V (MaxText's save_qkv_proj). Grouped products of routed experts are not kept.
     """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     projections = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
-    products = projections + 2 * shape.hidden / split + (1 + shape.gated) * shape.ffn / layout.tp
+    sparse = sparse_share(shape, layout)
+    routed = where(rates.expert_loop > 0, shape.top_k * shape.expert_ffn, 0)
+    width = (1 - sparse) * shape.ffn + sparse * (shape.shared_ffn + routed)
+    results = 2 - sparse * ((shape.shared_ffn == 0) & (rates.expert_loop == 0))
+    products = projections + results * shape.hidden / split + (1 + shape.gated) * width / layout.tp
     kept = work.keeps_products * (heads * shape.v_dim + products / 2) + work.keeps_projections * projections
     return np.asarray(tokens * kept * work.activation_bytes)
 

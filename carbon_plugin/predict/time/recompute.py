@@ -45,12 +45,12 @@ def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     """Return the seconds that a policy for single operations repeats.
 
     A policy that keeps every second product and the attention core's output repeats a fixed share. It also repeats all
-    grouped products and no exchange of tokens, because its list has `aten.mm` and `all_to_all_single` and no
-    `_grouped_mm` (`_op_sac_save_list` of torchtitan). A policy that keeps the results of the projections repeats
-    everything else up to the last work, and one that keeps the layer's input repeats the projections too (remat
-    policies of MaxText).
+    grouped products, because its list has `aten.mm` and no `_grouped_mm` (`_op_sac_save_list` of torchtitan), and the
+    exchange of tokens: what eight experts a token receive and return would not fit in the devices of published runs. A
+    policy that keeps the results of the projections repeats everything else up to the last work, and one that keeps the
+    layer's input repeats the projections too (remat policies of MaxText).
     """
-    others = np.maximum(passed.total - passed.grouped - passed.exchange, 0)
-    products = OPERATOR_RECOMPUTE_SHARE * others + passed.grouped
+    experts = passed.grouped + passed.exchange
+    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - experts, 0) + experts
     kept = passed.last + work.keeps_projections * passed.projections
     return where(work.keeps_products > 0, products, np.maximum(passed.total - kept, 0))
