@@ -106,7 +106,7 @@ def row_execution(
         recompute_reentrant=conventions.reentrant,
         async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
-        expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
+        expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
         balanced_stages=conventions.balanced_stages and pp > 1,
     )
     pure = _pure(row, model, layout, cluster, assumed)
@@ -124,6 +124,11 @@ def row_execution(
         activation_offload=_activation_offload(row, model),
     )
     return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, latent=model.mla is not None)
+
+
+def _hides_exchange(row: Fields) -> bool:
+    """Return whether the row says that the exchange of experts runs beside the compute of another micro-batch."""
+    return "expert exchange overlapped" in f"{row.text('overlap')} {row.text('notes')}"
 
 
 def _activation_offload(row: Fields, model: TransformerModel) -> float:

@@ -25,6 +25,8 @@ from carbon_plugin.spec.stack import ROUTING_SPREAD, AttentionKernel, CrossEntro
 HOPPER_KERNELS_SINCE = (25, 1)
 """Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
 3)."""
+CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
+"""Years of software, and of papers about it, whose containers have these kernels."""
 CUDNN_FIRST = ("2025", "12")
 """From this month on PyTorch's nightly builds for CUDA 13 take cuDNN for attention on Hopper and Blackwell: they have
 the order of backends of release 2.10 (`check_prefer_cudnn_attention` of its sdp_utils.cpp) and a cuDNN beyond 9.15."""
@@ -50,6 +52,9 @@ XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)")
 (praxis/layers/attentions.py, `DotProductAttention`)."""
 
 
+SENT_ONCE = re.compile(r"DeepEP|HybridEP")
+"""Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
+`HybridEPBuffer`)."""
 DROPPED_CAPACITY = 1.0
 """Capacity factor of Megatron-Bridge's recipes that its tables label "tokendrop" (`apply_moe_token_drop`)."""
 
@@ -112,10 +117,11 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
     framework = row.text("framework")
     on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
     engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
+    current = CURRENT.search(f"{framework} {row.text('source')}") is not None
     nightly = conventions.name == "torchtitan" and device.architecture.startswith("hopper")
     if nightly and _date_of(row) >= CUDNN_FIRST:
         changes["attention_kernel"] = "flash3"
-    if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE):
+    if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE or current):
         changes["attention_kernel"] = "flash3"
     if conventions.name == "torchtitan" and device.architecture.startswith("blackwell") and not latent:
         # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
@@ -154,10 +160,12 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
     # and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
     leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
-    if (leaves and capacity is None) or conventions.dualpipe or "DeepEP" in notes:
+    if (leaves and capacity is None) or conventions.dualpipe or SENT_ONCE.search(notes):
         changes["expert_dispatch"] = "deepep"
     if "full-iteration CUDA graphs" in notes:
         changes["cuda_graphs"] = "iteration"
+    elif "CUDA graphs of attention and router" in notes:
+        changes["cuda_graphs"] = "scoped"
     if capacity is not None:
         changes["capacity_factor"] = float(capacity.group(1) or DROPPED_CAPACITY)
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the

@@ -338,6 +338,26 @@ def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly
     assert [stack.cuda_graphs for stack in stacks] == ["none", "none", "iteration"]
 
 
+def test_a_row_says_how_its_tokens_are_sent_what_graphs_hold_and_whether_the_exchange_is_hidden() -> None:
+    common = {"arch": "qwen3_235b_a22b", "framework": "Megatron-Core (2025)", "tp": 1, "pp": 1, "ep": 16}
+    told = parsed(
+        **common, notes="HybridEP; CUDA graphs of attention and router; expert exchange overlapped with the other half"
+    ).spec
+    silent = parsed(**common).spec
+
+    assert (told.stack.expert_dispatch, silent.stack.expert_dispatch) == ("deepep", "all_to_all")
+    assert (told.stack.cuda_graphs, silent.stack.cuda_graphs) == ("scoped", "none")
+    assert (told.layout.expert_overlap, silent.layout.expert_overlap) == (True, False)
+
+
+def test_software_of_2025_has_the_attention_kernels_of_hopper_by_its_name_or_its_paper() -> None:
+    common = {"arch": "llama3_8b", "gpu": "H100-80GB-SXM", "tp": 1, "pp": 1}
+    named = parsed(**common, framework="Megatron-Core (2025)").spec.stack.attention_kernel
+    paper = parsed(**common, framework="Megatron-Core", source="arXiv 2504.14960 Table 3").spec.stack.attention_kernel
+    older = parsed(**common, framework="Megatron-Core", source="arXiv 2402.15627").spec.stack.attention_kernel
+    assert (named, paper, older) == ("flash3", "flash3", "cudnn")
+
+
 def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() -> None:
     common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8, "gpu": "H100-SXM"}
     before, since = (parsed(**common, framework=f"torchtitan ({date})").spec.stack for date in ("2025-11", "2025-12"))
