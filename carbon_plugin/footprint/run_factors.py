@@ -85,10 +85,10 @@ def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
 
 
 def _of_stated(site: Site, pue: Figure) -> tuple[Assumption, ...]:
-    """Return the assumption for the range of a stated PUE. The one for a stated intensity is among the intensity's
-    notes.
+    """Return the assumption for the range of a stated PUE, of which one without overhead has none. The one for a
+    stated intensity is among the intensity's notes.
     """
-    if site.pue is None:
+    if site.pue is None or pue.low == pue.high:
         return ()
     value = f"{number(pue.low, 4)} to {number(pue.high, 4)} around the stated {number(pue.value, 4)}"
     return (Assumption(field="site.pue_range", value=value, source=range_words(site.pue_kind, site.pue_range)),)

@@ -107,3 +107,10 @@ def test_a_lifetime_that_few_machines_have_is_asked_about(years: float, asked: b
     warnings = resolve_factors(Site(zone="FRA", lifetime_years=years), None).warnings
 
     assert any(f"lifetime_years is {years:g}" in warning for warning in warnings) == asked
+
+
+@pytest.mark.parametrize(("pue", "listed"), [(1.0, False), (1.2, True)])
+def test_a_stated_pue_without_overhead_has_no_range_that_is_assumed(pue, listed):
+    factors = resolve_factors(Site(zone="FRA", pue=pue), None)
+
+    assert ("site.pue_range" in [assumption.field for assumption in factors.assumptions]) is listed

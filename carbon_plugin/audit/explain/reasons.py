@@ -118,8 +118,10 @@ def energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
     how = f"sum of {plural(windows, 'reading')} of a device in a window, over {plural(len(devices), 'device')}"
     sources, idle = _meters(devices), [f"unobserved.{rung}"] if rung in summary.unobserved else []
     if rest := devices[_LISTED:]:
-        energy = wording.energy(math.fsum(device.energy.energy_j for device in rest))
-        sources.append(f"{energy} of {plural(len(rest), 'device')} that {verb(len(rest), 'is', 'are')} not listed here")
+        energy_j = math.fsum(device.energy.energy_j for device in rest)
+        sources.append(
+            f"{wording.plain(energy_j)} J of {plural(len(rest), 'device')} that {verb(len(rest), 'is', 'are')} not listed here"
+        )
     if idle:
         how += ", and the modelled idle energy of reserved time that no record covers"
     return Reason(how, sources, [*(f"devices.{index}" for index, _ in found[:_LISTED]), *idle])

@@ -195,4 +195,5 @@ def _text_of_part(part: dict[str, Any]) -> str:
     if {"value", "low", "high", "unit"} <= part.keys():
         span = f"{wording.plain(part['low'])} to {wording.plain(part['high'])}"
         return f"{wording.plain(part['value'])} {part['unit']} ({span}), {part['kind']}".replace("  ", " ")
-    return wording.energy(part["energy_j"]) if isinstance(part.get("energy_j"), float) else ""
+    # In joules as the figures above it, so that a reader can add the parts up.
+    return f"{wording.plain(part['energy_j'])} J" if isinstance(part.get("energy_j"), float) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,21 @@ def test_what_a_sum_follows_from_adds_up_to_it(factors_of_a_cluster: Factors, gp
         unlisted = [device for device in summary.devices if field == f"by_rung.{device.identity.rung}"][12:]
         if unlisted:
             rest = math.fsum(device.energy.energy_j for device in unlisted)
-            assert f"{wording.energy(rest)} of {len(unlisted)} devices that are not listed here" in reason.sources
+            assert f"{wording.plain(rest)} J of {len(unlisted)} devices that are not listed here" in reason.sources
             told += rest
         assert told == pytest.approx(value_at(document, field), rel=1e-9), field
     assert summary.unobserved.keys() == {"gpu", "host"}
     phases = math.fsum(phase.energy_j for phase in summary.by_phase.values())
     assert phases == pytest.approx(summary.energy.energy_j, rel=1e-9)
     assert math.fsum(month.energy_j for month in summary.months) == pytest.approx(summary.energy.energy_j, rel=1e-9)
+
+
+def test_every_energy_of_a_derivation_is_in_the_unit_of_the_sum_above_it(summary: AuditSummary) -> None:
+    found = {item.field: item.value for item in explain(summary, "total_kg")}
+    energies = {field: text for field, text in found.items() if field.startswith(("by_rung.", "devices."))}
+
+    assert len(energies) > 2
+    assert all(re.search(r"[\d.,]+ J$", text) for text in energies.values()), energies
 
 
 def test_total_is_followed_to_meters_factors_profiles_and_seed(summary: AuditSummary) -> None:
