@@ -119,9 +119,8 @@ def energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
     sources, idle = _meters(devices), [f"unobserved.{rung}"] if rung in summary.unobserved else []
     if rest := devices[_LISTED:]:
         energy_j = math.fsum(device.energy.energy_j for device in rest)
-        sources.append(
-            f"{wording.plain(energy_j)} J of {plural(len(rest), 'device')} that {verb(len(rest), 'is', 'are')} not listed here"
-        )
+        count, are = plural(len(rest), "device"), verb(len(rest), "is", "are")
+        sources.append(f"{wording.plain(energy_j)} J of {count} that {are} not listed here")
     if idle:
         how += ", and the modelled idle energy of reserved time that no record covers"
     return Reason(how, sources, [*(f"devices.{index}" for index, _ in found[:_LISTED]), *idle])
