@@ -340,12 +340,13 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     found = []
     if missing:
         found.append(
-            f"no run of role {', '.join(missing)}: what a model took includes these; a total without them is of the "
-            "runs that are here only"
+            f"no run of role {', '.join(missing)} is here: what a model took includes such runs, and if there were "
+            "any, they are in no sum"
         )
     unknown = [run.name for run in runs if run.role not in ROLES]
     if unknown:
-        found.append(f"runs without a role, or with one that is none of {', '.join(ROLES)}: {', '.join(unknown)}")
+        states = verb(len(unknown), "states no role, or one", "state no role, or ones")
+        found.append(f"{', '.join(unknown)} {states} beside {', '.join(ROLES)}; start further runs with role=")
     unread = [run.name for run in runs if run.energy_j is None]
     if unread:
         found.append(f"nothing of their energy was read or modelled, so that they are in no sum: {', '.join(unread)}")

@@ -5,6 +5,7 @@ entry point know the command-line library, which is click.
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -154,6 +155,9 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
     )
 
 
+_EXPONENTS = {"K": 3, "M": 6, "G": 9, "B": 9, "T": 12}
+
+
 class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic class in every release of click
     """Parses a number as Python writes it. The error is in our own words, which do not change with the release of
     click.
@@ -170,7 +174,13 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic cl
         try:
             return self._read(value)
         except (ValueError, OverflowError):
-            self.fail(f"expected {self._expected}, it is {value!r}", param, ctx)
+            self.fail(f"expected {self._expected}, it is {value!r}{_without_suffix(value)}", param, ctx)
+
+
+def _without_suffix(text: str) -> str:
+    """Return how a number with a letter for its thousands, such as 20B, is written here; empty for any other text."""
+    found = re.fullmatch(r"(\d+\.?\d*) ?([kKMGBT])", text)
+    return f"; write {found[1]}e{_EXPONENTS[found[2].upper()]}" if found else ""
 
 
 def _whole(text: str) -> int:

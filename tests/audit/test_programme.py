@@ -96,7 +96,17 @@ def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path
 def test_missing_roles_are_named(runs: Path) -> None:
     programme = read_programme([runs])
     assert programme.missing_roles == ["sweep", "evaluation", "data"]
-    assert programme.warnings[0].startswith("no run of role sweep, evaluation, data")
+    assert programme.warnings[0].startswith("no run of role sweep, evaluation, data is here")
+
+
+def test_a_run_without_a_role_is_told_how_one_is_stated(factors: Factors, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", factors, role=None)
+
+    said = " ".join(read_programme([tmp_path]).warnings)
+
+    assert "states no role" in said
+    assert "start further runs with role=" in said
+    assert "the central value that a run's own report shows differs from its mean" in said
 
 
 def test_copy_of_a_run_is_counted_once_and_the_fuller_one_counts(runs: Path) -> None:

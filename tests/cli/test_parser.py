@@ -89,6 +89,14 @@ def test_what_is_no_whole_number_is_refused_with_its_text(word):
     assert "--width" in refused.value.format_message()
 
 
+@pytest.mark.parametrize(("word", "written"), [("20B", "20e9"), ("1.5T", "1.5e12"), ("300 k", "300e3"), ("7m", None)])
+def test_a_number_with_a_letter_for_its_thousands_is_told_how_it_is_written(word, written):
+    with pytest.raises(click.UsageError) as refused:
+        called_with("red", "--width", word)
+    said = refused.value.format_message()
+    assert (f"; write {written}" in said) if written else ("; write" not in said)
+
+
 def test_an_argument_without_a_default_is_required_and_the_help_says_so():
     with pytest.raises(click.MissingParameter):
         called_with()
