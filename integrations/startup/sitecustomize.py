@@ -3,10 +3,14 @@
 Python imports a module of this name at its start. This one removes its folder from `sys.path`, runs the `sitecustomize`
 that Python would otherwise have found, and waits for the import of `torch.optim`. A program that never imports torch
 pays only for this file. Only modules of the standard library are imported here.
+
+The process that the command itself became says at its end if nothing in it was measured. It is silent where it has had
+child processes, which may have been measured.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from importlib.abc import Loader
@@ -16,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 _WAITED_FOR = "torch.optim.optimizer"
+_PROCESS_VARIABLE = "CARBON_PLUGIN_RUN_PROCESS"
 _OWN = os.path.dirname(os.path.abspath(__file__))  # pathlib would slow every start of Python
 
 
@@ -77,7 +82,28 @@ class _Telling(Loader):
             )
 
 
+def _tell_if_unmeasured() -> None:
+    """Say in one line that no step was seen, and what can be done. A monitor that has started has loaded its module."""
+    if "carbon_plugin.monitor.measurement" in sys.modules or _has_had_children():
+        return
+    why = "no optimizer of torch made a step" if _WAITED_FOR in sys.modules else "torch was never imported"
+    sys.stderr.write(
+        f"carbon_plugin: {why} in this program, so that no step was seen, nothing was metered and there is no record; "
+        "watch() or @watch_training in the script measures it from where they stand\n"
+    )
+
+
+def _has_had_children() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows tells nothing of them
+        return True
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
 if os.environ.get("CARBON_PLUGIN_DISABLED", "") in ("", "0"):
     sys.meta_path.insert(0, _AfterImport())
+    if os.environ.get(_PROCESS_VARIABLE) == str(os.getpid()):
+        atexit.register(_tell_if_unmeasured)
 if (_spec := _others()) is not None:
     _run(_spec)

@@ -123,7 +123,7 @@ def started(folder: Path, *options: str, code: str = FINDER, **variables: str) -
 def test_start_leaves_nothing_that_a_script_can_see_and_runs_the_users_own_sitecustomize(small_torch):
     (small_torch / "sitecustomize.py").write_text("import sys; sys.users_own = 'ran'\n")
 
-    done = started(small_torch)
+    done = started(small_torch, "--quiet")
 
     assert (done.stdout.strip(), done.stderr) == ("ran SourceFileLoader [] [] ['_before', '_after']", "")
 
@@ -144,9 +144,30 @@ def test_nothing_is_hooked_where_measuring_is_off(small_torch):
 
 
 def test_exit_code_and_arguments_are_those_of_the_command(small_torch):
-    done = started(small_torch, code="import sys; sys.exit(7)")
+    done = started(small_torch, "--quiet", code="import sys; sys.exit(7)")
 
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch.optim.optimizer'])"
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "said"),
+    [
+        ("import torch.optim.optimizer", (), ["no optimizer of torch made a step in this program"]),
+        ("print('no torch')", (), ["torch was never imported in this program"]),
+        ("import torch.optim.optimizer", ("--quiet",), []),
+        (CHILD, (), []),  # a launcher, whose children may have been measured
+    ],
+)
+def test_a_program_without_a_step_is_told_at_its_end_that_nothing_was_metered(small_torch, code, options, said):
+    done = started(small_torch, *options, code=code)
+
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert len(lines) == len(said)
+    assert all(words in line and "nothing was metered" in line for words, line in zip(said, lines, strict=True))
 
 
 @pytest.mark.parametrize(

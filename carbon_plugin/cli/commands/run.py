@@ -36,7 +36,7 @@ def run(
 
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.integrations import startup
-    from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
+    from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE, PROCESS_VARIABLE
     from carbon_plugin.monitor.settings.settings import make_settings
 
     stated = {
@@ -59,6 +59,8 @@ def run(
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != folder]
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *others])
     os.environ[ARGUMENTS_VARIABLE] = msgspec.json.encode(arguments).decode()
+    if not quiet:  # this process tells at its end if nothing in it was measured
+        os.environ[PROCESS_VARIABLE] = str(os.getpid())
     sys.stdout.flush()
     # The command takes the place of this process, so that its exit code, its signals and its terminal are its own.
     os.execvp(command[0], command)
