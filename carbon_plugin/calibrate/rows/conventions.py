@@ -165,6 +165,9 @@ OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
 CORE_MODULES = re.compile(r"megatron-lm.*\b20(2[4-9]|[3-9]\d)\b")
 """Megatron-LM trains the modules of Megatron-core unless told otherwise since 2024 (`--use-legacy-models` of its
 arguments.py)."""
+FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|flash-attention training")
+"""Libraries of kernels that fuse by hand what `torch.compile` fuses: norms, gates, rotary positions and loss
+(linkedin/Liger-Kernel; training/README.md of Dao-AILab/flash-attention)."""
 MANY_DEVICES = 1024
 """From so many devices on, software that nobody here knows counts as tuned like Megatron-core, where it cuts layers or
 stages. An hour of them costs thousands of dollars, and those who published such jobs tuned code of their own for them:
@@ -222,6 +225,9 @@ def conventions_of_row(row: Fields) -> Conventions:
     cut = any((row.optional_count(axis) or 1) > 1 for axis in ("tp", "pp"))
     if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
         return MEGATRON_CORE
+    words = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
+    if found in (PYTORCH, UNKNOWN) and FUSED_BY_HAND.search(words):
+        return COMPILED
     return COMPILED if found == PYTORCH and "compile" in row.text("overlap") else found
 
 

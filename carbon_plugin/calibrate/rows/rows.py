@@ -212,7 +212,7 @@ def _row(
     if conventions == UNKNOWN:
         assumed.append(f"{spec.stack.population} software")
     elif conventions_of(row.text("framework")) == UNKNOWN:
-        assumed.append(f"software that is tuned like {conventions.name}, on {cluster.devices:,} devices")
+        assumed.append(f"software priced like {conventions.name}")
     if spec.stack.attention_kernel is None:
         assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)

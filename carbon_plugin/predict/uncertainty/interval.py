@@ -47,7 +47,7 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "host_bound": Effects(0.146, 0.110, 32),
     "low_precision": Effects(0.079, 0.098, 14),
     "moe": Effects(0.316, 0.198, 18),
-    "ordinary": Effects(0.230, 0.175, 33),
+    "ordinary": Effects(0.251, 0.175, 33),
     "sustained_law": Effects(0.145, 0.145, 11),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
     "probed": Effects(0.10, 0.08, 5),

@@ -510,6 +510,7 @@ def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_g
 
     plain = stack(framework="Hugging Face transformers 4.49")
     assert (plain.fused, plain.cross_entropy, plain.expert_loop) == (False, "eager", True)
+    assert (plain.population, stack(framework="our own", overlap="Liger").population) == ("ordinary", "tuned")
     liger = stack(framework="Hugging Face transformers 5.2", notes="Liger kernels")
     assert (liger.fused, liger.cross_entropy, liger.expert_loop) == (True, "in_place", False)
     assert stack(framework="HF trainer", notes="Liger with its fused loss").cross_entropy == "chunked"
@@ -524,7 +525,7 @@ def test_unknown_software_that_cuts_a_model_over_many_devices_is_tuned_and_that_
     assert read(512)[0] == "ordinary"
     population, assumed = read(1024)
     assert population == "tuned"
-    assert "software that is tuned like megatron-core, on 1,024 devices" in assumed
+    assert "software priced like megatron-core" in assumed
     assert read(1024, tp=1, pp=1)[0] == "ordinary"
 
 
