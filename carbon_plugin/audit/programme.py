@@ -125,7 +125,7 @@ def find_runs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        root = Path(place).resolve()
+        root = Path(os.path.realpath(place))  # which raises nothing, also for a link to itself
         below = {root} if ledger_files(root) else {path.parent for path in root.rglob("node-*.attempt-*.jsonl")}
         if not below:
             raise LedgerError(f"{os.fspath(place)}: no run directory here or below (no file node-*.attempt-*.jsonl)")

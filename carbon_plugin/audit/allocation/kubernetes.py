@@ -22,6 +22,7 @@ from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 _STARTED, _ENDED = {"Scheduled"}, {"Killing", "Evicted", "Preempted", "Completed", "DeadlineExceeded"}
 _OVER = {"Succeeded", "Failed"}
 _WHAT = "expected the output of kubectl get pods,events -o json"
+_KINDS = ("Pod", "Event", "ResourceClaim")
 
 
 class _Reference(Struct, frozen=True):
@@ -71,6 +72,8 @@ def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s
     if not isinstance(document.value, dict) or not isinstance(document.value.get("items", []), list):
         raise ReportError(f"{path}: {_WHAT}")
     items = document.field("items").items() if "items" in document.value else [document]
+    if items and not any(_kind(item) in _KINDS for item in items):
+        raise ReportError(f"{path}: {_WHAT}; none of its {plural(len(items), 'item')} is a {' or '.join(_KINDS)}")
     pods = [(_reference(item.field("metadata")), item) for item in items if _kind(item) == "Pod"]
     events = [event for item in items if _kind(item) == "Event" and (event := _event(item)) is not None]
     claims = {_reference(item.field("metadata")): _claim(item) for item in items if _kind(item) == "ResourceClaim"}

@@ -55,7 +55,7 @@ def write_key(path: Path, key: str, value: Any) -> None:
 
     Raises `ReportError` as `set_key`, for a file that is not UTF-8, and for a place that cannot be written.
     """
-    target = path.resolve()  # so that a link stays a link
+    target = Path(os.path.realpath(path))  # so that a link stays a link
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         card = _content(target).decode()  # a byte order mark is kept too

@@ -111,6 +111,22 @@ def test_init_containers_run_before_the_others_and_sidecars_beside_them(tmp_path
     assert (alone.gpus, beside.gpus) == (8.0, 9.0)
 
 
+@pytest.mark.parametrize("content", ["{}", '{"version": 1}', '{"items": [{"kind": "ConfigMap"}, {}]}'])
+def test_a_document_of_something_else_states_no_allocation(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ReportError, match=r"other\.json: expected the output of kubectl"):
+        read_kubernetes(path, gpus_by_host={}, until_unix_s=NOON_UNIX_S)
+
+
+def test_a_namespace_without_objects_has_no_allocation(tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+    path.write_text('{"kind": "List", "items": []}', encoding="utf-8")
+
+    assert read_kubernetes(path, gpus_by_host={}, until_unix_s=NOON_UNIX_S) == []
+
+
 def test_a_resource_claim_is_the_devices_that_it_was_given_else_one(tmp_path: Path) -> None:
     spec = {"containers": [{}], "resourceClaims": [{"name": "gpus", "resourceClaimTemplateName": "four"}]}
     status = {"resourceClaimStatuses": [{"name": "gpus", "resourceClaimName": "w-0-gpus-x7"}]}

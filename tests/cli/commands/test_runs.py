@@ -77,6 +77,17 @@ def test_a_run_that_was_killed_before_its_first_window_is_listed(place, tmp_path
     assert "unknown" in line
 
 
+@pytest.mark.parametrize("command", ["runs", "programme"])
+def test_a_link_to_itself_is_one_line(command, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+
+    assert run([command, str(tmp_path / "loop")]) == 2
+
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "loop" in error
+
+
 def test_directory_without_runs_is_one_line(tmp_path, capsys):
     assert run(["runs", str(tmp_path)]) == 2
     assert "no run directory here or below" in capsys.readouterr().err
