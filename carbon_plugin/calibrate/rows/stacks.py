@@ -156,6 +156,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["expert_loop"] = True
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
+    elif "balanced by force" in notes:
+        changes["routing_spread"] = 0.0
     capacity = re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)|\(tokendrop\)", notes)
     # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
     # and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).

@@ -362,7 +362,8 @@ def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() 
     common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8, "gpu": "H100-SXM"}
     before, since = (parsed(**common, framework=f"torchtitan ({date})").spec.stack for date in ("2025-11", "2025-12"))
     assert (before.attention_kernel, since.attention_kernel) == ("flash2", "flash3")
-    assert routing_spread_of(before) == ROUTING_SPREAD
+    forced = parsed(**common, framework="torchtitan", notes="routing balanced by force").spec.stack
+    assert (routing_spread_of(before), routing_spread_of(forced)) == (ROUTING_SPREAD, 0.0)
 
 
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
