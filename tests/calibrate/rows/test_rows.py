@@ -14,7 +14,7 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
+from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, factor_of, routing_spread_of
 
 ROW = """
 rows:
@@ -324,6 +324,12 @@ def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_ar
     assert taken == [(True, 1.0), (False, 1.25), (True, 1.5), (False, None)]
     assert (one_hot.one_hot_dispatch, dropless.one_hot_dispatch) == (True, False)
     assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
+
+
+def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipes() -> None:
+    names = ("MaxText", "Levanter (Marin speedrun, 2025)", "Paxml 23.08 (JAX-Toolbox)")
+    factors = [factor_of(parsed(framework=name).spec.stack) for name in names]
+    assert factors[0] < factors[1] == factors[2] == 1
 
 
 def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly_with_graphs_where_it_says_so() -> None:
