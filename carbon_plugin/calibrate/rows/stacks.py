@@ -49,7 +49,7 @@ fused and the scores go through memory."""
 
 XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)")
 """Paxml has no fused kernel of its own: its attention is what XLA compiles, with the scores in memory
-(praxis/layers/attentions.py, `DotProductAttention`)."""
+(praxis/layers/attentions.py, `DotProductAttention`). Transformer Engine brings cuDNN's."""
 
 
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
@@ -127,8 +127,8 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
         # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
         # takes the heads: those of latent attention are too wide (its pull request 1610).
         changes["attention_kernel"] = "cudnn"
-    if XLA_ATTENTION.match(framework):
-        changes["attention_kernel"] = "eager"
+    if framework.startswith("Paxml"):
+        changes["attention_kernel"] = "eager" if XLA_ATTENTION.match(framework) else "cudnn"
     if BEFORE_FLASH.match(framework.lower()):
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):
