@@ -90,7 +90,7 @@ def jobs(simulated_nvml, monitor_launcher, tmp_path_factory, receiver) -> Iterat
     folder = tmp_path_factory.mktemp("slowed")
     with started(simulated_nvml, monitor_launcher, folder) as start:
         found = {scenario: Slowed(start, folder, scenario, receiver.address) for scenario in SCENARIOS}
-        waiting, end_s = set(found), time.monotonic() + 90
+        waiting, end_s = set(found), time.monotonic() + 240
         while waiting and time.monotonic() < end_s:
             time.sleep(0.3)  # reading costs the ranks their CPU
             for scenario in sorted(waiting):

@@ -238,5 +238,7 @@ def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, monit
             assert "estimated for GPUs that could not be read" in opening(summary), name
             seconds = sum(window.duration_s for window in ended.windows)
             measured = [device.energy for device in summary.devices if device.identity.key == second]
-            assert all(0.9 < energy.measured_j / (400 * seconds) < 1.1 for energy in measured), name
+            # On a busy machine the first reading is late, and the time before it is an estimate with a range.
+            assert all(energy.measured_j > energy.estimated_j for energy in measured), name
+            assert all(energy.low_j / 1.1 < 400 * seconds < energy.high_j / 0.9 for energy in measured), name
             assert render_text(summary).splitlines()[-1] != "verified", name
