@@ -116,7 +116,7 @@ class Factors(Struct, frozen=True, kw_only=True):
         return f"reserved time over the {self.fleet_utilisation.value:.0%} of {life} in which the fleet is in use"
 
 
-class EnergyItem(Struct, frozen=True, kw_only=True):
+class EnergyItem(Struct, frozen=True, kw_only=True, gc=False):
     """Holds the energy of one IT rung and uncertainty scope, J. Items with the same `scope` share one draw (one device
     model's systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
     (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy is
@@ -130,7 +130,7 @@ class EnergyItem(Struct, frozen=True, kw_only=True):
     kind: Kind = "modelled"
 
 
-class Reservation(Struct, frozen=True, kw_only=True):
+class Reservation(Struct, frozen=True, kw_only=True, gc=False):
     """Says that so many units of an embodied scope ("device", "host", "network") are reserved for `time_s`
     seconds.
     """

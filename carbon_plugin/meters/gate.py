@@ -25,7 +25,7 @@ the other.
 _NOTHING = ZERO
 
 
-class _Standing(Struct, frozen=True, kw_only=True):
+class _Standing(Struct, frozen=True, kw_only=True, gc=False):
     """One instance holds what the gate remembers of a device between two readings.
 
     `raw` is the energy that its meter told last, which covers `covered_s` seconds; `measured` is the part of it that

@@ -17,7 +17,7 @@ PowerSource = Callable[[float], Range]
 """A function that returns the mean power, W, of the stretch that ends now and took the given number of seconds."""
 
 
-class Reading(Struct, frozen=True, kw_only=True):
+class Reading(Struct, frozen=True, kw_only=True, gc=False):
     """One reading holds the energy of one device from the opening of its meter to one moment.
 
     `energy` is in J and never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None

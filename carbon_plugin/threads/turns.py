@@ -4,6 +4,9 @@ Python switches between threads only every 5 ms, so that a training thread that 
 background thread that computes. A thread that has called `take_turns` therefore sleeps for a moment in `give_way`
 whenever it has worked for `TURN_S`. Long computations call `give_way` between their pieces, whoever runs them: on
 every other thread it does nothing. `tests/monitor/test_turns.py` counts what one piece does.
+
+No pause divides a run of the garbage collector, which Python starts on the thread that makes the most new objects. The
+values that a window makes by the dozen are therefore not followed by it (`gc=False`): they hold no cycle.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ UncertaintyScope = tuple[Rung, str]
 """A rung and the name of an uncertainty scope on it: devices of one model share their systematic error."""
 
 
-class UsedEnergy(Struct, frozen=True, kw_only=True):
+class UsedEnergy(Struct, frozen=True, kw_only=True, gc=False):
     """Holds the energy of one or several devices over some windows, J, with the values that its carbon follows from.
 
     `told_j` is the energy of windows whose meter told it, or that say which part is an estimate. `estimated_j` is that
