@@ -113,6 +113,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
         if self.tokens is not None and self.tokens > MOST_TOKENS:
             raise SpecError(f"training: tokens is {self.tokens:g}, expected at most {MOST_TOKENS:g}")
+        if self.tokens is not None and self.tokens < 1:
+            raise SpecError(f"training: tokens is {self.tokens:g}, expected at least 1, such as 15e12 for 15 trillion")
         if not 0 <= self.activation_offload <= 1:
             raise SpecError(f"training: activation_offload is {self.activation_offload:g}, expected 0 to 1")
         if self.overhead_fraction is not None:

@@ -375,6 +375,7 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("tokens: 15e12", "tokens: 1e400", "run.yaml:13: training.tokens: expected number, got inf"),
         ("tokens: 15e12", "tokens: 1e30", "run.yaml:10: training: tokens is 1e+30, expected at most 1e+18"),
         ("tokens: 15e12", "tokens: -1", "run.yaml:10: training: tokens is -1, expected a positive number"),
+        ("tokens: 15e12", "tokens: 0.3", "run.yaml:10: training: tokens is 0.3, expected at least 1, such as 15e12"),
         ("tokens: 15e12", "steps: 0", "run.yaml:10: training: steps is 0, expected a positive integer"),
         ("seq_len: 4096", "seq_len: 1e20", "run.yaml:11: training.seq_len: expected int up to 1e+15, got 1000"),
         ("tokens: 15e12", "steps: 9\n  overhead_fraction: 1e3", "overhead_fraction is 1000, expected 0 to 100"),
