@@ -14,7 +14,7 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, factor_of, routing_spread_of
+from carbon_plugin.spec.stack import ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
 
 ROW = """
 rows:
@@ -370,6 +370,7 @@ def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() 
     assert (before.attention_kernel, since.attention_kernel) == ("flash2", "flash3")
     forced = parsed(**common, framework="torchtitan", notes="routing balanced by force").spec.stack
     assert (routing_spread_of(before), routing_spread_of(forced)) == (ROUTING_SPREAD, 0.0)
+    assert routing_spread_of(STACKS["compiled"]) == ROUTING_SPREAD
 
 
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
