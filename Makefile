@@ -96,8 +96,8 @@ tables: $(VENV)/.installed-dev ## write the shipped tables (grid, PUE, water, re
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped
-	$(BIN)/python -m carbon_plugin.validate.spreads
-	$(BIN)/python -m carbon_plugin.validate.real_runs
+	$(BIN)/python -m carbon_plugin.validate.step.spreads
+	$(BIN)/python -m carbon_plugin.validate.run.real_runs
 	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays

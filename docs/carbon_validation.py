@@ -18,10 +18,10 @@ from carbon_plugin.cli.tables.validate_carbon import (
 )
 from carbon_plugin.cli.tables.validate_power import HEADINGS as POWER_HEADINGS
 from carbon_plugin.cli.tables.validate_power import cap_line, error_line, power_lines
-from carbon_plugin.validate.carbon import CarbonRow, carbon_rows, coverage
-from carbon_plugin.validate.embodied import markdown_table
-from carbon_plugin.validate.power import validate_power
-from carbon_plugin.validate.servers import markdown_servers
+from carbon_plugin.validate.hardware.embodied import markdown_table
+from carbon_plugin.validate.hardware.power import validate_power
+from carbon_plugin.validate.hardware.servers import markdown_servers
+from carbon_plugin.validate.run.carbon import CarbonRow, carbon_rows, coverage
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
 EMBODIED = Path(__file__).with_name("embodied.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marked_tables import replace_marked, table
 
-from carbon_plugin.validate.real_runs import POPULATIONS, WholeRun, class_overruns, whole_runs
+from carbon_plugin.validate.run.real_runs import POPULATIONS, WholeRun, class_overruns, whole_runs
 
 PAGE = Path(__file__).with_name("goodput.md")
 RUN_HEADINGS = (

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from carbon_plugin.predict.uncertainty.interval import spread_of
-from carbon_plugin.validate.error_summary import ErrorSummary
-from carbon_plugin.validate.headlines import CollectionError
-from carbon_plugin.validate.memory import FitSummary
-from carbon_plugin.validate.spreads import ClassSpread, class_spreads
-from carbon_plugin.validate.step_time import Validation, validate
+from carbon_plugin.validate.hardware.memory import FitSummary
+from carbon_plugin.validate.step.error_summary import ErrorSummary
+from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.spreads import ClassSpread, class_spreads
+from carbon_plugin.validate.step.step_time import Validation, validate
 
 OUTPUT = Path(__file__).with_name("validation.md")
 BEGIN, END = "<!-- tables: begin, written by docs/validation.py -->", "<!-- tables: end -->"

@@ -19,8 +19,8 @@ from carbon_plugin.footprint.embodied.bill import host_parts
 from carbon_plugin.footprint.embodied.devices import node_rating_w
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.profiles import load_accelerator
-from carbon_plugin.validate.embodied import sum_of_parts
-from carbon_plugin.validate.servers import every_server, fit_hosts, fits_by_manufacturer
+from carbon_plugin.validate.hardware.embodied import sum_of_parts
+from carbon_plugin.validate.hardware.servers import every_server, fit_hosts, fits_by_manufacturer
 
 NODES = Path(__file__).resolve().parents[1] / "hardware_profiles" / "nodes"
 USUAL_DEVICE = {"sxm-8": "h100-sxm", "pcie-8": "l40s"}

@@ -21,7 +21,7 @@ TABLE = ROOT / "carbon_plugin" / "footprint" / "factors" / "data" / "embodied_se
 
 HEAD = """\
 # Published footprints of whole servers, kgCO2e of manufacture, with the parts that they state. The host model is fitted
-# to them (validate/servers.py), each is predicted by fits that have not seen it, and docs/embodied.md shows the table.
+# to them (validate/hardware/servers.py). Each is predicted by fits that have not seen it (table in docs/embodied.md).
 # Written by tools/server_table.py from tools/sources/boavizta_servers.csv, hpe_servers.csv and other_servers.csv, where
 # each row has its address. Fields: kg, sockets, dram_gb, ssd_gb, hard disks.
 # Left out: blades and sleds, whose totals hold a share of an enclosure that is not stated, and sheets without the size

@@ -15,7 +15,7 @@ from carbon_plugin.audit.findings.energy import Waste
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.findings.run import Run
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary, Device, Verification
-from carbon_plugin.audit.tally.accounting import (
+from carbon_plugin.audit.tally.account.accounting import (
     SAMPLING,
     Accounted,
     RunEnergy,
@@ -23,24 +23,24 @@ from carbon_plugin.audit.tally.accounting import (
     run_energy,
     unobserved_sums,
 )
-from carbon_plugin.audit.tally.budget import budget_lines, stated_price
-from carbon_plugin.audit.tally.calendar import months_of
-from carbon_plugin.audit.tally.collect import RunCollector
-from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
-from carbon_plugin.audit.tally.energy_sums import energy_of
-from carbon_plugin.audit.tally.file_pass import FilePass
-from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
-from carbon_plugin.audit.tally.ladder import boundary_ladder
-from carbon_plugin.audit.tally.overview import (
+from carbon_plugin.audit.tally.account.budget import budget_lines, stated_price
+from carbon_plugin.audit.tally.account.forecast_error import Actual, compare_forecast
+from carbon_plugin.audit.tally.account.ladder import boundary_ladder
+from carbon_plugin.audit.tally.account.overview import (
     coverage_of,
     leading_manifest,
     period_of,
     progress_of,
     work_of,
 )
+from carbon_plugin.audit.tally.account.reservations import reserved_by_month, reserved_time
+from carbon_plugin.audit.tally.collect import RunCollector
+from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
+from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_by_month, reserved_time
-from carbon_plugin.audit.tally.spans import comparison_of_windows
+from carbon_plugin.audit.tally.sums.energy_sums import energy_of
+from carbon_plugin.audit.tally.sums.spans import comparison_of_windows
+from carbon_plugin.audit.tally.timeline.calendar import months_of
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.identity import read_identity

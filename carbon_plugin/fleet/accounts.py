@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.fleet.coverage import SchedulerCoverage
-from carbon_plugin.fleet.restatement import Restatement
+from carbon_plugin.fleet.restate.restatement import Restatement
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
 from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from carbon_plugin.audit.findings.reserved import Allocation
-from carbon_plugin.audit.tally.calendar import month_ends
+from carbon_plugin.audit.tally.timeline.calendar import month_ends
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 UNDATED = -1

@@ -34,7 +34,7 @@ from carbon_plugin.fleet.coverage import SchedulerCoverage, coverage_of
 from carbon_plugin.fleet.inventory import BOUNDARIES, year_lines
 from carbon_plugin.fleet.query import queries
 from carbon_plugin.fleet.query.engine import DUCKDB, Engine, Months, open_engine
-from carbon_plugin.fleet.restatement import Restatement, restate
+from carbon_plugin.fleet.restate.restatement import Restatement, restate
 from carbon_plugin.fleet.store.catalogue import Catalogue, read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG

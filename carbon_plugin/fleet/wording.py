@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.fleet.inventory import CAPITAL_GOODS
-from carbon_plugin.fleet.restatement import Restatement
+from carbon_plugin.fleet.restate.restatement import Restatement
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH

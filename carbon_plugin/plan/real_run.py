@@ -46,7 +46,7 @@ class Overrun(NamedTuple):
 
 
 OVERRUNS: dict[RunClass, Overrun] = {
-    # Computed and written by `python -m carbon_plugin.validate.real_runs` from the rows in docs/goodput.md.
+    # Computed and written by `python -m carbon_plugin.validate.run.real_runs` from the rows in docs/goodput.md.
     "dense, ordinary": Overrun(1.24, 0.91, 2.28, 12, 21),
     "dense, tuned": Overrun(1.68, 1.20, 2.97, 12, 21),
     "mixture, ordinary": Overrun(1.00, 0.38, 2.22, 14, 24),

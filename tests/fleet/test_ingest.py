@@ -21,9 +21,9 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet import ingest as ingest_module
-from carbon_plugin.fleet import reading as reading_module
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
+from carbon_plugin.fleet.runs import reading as reading_module
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of

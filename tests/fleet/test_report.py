@@ -19,11 +19,11 @@ from carbon_plugin.audit.run_carbon import carbon_in
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet import restatement as restatement_module
 from carbon_plugin.fleet.ingest import ingest
-from carbon_plugin.fleet.new_factors import NewFactors
 from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
+from carbon_plugin.fleet.restate import restatement as restatement_module
+from carbon_plugin.fleet.restate.new_factors import NewFactors
 from carbon_plugin.fleet.tables import as_csv
 from carbon_plugin.fleet.wording import column, rows_of, summary_lines
 from carbon_plugin.footprint.account import account

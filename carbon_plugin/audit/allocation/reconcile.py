@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from carbon_plugin.audit.findings.reserved import Allocation, Reconciliation
 from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.tally.accounting import SAMPLING
+from carbon_plugin.audit.tally.account.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations

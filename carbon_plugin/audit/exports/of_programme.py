@@ -33,7 +33,7 @@ from carbon_plugin.audit.exports.rounding import significant
 from carbon_plugin.audit.programme import Programme, add_up, members_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
-from carbon_plugin.audit.tally.reservations import union
+from carbon_plugin.audit.tally.account.reservations import union
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.amounts import plural

@@ -11,15 +11,15 @@ import numpy as np
 
 from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import EventNote
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Metered, RowBlock, blocks_of
-from carbon_plugin.audit.tally.calendar import Calendar
+from carbon_plugin.audit.tally.account.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.documents import SharedDocuments
-from carbon_plugin.audit.tally.energy_sums import EnergySums, add_windows
 from carbon_plugin.audit.tally.file_pass import FileContext, FilePass, SeenDevice
-from carbon_plugin.audit.tally.in_force import GridTally
-from carbon_plugin.audit.tally.over_time import OverTime
-from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
-from carbon_plugin.audit.tally.spans import SpanSums
+from carbon_plugin.audit.tally.sums.blocks import MAX_WINDOWS, Metered, RowBlock, blocks_of
+from carbon_plugin.audit.tally.sums.energy_sums import EnergySums, add_windows
+from carbon_plugin.audit.tally.sums.spans import SpanSums
+from carbon_plugin.audit.tally.timeline.calendar import Calendar
+from carbon_plugin.audit.tally.timeline.in_force import GridTally
+from carbon_plugin.audit.tally.timeline.over_time import OverTime
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, stated_factors
 from carbon_plugin.ledger.held.claims import DeviceClaims

@@ -7,9 +7,9 @@ import math
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit.tally.in_force import GridTally
-from carbon_plugin.audit.tally.rework import Stalls
-from carbon_plugin.audit.tally.spans import SpanSums
+from carbon_plugin.audit.tally.account.rework import Stalls
+from carbon_plugin.audit.tally.sums.spans import SpanSums
+from carbon_plugin.audit.tally.timeline.in_force import GridTally
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.holdings import SharedTime

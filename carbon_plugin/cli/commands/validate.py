@@ -46,7 +46,7 @@ def validate(
         print_explanation(explain, records, as_json=as_json)
         return
 
-    from carbon_plugin.validate import step_time as validation
+    from carbon_plugin.validate.step import step_time as validation
 
     result = validation.validate(records)
     if as_json:

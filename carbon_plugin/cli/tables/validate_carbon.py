@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.show import wording
-from carbon_plugin.validate.carbon import (
+from carbon_plugin.validate.run.carbon import (
     CarbonRow,
     Compared,
     RangeCoverage,

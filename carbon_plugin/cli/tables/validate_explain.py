@@ -13,7 +13,7 @@ from carbon_plugin.cli.tables.plan_step import TERMS, span
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number
 from carbon_plugin.spec.numbers.units import STEP_TIME_UNITS
-from carbon_plugin.validate.explain import RowExplanation, explain_row
+from carbon_plugin.validate.step.explain import RowExplanation, explain_row
 
 
 def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None:

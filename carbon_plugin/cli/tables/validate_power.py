@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.numbers.amounts import number
-from carbon_plugin.validate.power import PowerError, PowerRow, PowerValidation, validate_power
+from carbon_plugin.validate.hardware.power import PowerError, PowerRow, PowerValidation, validate_power
 
 HEADINGS = (
     "published row",

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from carbon_plugin.calibrate.rows.rows import next_step
 from carbon_plugin.spec.numbers.amounts import plural
-from carbon_plugin.validate.error_summary import ErrorSummary
-from carbon_plugin.validate.full_runs import FullRunRow
-from carbon_plugin.validate.headlines import CollectionError
-from carbon_plugin.validate.real_runs import ClassOverrun
-from carbon_plugin.validate.step_time import Validation
+from carbon_plugin.validate.run.full_runs import FullRunRow
+from carbon_plugin.validate.run.real_runs import ClassOverrun
+from carbon_plugin.validate.step.error_summary import ErrorSummary
+from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.step_time import Validation
 
 PIPED_WIDTH = 140
 """The width in characters if the output is no terminal, so that no row of a table is broken."""

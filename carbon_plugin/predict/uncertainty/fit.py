@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 MEMORY: dict[Population, Effects] = {
-    # Computed and written by `python -m carbon_plugin.validate.spreads` from allocated and reserved peaks of published
-    # rows. The equations have no constant of a source, so that no source has to be left out of them.
+    # Computed and written by `python -m carbon_plugin.validate.step.spreads` from allocated and reserved peaks of
+    # published rows. The equations have no constant of a source, so that no source has to be left out of them.
     "tuned": Effects(0.035, 0.041, 6),
     "ordinary": Effects(0.035, 0.041, 6),
 }

@@ -42,7 +42,7 @@ class Spread(NamedTuple):
 
 
 EFFECTS: dict[AccuracyClass, Effects] = {
-    # Computed and written by `python -m carbon_plugin.validate.spreads` from rows with their source left out.
+    # Computed and written by `python -m carbon_plugin.validate.step.spreads` from rows with their source left out.
     "calibrated": Effects(0.105, 0.110, 32),
     "host_bound": Effects(0.146, 0.110, 32),
     "low_precision": Effects(0.079, 0.098, 14),

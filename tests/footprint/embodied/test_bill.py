@@ -15,7 +15,7 @@ from carbon_plugin.spec.hardware.profiles import (
     load_accelerator,
     load_node,
 )
-from carbon_plugin.validate.embodied import markdown_table, validation_rows
+from carbon_plugin.validate.hardware.embodied import markdown_table, validation_rows
 from tools import host_model
 
 ROOT = Path(__file__).resolve().parents[3]

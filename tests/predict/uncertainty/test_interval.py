@@ -14,8 +14,8 @@ from carbon_plugin.calibrate.rows.published import all_published_rows, blind_pre
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
-from carbon_plugin.validate.spreads import FEWEST_SOURCES, class_spreads, rewrite_effects
-from carbon_plugin.validate.validated_row import ValidatedRow
+from carbon_plugin.validate.step.spreads import FEWEST_SOURCES, class_spreads, rewrite_effects
+from carbon_plugin.validate.step.validated_row import ValidatedRow
 
 
 def test_both_spreads_are_found_again() -> None:

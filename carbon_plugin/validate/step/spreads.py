@@ -1,0 +1,180 @@
+"""Compute the spreads of intervals, from predictions of rows whose source the constants never saw.
+
+`python -m carbon_plugin.validate.step.spreads` writes them into `predict/uncertainty/interval.py` of a source checkout,
+and those of memory into `predict/uncertainty/fit.py`. It runs after `carbon_plugin.calibrate.shipped` and in a process
+of its own, because it validates the constants that are shipped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.rows.published import blind_classes, blind_predictions
+from carbon_plugin.predict.result import AccuracyClass
+from carbon_plugin.predict.uncertainty import fit, interval
+from carbon_plugin.predict.uncertainty.interval import NOT_VALIDATED, Effects, Spread, factors
+from carbon_plugin.spec.stack import Population
+from carbon_plugin.validate.hardware.memory import ValidatedMemory, memory_effects
+from carbon_plugin.validate.step.step_time import validate
+from carbon_plugin.validate.step.validated_row import ValidatedRow
+
+DIGITS = 3
+FEWEST_SOURCES = 3
+"""With fewer sources nothing is known of how sources differ: the rows of the class in `RELATED` count too then."""
+RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
+
+
+class ClassSpread(Struct, frozen=True, kw_only=True):
+    """One instance says how far predictions of a class lie from what was measured, where the constants have not seen
+    the source.
+
+    `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too,
+    and count rows of blind sets as they were predicted blind. `coverage` is the share of rows inside the shipped 80 %
+    range about the prediction without the source, with every source counted once. `blind_coverage` is the same about
+    the prediction that `effects` count, with the spread computed without the row's source, None where the other
+    sources are too few.
+    """
+
+    kind: AccuracyClass
+    rows: int
+    sources: int
+    effects: Effects
+    coverage: float
+    blind_coverage: float | None
+
+
+def class_spreads(
+    rows: Sequence[ValidatedRow],
+    predicted_blind: Mapping[str, float] | None = None,
+    blind_class: Mapping[str, str] | None = None,
+) -> tuple[ClassSpread, ...]:
+    """Return each class with predicted published rows, in the order of the classes.
+
+    `predicted_blind` holds, by the id of the row, the seconds that were predicted before the model was changed with
+    knowledge of the row. By default these are those of the shipped blind sets. A change that is made with knowledge of
+    a source improves the predictions of that source, and says little about the next one. How far the next one may lie
+    is shown by predictions that were made without knowledge of it. Such an error counts in the class in which the row
+    was predicted, which `blind_class` names where the row has another one by now: who is told that software is tuned is
+    not exposed to errors that were made while it was taken for ordinary.
+    """
+    known = blind_predictions() if predicted_blind is None else predicted_blind
+    told = blind_classes() if blind_class is None else blind_class
+    kept = [row for row in rows if row.skipped is None]
+    now = np.array([row.accuracy_class for row in kept])
+    kinds = np.array([told.get(row.id, row.accuracy_class) for row in kept])
+    sources = np.array([row.origin for row in kept])
+    left_out = np.log([_measured_over_predicted(row) for row in kept])
+    errors = np.log([_measured_over_predicted(row, known.get(row.id)) for row in kept])
+    found = []
+    for kind in get_args(AccuracyClass):
+        own = kinds == kind
+        if not np.any(own):
+            continue
+        names = np.unique(sources[own])
+        borrowed = names.size < FEWEST_SOURCES and kind in RELATED
+        counted = own | (kinds == RELATED[kind]) if borrowed else own
+        few = names.size if borrowed else None
+        shipped = interval.spread_of(kind)
+        blind = [
+            _inside(
+                errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few))
+            )
+            for name in names
+            if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
+        ]
+        found.append(
+            ClassSpread(
+                kind=kind,
+                rows=int(np.sum(now == kind)),
+                sources=int(names.size),
+                effects=_effects(errors, sources, counted, few),
+                coverage=_by_source(left_out, sources, now == kind, shipped),
+                blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
+            )
+        )
+    return tuple(found)
+
+
+def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
+    """Return the source text of `predict/uncertainty/interval.py` with these spreads.
+
+    Raises `ValueError` for a class that is not validated, or that does not have exactly one line in the text.
+    """
+    for item in found:
+        if item.kind in NOT_VALIDATED:
+            raise ValueError(f"{item.kind} is not among the validated classes")
+        text = _with_effects(text, item.kind, item.effects)
+    return text
+
+
+def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
+    """Return the source text of `predict/uncertainty/fit.py` with the spreads of these peaks."""
+    for population in get_args(Population):
+        text = _with_effects(text, population, memory_effects(rows, population))
+    return text
+
+
+def _with_effects(text: str, name: str, effects: Effects) -> str:
+    between, within, sources = effects
+    line = f'"{name}": Effects({between:.{DIGITS}f}, {within:.{DIGITS}f}, {sources})'
+    text, count = re.subn(rf'"{name}": Effects\([^)]*\)', line, text)
+    if count != 1:
+        raise ValueError(f"{name} is not one line among the spreads")
+    return text
+
+
+def _effects(
+    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], few: int | None = None
+) -> Effects:
+    """Return the spreads of the rows in `mask`.
+
+    `few` is the number of the class's own sources where related ones count too. How classes differ is then known from
+    those few, so that the variance between sources is (1 + 1/few) times that of one source and not (1 + 1/all), which
+    `interval.factors` multiplies it by.
+    """
+    between, within, count = random_effects(errors[mask], sources[mask])
+    if few is not None:
+        between *= math.sqrt((1 + 1 / few) / (1 + 1 / count))
+    return Effects(round(between, DIGITS), round(within, DIGITS), count)
+
+
+def _by_source(
+    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], spread: Spread
+) -> float:
+    """Return the share of the rows in `mask` inside the spread, with every source counted once."""
+    names = np.unique(sources[mask])
+    return float(np.mean([_inside(errors[mask & (sources == name)], spread) for name in names])) if names.size else 1.0
+
+
+def _inside(errors: NDArray[np.float64], spread: Spread) -> float:
+    return float(np.mean((np.log(spread.p10) <= errors) & (errors <= np.log(spread.p90))))
+
+
+def _measured_over_predicted(row: ValidatedRow, blind_s: float | None = None) -> float:
+    predicted = blind_s or row.left_out_step_time_s or row.predicted_step_time_s or np.nan
+    return (row.measured_step_time_s or np.nan) / predicted
+
+
+def main() -> None:
+    """Rewrite the spreads of the source checkout that this file belongs to."""
+    path, memory_path = Path(interval.__file__), Path(fit.__file__)
+    result = validate()
+    found = class_spreads(result.rows)
+    path.write_text(rewrite_effects(path.read_text("utf-8"), found), "utf-8")
+    memory_path.write_text(rewrite_memory_effects(memory_path.read_text("utf-8"), result.memory_rows), "utf-8")
+    for item in found:
+        sys.stdout.write(f"{item}\n")
+
+
+if __name__ == "__main__":
+    main()

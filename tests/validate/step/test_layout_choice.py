@@ -1,0 +1,50 @@
+"""Which rows are layouts of one job, and what the choice between them costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
+from carbon_plugin.validate.hardware.memory import expected_slowdowns, memory_rows, validate_memory
+from carbon_plugin.validate.step.layout_choice import layout_choices
+
+
+def rows(*changes: dict[str, Any]) -> list[PublishedRow]:
+    common = {
+        "model": "GPT", "layers": 24, "hidden": 2048, "ffn": 8192, "heads": 16, "seq_len": 2048, "precision": "bf16",
+        "gpu": "A100-80GB-SXM", "n_gpus": 8, "gpus_per_node": 8, "pp": 1, "sharding": "none", "mbs": 1, "gbs": 8,
+        "framework": "Megatron-LM 2021", "step_time_s": 1.0,
+    }  # fmt: skip
+    found, skipped = parse_rows([{"id": f"a-{i}", **common, **change} for i, change in enumerate(changes)], {})
+    assert skipped == []
+    return found
+
+
+def test_layouts_of_one_job_are_compared_and_the_regret_is_over_the_best_measured() -> None:
+    job = rows({"tp": 1, "step_time_s": 2.0}, {"tp": 2, "step_time_s": 1.0}, {"tp": 4, "step_time_s": 1.5})
+
+    (choice,) = layout_choices(job, np.array([3.0, 2.0, 1.0]))
+
+    assert (choice.layouts, choice.picked, choice.best) == (3, "a-2", "a-1")
+    assert choice.regret == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"framework": "OneFlow-GPT (2021)"}, {"framework": "Megatron-LM 2020"}, {"gbs": 16}, {"optimizer": "8-bit Adam"}],
+)
+def test_what_differs_in_more_than_the_layout_is_another_job(change: dict[str, Any]) -> None:
+    # Two programs in the same layout would else be a choice that nobody who plans a layout has.
+    assert layout_choices(rows({"tp": 1}, {"tp": 2, **change}), np.array([1.0, 2.0])) == ()
+
+
+def test_a_row_that_fills_its_memory_is_expected_to_be_slower_than_predicted() -> None:
+    roomy, full = expected_slowdowns(
+        validate_memory(memory_rows(rows({"tp": 8}, {"tp": 1, "mbs": 8, "gbs": 64, "recompute": "none"}), ()))
+    )
+
+    assert roomy == pytest.approx(1, abs=0.01)
+    assert full > 1.1
