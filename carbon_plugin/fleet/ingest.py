@@ -20,9 +20,9 @@ from msgspec import Struct
 import carbon_plugin
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.extra import needed
-from carbon_plugin.fleet.runs.reading import ReadRun, RunToRead, read_run, read_runs
-from carbon_plugin.fleet.runs.run_rows import RunRows
-from carbon_plugin.fleet.runs.scan import FoundRun, find
+from carbon_plugin.fleet.rows.reading import ReadRun, RunToRead, read_run, read_runs
+from carbon_plugin.fleet.rows.run_rows import RunRows
+from carbon_plugin.fleet.rows.scan import FoundRun, find
 from carbon_plugin.fleet.store.catalogue import (
     Catalogue,
     Entry,

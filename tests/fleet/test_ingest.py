@@ -23,7 +23,7 @@ from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet import ingest as ingest_module
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
-from carbon_plugin.fleet.runs import reading as reading_module
+from carbon_plugin.fleet.rows import reading as reading_module
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of

@@ -15,7 +15,7 @@ from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.report import Asked, report
-from carbon_plugin.fleet.runs import reading as reading_module
+from carbon_plugin.fleet.rows import reading as reading_module
 
 # Every worker loads this file, and only one of them needs a second's imports of clients and servers.
 if not (find_spec("s3fs") and find_spec("moto")):

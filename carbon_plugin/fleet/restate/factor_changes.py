@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.fleet.restate.new_factors import NewFactors
-from carbon_plugin.fleet.runs.run_places import turned
+from carbon_plugin.fleet.rows.run_places import turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, UG_PER_KG
 from carbon_plugin.footprint.market import Contracts
 from carbon_plugin.footprint.uncertainty import mean_of

@@ -22,10 +22,10 @@ from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.sums.energy_sums import energy_of
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.fleet.runs.hour_rows import Columns, hour_columns
-from carbon_plugin.fleet.runs.hours import HourCollector
-from carbon_plugin.fleet.runs.run_carbon import RunMicrograms, carbon_of
-from carbon_plugin.fleet.runs.run_places import SCOPES, UNSTATED, factors_by_launch, place_of
+from carbon_plugin.fleet.rows.hour_rows import Columns, hour_columns
+from carbon_plugin.fleet.rows.hours import HourCollector
+from carbon_plugin.fleet.rows.run_carbon import RunMicrograms, carbon_of
+from carbon_plugin.fleet.rows.run_places import SCOPES, UNSTATED, factors_by_launch, place_of
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG, month_number
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.uncertainty import mean_of

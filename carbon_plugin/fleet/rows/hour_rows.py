@@ -11,9 +11,9 @@ import numpy as np
 
 from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.findings.reserved import Reserved
-from carbon_plugin.fleet.runs.hours import COLUMNS, HOUR_S, HourCollector
-from carbon_plugin.fleet.runs.run_carbon import RunMicrograms
-from carbon_plugin.fleet.runs.run_places import SCOPES, factors_by_launch, place_of, scope_ratio
+from carbon_plugin.fleet.rows.hours import COLUMNS, HOUR_S, HourCollector
+from carbon_plugin.fleet.rows.run_carbon import RunMicrograms
+from carbon_plugin.fleet.rows.run_places import SCOPES, factors_by_launch, place_of, scope_ratio
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, month_number
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.numbers.range_array import Floats

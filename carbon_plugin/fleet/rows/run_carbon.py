@@ -10,7 +10,7 @@ from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.tally.account.accounting import RunEnergy, inputs_of
 from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.errors import FootprintError, LedgerError
-from carbon_plugin.fleet.runs.run_places import SCOPES, turned
+from carbon_plugin.fleet.rows.run_places import SCOPES, turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, UG_PER_KG
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.values import EmissionScope, Factors

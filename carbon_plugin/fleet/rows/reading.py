@@ -17,8 +17,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.errors import CarbonPluginError, FleetError
-from carbon_plugin.fleet.runs.run_rows import RunRows, rows_of
-from carbon_plugin.fleet.runs.scan import FoundRun, content_of, on_disk
+from carbon_plugin.fleet.rows.run_rows import RunRows, rows_of
+from carbon_plugin.fleet.rows.scan import FoundRun, content_of, on_disk
 from carbon_plugin.fleet.store.places import AccessError
 
 PROCESS_RUNS = 200
@@ -173,7 +173,7 @@ def _started() -> _Process | None:
     It is a plain process and not a pool of `multiprocessing`, which would run the caller's script again.
     """
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "carbon_plugin.fleet.runs.worker"]
+    command = [sys.executable, "-m", "carbon_plugin.fleet.rows.worker"]
     try:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
     except OSError as error:

@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 
-from carbon_plugin.fleet.runs.reading import read_run
+from carbon_plugin.fleet.rows.reading import read_run
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from carbon_plugin.audit.run_carbon import turned_figure
-from carbon_plugin.fleet.runs.hours import HourCollector
+from carbon_plugin.fleet.rows.hours import HourCollector
 from carbon_plugin.footprint.values import EmissionScope, Factors, Intensity
 
 UNSTATED = "not stated"
