@@ -82,6 +82,7 @@ def carbon_totals(
     outcome = propagation.sampled_carbon(inputs, _scores(inputs, draws, seed))
     give_way()
     table = np.stack([outcome.energy_j["it"], outcome.operational_kg, outcome.embodied_kg, outcome.total_kg])
+    give_way()
     _, p10, p90, _ = percentiles(table[:, 1:]).tolist()
     energy_j, operational_kg, embodied_kg, total_kg = map(Range.of, table[:, 0].tolist(), p10, p90)
     give_way()

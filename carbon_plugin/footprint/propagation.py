@@ -140,7 +140,9 @@ def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
 
 def sampled_carbon(inputs: UncertainInputs, scores: Floats) -> Carbon[Floats]:
     """Return the energy and location-based carbon that `evaluate` returns."""
-    return _combine(inputs, list(spread(*inputs.columns(), scores)))
+    drawn = spread(*inputs.columns(), scores)
+    give_way()
+    return _combine(inputs, list(drawn))
 
 
 def central(inputs: UncertainInputs) -> Carbon[float]:
@@ -188,9 +190,11 @@ def _combine(inputs: UncertainInputs, rows: Sequence[Number]) -> Carbon[Number]:
     energy_j = {rung: sum(item_j[of_rung], nothing) for rung, of_rung in inputs.rungs.items()}
     it_j = sum(energy_j.values(), nothing)
     facility_factor = 1 + overhead
+    give_way()
     emitting = sum((joules * grams for joules, grams in zip(item_j, inputs.item_g_per_kwh, strict=True)), nothing)
     operational_kg = emitting * relative_intensity * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
     charged_years = lifetime_years * utilisation
+    give_way()
     parts_kg = {}
     for number, (scope, years) in enumerate(inputs.unit_years.items()):
         part_kg = rows[of_embodied + number] * years * duration

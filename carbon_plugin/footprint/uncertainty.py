@@ -66,8 +66,10 @@ def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
     drawn: Floats = np.where(
         below, (np.log(median) - np.log(lower))[:, None], (np.log(upper) - np.log(median))[:, None]
     )
+    give_way()
     drawn *= score
     np.exp(drawn, out=drawn)
+    give_way()
     drawn *= median[:, None]
     if not positive.all():
         rest = ~positive
