@@ -80,7 +80,8 @@ def pytest_configure(config: pytest.Config) -> None:
     test would share their energy with one in another worker or another checkout that runs at the same time.
     """
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders outlive this process
-    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="carbon-tests-")
+    # Beside that of the process that started this worker, not inside: paths of sockets may have 107 characters.
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="cp-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
     config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 
