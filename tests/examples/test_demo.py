@@ -146,12 +146,17 @@ def test_a_calibration_learns_from_the_run(demo):
     )
 
 
+A_FEW_PERCENT = 0.1
+"""A first plan may be right by chance, and a second one that has learned from the run is as exact as its steps are
+steady."""
+
+
 def test_the_next_plan_is_closer_to_the_run_and_surer(demo):
     printed, run_dir = demo
     measured = float(re.search(r"a step took (\S+) s", printed)[1])
     says = r"says (\S+) s \((\S+) to (\S+) times that\)"
     first, second = ([float(number) for number in found] for found in re.findall(says, printed))
 
-    assert abs(math.log(second[0] / measured)) <= abs(math.log(first[0] / measured))
+    assert abs(math.log(second[0] / measured)) <= max(A_FEW_PERCENT, abs(math.log(first[0] / measured)))
     assert first[1] < second[1] < 1 < second[2] < first[2]
     assert "stack: calibrated" in (run_dir / "again.yaml").read_text(encoding="utf-8")
