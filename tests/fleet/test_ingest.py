@@ -330,21 +330,26 @@ class Waited(Job):
         return [replace(manifest, reserved_since_unix_s=manifest.started_unix_s - 90.0), *rest]
 
 
+def assert_two_months_of_the_audit(folder: Path) -> None:
+    """Ingest a run with unrecorded reserved time, and check the energy of each of its two months."""
+    ingest([str(folder / "runs")], str(folder / "store"))
+
+    audit = summarise(folder / "runs" / "one")
+    assert audit.by_phase["unobserved"].energy_j > 0
+    assert len(audit.months) == 2
+    for month in audit.months:
+        number = 100 * month.year + month.month
+        mine = [row for row in table(folder / "store", "hour") if row["month"] == number]
+        assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
+        assert sum(row["idle_mj"] for row in mine) <= sum(row["energy_mj"] for row in mine)
+
+
 def test_reserved_time_without_records_lies_in_the_months_of_the_audit(tmp_path: Path) -> None:
     midnight_s = 1_764_547_200.0  # 2025-12-01 00:00 UTC
     job = Waited(nodes=1, attempts=[Attempt(0, 6, closed=False), Attempt(300, 6)])
     job.write(tmp_path / "runs" / "one", start_unix_s=midnight_s + 20.0)
 
-    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
-
-    audit = summarise(tmp_path / "runs" / "one")
-    assert audit.by_phase["unobserved"].energy_j > 0
-    assert len(audit.months) == 2
-    for month in audit.months:
-        number = 100 * month.year + month.month
-        mine = [row for row in table(tmp_path / "store", "hour") if row["month"] == number]
-        assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
-        assert sum(row["idle_mj"] for row in mine) <= sum(row["energy_mj"] for row in mine)
+    assert_two_months_of_the_audit(tmp_path)
 
 
 class JoinedLate(Job):
@@ -366,15 +371,7 @@ def test_reserved_time_of_one_node_lies_in_its_months_while_another_node_records
     job = JoinedLate(nodes=2, attempts=[Attempt(0, 30), Attempt(2, 6)])
     job.write(tmp_path / "runs" / "one", start_unix_s=MIDNIGHT_S - 200.0)
 
-    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
-
-    audit = summarise(tmp_path / "runs" / "one")
-    assert audit.by_phase["unobserved"].energy_j > 0
-    assert len(audit.months) == 2
-    for month in audit.months:
-        number = 100 * month.year + month.month
-        mine = [row for row in table(tmp_path / "store", "hour") if row["month"] == number]
-        assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
+    assert_two_months_of_the_audit(tmp_path)
 
 
 def test_a_run_that_was_killed_before_its_first_window_is_named(tmp_path: Path) -> None:
