@@ -117,6 +117,19 @@ SOURCES = {
     "pithissue": ("One user's torchtitan, B200", ""),
     "lambdadsv3": ("Lambda's torchtitan, B200", ""),
     "trlsp": ("TRL with Ulysses, H100", ""),
+    "nemopages": ("NeMo 25.02 to 25.07, H100/B200/GB200", ""),
+    "axlearn": ("AXLearn, TPU/H100/Trainium 2", ""),
+    "fmsaccel": ("fms-acceleration, A100", ""),
+    "lambdabert": ("Lambda's BERT, RTX 3090 to H100", ""),
+    "swissai": ("swiss-ai's Megatron-LM, GH200", ""),
+    "paddlenlp": ("PaddleNLP, A100", ""),
+    "nemotron4": ("Nemotron-4, H100", ""),
+    "hfgaudi": ("Hugging Face's BERT, Gaudi 2/A100", ""),
+    "fsdppaper": ("FSDP's paper, A100", ""),
+    "awstitan": ("A cloud's torchtitan, H100", ""),
+    "dsmoe": ("DeepSpeed-MoE, A100", ""),
+    "nmoe": ("nmoe, B200", ""),
+    "amdmaxtext": ("AMD's MaxText, MI355X/B200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}

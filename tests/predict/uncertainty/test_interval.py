@@ -169,7 +169,7 @@ def test_every_row_of_a_blind_set_is_shipped_with_its_blind_prediction() -> None
     predicted = blind_predictions()
     shipped = {row.id: row for row in all_published_rows()[0]}
     assert predicted.keys() <= shipped.keys()
-    assert {name for name, row in shipped.items() if row.collection in ("fourth", "fifth")} <= predicted.keys()
+    assert {name for name, row in shipped.items() if row.collection in ("fourth", "fifth", "sixth")} <= predicted.keys()
 
     def error(collection: str, *, sparse: bool) -> float:
         errors: dict[str, list[float]] = {}
@@ -183,3 +183,4 @@ def test_every_row_of_a_blind_set_is_shipped_with_its_blind_prediction() -> None
     assert [error("third", sparse=flag) for flag in (False, True)] == [15.6, 29.0]
     assert [error("fourth", sparse=flag) for flag in (False, True)] == [17.6, 32.3]
     assert [error("fifth", sparse=flag) for flag in (False, True)] == [52.2, 91.7]
+    assert [error("sixth", sparse=flag) for flag in (False, True)] == [21.6, 140.4]
