@@ -91,7 +91,7 @@ def measure(name: str, seconds: float) -> dict[str, float]:
         "step_ms": 1e3 * wall_s / (len(calls_s) * tracked.every + len(stalls_s)),
         "call_median_us": 1e6 * statistics.median(calls_s),
         "call_p99_us": 1e6 * float(np.quantile(calls_s, 0.99)),
-        "background_core_percent": 100 * background_s / wall_s,
+        "background_core_percent": 100 * max(0.0, background_s) / wall_s,  # two clocks tell it
         "longest_stall_ms": 1e3 * max(stalls_s),
         "stall_p999_ms": 1e3 * float(np.quantile(stalls_s, 0.999)),
         "start_cpu_s": start_s,
@@ -151,7 +151,9 @@ def import_cpu_s(statement: str, environ: dict[str, str]) -> float:
 def run_one(name: str, seconds: float, environ: dict[str, str]) -> dict[str, float] | str:
     """Measure one tracker in a process of its own, or return the last line of its error if it does not run here."""
     command = [sys.executable, __file__, "--one", name, "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=seconds + 120)
+    with tempfile.TemporaryDirectory() as scratch:  # so that no tracker meets what an earlier round has left behind
+        alone = environ | {"TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone, timeout=seconds + 120)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         return (done.stderr.strip().splitlines() or ["no output"])[-1]

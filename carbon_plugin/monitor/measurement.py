@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,10 +11,12 @@ from importlib import import_module
 from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected
+from carbon_plugin.footprint import uncertainty
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.run.projection import LIVE_DRAWS
 from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
@@ -68,6 +71,7 @@ class Measurement:
                 import_module(name)
         with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
             tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
+        uncertainty.make_ready(LIVE_DRAWS)
         wake, least_s = Wake(), settings.options.min_window_s
         cadence_s = max(settings.window_s, place.nodes / NODES_PER_APPEND_S)
         self.place = place
@@ -95,6 +99,10 @@ class Measurement:
         """Start the threads. `opened` is called after the first row of each sink, as `Delivery` says."""
         if self.place.rank == 0:
             self._guard.run("loggers", lambda: self._loggers.start(self._logger_failed, opened), None)
+        if gc.isenabled():
+            # Otherwise this collection may come on the monitor thread, where it holds the interpreter for some
+            # milliseconds of a training step: everything that was imported just now is young.
+            gc.collect(1)
         self._thread.start()
 
     def observe(self, detected: Detected, uuids: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@ whenever it has worked for `TURN_S`. Long computations call `give_way` between t
 every other thread it does nothing. `tests/monitor/test_turns.py` counts what one piece does.
 
 No pause divides a run of the garbage collector, which Python starts on the thread that makes the most new objects. The
-values that a window makes by the dozen are therefore not followed by it (`gc=False`): they hold no cycle.
+values that a window makes by the dozen are therefore not followed by it (`gc=False`): they hold no cycle. What is young
+when a measurement begins is collected before its thread starts (`monitor/measurement.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 
-TURN_S = 0.15e-3
+TURN_S = 0.1e-3
 """A thread that takes turns works for about this long at a time. One more piece may follow, so that the longest wait is
 about twice as long. Shorter turns cost more, because each begins with cold caches. Both times were chosen by the
 monitor's own benchmark, `benchmarks/beside_others.py`."""

@@ -4,6 +4,8 @@ instructions."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,18 @@ from tests.threads.pieces import MOST_INSTRUCTIONS, pieces_of
 
 WINDOWS = 6
 NODES = 40
+COLLECTIONS = """
+import gc, sys
+from carbon_plugin import CarbonMonitor
+gc.set_threshold(10**9)  # nothing is collected but what somebody asks for
+if sys.argv[2] == "off":
+    gc.disable()
+monitor = CarbonMonitor(site="FRA", run_dir=sys.argv[1], quiet=True)
+before = gc.get_stats()[1]["collections"]
+monitor.start()
+print(gc.get_stats()[1]["collections"] - before)
+monitor.close()
+"""
 
 
 def test_windows_of_eight_gpus_are_recorded_and_projected_in_short_pieces(simulated_nvml, monitor_launcher, tmp_path):
@@ -30,6 +44,14 @@ def test_windows_of_eight_gpus_are_recorded_and_projected_in_short_pieces(simula
     assert found["windows"] >= WINDOWS, errors
     assert found["pieces"] > 50 * WINDOWS
     assert instructions <= MOST_INSTRUCTIONS, functions
+
+
+@pytest.mark.parametrize(("collector", "collections"), [("on", 1), ("off", 0)])
+def test_the_garbage_of_the_start_is_collected_before_the_thread_runs(collector: str, collections: int, tmp_path: Path):
+    command = [sys.executable, "-c", COLLECTIONS, str(tmp_path / "run"), collector]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    assert int(done.stdout) == collections, done.stderr
 
 
 def test_ledgers_of_many_nodes_are_read_in_short_pieces(tmp_path: Path):

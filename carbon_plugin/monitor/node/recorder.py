@@ -115,6 +115,7 @@ class NodeRecorder:
     def record(self, record: Record) -> None:
         """Append a record."""
         self._journal.write(record)
+        give_way()
         self._job.hear(record)
 
     def note(self, kind: str, message: str, data: dict[str, object] | None = None) -> None:

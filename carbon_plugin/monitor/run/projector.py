@@ -142,6 +142,7 @@ class Projector:
         """Read what is new and project the run. `step` is the last optimizer step of the run, after which nothing
         remains if the run was `stopped`."""
         self._follower.poll()
+        give_way()
         files = self._follower.files
         if self._collector is not None:
             # A ledger that can be read replaces its report, because it holds more.
@@ -149,6 +150,7 @@ class Projector:
             files = {**self._collector.files, **files}
         own_name = (self._journal.file or UNNAMED) if self._journal else None
         files = without_copies(files, own_name)
+        give_way()
         skews_s = self._clocks.look(self._own, files) if self._own and self._follower.caught_up else {}
         totals = run_totals(
             files,
