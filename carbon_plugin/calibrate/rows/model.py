@@ -13,6 +13,7 @@ import msgspec
 
 from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
+from carbon_plugin.calibrate.rows.routing import KINDS_OF_TOKENS, ONE_WORD, repeated_text_imbalance
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
@@ -57,7 +58,7 @@ def row_model(
         assumed.append(f"kv_heads {heads}")
     if not shape.states("mlp"):
         assumed.append("mlp gelu")
-    moe = _experts(shape)
+    moe = _experts(shape, ranks=row.optional_count("ep") or 1)
     gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
     window = re.search(r"(\d+)-token sliding", shape.text("note"))
     # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
@@ -148,14 +149,17 @@ def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str,
     return shape
 
 
-def _experts(shape: Fields) -> MixtureOfExperts | None:
+def _experts(shape: Fields, ranks: int) -> MixtureOfExperts | None:
     experts = shape.optional_count("n_experts")
     if experts is None:
         return None
     width = shape.count("moe_ffn") if shape.states("moe_ffn") else shape.count("ffn")
+    top_k = shape.count("top_k")
+    uneven = ONE_WORD in shape.text("notes") and 1 < ranks <= experts
     return MixtureOfExperts(
         experts=experts,
-        top_k=shape.count("top_k"),
+        top_k=top_k,
+        imbalance=repeated_text_imbalance(KINDS_OF_TOKENS, top_k, experts, ranks) if uneven else 1.0,
         expert_ffn=width,
         shared_ffn=(shape.optional_count("shared_experts") or 0) * width,
         every=shape.count("moe_every", 1),
