@@ -47,10 +47,10 @@ class Overrun(NamedTuple):
 
 OVERRUNS: dict[RunClass, Overrun] = {
     # Computed and written by `python -m carbon_plugin.validate.run.real_runs` from the rows in docs/goodput.md.
-    "dense, ordinary": Overrun(1.24, 0.91, 2.28, 12, 21),
-    "dense, tuned": Overrun(1.68, 1.20, 2.97, 12, 21),
-    "mixture, ordinary": Overrun(1.00, 0.38, 2.22, 14, 24),
-    "mixture, tuned": Overrun(1.00, 0.59, 2.95, 14, 24),
+    "dense, ordinary": Overrun(1.30, 0.90, 2.33, 24, 42),
+    "dense, tuned": Overrun(1.71, 1.21, 3.10, 24, 42),
+    "mixture, ordinary": Overrun(1.00, 0.41, 2.32, 26, 49),
+    "mixture, tuned": Overrun(1.30, 0.63, 3.07, 26, 49),
 }
 
 

@@ -72,10 +72,12 @@ def coverage_lines(found: Sequence[RangeCoverage]) -> list[str]:
 
 
 def lines_of(rows: Sequence[CarbonRow], *, circular: bool) -> list[tuple[str, ...]]:
-    """Return the cells of one table, under `HEADINGS` and the column of LLMCarbon. A row without a prediction is left
-    out unless LLMCarbon has one."""
+    """Return the cells of one table, under `HEADINGS` and the column of LLMCarbon. A row without published energy and
+    carbon or without a prediction is left out unless LLMCarbon has one."""
     return [
-        _line(row) for row in rows if row.circular == circular and (row.skipped is None or row.llmcarbon_t is not None)
+        _line(row)
+        for row in rows
+        if row.circular == circular and (row.energy_mwh or row.carbon_t or row.llmcarbon_t is not None)
     ]
 
 

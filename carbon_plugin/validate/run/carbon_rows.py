@@ -21,6 +21,7 @@ Counted = Literal["gpu", "gpu_pue", "facility"]
 class CarbonSource(Struct, frozen=True, kw_only=True):
     """The compared fields of a published row: device-hours, MWh, tCO2e, and PUE and g/kWh of its place.
 
+    `set` is "second" for the rows of the second collection, which were predicted before anything was learned from them.
     `circular` is true where its energy is hours times a stated power, so that it tests hours and arithmetic but no
     power model.
     """
@@ -30,6 +31,8 @@ class CarbonSource(Struct, frozen=True, kw_only=True):
     model: str
     source: str
     confidence: str
+    set: str | None = None
+    params_b: float | None = None
     hardware: str | None = None
     circular: bool | None = None
     accel_hours: float | None = None

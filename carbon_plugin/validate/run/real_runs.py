@@ -31,8 +31,9 @@ from carbon_plugin.validate.run.carbon_rows import carbon_setups, carbon_sources
 from carbon_plugin.validate.run.full_runs import full_run_sources, planned_run
 
 DIGITS = 2
-FEWEST_SOURCES = 3
-"""With fewer sources nothing is known of how sources differ: the runs of the other kind of model count too then."""
+FEWEST_SOURCES = 9
+"""With fewer sources the tenth percentile of the next source lies outside of those that are known (rank 0.1 (n+1) of n
+sources): the runs of the other kind of model count too then."""
 POPULATIONS: tuple[Population, ...] = ("ordinary", "tuned")
 
 
