@@ -14,6 +14,7 @@ from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Efficiency
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Confidence, Sourced
+from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.stack import Stack
 
 DIGITS = 6
@@ -98,7 +99,7 @@ def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibra
 def _write(path: Path, value: Accelerator | Stack, source: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     body = msgspec.yaml.encode(_stated(msgspec.to_builtins(value))).decode()
-    path.write_text(f"# {source}\n{body}", encoding="utf-8")
+    save(path, f"# {source}\n{body}")
     return path
 
 

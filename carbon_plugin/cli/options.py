@@ -27,13 +27,14 @@ class Option(Struct, frozen=True):
     """Describes an option with its help text.
 
     `names` replaces the name that follows from the parameter (`seq_len` is `--seq-len`). `shown_default` replaces the
-    default in the help, and `metavar` the name of the value.
+    default in the help, and `metavar` the name of the value. A whole number below `least` is refused.
     """
 
     help: str
     names: tuple[str, ...] = ()
     shown_default: str | None = None
     metavar: str | None = None
+    least: int | None = None
 
 
 class Argument(Struct, frozen=True):
@@ -62,4 +63,4 @@ class OptionFamily(Struct, frozen=True):
 AsJson = Annotated[bool, Option("One JSON document on standard output.", names=("--json",))]
 ProfileDirectories = Annotated[list[Path] | None, Option("Directory with your own hardware profiles.")]
 RunDirectory = Annotated[Path, Argument("Run directory with the ledgers.")]
-Seed = Annotated[int, Option("Seed of the interval sampling.")]
+Seed = Annotated[int, Option("Seed of the interval sampling.", least=0)]

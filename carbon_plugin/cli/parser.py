@@ -16,6 +16,7 @@ import click
 from msgspec import NODEFAULT, Struct, structs
 
 from carbon_plugin.cli.options import Argument, CommandFunction, Option, OptionFamily
+from carbon_plugin.spec.parsing.boundary import LARGEST
 
 
 class Parameter(Struct, frozen=True):
@@ -127,6 +128,8 @@ def _value(parameter: Parameter, values: Mapping[str, Any]) -> Any:
 def _click_parameter(parameter: Parameter) -> click.Parameter:
     declared, repeated = parameter.declared, get_origin(parameter.kind) is list
     read_as = _click_type(get_args(parameter.kind)[0] if repeated else parameter.kind)
+    if isinstance(declared, Option) and declared.least is not None:
+        read_as = _whole_from(declared.least)
     if isinstance(declared, Argument):
         return _Argument(
             [parameter.name],
@@ -159,8 +162,8 @@ _EXPONENTS = {"K": 3, "M": 6, "G": 9, "B": 9, "T": 12}
 
 
 class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic class in every release of click
-    """Parses a number as Python writes it. The error is in our own words, which do not change with the release of
-    click.
+    """Parses a number in ASCII as Python writes it. The error is in our own words, which do not change with the release
+    of click.
     """
 
     def __init__(self, name: str, expected: str, read: Callable[[str], float]) -> None:
@@ -172,6 +175,8 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic cl
         if not isinstance(value, str):
             return value
         try:
+            if not value.isascii():  # Python reads the digits of every script
+                raise ValueError(value)
             return self._read(value)
         except (ValueError, OverflowError):
             self.fail(f"expected {self._expected}, it is {value!r}{_without_suffix(value)}", param, ctx)
@@ -194,8 +199,30 @@ def _whole(text: str) -> int:
         return int(number)
 
 
+def _whole_from(least: int) -> _Number:
+    """Return the type of a whole number that is not below another one."""
+
+    def read(text: str) -> int:
+        number = _whole(text)
+        if number < least:
+            raise ValueError(text)
+        return number
+
+    return _Number("integer", f"a whole number of at least {least}", read)
+
+
+def _finite(text: str) -> float:
+    """Read a number. Raises `ValueError` for anything else, for one that is not finite, and for one beyond any
+    quantity.
+    """
+    number = float(text)
+    if not abs(number) <= LARGEST:
+        raise ValueError(text)
+    return number
+
+
 _INTEGER = _Number("integer", "a whole number", _whole)
-_FLOAT = _Number("float", "a number", float)
+_FLOAT = _Number("float", f"a number up to {LARGEST:g}", _finite)
 
 
 def _click_type(kind: Any) -> Any:

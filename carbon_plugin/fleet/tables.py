@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import msgspec
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.accounts import AccountLine, Accounts
+from carbon_plugin.spec.parsing.saving import save
 
 SUFFIXES = (".json", ".csv", ".parquet", ".html")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -34,21 +33,21 @@ def write(accounts: Accounts, path: Path) -> None:
     The file is replaced in one step. Raises `FleetError` where it cannot be written.
     """
     suffix = checked_suffix(path).suffix.lower()
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.Table.from_pylist([_flat(line) for line in accounts.lines]), temporary)
-        else:
-            temporary.write_bytes(_bytes(accounts, suffix))
-        os.replace(temporary, path)
+        save(path, as_parquet(accounts) if suffix == ".parquet" else _bytes(accounts, suffix))
     except OSError as error:
         raise FleetError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def as_parquet(accounts: Accounts) -> bytes:
+    """Return the lines of accounts by group and month as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([_flat(line) for line in accounts.lines]), content)
+    return content.getvalue()
 
 
 def as_json(accounts: Accounts) -> bytes:

@@ -35,6 +35,7 @@ from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
+from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
 
 FORECAST_VERSION = 1
@@ -261,7 +262,7 @@ def save_forecast(forecast: Forecast, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
+    save(path, msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
 
 
 def load_forecast(path: str | os.PathLike[str]) -> Forecast:

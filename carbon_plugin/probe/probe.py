@@ -25,6 +25,7 @@ from carbon_plugin.probe.result import Measurements, Probe, combine
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import match_device_name
 from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.parsing.saving import save
 
 if TYPE_CHECKING:
     import torch
@@ -88,9 +89,7 @@ def write_profiles(result: Probe, directory: Path) -> tuple[Path, Path]:
     for folder, profile in (("accelerators", result.accelerator), ("nodes", result.node)):
         path = directory / folder / f"{profile.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(header + profile_yaml(profile), encoding="utf-8")
-        partial.replace(path)
+        save(path, header + profile_yaml(profile))
         written.append(path)
     return written[0], written[1]
 

@@ -15,6 +15,7 @@ from carbon_plugin.spec.hardware.profiles import find_node
 from carbon_plugin.spec.loading import Directories, load_run_spec
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.models.presets import load_preset
+from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site, relative_to
 
@@ -28,7 +29,7 @@ def write_run_spec(spec: RunSpec, path: Path, *, profile_dirs: Directories = (),
     instance where a profile is none of the shipped ones and its directory is not given.
     """
     head = "".join(f"# {line}\n" for line in note.splitlines())
-    path.write_text(head + run_document(spec, profile_dirs=profile_dirs), encoding="utf-8")
+    save(path, head + run_document(spec, profile_dirs=profile_dirs))
     if _facts(load_run_spec(path)) != _facts(spec):
         raise SpecError(f"{path}: is not read back as the run that was written; its profiles differ from those in use")
 

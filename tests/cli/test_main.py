@@ -65,6 +65,13 @@ def test_the_version_is_printed(capsys):
         (["plan", "--tokens=", "--seq-len", "100"], ["'--tokens'", "it is ''"]),
         (["profiles", "show"], ["profiles show: ", "name"]),
         (["scale", "--zone"], ["'--zone'", "argument"]),
+        (["plan", "--price", "inf"], ["'--price'", "a number up to", "it is 'inf'"]),
+        (["plan", "--tokens", "1e400"], ["'--tokens'", "a number up to", "it is '1e400'"]),
+        (["scale", "--deadline-days", "-inf"], ["'--deadline-days'", "it is '-inf'"]),
+        (["plan", "--nodes", "\u0663"], ["'--nodes'", "a whole number"]),
+        (["plan", "--seed", "-1"], ["'--seed'", "a whole number of at least 0, it is '-1'"]),
+        (["whatif", "runs/a", "--seed", "-1"], ["'--seed'", "at least 0"]),
+        (["scale", "--seed", "-1"], ["'--seed'", "at least 0"]),
     ],
 )
 def test_a_mistyped_command_line_is_one_line_that_says_what_and_where(arguments, words, capsys):
@@ -132,7 +139,9 @@ def test_a_deadline_is_in_days_and_one_that_is_no_number_is_refused_by_its_flag(
     asked = [*ONE_CARD, "h100-sxm", "--tokens", "1e12", "--deadline-days"]
 
     assert cli.run([*asked, "nan"]) == 2
-    assert "the deadline (--deadline-days) is nan, expected a positive number of days" in capsys.readouterr().err
+    assert "'--deadline-days': expected a number" in capsys.readouterr().err
+    assert cli.run([*asked, "-1"]) == 2
+    assert "the deadline (--deadline-days) is -1, expected a positive number of days" in capsys.readouterr().err
     assert [days_phrase(days) for days in (1, 0.5, 2, 189.21)] == ["1 day", "0.5 days", "2 days", "189 days"]
 
 
@@ -267,7 +276,7 @@ QUESTION = (
         (("--layout", "fast"), "error: command line: layout: expected auto or a mapping, got 'fast'"),
         (("--layout", "auto", "--tp", "0"), "error: command line: layout: tp is 0, expected a positive integer"),
         (("--price", "-1"), "error: command line: price_usd_per_device_hour: expected 0 or more, got -1"),
-        (("--pue", "nan"), "error: command line: site.pue: expected number, got nan"),
+        (("--pue", "nan"), "error: plan: Invalid value for '--pue': expected a number up to 1e+30, it is 'nan'"),
         (("--compare", ""), "error: comparison: names no axis, expected for instance zone=SWE,USA"),
     ],
 )
@@ -399,3 +408,23 @@ def test_json_is_the_only_thing_on_standard_output():
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["spec"]["site"]["zone"] == "NO"
+
+
+WRITERS = {
+    "plan": [*ONE_CARD, "h100-sxm", "--steps", "9", "-o"],
+    "search": [*ONE_CARD, "h100-sxm", "--steps", "9", "--search", "-o"],
+    "compare": [*ONE_CARD, "h100-sxm", "--steps", "9", "--compare", "zone=SWE", "-o"],
+    "count": ["count", "torch.nn:Identity", "--input", "1,2", "-o"],
+}
+
+
+@pytest.mark.parametrize("command", WRITERS.values(), ids=WRITERS)
+def test_a_pipe_that_nobody_reads_is_refused_as_a_place_for_a_result(command, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.json")
+
+    assert cli.run([*command, str(tmp_path / "pipe.json")]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {tmp_path / 'pipe.json'}: it is a pipe that no program reads")
+    assert captured.err.count("\n") == 1

@@ -8,16 +8,14 @@ that all other data is the same.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from carbon_plugin.errors import ReportError, SpecError
 from carbon_plugin.spec.parsing.opening import open_ending
+from carbon_plugin.spec.parsing.saving import save
 
 # These are the delimiters that huggingface_hub recognises. An empty block counts too.
 _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r|\n)))---[ \t]*(?=\r|\n|\Z)")
@@ -55,24 +53,15 @@ def write_key(path: Path, key: str, value: Any) -> None:
 
     Raises `ReportError` as `set_key`, for a file that is not UTF-8, and for a place that cannot be written.
     """
-    target = Path(os.path.realpath(path))  # so that a link stays a link
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        card = _content(target).decode()  # a byte order mark is kept too
-        content = set_key(card, key, value).encode()
-        temporary.write_bytes(content)
-        if target.exists():
-            shutil.copymode(target, temporary)
-        temporary.replace(target)
+        card = _content(path).decode()  # a byte order mark is kept too
+        save(path, set_key(card, key, value))
     except UnicodeDecodeError as error:
         raise ReportError(f"{path}: is not UTF-8 at byte {error.start}, expected a model card in UTF-8") from error
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from error
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 def _content(target: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.parsing.saving import save
 
 
 class WrittenAudit(Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ def write_file(path: Path, content: bytes, option: str = "--html") -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
+        save(path, content)
     except OSError as error:
         raise CarbonPluginError(
             f"{path}: the report cannot be written: {error.strerror or error}; choose another place with {option}"
@@ -87,12 +87,3 @@ def _reconciled(summary: AuditSummary, sacct: Path | None, kubernetes: Path | No
 def render_json(summary: AuditSummary) -> bytes:
     """Return the whole summary as one JSON document."""
     return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

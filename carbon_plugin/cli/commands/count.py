@@ -29,9 +29,10 @@ def count(
     import yaml
 
     from carbon_plugin.detect.shape.factory import count_target
+    from carbon_plugin.spec.parsing.saving import save
 
     counted = msgspec.to_builtins(count_target(target, inputs, seq_len=seq_len))
     block = yaml.safe_dump({"model": counted}, sort_keys=False)
     if output is not None:
-        output.write_text(block, encoding="utf-8")
+        save(output, block)
     echo(block, end="")

@@ -10,6 +10,7 @@ from msgspec import Struct, convert, to_builtins
 
 from carbon_plugin.cli.options import Argument, Option
 from carbon_plugin.cli.terminal import echo
+from carbon_plugin.spec.parsing.saving import save
 
 if TYPE_CHECKING:
     from carbon_plugin.audit.exports.model_card import ModelCardEmissions
@@ -174,5 +175,5 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         echo(text, end="")
         return
-    output.write_text(text, encoding="utf-8")
+    save(output, text)
     echo(f"export written to {output}")

@@ -13,6 +13,7 @@ from carbon_plugin.cli.options import AsJson, Option, ProfileDirectories, Seed
 from carbon_plugin.cli.terminal import echo, echo_json, steering_console
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.amounts import days_phrase
+from carbon_plugin.spec.parsing.saving import save
 
 if TYPE_CHECKING:
     from carbon_plugin.plan.scaling.laws import ScalingLaw
@@ -144,5 +145,5 @@ def _write(result: Sweep, law: ScalingLaw, folder: Path) -> tuple[Path, ...]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        save(folder / name, text)
     return tuple(folder / name for name in files)

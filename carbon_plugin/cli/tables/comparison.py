@@ -21,6 +21,7 @@ from carbon_plugin.show import plot
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units
+from carbon_plugin.spec.parsing.saving import save
 
 WIDTH_PX, ROW_PX = 820.0, 34.0
 SAME_PUE = 1.001
@@ -38,9 +39,7 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
         raise SpecError(f"comparison: {label_of(first)}: {first.reason}")
     document = msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode()
     if output is not None:
-        output.write_text(
-            comparison_chart(comparison) if output.suffix == ".svg" else f"{document}\n", encoding="utf-8"
-        )
+        save(output, comparison_chart(comparison) if output.suffix == ".svg" else f"{document}\n")
     if as_json:
         echo(document)
         return

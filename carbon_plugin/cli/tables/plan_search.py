@@ -31,6 +31,7 @@ from carbon_plugin.plan.search.layouts import ProgressCallback
 from carbon_plugin.spec.numbers.amounts import days_phrase, fitting_unit, number, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
 from carbon_plugin.spec.parsing.document import read_document
+from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
 
@@ -89,7 +90,7 @@ def run_search(
     report = answer.report if write_specs is None else _with_specs(answer, write_specs, profile_dirs)
     document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
     if output is not None:
-        output.write_text(f"{document}\n", encoding="utf-8")
+        save(output, f"{document}\n")
     if as_json:
         echo(document)
         return

@@ -23,7 +23,7 @@ from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
+from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import Directories, default_node_for, load_accelerator
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
@@ -150,7 +150,7 @@ def _options(
     """
     least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * SECONDS_PER_DAY)
     one_node = int(math.log2(hardware.devices_per_node))
-    smallest = max(one_node, math.floor(math.log2(least)))
+    smallest = max(one_node, math.floor(math.log2(min(least, MOST_NODES))))
     fewer = range(smallest - 1, max(one_node, smallest - DOUBLINGS) - 1, -1)
     met = 0
     for doubling in (*range(smallest, smallest + DOUBLINGS), *fewer):

@@ -122,8 +122,8 @@ def test_without_torch_it_says_what_to_install():
     ("flags", "problem"),
     [
         (("--seconds", "0"), "seconds is 0, expected a positive number"),
-        (("--seconds", "nan"), "seconds is nan, expected a positive number"),
-        (("--seconds", "inf"), "seconds is inf, expected a positive number"),
+        (("--seconds", "nan"), "'--seconds': expected a number"),
+        (("--seconds", "inf"), "'--seconds': expected a number"),
         (("--name", "../elsewhere"), "name is '../elsewhere', expected letters"),
     ],
 )
