@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
+from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWEST_TENTH, expected_slowdown
 from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
@@ -32,8 +32,9 @@ def warnings_of(spec: RunSpec, prediction: StepPrediction) -> list[str]:
         slower = float(expected_slowdown(used, spec.stack.population)) - 1
         likely = float(fit_probability(used, spec.stack.population))
         found.append(
-            f"memory is {used:.0%} full: expect {slower:.0%} more time than predicted here (allocator retries, up to "
-            f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - likely:.0%}"
+            f"memory is {used:.0%} full: it does not fit with a probability of {1 - likely:.0%}, and retries of the "
+            f"allocator slow one such run in ten by {SLOWEST_TENTH:.0%}: expect {slower:.0%} more time than predicted "
+            "here"
         )
     training = spec.training
     if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:

@@ -93,7 +93,7 @@ def stack_of(
     `latent` says that the model has latent attention, whose heads some kernels do not take.
     """
     changes = _kernels(conventions, row, device, latent=latent) | _experts(conventions, row, device)
-    if "PURE" in row.text("sharding"):
+    if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
         changes["grad_reduce_dtype"] = "bf16"
     if conventions.one_region:
         changes["gradient_buffers"] = True

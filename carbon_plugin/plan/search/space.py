@@ -131,8 +131,16 @@ def splits(
     ]
 
 
+TABLES = 2
+"""Embedding and head, which a pipeline may count as layers."""
+
+
 def schedules(model: TransformerModel, pp: int, space: Space, held: HeldDegrees = NOTHING) -> list[StagedSchedule]:
-    """Return the schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
+    """Return the schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace.
+
+    Embedding and head may each take the place of a layer, as with Llama 3's 126 layers in 128 chunks (arXiv 2407.21783
+    section 3.3.2).
+    """
     wanted, chunks = held.get("pipeline_schedule"), held.get("virtual_stages")
     if pp == 1:
         return [("1f1b", 1)] if wanted in (None, "1f1b", "gpipe") and chunks in (None, 1) else []
@@ -142,7 +150,7 @@ def schedules(model: TransformerModel, pp: int, space: Space, held: HeldDegrees 
     found: list[StagedSchedule] = [(kind, 1) for kind in plain if kind in kinds]
     stage = -(-model.layers // pp)
     most = MAX_CHUNKS if chunks is None else chunks
-    several = [v for v in divisors(stage) if 1 < v <= most and pp * v <= model.layers]
+    several = [v for v in divisors(stage) if 1 < v <= most and pp * v <= model.layers + TABLES]
     found += [("interleaved", v) for v in several if "interleaved" in kinds]
     found += [("zero_bubble", v) for v in several if wanted == "zero_bubble"]
     return [one for one in found if chunks in (None, one[1])]

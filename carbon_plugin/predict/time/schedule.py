@@ -30,9 +30,6 @@ BACKWARD_PASSES = 3.0
 backward."""
 JITTER_PER_DOUBLING = 0.004
 """Share of a step that waiting for the slowest rank adds with each doubling of nodes."""
-HYBRID_OVERLAP = 0.85
-"""Share of a hybrid layout's all-reduce over replicas that the backward pass hides. The value is that of
-other overlaps."""
 ZERO_BUBBLE_SHARE = 1 / 3
 """Ratio of the bubble of ZB-H1 to that of 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv
 2401.10241)."""
@@ -251,8 +248,9 @@ def _gradient_exchange(
         sent, near_sent, fetched, near_fetched = (
             both + more for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
         )
-    # Hybrid sharding reduces over replicas layer by layer during the backward pass, as it scatters.
-    hidden = where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
+    # Hybrid sharding reduces over replicas layer by layer during the backward pass, as it scatters: only the layer that
+    # the backward pass computes last has no compute left beside its exchange (`_reduce_grad` of PyTorch's FSDP).
+    hidden = where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, 1 - 1 / shape.layers), rates.dp_overlap)
     forward, backward = beside
     return np.asarray(
         exposed_exchange(sent, near_sent, backward, hidden, rates)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.rows.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import rates_of
-from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.plan.search.fullness import slowdown_of_a_run
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
@@ -109,11 +109,11 @@ def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
 
 
 def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return expected over predicted time of each row, of shape (rows,).
+    """Return expected over predicted time of each row that ran, of shape (rows,).
 
     The difference is the cost of a full memory (`plan.search.fullness`).
     """
-    return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in rows])
+    return np.array([float(slowdown_of_a_run(row.need_bytes / row.capacity_bytes, row.population)) for row in rows])
 
 
 def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:

@@ -2,7 +2,8 @@
 
 The measures are rank correlation and regret. A job is one model, trained in one way by one release of one software, on
 a certain number of devices of one kind, so that only the layout differs. The pick is the layout of the least expected
-time, which includes what it costs to fill the memory.
+time, which includes what it costs to fill the memory. All layouts are known to have run, so that none is avoided
+because it might not fit: how well that is known is counted apart (`validate.hardware.memory`).
 """
 
 from __future__ import annotations

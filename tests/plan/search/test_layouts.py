@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.search.feasibility import inputs_of
-from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.plan.search.fullness import SLOWDOWN_AT_LIMIT, expected_slowdown, slowdown_of_a_run
 from carbon_plugin.plan.search.layouts import search, search_layout
 from carbon_plugin.plan.search.pareto import STEP, front
-from carbon_plugin.plan.search.space import EVERYTHING, MAX_CHUNKS, MAX_MICRO_BATCH, USUAL, complexity, layout_at
+from carbon_plugin.plan.search.space import (
+    EVERYTHING,
+    MAX_CHUNKS,
+    MAX_MICRO_BATCH,
+    USUAL,
+    complexity,
+    layout_at,
+    schedules,
+)
 from carbon_plugin.predict.case.from_spec import layout_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.step import predict_step
@@ -249,6 +257,22 @@ def test_the_expected_slowdown_rises_from_nothing_to_what_not_fitting_costs() ->
         assert factors[0] == pytest.approx(1, abs=0.01)
         assert factors[-1] == pytest.approx(1 + 1 / 3, abs=0.02)
     assert expected_slowdown(0.9, "tuned") <= expected_slowdown(0.9, "ordinary")  # whose peaks are no surer
+
+
+def test_a_layout_that_ran_is_slower_by_retries_alone() -> None:
+    fills = np.linspace(0.2, 1.0, 100)
+    ran, unknown = slowdown_of_a_run(fills, "tuned"), expected_slowdown(fills, "tuned")
+    assert (np.diff(ran) >= 0).all()
+    assert (ran <= unknown).all()
+    assert ran[0] == pytest.approx(1)
+    assert ran[-1] < 1 + SLOWDOWN_AT_LIMIT
+
+
+@pytest.mark.parametrize(("layers", "chunks"), [(126, 8), (128, 8), (125, 4), (94, 6)])
+def test_embedding_and_head_may_take_the_place_of_layers_in_a_chunk(layers: int, chunks: int) -> None:
+    model = msgspec.structs.replace(load_preset("llama3-405b"), layers=layers)
+
+    assert max(v for _, v in schedules(model, 16, USUAL)) == chunks
 
 
 # What is held of a layout -------------------------------------------------------------------------------------------

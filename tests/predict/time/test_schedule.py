@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
+from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.operators import EAGER_BYTES
-from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, step_time
+from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
@@ -181,3 +182,16 @@ def test_an_interleaved_pipeline_hides_its_transfers_beside_compute_unless_each_
     assert transfer(2, 0.0) == pytest.approx(0, abs=1e-9)
     assert transfer(1, 0.0) > 0
     assert transfer(2, 1e-3) == pytest.approx(2 * transfer(1, 0.0))
+
+
+@pytest.mark.parametrize("layers", [10, 40])
+def test_hybrid_sharding_shows_the_exchange_of_one_layer_where_compute_hides_the_others(gpt, rates, layers) -> None:
+    shape = shape_of(msgspec.structs.replace(gpt, layers=layers))
+    layout = layout_of(ParallelLayout(dp_replicate=8, dp_shard=8, zero_stage=3, micro_batch_size=8))
+    quick = rates(nic=200e9, contention=0.0)
+
+    exposed = step_time(shape, layout, work_of(PLAN, Stack()), quick).terms["dp"]
+
+    gradients = sum(device_parameters(shape, layout)) * 4 / 8
+    every_layer = network.all_reduce_time(gradients, np.float64(8), np.float64(8), quick)
+    assert float(exposed) == pytest.approx(float(every_layer) / layers, rel=0.05)

@@ -47,4 +47,4 @@ def test_a_row_that_fills_its_memory_is_expected_to_be_slower_than_predicted() -
     )
 
     assert roomy == pytest.approx(1, abs=0.01)
-    assert full > 1.1
+    assert 1.02 < full < 1.06  # it did not have to be run again with recompute
