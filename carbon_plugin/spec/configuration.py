@@ -25,7 +25,7 @@ OTHER_VARIABLES = tuple(
     for name in (
         "AUTO", "BENCH_SIMULATED", "CACHE", "COLLECTOR", "CONFIG", "DISABLED", "INHERITED_RUN_DIR", "LAUNCH",
         "NODE_METER_PASSWORD", "NODE_METER_TOKEN", "NODE_METER_USER", "PROFILES", "RUNS", "RUN_ARGUMENTS", "RUN_ID",
-        "RUN_KEY", "WEBHOOK_SECRET",
+        "RUN_KEY", "RUN_PROCESS", "WEBHOOK_SECRET",
     )
 )  # fmt: skip
 """The environment variables of this package that state no field of a configuration."""

@@ -234,7 +234,7 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
         assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))
     if used > node.accelerators:
         raise document.error(("cluster", "devices_per_node"), _no_room(accelerator, node, used, directories))
-    accelerator, node = _stated_links(document, fields, accelerator, node)
+    accelerator, node = _stated_links(document, fields, accelerator, node, used)
     with document.located(("cluster",)):
         cluster = Cluster(
             accelerator=accelerator,
@@ -249,7 +249,7 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
 
 
 def _stated_links(
-    document: Document, fields: _ClusterFields, accelerator: Accelerator, node: Node
+    document: Document, fields: _ClusterFields, accelerator: Accelerator, node: Node, used: int
 ) -> tuple[Accelerator, Node]:
     """Return the accelerator and the node with the links and the network that the spec states in place of the
     profiles'.
@@ -259,7 +259,9 @@ def _stated_links(
             accelerator = with_scaleup(accelerator, fields.scaleup)
     if fields.network is not None:
         with document.located(("cluster", "network"), field=True):
-            node = with_network(node, fields.network)
+            # A generic server holds the devices that are used; other nodes have NICs for all of theirs.
+            sharing = used if node.accelerator == ANY_ACCELERATOR else node.accelerators
+            node = with_network(node, fields.network, sharing)
     if fields.oversubscription is not None:
         with document.located(("cluster",)):
             node = with_oversubscription(node, fields.oversubscription)

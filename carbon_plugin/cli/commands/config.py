@@ -23,7 +23,7 @@ def show(start: Start = None, as_json: AsJson = False) -> None:
     if as_json:
         echo_json({"file": None if configured.file is None else str(configured.file), "fields": fields})
         return
-    _print(fields)
+    _print(fields, configured.file)
     echo("")
     echo(f"file: {configured.file}" if configured.file else "no carbon_plugin.yaml from here upwards")
 
@@ -35,19 +35,22 @@ def schema() -> None:
     echo_json(schema_of("configuration"))
 
 
-def _print(fields: dict[str, Any]) -> None:
+def _print(fields: dict[str, Any], file: Path | None) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1), show_header=True, header_style="bold")
+    from carbon_plugin.cli.printing import print_table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=True, header_style="bold")
     for heading in ("field", "value", "source"):
         table.add_column(heading, overflow="fold")
     for name, found in fields.items():
         value = found["value"]
         shown = _plain(value)
-        table.add_row(escape(name), escape(shown), escape(found["source"]))
-    Console(highlight=False).print(table)
+        source = found["source"] if file is None else found["source"].replace(str(file), file.name)
+        table.add_row(escape(name), escape(shown), escape(source))
+    print_table(Console(highlight=False), table)
 
 
 def _plain(value: Any) -> str:

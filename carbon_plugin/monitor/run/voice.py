@@ -31,7 +31,7 @@ def opening(
     """
     metered = "another process of this node meters" if devices is None else f"metering {_metered(devices)}"
     where = f"on the first of {nodes} nodes" if nodes > 1 else "on this machine"
-    missing = "" if has_site else "; carbon is missing, because no site was given (site=...)"
+    missing = "" if has_site else "; carbon is missing, because no site is known (site=...)"
     limit = "" if budget is None else f"; budget: {budget}"
     record = "the record is in" if written else "the record is kept in memory until it can be written in"
     return f"{metered} {where}; {record} {run_dir}{limit}{missing}"

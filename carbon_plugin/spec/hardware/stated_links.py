@@ -28,19 +28,28 @@ def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
     return msgspec.structs.replace(accelerator, scaleup=scaleup)
 
 
-def with_network(node: Node, text: str) -> Node:
-    """Return the node with the NICs that a spec states, shared by its devices.
+def with_network(node: Node, text: str, devices: int) -> Node:
+    """Return the node with the NICs that a spec states, shared by so many devices.
 
     Raises `SpecError` for text that states no rate, or does not say what the rate belongs to.
     """
     try:
-        rate = nic_bytes_per_s(text, node.accelerators)
+        rate = nic_bytes_per_s(text, devices)
     except SpecError:
         rate = None
     if not rate or not re.fullmatch(r"[\w\s/.\-,x\u00d7*]+", text):
-        raise SpecError(f"expected {EXPECTED_NICS}, got {shown(text)}")
+        one = f"1x {text}"
+        alone = f"; a node with one such NIC has {one}" if _states_a_rate(one, devices) else ""
+        raise SpecError(f"expected {EXPECTED_NICS}, got {shown(text)}{alone}")
     stated = Sourced(rate, f"cluster.network: {text}", "read")
     return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, bandwidth_bytes_per_s=stated))
+
+
+def _states_a_rate(text: str, devices: int) -> bool:
+    try:
+        return bool(nic_bytes_per_s(text, devices))
+    except SpecError:
+        return False
 
 
 def with_oversubscription(node: Node, factor: float) -> Node:

@@ -87,6 +87,8 @@ class _Decoder:
             if key not in fields and key != tag:
                 close = nearest(str(key), fields, self.other_names)
                 hint = f"nearest: {', '.join(close)}" if close else f"known: {', '.join(fields)}"
+                if value[key] is None and str(key).isdecimal():  # {pue: 1,35} is a field `35` without a value
+                    hint = "a comma in braces begins a new field; write the number before it with a point, such as 1.35"
                 raise self.document.error((*keys, key), f"unknown field; {hint}")
         for name, field in fields.items():
             if field.required and name not in value:
@@ -111,7 +113,12 @@ class _Decoder:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
-            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}") from None
+            quoted = f'; write it in quotes: "{value}"' if kind is str and _is_number(value) else ""
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}{quoted}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _counts_bytes_per_s(keys: Keys) -> bool:

@@ -62,7 +62,7 @@ def test_run_says_a_line_at_its_start_and_one_at_its_end(lines, tmp_path):
 def test_missing_site_is_said_at_the_start_and_no_carbon_at_the_end(lines):
     start, end = lines()
 
-    assert "carbon is missing, because no site was given" in start
+    assert "carbon is missing, because no site is known" in start
     assert "CO2e" not in end
 
 
@@ -104,7 +104,7 @@ def test_devices_are_named_with_how_each_is_known():
     assert opening([], Path("r"), nodes=1, has_site=True, written=False).endswith(
         "the record is kept in memory until it can be written in r"
     )
-    assert "no site was given" in opening([], Path("runs/a"), nodes=1, has_site=False)
+    assert "no site is known" in opening([], Path("runs/a"), nodes=1, has_site=False)
     assert opening(None, Path("r"), nodes=1, has_site=True).startswith("another process of this node meters")
 
 

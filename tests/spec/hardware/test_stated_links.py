@@ -15,12 +15,12 @@ from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
 
 
-def run(**cluster: Any) -> RunSpec:
+def run(layout: dict[str, int] | None = None, **cluster: Any) -> RunSpec:
     return build_run_spec(
         {
             "model": "llama3-8b",
             "cluster": {"accelerator": "a100-sxm-80gb", "node": "dgx-a100", "nodes": 4, **cluster},
-            "layout": {"tp": 8, "dp_shard": 4, "zero_stage": 3},
+            "layout": layout or {"tp": 8, "dp_shard": 4, "zero_stage": 3},
             "training": {"seq_len": 2048, "global_batch_size": 64, "steps": 10},
             "site": {"zone": "FRA"},
         }
@@ -62,6 +62,19 @@ def test_links_of_a_device_replace_those_of_its_profile(text, expected) -> None:
 )
 def test_nics_of_a_node_are_shared_by_its_devices(text, expected) -> None:
     assert nic(run(network=text)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("node", "devices"), [("pcie-8", 4), ("pcie-8", 8), ("dgx-a100", 4), ("workstation", 1)])
+def test_nics_of_a_generic_server_are_shared_by_the_devices_it_holds(node, devices) -> None:
+    layout = {"tp": devices, "dp_shard": 4, "zero_stage": 3}
+    spec = run(node=node, devices_per_node=devices, network="1x 25GbE", layout=layout)
+
+    assert nic(spec) == pytest.approx(25e9 / 8 / (8 if node == "dgx-a100" else devices))
+
+
+def test_a_rate_that_names_no_owner_is_refused_with_the_text_for_one_nic() -> None:
+    with pytest.raises(SpecError, match=r"got '25GbE'; a node with one such NIC has 1x 25GbE$"):
+        run(network="25GbE")
 
 
 @given(

@@ -63,7 +63,7 @@ def test_a_whole_float_is_taken_for_an_int_and_an_int_for_a_float():
         ("inner: {count: 1}\nnamed:\n  a: {count: b}", "x.yaml:3: named.a.count: expected int, got 'b'"),
         ("inner: {count: 1}\nlisted: 3", "x.yaml:2: listed: expected a list, got 3"),
         ("inner: {count: 1}\nlisted:\n- count: 1\n- count: b", "x.yaml:4: listed[1].count: expected int, got 'b'"),
-        ("inner: {count: 1}\nword: 3", "x.yaml:2: word: expected text, got 3"),
+        ("inner: {count: 1}\nword: 3", 'x.yaml:2: word: expected text, got 3; write it in quotes: "3"'),
         ("inner: {count: 1}\nkind: rign", "x.yaml:2: kind: expected one of ring, tree, got 'rign'"),
         ("inner: {count: 1}\nstage: 7", "x.yaml:2: stage: expected one of 0, 1, 2, got 7"),
         ("inner: {count: 1}\non: yes", "x.yaml:2: on: expected true or false, got 'yes'"),
@@ -71,6 +71,11 @@ def test_a_whole_float_is_taken_for_an_int_and_an_int_for_a_float():
         ("inner: {}", "x.yaml:1: inner: field count is missing, expected int"),
         ("inner: {count: 1}\nnaned: {}", "x.yaml:2: naned: unknown field; nearest: named"),
         ("inner: {count: 1, zz: 1}", "x.yaml:1: inner.zz: unknown field; known: count, share"),
+        (
+            "inner: {count: 1, share: 1,35}",
+            "x.yaml:1: inner.35: unknown field; a comma in braces begins a new field; write the number before it with "
+            "a point, such as 1.35",
+        ),
         ("[1]", "x.yaml:1: expected a mapping, got [1]"),
     ],
 )
