@@ -225,13 +225,25 @@ _INTEGER = _Number("integer", "a whole number", _whole)
 _FLOAT = _Number("float", f"a number up to {LARGEST:g}", _finite)
 
 
+class _Path(click.Path):
+    """Parses a path. An empty one, as of a variable of the shell that is not set, would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, it is ''", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_PATH = _Path(path_type=Path)
+
+
 def _click_type(kind: Any) -> Any:
     if kind is int:
         return _INTEGER
     if kind is float:
         return _FLOAT
     if kind is Path:
-        return click.Path(path_type=Path)
+        return _PATH
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return click.Choice([one.value for one in kind])
     return click.STRING

@@ -102,7 +102,8 @@ class CarbonMonitor(StepCounter):
         the frameworks in use.
 
         `watched` are the objects that are trained. If an earlier training of this process holds one of them, or has the
-        same run directory, that training ends now: the user has run a cell of a notebook again. `end` is called to end
+        same run directory, that training ends now: the user has run a cell of a notebook again. It goes on where a
+        `with` block holds it open, and this one is a part of it. `end` is called to end
         this training in the same case, and when the program ends; the default is `close`.
 
         A monitor that `gives_way` was started by nobody's script. It does not start where a script measures itself, and
@@ -118,7 +119,9 @@ class CarbonMonitor(StepCounter):
         training = self._training = Training(
             run_dir, watched, gives_way=gives_way, end=end or self.close, disarm=self._disarm
         )
-        training.end_others()
+        if not training.takes_place():
+            self._training = None
+            return
         place = ranks or self._ranks
         self._guard.run(
             "start", lambda: self._start(settings, run_dir, training, place, versions or {}, hindrance), None
@@ -194,6 +197,11 @@ class CarbonMonitor(StepCounter):
         self._shown = live.version
         return dict(live.metrics)
 
+    def hold_open(self) -> None:
+        """Note that a `with` block holds the training open: one of the same objects inside of it does not end it."""
+        if self._training is not None:
+            self._training.in_block = True
+
     def log_to(self, log: Log) -> None:
         """Add a logger. It gets each new row of figures at the first step after its window, and the last row at the
         end."""
@@ -240,6 +248,7 @@ class CarbonMonitor(StepCounter):
 
     def __enter__(self) -> CarbonMonitor:
         self.start()
+        self.hold_open()
         return self
 
     def __exit__(

@@ -18,6 +18,13 @@ from typing import Any
 from carbon_plugin.detect.successor import weakly
 
 logger = logging.getLogger(__name__)
+_NESTED = {
+    False: "carbon_plugin: this training is inside of the one in %s, which goes on; while both run, each of the two "
+    "records has a part of the energy, so that their sum counts it once",
+    True: "carbon_plugin: this training is inside of the one in %s, which goes on and records it; give the inner one a "
+    "run_dir of its own for a record of its own",
+}
+"""What is said of a training inside of another one of the same objects, by whether both have one run directory."""
 
 
 class Training:
@@ -45,11 +52,19 @@ class Training:
         self._gives_way = gives_way
         self._end = end
         self._disarm = disarm
+        self.in_block = False
+        """Whether a `with` block holds it open, so that what begins inside the block is a part of it."""
 
-    def end_others(self) -> None:
-        """End each training that gives way, has the same run directory, or trains one of the same objects: the user has
-        run a cell of a notebook again. End those too whose objects are gone: an exception has ended them, and nobody
-        has closed them."""
+    def takes_place(self) -> bool:
+        """Return whether this training can begin beside the others, after those that it replaces were ended.
+
+        It ends each one that gives way, has the same run directory, or trains one of the same objects: the user has run
+        a cell of a notebook again. It ends those too whose objects are gone: an exception has ended them, and nobody
+        has closed them. One that trains the same objects in an open `with` block goes on, because this one is a part of
+        it: both are measured and share the energy, or, where both would record in one run directory, only the outer one
+        is.
+        """
+        within = False
         if any(other._watched for other in _measured):
             gc.collect()  # a model that an exception has left may be part of a cycle
         for other in list(_measured):
@@ -60,12 +75,17 @@ class Training:
             if other._gives_way:
                 other._end("the script began to measure itself")
                 continue
+            if same and other.in_block:
+                within |= other._run_dir == self._run_dir
+                logger.warning(_NESTED[other._run_dir == self._run_dir], other._run_dir)
+                continue
             if other._run_dir == self._run_dir and not same:
                 logger.warning(
                     "carbon_plugin: trainings at a time need a run_dir each; the first in %s ends", self._run_dir
                 )
             if other._run_dir == self._run_dir or same:
                 other._end("another training began with its model, its optimizer or its run directory")
+        return not within
 
     def enter(self) -> None:
         """Make the training known from now on, and end it when the program ends."""

@@ -71,6 +71,8 @@ def test_the_version_is_printed(capsys):
         (["plan", "--nodes", "\u0663"], ["'--nodes'", "a whole number"]),
         (["plan", "--seed", "-1"], ["'--seed'", "a whole number of at least 0, it is '-1'"]),
         (["whatif", "runs/a", "--seed", "-1"], ["'--seed'", "at least 0"]),
+        (["audit", "runs/a", "--out", ""], ["'--out'", "expected a path, it is ''"]),
+        (["audit", ""], ["expected a path, it is ''"]),
         (["scale", "--seed", "-1"], ["'--seed'", "at least 0"]),
     ],
 )

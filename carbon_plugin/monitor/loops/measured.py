@@ -49,6 +49,8 @@ class MeasuredTraining:
             self.monitor.close(reason)
 
     def __enter__(self) -> Self:
+        if self.monitor is not None:
+            self.monitor.hold_open()
         return self
 
     def __exit__(

@@ -131,6 +131,39 @@ def test_second_watch_ends_the_first(what, tmp_path):
     assert not optimizer._optimizer_step_post_hooks
 
 
+@pytest.mark.parametrize("inner_dir", ["a", "b"])
+def test_watch_inside_of_a_with_block_leaves_the_outer_one_going_on(inner_dir, tmp_path, caplog):
+    outer, model, optimizer = training(tmp_path / "a")
+    with outer:
+        await_ledger(outer)
+        optimizer.step()
+        inner = watch(model, optimizer, run_dir=tmp_path / inner_dir)
+        with inner:
+            for _ in range(3):
+                optimizer.step()
+        optimizer.step()
+        assert outer.monitor.active
+        assert not inner.monitor.active
+
+    assert (outer.monitor.counted, inner.monitor.counted) == (5, 0 if inner_dir == "a" else 3)
+    assert closed(tmp_path / "a") == ["closed"]
+    assert inner_dir == "a" or closed(tmp_path / "b") == ["closed"]
+    assert [record.getMessage().partition(", which goes on")[0] for record in caplog.records] == [
+        f"carbon_plugin: this training is inside of the one in {tmp_path / 'a'}"
+    ]
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_cell_of_a_notebook_that_runs_again_after_an_interrupt_of_its_block_begins_anew(tmp_path, caplog):
+    model = nn.Linear(2, 2)
+    for name in "ab":
+        with pytest.raises(KeyboardInterrupt), training(tmp_path / name, model)[0]:
+            raise KeyboardInterrupt
+
+    assert closed(tmp_path / "a") == closed(tmp_path / "b") == ["exception: KeyboardInterrupt"]
+    assert not caplog.records
+
+
 def test_trainings_that_begin_in_the_same_second_have_a_run_directory_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("CARBON_PLUGIN_RUN_DIR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
