@@ -33,13 +33,17 @@ def run_line(run: WholeRun) -> list[str]:
     """Return the cells of a run under `RUN_HEADINGS`."""
     cells = [run.id, run.origin, f"{run.published_device_hours:,.0f}"]
     for population in POPULATIONS:
-        cells += [f"{run.best_case_device_hours[population]:,.0f}", f"{run.over_predicted(population):.2f}"]
+        known = population in run.best_case_device_hours
+        hours = f"{run.best_case_device_hours[population]:,.0f}" if known else ""
+        cells += [hours, f"{run.over_predicted(population):.2f}" if known else ""]
     return cells
 
 
 def write(page: Path = PAGE) -> None:
     """Replace what stands between the markers of each part."""
-    runs = sorted(whole_runs(), key=lambda run: (run.mixture, run.over_predicted("ordinary")))
+    runs = sorted(
+        whole_runs(), key=lambda run: (run.mixture, run.over_predicted(next(iter(run.best_case_device_hours))))
+    )
     overruns = [
         (
             item.kind,

@@ -30,9 +30,9 @@ KERNELS = tuple(ATTENTION_SIGMA)
 ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan", "compiled")
 """Frameworks whose factor is 1. The devices' constants are fitted on them."""
 FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
-VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "tuned")
-"""Frameworks of vendors for their own hardware. They share one factor, and each that has rows has a deviation from
-it."""
+VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "hai-llm", "tuned")
+"""Frameworks of vendors for their own hardware, and those that were tuned like them. They share one factor, and each
+that has rows has a deviation from it."""
 BLIND_COLLECTIONS = ("second", "third", "fourth", "fifth", "sixth")
 """Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
@@ -43,7 +43,16 @@ HOST_GROUPS = {
     "llm-foundry": ("llm-foundry",),
     "torchtitan": ("torchtitan", "compiled"),
     "megatron-lm": ("megatron-lm",),
-    "nvidia": ("nemo", "megatron-bridge", "megatron-core", "maxtext", "transformer-engine", "automodel", "tuned"),
+    "nvidia": (
+        "nemo",
+        "megatron-bridge",
+        "megatron-core",
+        "maxtext",
+        "transformer-engine",
+        "automodel",
+        "hai-llm",
+        "tuned",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, optimizer_sta
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
-from carbon_plugin.predict.time.layer import exposed_exchange, overlapped
+from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
 from carbon_plugin.predict.time.schedule import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel

@@ -150,7 +150,8 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
 def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
     """Return the bytes per token of Q, K, V, the output of the core, latent vectors, and scores that go through memory.
 
-    In low precision the output is kept twice: for the core and as input of the projection.
+    In low precision the output is kept twice, for the core and as input of the projection, unless one narrow copy
+    serves both.
     """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     through_memory = rates.attention_unfused > 0
@@ -160,11 +161,12 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     kv = where(through_memory & (plain > 0), heads, kv)
     a_score = where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
     built = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
-    narrow_copy = where(work.input_bytes < work.activation_bytes, work.input_bytes, 0)
+    copied = (work.input_bytes < work.activation_bytes) & (work.kept_bytes == work.activation_bytes)
+    narrow_copy = where(copied, work.input_bytes, 0)
     latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
     scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
-    wide = built * (1 - layout.again_latent * shape.mla) + heads * shape.v_dim + latent + scores
-    return wide * work.activation_bytes + narrow_copy * heads * shape.v_dim
+    wide = built * (1 - layout.again_latent * shape.mla) + latent + scores
+    return wide * work.activation_bytes + (work.kept_bytes + narrow_copy) * heads * shape.v_dim
 
 
 def _kept_of_mlp(shape: Shape, layout: Layout, work: StepWork) -> Values:
@@ -194,7 +196,7 @@ def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     and of the input of the second product, which `again_act` repeats.
     """
     single = work.eager * shape.gated * work.activation_bytes
-    return (1 + shape.gated) * work.activation_bytes + single + work.input_bytes * (1 - layout.again_act)
+    return (1 + shape.gated) * work.kept_bytes + single + work.input_bytes * (1 - layout.again_act)
 
 
 def reserved_bytes(parts: Mapping[str, Values]) -> Values:

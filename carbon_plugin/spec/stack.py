@@ -48,30 +48,32 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     matrices do both (GShard, MaxText without `sparse_matmul`). `capacity_factor` is the largest number of rows of an
     expert over their mean, where tokens beyond it are dropped; unset, none is dropped. `static_dispatch` says that an
     expert always takes as many rows as its capacity (it is padded too), so that the host waits for no count; without a
-    `capacity_factor` it is the mean. `transfer_wait_s` is the
-    time for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited
-    by itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends
-    the tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
-    is the standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the
-    mean; unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for
-    ordinary software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused"
-    in fp32 (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16
-    bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit,
-    "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is
-    the number of operation slots that hooks of parameter sharding add to every pass through a layer.
+    `capacity_factor` it is the mean. `narrow_dispatch` says that tokens, and gradients, are sent to experts in the low
+    precision of the products (what comes back is 16 bit). `transfer_wait_s` is the time for which host and device stand
+    still at every transfer between pipeline stages, where each is sent and awaited by itself (DeepSpeed's pipeline
+    engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the tensors that it updated to all
+    others one after the other (InternEvo), in place of one gather. `routing_spread` is the standard deviation, over the
+    ranks of expert parallelism, of the tokens that they receive, divided by the mean; unset, it is 0 for a tuned stack,
+    whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary software. `cross_entropy` says what
+    a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32 (Megatron), "chunked" where the logits
+    are never all held at once, "chunked_output" where all are held in 16 bit and the loss takes them in chunks
+    (torchtune), "in_place" where the gradient is written over the 16-bit logit, "half" single operations that keep no
+    fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the number of operation slots that
+    hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
-    precision (Transformer Engine). `weighted_experts` says that an expert's activation is multiplied by its
-    probability, so that what the expert returns is not kept (Megatron-core since 0.12). `accumulates_beside` says
-    that 16-bit gradients are added up in a further fp32 copy (DeepSpeed's bf16 optimizer). `gradient_buffers` says
-    that gradients live in buffers that exist all the time (Megatron); PyTorch frees them after a step.
-    `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
-    (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither
-    they nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention
-    core's output and every second product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its
-    input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), or the
-    weight in use (XLA's GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a
-    layout does not state how many (`spec.defaults`).
+    precision (Transformer Engine), and `narrow_kept` that so are the inputs of activation functions and the result of
+    the attention core (DeepSeek-V3, arXiv 2412.19437 section 3.3.3). `weighted_experts` says that an expert's
+    activation is multiplied by its probability, so that what the expert returns is not kept (Megatron-core since 0.12).
+    `accumulates_beside` says that 16-bit gradients are added up in a further fp32 copy (DeepSpeed's bf16 optimizer).
+    `gradient_buffers` says that gradients live in buffers that exist all the time (Megatron); PyTorch frees them after
+    a step. `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
+    (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither they
+    nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output
+    and every second product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone.
+    `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), or the weight in use (XLA's
+    GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how
+    many (`spec.defaults`).
 
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset, it is that of ordinary software, as fitted
@@ -91,6 +93,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     one_hot_dispatch: bool = False
     capacity_factor: float | None = None
     static_dispatch: bool = False
+    narrow_dispatch: bool = False
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False
     routing_spread: float | None = None
@@ -101,6 +104,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gather_overlap: float | None = None
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     narrow_inputs: bool = False
+    narrow_kept: bool = False
     weighted_experts: bool = False
     accumulates_beside: bool = False
     gradient_buffers: bool = False

@@ -156,6 +156,18 @@ def test_transformer_engine_keeps_inputs_of_products_in_the_narrow_precision(rat
     assert wide - narrow == pytest.approx((2 - each) * (2 * GPT.hidden + GPT.ffn) - each * GPT.hidden)
 
 
+@pytest.mark.parametrize("precision", NARROW_BYTES)
+def test_narrow_copies_that_serve_the_backward_pass_too_replace_the_wide_ones(rates: MakeRates, precision: str) -> None:
+    inputs, everything = (
+        predicted(LLAMA, rates(), stack=Stack(fused=True, narrow_inputs=True, narrow_kept=kept), precision=precision)
+        for kept in (False, True)
+    )
+
+    # The gate and the first product become narrow, and of the core's output only one copy is left.
+    each = NARROW_BYTES[precision]
+    assert inputs - everything == pytest.approx((2 - each) * 2 * LLAMA.ffn + 2 * LLAMA.heads * LLAMA.head_dim)
+
+
 def test_inputs_of_products_stay_wide_in_16_bit(rates: MakeRates) -> None:
     assert predicted(GPT, rates(), stack=Stack(narrow_inputs=True)) == predicted(GPT, rates())
 

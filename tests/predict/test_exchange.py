@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.rates.resolve import datasheet
-from carbon_plugin.predict.time.layer import exposed_exchange
+from carbon_plugin.predict.time.overlap import exposed_exchange
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator

@@ -126,7 +126,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("vescale", MEGATRON_CORE),
     ("primus", MEGATRON_CORE),
     ("flagscale", MEGATRON_CORE),
-    ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, dualpipe=True)),
+    ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, name="hai-llm", dualpipe=True)),
     ("gpt-neox", MEGATRON_LM),
     ("nanotron", NANOTRON),
     ("internevo", INTERNEVO),

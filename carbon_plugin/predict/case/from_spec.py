@@ -57,6 +57,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "rope_dim": mla.qk_rope_head_dim if mla else 0,
         "experts": moe.experts if moe else 0,
         "top_k": moe.top_k if moe else 0,
+        "group_share": moe.groups_per_token / moe.groups if moe else 1.0,
         "expert_ffn": moe.expert_ffn if moe else 0,
         "expert_hidden": model.hidden,
         "shared_ffn": moe.shared_ffn if moe else 0,
@@ -166,6 +167,7 @@ EAGER_LOGIT_BYTES = 3.0
 def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     """Return the work and the numeric formats of one training plan under a software stack."""
     activation = ACTIVATION_BYTES[training.precision]
+    narrow = NARROW_BYTES.get(training.precision, activation)
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
@@ -175,7 +177,9 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),
-        input_bytes=values(NARROW_BYTES.get(training.precision, activation) if stack.narrow_inputs else activation),
+        dispatch_bytes=values(narrow if stack.narrow_dispatch else activation),
+        kept_bytes=values(narrow if stack.narrow_kept else activation),
+        input_bytes=values(narrow if stack.narrow_inputs else activation),
         parameter_bytes=values(activation),
         reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),

@@ -25,13 +25,14 @@ C = TypeVar("C")
 class Shape:
     """Dimensions of one or many models, in elements, and counts per model.
 
-    `parts` is 1 where a layer has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one
-    of them. The `scan_*` fields describe layers that mix tokens along a state (`predict.time.scan`). `more_columns` are
-    the columns of a layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of
-    an encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags
-    say which matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a
-    model differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain
-    fields then describe equal layers that have the same total width.
+    `group_share` is the share of the groups of experts from which a token may take its own. `parts` is 1 where a layer
+    has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one of them. The `scan_*`
+    fields describe layers that mix tokens along a state (`predict.time.scan`). `more_columns` are the columns of a
+    layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an encoder or
+    tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags say which
+    matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a model differ,
+    `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain fields then
+    describe equal layers that have the same total width.
     """
 
     layers: Values
@@ -56,6 +57,7 @@ class Shape:
     rope_dim: Values
     experts: Values
     top_k: Values
+    group_share: Values
     expert_ffn: Values
     expert_hidden: Values
     shared_ffn: Values
@@ -144,18 +146,22 @@ class StepWork:
     """Work of one step and the numeric formats that it uses.
 
     `seq_len` is in tokens and `batch` in sequences. `activation_bytes` is the size of an activation element,
-    `input_bytes` that of an element that is kept because a product takes it as input, `parameter_bytes` that of a
-    parameter as stored for compute, and `reduce_bytes` that of a gradient as it is reduced. `optimizer_bytes` is the
-    optimizer state per parameter. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
-    split over tensor-parallel ranks, and `head_gradients` is the number of gradients of the head that lie beside them.
-    `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is
-    the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`,
-    `keeps_*` and `gathers_weights` are fields of `Stack` as numbers.
+    `dispatch_bytes` that of an element on its way to experts, `kept_bytes` that of an element that the backward pass of
+    an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
+    product takes it as input, `parameter_bytes` that of a parameter as stored for compute, and `reduce_bytes` that of a
+    gradient as it is reduced. `optimizer_bytes` is the optimizer state per parameter. `logit_bytes` and
+    `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks, and
+    `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
+    elementwise operations run one by one. `offloaded` is the share of layers whose activations wait in host memory.
+    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_weights` are fields of `Stack` as
+    numbers.
     """
 
     seq_len: Values
     batch: Values
     activation_bytes: Values
+    dispatch_bytes: Values
+    kept_bytes: Values
     input_bytes: Values
     parameter_bytes: Values
     reduce_bytes: Values

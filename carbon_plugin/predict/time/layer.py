@@ -25,14 +25,9 @@ from carbon_plugin.predict.time.experts import (
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
 from carbon_plugin.predict.time.operators import Cost, linear
+from carbon_plugin.predict.time.overlap import exposed_experts, overlapped, smooth_max
 from carbon_plugin.predict.time.recompute import ForwardPass, recompute_time
 from carbon_plugin.predict.time.scan import scan
-
-
-def smooth_max(a: Values, b: Values) -> Values:
-    """Return (a^4 + b^4)^(1/4), the time of two things that overlap almost fully."""
-    a2, b2 = a * a, b * b
-    return np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +66,17 @@ def layer_time(
     scanned = scan(shape, layout, work, rates) if any_of(shape.scan_heads > 0) else None
     device = matmul + core + chain + tp + cp
     device = device if scanned is None else device + scanned
-    ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
+    ep = exposed_experts(ep, device, layout, rates) if sparse else ep
     device = device + ep
     host = host_floor(shape, layout, work, rates, sparse=sparse)
-    forward = smooth_max(device.forward, host.forward)
-    backward = smooth_max(device.backward, host.backward)
+    wait = host_wait(rates) if sparse else np.float64(0)
+    forward = smooth_max(device.forward, host.forward) + wait
+    backward = smooth_max(device.backward, host.backward) + wait
     if sparse and any_of(rates.expert_loop > 0):
         looped = rates.expert_loop > 0
         passes = expert_loop(shape, layout, rates)
         forward = where(looped, forward + passes.forward, forward)
         backward = where(looped, backward + passes.backward, backward)
-    if sparse:
-        wait = host_wait(rates)
-        forward, backward = forward + wait, backward + wait
     grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
     passed = ForwardPass(
         total=forward,
@@ -97,6 +90,11 @@ def layer_time(
     recompute = recompute_time(layout, work, passed)
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute + again * (up.forward + down.forward + ep.forward)
+    if any_of(layout.again_latent * shape.mla):
+        recompute = (
+            recompute
+            + layout.again_latent * _latent_expansion(shape, layout, work, tokens, micro_batches, rates).forward
+        )
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
     return LayerTime(
         {
@@ -136,13 +134,19 @@ def attention_projections(
         cost = cost + linear(looked_at, 2 * crossed, h, work, micro_batches, rates)
     if not any_of(shape.mla):
         return cost
-    query_out = shape.heads * shape.qk_dim / tp * shape.mla
-    low_rank = shape.q_rank > 0
     cost = cost + linear(tokens, shape.q_rank * shape.mla, h, work, micro_batches, rates)
-    cost = cost + linear(tokens, query_out, where(low_rank, shape.q_rank, h), work, micro_batches, rates)
     cost = cost + linear(tokens, (shape.kv_rank + shape.rope_dim) * shape.mla, h, work, micro_batches, rates)
-    expand = shape.heads * (shape.qk_dim - shape.rope_dim + shape.v_dim) / tp * shape.mla
-    return cost + linear(tokens, expand, shape.kv_rank, work, micro_batches, rates)
+    return cost + _latent_expansion(shape, layout, work, tokens, micro_batches, rates)
+
+
+def _latent_expansion(
+    shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates
+) -> Cost:
+    """Return the seconds of the products that expand latent vectors to queries, keys and values."""
+    query_out = shape.heads * shape.qk_dim / layout.tp * shape.mla
+    query = linear(tokens, query_out, where(shape.q_rank > 0, shape.q_rank, shape.hidden), work, micro_batches, rates)
+    expand = shape.heads * (shape.qk_dim - shape.rope_dim + shape.v_dim) / layout.tp * shape.mla
+    return query + linear(tokens, expand, shape.kv_rank, work, micro_batches, rates)
 
 
 def _mlp(
@@ -186,8 +190,15 @@ def _experts(
         there, back = one_hot_products(local_tokens, shape, layout, work, rates)
         up, down = up + there, down + back
     # The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number.
+    # Half of the exchanges are dispatches, of tokens or of gradients, and half are sums of what comes back.
+    element_bytes = (work.dispatch_bytes + work.activation_bytes) / 2
     sent = network.all_to_all_time(
-        rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, layout.expert_tp, rates
+        rows * load * element_bytes * shape.expert_hidden,
+        shape.top_k,
+        layout.ep,
+        layout.expert_tp,
+        rates,
+        shape.group_share,
     )
     shared: Values = np.float64(0)
     if any_of(layout.expert_tp > 1):
@@ -195,19 +206,6 @@ def _experts(
         shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
     both = 2 * (sent + shared)
     return up, down, Cost(both, both), shape.shared_ffn
-
-
-def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
-    """Return the seconds of expert traffic that the step waits for.
-
-    The step waits for all of it, or with overlap for the part that the compute beside it does not hide.
-    """
-    if not any_of(layout.expert_overlap):
-        return traffic
-    forward = overlapped(compute.forward, traffic.forward, traffic.forward, rates) - compute.forward
-    backward = overlapped(compute.backward, traffic.backward, traffic.backward, rates) - compute.backward
-    hidden = layout.expert_overlap > 0
-    return Cost(where(hidden, forward, traffic.forward), where(hidden, backward, traffic.backward))
 
 
 def _tensor_parallel(
@@ -321,22 +319,3 @@ def _fsdp_exposed(
     exposed = exposed + overlapped(backward, after, near_after, rates) - backward
     exposed = exposed / where(layout.pp > 1, micro_batches, 1.0)
     return where(layout.zero_stage >= 2, exposed, 0.0)
-
-
-def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> Values:
-    """Return the seconds of compute with traffic beside it: the smooth maximum of the slowed compute and the traffic.
-
-    `near` are the seconds that the bytes of the traffic take at scale-up speed.
-    """
-    slowed = compute + rates.contention * np.minimum(near, compute)
-    return where(traffic > 0, smooth_max(slowed, traffic), compute)
-
-
-def exposed_exchange(traffic: Values, near: Values, compute: Values, hidden: Values, rates: Rates) -> Values:
-    """Return the seconds that an exchange adds to a step when a share `hidden` of it runs beside `compute`.
-
-    They are the seconds of the rest, of what does not fit beside the compute, and of what the traffic takes from the
-    compute. `near` are the seconds that the bytes of the exchange take at scale-up speed.
-    """
-    overlap = overlapped(compute, hidden * traffic, hidden * near, rates) - compute
-    return np.asarray((1 - hidden) * traffic + overlap)

@@ -15,6 +15,8 @@ from carbon_plugin.predict.rates.rates import Rates
 HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
 """Seconds of one step of a ring over NVLink and over a network, with the simple protocol (NCCL src/graph/tuning.cc,
 hwLat)."""
+ALL_GROUPS: Values = np.float64(1)
+"""Share of the groups of experts where a token may use experts of all of them."""
 REDUCE_LATENCY_SHARE = 0.6
 """Ratio of the latency of an all-gather or reduce-scatter to that of an all-reduce."""
 
@@ -79,26 +81,35 @@ def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
     return (ranks - 1) / ranks * size_bytes / rates.scaleup
 
 
-def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
+def all_to_all_time(
+    size_bytes: Values, top_k: Values, ranks: Values, stride: Values, rates: Rates, group_share: Values = ALL_GROUPS
+) -> Values:
     """Return the seconds to send `size_bytes` per rank to experts on `ranks` ranks that lie `stride` apart, or 0 for
     one rank.
 
-    A plain all-to-all sends a token once for each of its top-k experts: (n-m)/n of the rows leave an island of m of the
-    n ranks, and (m-1)/n stay in it. With deduplication (DeepEP) a token is sent once to each of i islands and to each
-    rank that holds one of its experts: (i-1)(1-(1-1/i)^k)/k of the rows leave (DeepSeek-V3, arXiv 2412.19437 section
-    3.2), and (m-1)(1-(1-1/n)^k)/k stay. DeepEP sends a token to the device of the same index on the other node, along
-    its rail, and forwards it there; a plain all-to-all goes across rails.
+    A plain all-to-all sends a token once for each of its k experts: (n-m)/n of the rows leave an island of m of the n
+    ranks, and (m-1)/n stay in it. With deduplication (DeepEP) a token is sent once to each of the i islands that have
+    some of its experts, on which it goes on to each rank that holds one (DeepSeek-V3, arXiv 2412.19437 section 3.2).
+    The router may pick experts from a share g (`group_share`) of the islands only, so that a token meets
+    gi(1-(1-1/gi)^k) of them, of which (i-1)/i are others, and n(1-(1-1/n)^k) ranks, to which (m-1)/m of the copies come
+    over scale-up links. DeepEP sends a token to the device of the same index on the other node, along its rail, and
+    forwards it there; a plain all-to-all goes across rails.
     """
     inside = ranks_in_island(ranks, stride, rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
         once, k, islands = rates.deduplicated > 0, np.maximum(top_k, 1), ranks / inside
-        sent = (islands - 1) * (1 - (1 - 1 / islands) ** k) / k
-        leaving = where(once, np.minimum(leaving, sent), leaving)
-        staying = where(once, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
+        met = different(k, np.maximum(islands * group_share, 1))
+        leaving = where(once, np.minimum(leaving, (islands - 1) / islands * met / k), leaving)
+        staying = where(once, (inside - 1) / inside * different(k, ranks) / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
     far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across)
     return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
+
+
+def different(choices: Values, places: Values) -> Values:
+    """Return how many different places so many random choices are expected to hit."""
+    return np.asarray(places * (1 - (1 - 1 / places) ** choices))
 
 
 def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:

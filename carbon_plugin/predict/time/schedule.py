@@ -14,7 +14,8 @@ from carbon_plugin.predict.arrays import Values, any_of, clip, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network, operators
-from carbon_plugin.predict.time.layer import LayerTime, exposed_exchange, layer_parameters, layer_time
+from carbon_plugin.predict.time.layer import LayerTime, layer_parameters, layer_time
+from carbon_plugin.predict.time.overlap import exposed_exchange
 
 POINT_TO_POINT_LATENCY = 1e-4
 """Seconds of a transfer between pipeline stages beside its bytes. `rates.transfer_wait` comes on top."""
@@ -162,14 +163,15 @@ def _output_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, mic
 def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot: Values) -> Values:
     """Return the seconds, per micro-batch and stage, to send activations to the next stage and gradients back.
 
-    Both are scattered over tp. An interleaved pipeline sends them beside the compute of its next chunk, of which a
-    micro-batch has `slot` seconds in all chunks: only what that does not hide remains (`overlap_p2p_comm` of
-    Megatron-core). Where each transfer is awaited by itself, nothing is hidden.
+    Both are scattered over tp. An interleaved pipeline sends them beside the compute of its next chunk, and DualPipe
+    beside that of the other direction. Of such compute a micro-batch has `slot` seconds in all chunks: only what that
+    does not hide remains (`overlap_p2p_comm` of Megatron-core; DeepSeek-V3, arXiv 2412.19437 section 3.2.1). Where each
+    transfer is awaited by itself, nothing is hidden.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
-    beside = (layout.virtual_stages > 1) & (rates.transfer_wait == 0)
+    beside = ((layout.virtual_stages > 1) | (layout.dualpipe > 0)) & (rates.transfer_wait == 0)
     exposed = np.maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
     time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)
     return where(layout.pp > 1, time, 0.0)

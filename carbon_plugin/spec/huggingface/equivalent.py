@@ -109,9 +109,16 @@ def _widths(blocks: Sequence[Block], layers: int, keys: ConfigKeys) -> dict[str,
         "expert_ffn": main.width * latent // hidden if latent else main.width,
         "shared_ffn": main.shared,
         "first_dense_layers": layers - sparse_layers,
+        **_groups(keys),
         "bias": keys.text("model_type") == "gpt_oss",
     }
     return fields
+
+
+def _groups(keys: ConfigKeys) -> dict[str, int]:
+    """Return the groups of experts and how many of them a token may use, where the config limits a token to some."""
+    groups, allowed = keys.optional("n_group"), keys.optional("topk_group")
+    return {"groups": groups, "groups_per_token": allowed} if groups and allowed and allowed <= groups else {}
 
 
 def _mean_width(dense: Sequence[tuple[int, FeedForward]], layers: int) -> int:

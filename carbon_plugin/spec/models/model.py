@@ -41,8 +41,10 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     They have `experts` routed experts of width `expert_ffn`, of which a token uses `top_k`; `shared_ffn` is the summed
     width of the experts that every token uses. The first `first_dense_layers` layers are dense; after them every
     `every`-th layer is sparse. `imbalance` is the load of the fullest expert-parallel rank over the mean (1 =
-    balanced). `bias` says that the matrix products of the routed experts add a bias, as those of GPT-OSS do; these
-    biases are left out of parameter counts (they are 0.03 % there).
+    balanced). Experts stand in `groups`, of which a token may use experts of `groups_per_token` only (DeepSeek-V3
+    limits a token to four nodes in this way, arXiv 2412.19437 section 2.1.2). `bias` says that the matrix products of
+    the routed experts add a bias, as those of GPT-OSS do; these biases are left out of parameter counts (they are 0.03
+    % there).
     """
 
     experts: int
@@ -52,12 +54,16 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     every: int = 1
     first_dense_layers: int = 0
     imbalance: float = 1.0
+    groups: int = 1
+    groups_per_token: int = 1
     bias: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
             raise SpecError(f"moe: top_k {self.top_k} must lie between 1 and experts {self.experts}")
-        check_positive(self, "expert_ffn", "every", owner="moe: ")
+        check_positive(self, "expert_ffn", "every", "groups", "groups_per_token", owner="moe: ")
+        if self.groups_per_token > self.groups:
+            raise SpecError(f"moe: groups_per_token {self.groups_per_token} must be at most groups {self.groups}")
         check_not_negative(self, "shared_ffn", "first_dense_layers", owner="moe: ")
         if self.imbalance < 1:
             raise SpecError(f"moe: imbalance {self.imbalance} must be at least 1 (the fullest rank over the mean)")

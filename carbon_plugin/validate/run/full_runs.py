@@ -16,7 +16,9 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.conventions import accelerator_name
+from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventions_of_row
+from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.rows import NOWHERE, shipped_architectures
 from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.forecast import run_time_figure
@@ -88,12 +90,29 @@ def full_run_sources() -> list[dict[str, Any]]:
 
 
 def planned_run(raw: Mapping[str, Any], assumed: list[str], stack: Stack | None = None) -> RunSpec:
-    """Return the run of a row with a layout, on `stack`, or on unknown software without one.
+    """Return the run of a row with a layout, on `stack`, or on unknown software without one. A row that names its
+    framework runs on the stack of that.
 
     Values that the row leaves out are appended to `assumed`. Raises `SpecError` where the run cannot be predicted.
     """
     spec = _spec(raw, assumed)
+    if states_software(raw):
+        return _as_stated(raw, spec, assumed)
     return _laid_out(raw, spec if stack is None else msgspec.structs.replace(spec, stack=stack), assumed)
+
+
+def states_software(raw: Mapping[str, Any]) -> bool:
+    """Return whether a row names the framework of the run, so that it is read as rows of step times are."""
+    return "framework" in raw
+
+
+def _as_stated(raw: Mapping[str, Any], spec: RunSpec, assumed: list[str]) -> RunSpec:
+    """Return the run with layout, formats and stack as the row states them, and as its framework has the rest."""
+    assert isinstance(spec.model, TransformerModel)  # `_model` returns no other
+    row = Fields(raw)
+    layout, step, stack = row_execution(row, spec.model, spec.cluster, conventions_of_row(row), assumed)
+    training = msgspec.structs.replace(step, steps=None, tokens=spec.training.tokens)
+    return msgspec.structs.replace(spec, layout=layout, training=training, stack=stack)
 
 
 def _row(raw: Mapping[str, Any]) -> FullRunRow:
@@ -107,7 +126,7 @@ def _row(raw: Mapping[str, Any]) -> FullRunRow:
     except CarbonPluginError as error:
         return msgspec.structs.replace(head, skipped=str(error))
     hours = run_time_figure(prediction, goodput).scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h")
-    assert spec.layout is not None  # just chosen
+    assert spec.layout is not None  # just chosen or read
     return msgspec.structs.replace(
         head,
         published_device_hours=float(raw["gpu_hours"]),

@@ -28,7 +28,7 @@ from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Population, Stack
 from carbon_plugin.validate.run.carbon_rows import carbon_setups, carbon_sources
-from carbon_plugin.validate.run.full_runs import full_run_sources, planned_run
+from carbon_plugin.validate.run.full_runs import full_run_sources, planned_run, states_software
 
 DIGITS = 2
 FEWEST_SOURCES = 9
@@ -41,7 +41,8 @@ class WholeRun(Struct, frozen=True, kw_only=True):
     """One published run: its published hours, and the hours in the best case of its layout on software of its
     population.
 
-    `origin` is the source, which may have published several runs.
+    `origin` is the source, which may have published several runs. A run whose software is known has only the hours of
+    the population of that.
     """
 
     id: str
@@ -49,6 +50,14 @@ class WholeRun(Struct, frozen=True, kw_only=True):
     mixture: bool
     published_device_hours: float
     best_case_device_hours: dict[Population, float]
+
+    def is_of(self, kind: RunClass) -> bool:
+        """Return whether the run is of this kind of model and may be of this population."""
+        return self.mixture == kind.startswith("mixture") and self.has(kind)
+
+    def has(self, kind: RunClass) -> bool:
+        """Return whether the run may be of the population of this class."""
+        return _population(kind) in self.best_case_device_hours
 
     def over_predicted(self, population: Population) -> float:
         """Return the published hours over those of the best case."""
@@ -90,7 +99,7 @@ def class_overruns(runs: Sequence[WholeRun]) -> tuple[ClassOverrun, ...]:
     """Return the overrun of every class that has runs, with each source counted once."""
     found = []
     for kind in get_args(RunClass):
-        own = [run for run in runs if _is_of(run, kind)]
+        own = [run for run in runs if run.is_of(kind)]
         if not own:
             continue
         whole = overrun_from(runs, kind)
@@ -112,11 +121,12 @@ def overrun_from(runs: Sequence[WholeRun], kind: RunClass) -> Overrun:
     Every source is counted once. A plan is never faster than its best case, so the centre is at least 1. With too few
     sources the range is that of the runs of all models, extended to the class's own range where that reaches further.
     """
-    own = [run for run in runs if _is_of(run, kind)]
-    low, central, high = _percentiles(own or runs, kind)
+    own = [run for run in runs if run.is_of(kind)]
+    every = [run for run in runs if run.has(kind)]
+    low, central, high = _percentiles(own or every, kind)
     if len(_origins(own)) < FEWEST_SOURCES:
-        least, _, most = _percentiles(runs, kind)
-        low, high, own = min(low, least), max(high, most), list(runs)
+        least, _, most = _percentiles(every, kind)
+        low, high, own = min(low, least), max(high, most), every
     central = max(1.0, central)
     low, high = min(low, central), max(high, central)
     return Overrun(round(central, DIGITS), round(low, DIGITS), round(high, DIGITS), len(_origins(own)), len(own))
@@ -161,7 +171,11 @@ def rewrite_overruns(text: str, found: Sequence[ClassOverrun]) -> str:
 
 def _of_row(raw: Mapping[str, Any]) -> WholeRun | None:
     try:
-        specs = {kind: planned_run(raw, [], STACKS[kind]) for kind in POPULATIONS}
+        if states_software(raw):
+            spec = planned_run(raw, [])
+            specs = {spec.stack.population: spec}
+        else:
+            specs = {kind: planned_run(raw, [], STACKS[kind]) for kind in POPULATIONS}
     except CarbonPluginError:  # `full_run_rows` reports the reason
         return None
     return _run(str(raw["id"]), float(raw["gpu_hours"]), specs)
@@ -171,7 +185,7 @@ def _run(name: str, published_h: float, specs: Mapping[Population, RunSpec]) -> 
     return WholeRun(
         id=name,
         origin=origin_of(name),
-        mixture=run_class(specs["tuned"]).startswith("mixture"),
+        mixture=any(run_class(spec).startswith("mixture") for spec in specs.values()),
         published_device_hours=published_h,
         best_case_device_hours={kind: _best_case_h(spec) for kind, spec in specs.items()},
     )
@@ -179,10 +193,6 @@ def _run(name: str, published_h: float, specs: Mapping[Population, RunSpec]) -> 
 
 def _best_case_h(spec: RunSpec) -> float:
     return run_goodput(spec, predict_step(spec)).run_time_s * spec.cluster.devices / SECONDS_PER_HOUR
-
-
-def _is_of(run: WholeRun, kind: RunClass) -> bool:
-    return run.mixture == kind.startswith("mixture")
 
 
 def _population(kind: RunClass) -> Population:

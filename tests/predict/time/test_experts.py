@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.time.experts import (
     CHUNK_SORT_BYTES,
@@ -17,9 +20,11 @@ from carbon_plugin.predict.time.experts import (
     one_hot_products,
 )
 from carbon_plugin.predict.time.host import HOST_OPS_WAIT
+from carbon_plugin.predict.time.operators import Cost
+from carbon_plugin.predict.time.overlap import DEVICE_SMS, EXCHANGE_SMS, exposed_experts, smooth_max
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.models.model import MixtureOfExperts, TransformerModel
+from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -112,6 +117,57 @@ def test_overlap_hides_expert_traffic_but_never_makes_it_free(sparse, rates) -> 
     plain, hidden = (step(sparse, rates(), **layout, expert_overlap=flag).terms["ep"] for flag in (False, True))
 
     assert 0 < float(hidden) < float(plain)
+
+
+@given(
+    forward=st.floats(1e-5, 1),
+    sent=st.floats(1e-7, 1),
+    ranks=st.sampled_from([2, 8, 16, 64]),
+    contention=st.floats(0, 1),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_what_is_left_of_overlapped_traffic_is_what_the_compute_of_both_directions_does_not_hide(
+    rates, forward, sent, ranks, contention
+) -> None:
+    layout = layout_of(ParallelLayout(dp_shard=64, zero_stage=1, ep=ranks, expert_overlap=True))
+    compute, traffic = Cost(values(forward), values(2 * forward)), Cost(values(sent), values(sent))
+
+    left = exposed_experts(traffic, compute, layout, rates(contention=contention))
+
+    both = float(left.forward + left.backward)
+    assert float(left.forward) == pytest.approx(float(left.backward))
+    assert max(0.0, 2 * sent - 3 * forward) * (1 - 1e-9) <= both
+    if ranks > 8:  # they leave the node, so that the traffic takes SMs and no memory bandwidth
+        taken = EXCHANGE_SMS / (DEVICE_SMS - EXCHANGE_SMS) * min(2 * sent, 3 * forward)
+        assert both == pytest.approx(float(smooth_max(values(3 * forward + taken), values(2 * sent))) - 3 * forward)
+
+
+def test_tokens_that_travel_in_low_precision_take_less_of_the_exchange(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 64}
+    plan = msgspec.structs.replace(PLAN, precision="fp8")
+
+    def exchanged(*, narrow: bool) -> float:
+        work = work_of(plan, Stack(narrow_dispatch=narrow))
+        made = rates(scaleup_latency=0.0)
+        return float(step_time(shape_of(sparse), layout_of(ParallelLayout(**layout)), work, made).terms["ep"])
+
+    # One of three bytes goes there and two of three come back.
+    assert exchanged(narrow=True) == pytest.approx(3 / 4 * exchanged(narrow=False))
+
+
+def test_recompute_of_latent_projections_repeats_their_forward_products(gpt, rates) -> None:
+    latent = MultiLatentAttention(
+        q_lora_rank=512, kv_lora_rank=256, qk_nope_head_dim=64, qk_rope_head_dim=64, v_head_dim=128
+    )
+    model = msgspec.structs.replace(gpt, mla=latent)
+
+    def again(**layout) -> float:
+        return float(step(model, rates(), **layout).terms["recompute"])
+
+    modules = {"recompute": "selective", "recompute_modules": ("mla_up_proj",)}
+    flops = 2 * PLAN.seq_len * gpt.heads * (512 * 128 + 256 * (64 + 128)) * gpt.layers * PLAN.global_batch_size
+    assert again() == 0
+    assert again(**modules) == pytest.approx(flops / float(rates().gemm_flops), rel=0.05)
 
 
 def test_dualpipe_has_a_smaller_bubble_and_overlaps_the_experts(sparse, rates) -> None:

@@ -54,6 +54,29 @@ def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one
     assert time(1, 0.0) == pytest.approx(time(1, 1.0))
 
 
+@pytest.mark.parametrize(("share", "nodes"), [(1.0, 8), (0.5, 4), (1 / 8, 1)])
+def test_a_router_that_is_limited_to_some_groups_sends_a_token_to_no_more_nodes(rates, share, nodes) -> None:
+    lean = rates(scaleup_latency=0, scaleup=1e30, deduplicated=1.0)
+
+    seconds = float(network.all_to_all_time(values(1e9), values(8), values(64), ONE, lean, values(share)))
+
+    # A token with eight experts on `nodes` nodes, of which 7 in 8 are other ones than its own.
+    met = nodes * (1 - (1 - 1 / nodes) ** 8)
+    assert seconds == pytest.approx(1e9 * 7 / 8 * met / 8 / 11.6e9)
+
+
+def test_copies_that_come_from_other_nodes_are_forwarded_within_the_node(rates) -> None:
+    lean = rates(scaleup_latency=0, nic=1e30, nic_across=1e30, deduplicated=1.0, all_to_all_share=1.0)
+
+    within, across = (
+        float(network.all_to_all_time(values(1e9), values(8), values(ranks), ONE, lean)) for ranks in (8, 64)
+    )
+
+    # Eight experts of a token are on 5.3 of 8 ranks, or on 7.6 of 64: each copy but one in eight takes a scale-up link.
+    assert within == pytest.approx(1e9 * 7 / 8 * 8 * (1 - (7 / 8) ** 8) / 8 / 231e9)
+    assert across == pytest.approx(1e9 * 7 / 8 * 64 * (1 - (63 / 64) ** 8) / 8 / 231e9)
+
+
 def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> None:
     level, narrow = rates(scaleup_latency=0), rates(scaleup_latency=0, nic_across=11.6e9 / 4)
     once = rates(scaleup_latency=0, deduplicated=1.0, nic_across=11.6e9 / 4)

@@ -67,7 +67,7 @@ def test_a_prediction_layer_is_priced_and_named_and_in_no_parameter_count():
 
 def test_shared_experts_and_leading_dense_layers_are_read():
     assert model("deepseek-v3").moe == MixtureOfExperts(
-        experts=256, top_k=8, expert_ffn=2048, shared_ffn=2048, first_dense_layers=3
+        experts=256, top_k=8, expert_ffn=2048, shared_ffn=2048, first_dense_layers=3, groups=8, groups_per_token=4
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.stack import STACKS
 from carbon_plugin.validate.run.full_runs import FullRunRow, full_run_rows, full_run_sources, planned_run
 
 
@@ -24,6 +26,18 @@ def test_a_run_whose_devices_and_layout_are_stated_is_within_the_interval(rows):
 
     assert hours is not None
     assert hours.low < 162_000 < hours.high
+
+
+def test_a_run_that_names_its_framework_is_predicted_in_its_layout_and_software(rows):
+    """DeepSeek-V3 as its report describes it: the hours of step and modelled losses, which fit into its devices."""
+    row = rows["deepseek-v3"]
+    raw = next(raw for raw in full_run_sources() if raw["id"] == "deepseek-v3")
+    spec = planned_run(raw, [])
+
+    assert (spec.layout.pipeline_schedule, spec.layout.ep) == ("dualpipe", 64)
+    assert spec.stack == STACKS["hai-llm"]
+    assert predict_step(spec).memory.fits
+    assert row.predicted_device_hours.value == pytest.approx(2.664e6, rel=0.14)
 
 
 def test_runs_of_unknown_layout_take_longer_than_in_the_best_layout_but_not_twice_as_long(rows):

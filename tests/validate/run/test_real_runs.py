@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from carbon_plugin.plan.real_run import OVERRUNS
@@ -46,6 +47,16 @@ def test_too_few_mixtures_take_the_range_of_all_runs_and_are_never_planned_below
     assert found.low == 0.5
     assert found.high > 2
     assert found.runs == 4
+
+
+def test_a_run_of_known_software_counts_in_the_population_of_that_alone() -> None:
+    runs = [run_of(f"{name}-1", ratio, mixture=True) for name, ratio in (("a", 1.0), ("b", 1.5), ("c", 3.0))]
+    tuned = msgspec.structs.replace(run_of("d-1", 0.2, mixture=True), best_case_device_hours={"tuned": 1000.0})
+
+    without, ordinary = (overrun_from(some, "mixture, ordinary") for some in (runs, [*runs, tuned]))
+
+    assert ordinary == without
+    assert overrun_from([*runs, tuned], "mixture, tuned").sources == 4
 
 
 def test_shipped_overruns_are_those_of_the_published_runs_and_hold_seventy_percent_of_them() -> None:
