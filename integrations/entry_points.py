@@ -14,8 +14,6 @@ from typing import Any
 AUTO_VARIABLE = "CARBON_PLUGIN_AUTO"
 ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
 """The variable in which `carbon-plugin run` hands the arguments of the monitor to all processes of the job, as JSON."""
-PROCESS_VARIABLE = "CARBON_PLUGIN_RUN_PROCESS"
-"""The variable in which `carbon-plugin run` writes the number of its process, which the command takes over."""
 
 
 def lightning_callbacks() -> list[Any]:

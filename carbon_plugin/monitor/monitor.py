@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from carbon_plugin.ledger.records import RESUMED_EVENT
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.loggers import Loggers
-from carbon_plugin.monitor.processes.launch import hand_down
+from carbon_plugin.monitor.processes.launch import hand_down, tell_command
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
@@ -275,6 +275,7 @@ class CarbonMonitor(StepCounter):
         self._count_by(measurement.clock)
         training.enter()
         measurement.start(training.enter_again)
+        tell_command(os.environ)
 
     def _planned_pause(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> PausePlan | None:
         if not self.active or self._measurement is None:

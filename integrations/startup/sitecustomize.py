@@ -4,8 +4,9 @@ Python imports a module of this name at its start. This one removes its folder f
 that Python would otherwise have found, and waits for the import of `torch.optim`. A program that never imports torch
 pays only for this file. Only modules of the standard library are imported here.
 
-The process that the command itself became says at its end if nothing in it was measured. It is silent where it has had
-child processes, which may have been measured.
+The process that the command itself became says at its end if nothing was measured, neither in it nor in the processes
+that it has started on this machine. A process that is measured tells it by a datagram (`monitor.processes.launch`),
+which needs no file. Where a system has no sockets with abstract names, it is silent if it has had child processes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 _WAITED_FOR = "torch.optim.optimizer"
 _PROCESS_VARIABLE = "CARBON_PLUGIN_RUN_PROCESS"
@@ -82,15 +86,56 @@ class _Telling(Loader):
             )
 
 
-def _tell_if_unmeasured() -> None:
-    """Say in one line that no step was seen, and what can be done. A monitor that has started has loaded its module."""
-    if "carbon_plugin.monitor.measurement" in sys.modules or _has_had_children():
-        return
-    why = "no optimizer of torch made a step" if _WAITED_FOR in sys.modules else "torch was never imported"
-    sys.stderr.write(
-        f"carbon_plugin: {why} in this program, so that no step was seen, nothing was metered and there is no record; "
-        "watch() or @watch_training in the script measures it from where they stand\n"
-    )
+class _Command:
+    """Listens in the process that the command became for processes that are measured, until its end."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._told: socket.socket | None = None
+        import socket  # only this process needs it
+
+        try:
+            self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._told.bind(f"\0carbon-plugin-run-{self._pid}")
+        except (AttributeError, OSError):
+            self._close()
+
+    def tell_if_unmeasured(self) -> None:
+        """Say in one line that no step was seen, and what can be done. A monitor that has started has loaded its
+        module."""
+        if os.getpid() != self._pid or "carbon_plugin.monitor.measurement" in sys.modules:
+            return
+        children = _has_had_children()
+        if children and self._may_be_told():
+            return
+        self._close()
+        imported = children or _WAITED_FOR in sys.modules
+        why = "no optimizer of torch made a step" if imported else "torch was never imported"
+        where = "this program, nor in the processes that it started on this machine" if children else "this program"
+        sys.stderr.write(
+            f"carbon_plugin: {why} in {where}, so that no step was seen, nothing was metered and there is no record; "
+            "watch() or @watch_training in the script measures it from where they stand\n"
+        )
+
+    def _may_be_told(self) -> bool:
+        """Return whether a process has told that it is measured, or whether that cannot be known."""
+        if self._told is None:
+            return True
+        import socket
+
+        try:
+            # The script may have closed what it did not open, so that the number is another file's by now.
+            self._told.recv(8, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def _close(self) -> None:
+        if self._told is not None:
+            self._told.close()
+            self._told = None
 
 
 def _has_had_children() -> bool:
@@ -104,6 +149,6 @@ def _has_had_children() -> bool:
 if os.environ.get("CARBON_PLUGIN_DISABLED", "") in ("", "0"):
     sys.meta_path.insert(0, _AfterImport())
     if os.environ.get(_PROCESS_VARIABLE) == str(os.getpid()):
-        atexit.register(_tell_if_unmeasured)
+        atexit.register(_Command().tell_if_unmeasured)
 if (_spec := _others()) is not None:
     _run(_spec)

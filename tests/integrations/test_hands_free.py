@@ -149,7 +149,13 @@ def test_exit_code_and_arguments_are_those_of_the_command(small_torch):
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
-CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch.optim.optimizer'])"
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])"
+MEASURED = (
+    "from carbon_plugin.monitor.monitor import CarbonMonitor\nwith CarbonMonitor(run_dir='measured', quiet=True): pass"
+)
+FORKED = "import os; os.fork() or os._exit(0); os.wait()"
+ENDS_ITSELF = "import os, sys\nif os.fork(): os.wait()\nelse: sys.exit()"
+SHUTS_ALL = "import os, subprocess; subprocess.run(['true']); os.closerange(3, 64)"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,11 @@ CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import t
         ("import torch.optim.optimizer", (), ["no optimizer of torch made a step in this program"]),
         ("print('no torch')", (), ["torch was never imported in this program"]),
         ("import torch.optim.optimizer", ("--quiet",), []),
-        (CHILD, (), []),  # a launcher, whose children may have been measured
+        (CHILD.format(MEASURED), (), []),  # a launcher
+        (CHILD.format("import torch.optim.optimizer"), (), ["a step in this program, nor in the processes that it st"]),
+        (FORKED, (), ["made a step in this program, nor in the processes"]),  # a loader's worker
+        (ENDS_ITSELF, (), ["made a step in this program, nor in the processes"]),
+        (SHUTS_ALL, (), []),  # whether a child was measured cannot be known any more
     ],
 )
 def test_a_program_without_a_step_is_told_at_its_end_that_nothing_was_metered(small_torch, code, options, said):

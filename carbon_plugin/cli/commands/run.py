@@ -36,7 +36,8 @@ def run(
 
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.integrations import startup
-    from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE, PROCESS_VARIABLE
+    from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
+    from carbon_plugin.monitor.processes.launch import PROCESS_VARIABLE
     from carbon_plugin.monitor.settings.settings import make_settings
 
     stated = {

@@ -7,7 +7,9 @@ processes of one launch name it differently, each meters what it sees, and the a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 LAUNCH_VARIABLE = "CARBON_PLUGIN_LAUNCH"
 """This package sets the variable for processes that this one launches later, as Lightning starts its other ranks. Its
 value is "<pid>:<launch>"."""
+PROCESS_VARIABLE = "CARBON_PLUGIN_RUN_PROCESS"
+"""The variable in which `carbon-plugin run` writes the number of its process, which the command takes over."""
 _OF_RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "LOCAL_RANK")
 """The first of these variables that is set tells the processes of a rank from those of its launcher. The order matters
 because torchrun runs within a task."""
@@ -44,6 +48,17 @@ def hand_down(environ: dict[str, str] | os._Environ[str], *, alone: bool) -> Non
     launch."""
     if alone:
         environ[LAUNCH_VARIABLE] = f"{os.getpid()}:{launch_of(environ, alone=True)}"
+
+
+def tell_command(environ: Mapping[str, str]) -> None:
+    """Tell the command of `carbon-plugin run` on this machine that one of its processes is measured (see
+    `integrations/startup/`). It does nothing elsewhere."""
+    command = environ.get(PROCESS_VARIABLE, "")
+    if command and command != str(os.getpid()):
+        # It may have ended, or the system has no such names.
+        with contextlib.suppress(OSError, AttributeError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(b"measured", f"\0carbon-plugin-run-{command}")
 
 
 def next_training(run_id: str) -> int:
