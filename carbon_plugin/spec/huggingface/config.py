@@ -18,7 +18,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.class_defaults import check_complete, defaults_note, left_out
 from carbon_plugin.spec.huggingface.encoder_decoder import encoder_decoder_model, is_encoder_decoder
 from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_note, is_hybrid
-from carbon_plugin.spec.huggingface.families import Family, family_of
+from carbon_plugin.spec.huggingface.families import Family, family_of, with_nested_parts
 from carbon_plugin.spec.huggingface.feeds import feed_at
 from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
@@ -74,8 +74,9 @@ def model_from_hf_config(
         return encoder_decoder_model(config, name, origin)
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or config["model_type"]))
-    filled = left_out(family.name, {**config, **text}, nested=text is not config)
-    keys = ConfigKeys({**filled, **config, **text}, origin)
+    written = with_nested_parts(family.name, {**config, **text})
+    filled = left_out(family.name, written, nested=text is not config)
+    keys = ConfigKeys({**filled, **written}, origin)
     gated = _gate(keys, family, str(config["model_type"]), stated or {})
     check_complete(keys, family, filled)
     notes: list[str] = []

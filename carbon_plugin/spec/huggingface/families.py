@@ -5,6 +5,7 @@ The tables are in `spec/huggingface/data/families.yaml`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -59,6 +60,16 @@ def family_of(name: str) -> Family:
         cross_attention=name in _names("cross_attention"),
         refused=table["refused"]["families"].get(name),
     )
+
+
+def with_nested_parts(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config with the keys of those parts that its `model_type` nests, under the names of other families."""
+    found = dict(config)
+    for part, renamed in _table()["nested_parts"]["families"].get(name, {}).items():
+        own = config.get(part)
+        if isinstance(own, Mapping):
+            found |= {renamed.get(key, key): value for key, value in own.items() if key != "model_type"}
+    return found
 
 
 def derived_defaults(name: str) -> dict[str, Any]:

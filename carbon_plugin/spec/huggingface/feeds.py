@@ -6,7 +6,7 @@ It is dense, or it has experts and what every token passes beside them.
 from __future__ import annotations
 
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import EXPERT_WIDTHS, FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace
 from carbon_plugin.spec.models.blocks import FeedForward
 
@@ -77,10 +77,7 @@ def expert_width(keys: ConfigKeys) -> int:
 
 def image_experts(keys: ConfigKeys, gated: bool) -> int:
     """Return the parameters of those experts of one sparse layer that only images pass (ERNIE 4.5 VL)."""
-    listed = keys.config.get("moe_intermediate_size")
-    if not isinstance(listed, list):
-        return 0
-    widths = keys.indices("moe_intermediate_size") or []
+    widths = keys.at(0).indices(EXPERT_WIDTHS) or []
     return sum((3 if gated else 2) * keys.integer(*HIDDEN) * width * keys.integer(*EXPERTS) for width in widths[1:])
 
 

@@ -41,7 +41,18 @@ NAMES_OF_FIELDS = {
 }
 """The keys under which users of Hugging Face know the fields of a model of ours."""
 SQUARE = ("patch_size", "image_size")
-PER_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
+EXPERT_WIDTHS = "moe_intermediate_size"
+"""The key whose list holds a width a layer where it is as long as there are layers (Hunyuan), and else a width for
+experts of text and one for experts of images (ERNIE 4.5 VL).
+"""
+PER_LAYER = (
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "ffn_hidden_size",
+    "moe_topk",
+    EXPERT_WIDTHS,
+)
 """The keys that may hold one value a layer, also under the name `<key>_per_layer`."""
 
 
@@ -124,13 +135,16 @@ class ConfigKeys:
         """Return the config with other values for some keys."""
         return ConfigKeys({**self.config, **changes}, self.origin)
 
+    def _is_by_layer(self, key: str) -> bool:
+        return key != EXPERT_WIDTHS or len(self.config[key]) == self.optional(*LAYERS)
+
     def at(self, layer: int) -> ConfigKeys:
         """Return the config of one layer, which has the layer's own values where the config lists them by layer."""
         changes: dict[str, Any] = {}
         for key in PER_LAYER:
             for listed in (f"{key}_per_layer", key):
                 value = self.config.get(listed)
-                if isinstance(value, list) and layer < len(value):
+                if isinstance(value, list) and layer < len(value) and self._is_by_layer(listed):
                     changes[key] = value[layer]
                     break
         own = self.config.get("per_layer_config")
