@@ -62,5 +62,10 @@ def _rates(**known: float) -> Rates:
 
 
 def _case(model: TransformerModel, sequences: int, length: int, precision: Precision) -> tuple[Shape, Layout, StepWork]:
+    """Return a layer whose norms and gate are kernels of their own, as those of the layer that is measured are."""
     plan = TrainingPlan(seq_len=length, global_batch_size=sequences, steps=1, precision=precision)
-    return shape_of(model), layout_of(ParallelLayout(micro_batch_size=sequences)), work_of(plan, Stack())
+    return (
+        shape_of(model),
+        layout_of(ParallelLayout(micro_batch_size=sequences)),
+        work_of(plan, Stack(plain_modules=False)),
+    )

@@ -15,6 +15,7 @@ A100 = {
     "gemm_flops": 240e12,
     "wide_gemm_flops": 240e12,
     "memory": 1.37e12,
+    "streaming": 1.73e12,
     "attention_flops": 105e12,
     "attention_unfused": 0.0,
     "attention_eager": 0.0,

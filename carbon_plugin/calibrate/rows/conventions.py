@@ -19,8 +19,8 @@ class Conventions(Struct, frozen=True, kw_only=True):
     """Holds the defaults of one framework.
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
-    pipelines do not interleave as those of its stack do, and `plain_modules` that norms and gates are plain
-    PyTorch. `chunks_the_loss` says that the loss takes the logits in chunks, and
+    pipelines do not interleave as those of its stack do, and `plain_modules` whether norms and gates are plain
+    PyTorch, where this differs from its stack. `chunks_the_loss` says that the loss takes the logits in chunks, and
     `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
     compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients.
     """
@@ -37,7 +37,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     dualpipe: bool = False
     reports_reserved_memory: bool = False
     one_chunk: bool = False
-    plain_modules: bool = False
+    plain_modules: bool | None = None
     chunks_the_loss: bool = False
     balanced_stages: bool = False
     one_region: bool = False
@@ -97,6 +97,8 @@ TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True)
 LITGPT = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, plain_modules=True)
 """Its scripts for fine-tuning take head and loss in chunks of 128 tokens (`lm_head_chunk_size` in finetune/lora.py)."""
 COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True)
+OPENLM = msgspec.structs.replace(PYTORCH, plain_modules=False)
+"""Its norms are PyTorch's own kernel, its gate and its attention are those of xformers (open_lm/model.py)."""
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
 MEGATRON_SWIFT = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True)
 """It runs Megatron-core from the command line of a tool for fine-tuning, with one chunk per rank unless told otherwise
@@ -149,7 +151,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("torchtune (compile", COMPILED_TORCHTUNE),
     ("torchtune", TORCHTUNE),
     ("litgpt", LITGPT),
-    ("openlm", PYTORCH),
+    ("openlm", OPENLM),
     ("pytorch fsdp + transformer engine", TRANSFORMER_ENGINE),
     ("pytorch torch.compile", WHOLE_COMPILED),
     ("pytorch", PYTORCH),
@@ -171,6 +173,11 @@ arguments.py)."""
 FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|flash-attention training")
 """Libraries of kernels that fuse by hand what `torch.compile` fuses: norms, gates, rotary positions and loss
 (linkedin/Liger-Kernel; training/README.md of Dao-AILab/flash-attention)."""
+OWN_KERNELS = re.compile(r"(?i)\bfused (norm|kernels)|\bown cuda kernels")
+"""Words of software whose norms, rotary positions and gates are single kernels, though nobody compiled it."""
+PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")
+XLA_DEVICE = re.compile(r"(?i)pytorch/?-?xla|\btorch_?xla\b")
+"""PyTorch that XLA runs: a whole step is one compiled program."""
 MANY_DEVICES = 1024
 """From so many devices on, software that nobody here knows counts as tuned like Megatron-core, where it cuts layers or
 stages. An hour of them costs thousands of dollars, and those who published such jobs tuned code of their own for them:
@@ -229,7 +236,7 @@ def conventions_of_row(row: Fields) -> Conventions:
     if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
         return MEGATRON_CORE
     words = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
-    if found in (PYTORCH, UNKNOWN) and FUSED_BY_HAND.search(words):
+    if found in (PYTORCH, UNKNOWN) and (FUSED_BY_HAND.search(words) or XLA_DEVICE.search(row.text("framework"))):
         return COMPILED
     return COMPILED if found == PYTORCH and "compile" in row.text("overlap") else found
 

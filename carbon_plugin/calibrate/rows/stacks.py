@@ -12,8 +12,11 @@ from carbon_plugin.calibrate.rows.conventions import (
     AUTOMODEL,
     MEGATRON_BRIDGE,
     MEGATRON_SWIFT,
+    OWN_KERNELS,
     PYTORCH,
+    PYTORCH_BASED,
     TRANSFORMER_ENGINE,
+    UNKNOWN,
     Conventions,
     release_of,
 )
@@ -97,8 +100,10 @@ def stack_of(
         changes["grad_reduce_dtype"] = "bf16"
     if conventions.one_region:
         changes["gradient_buffers"] = True
-    if conventions.plain_modules:
-        changes |= {"plain_modules": True, "keeps_gathered": True}
+    if conventions.plain_modules is not None:
+        changes |= {"plain_modules": conventions.plain_modules, "keeps_gathered": conventions.plain_modules}
+    elif _has_kernels(conventions, row):
+        changes["plain_modules"] = False
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
         changes["accumulates_beside"] = True
     if "rowwise" in row.text("precision"):
@@ -109,6 +114,14 @@ def stack_of(
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _has_kernels(conventions: Conventions, row: Fields) -> bool:
+    """Return whether norms and gates are kernels of their own: the row says so, or its software is not PyTorch's."""
+    framework = row.text("framework")
+    if conventions == UNKNOWN and not PYTORCH_BASED.search(framework):
+        return True
+    return OWN_KERNELS.search(f"{framework} {row.text('overlap')} {row.text('notes')}") is not None
 
 
 def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, latent: bool) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from carbon_plugin.predict.arrays import Values, where
 ROWWISE_SHARE = 0.5
 """Ratio of the rate of row-wise scaled fp8 products to that of tensor-wise ones: the rate of 16 bit. In torchtitan's
 rows on H100 they gain nothing over bf16 (70B: 27.3 s against 27.4 s)."""
+STREAMING_SHARE = 0.85
+"""Share of memory bandwidth that single pointwise operations over large tensors reach. STREAM kernels reach 0.85 to 0.9
+of it on A100, H100 and MI250X."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class Rates:
     broadcast.
 
     `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
-    products that stay in 16 bit (head, attention). `attention_flops` is counted as causal. `attention_unfused` is 1
+    products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
+    `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is 1
     where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
     compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `cast_bytes` are the bytes moved
     per element for a cast to low precision (0 in
@@ -103,6 +107,7 @@ class Rates:
     gemm_flops: Values
     wide_gemm_flops: Values
     memory: Values
+    streaming: Values
     attention_flops: Values
     attention_unfused: Values
     attention_eager: Values
@@ -149,6 +154,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         gemm_flops=sheet.peak * constants.gemm_share * narrow_share * sheet.capped_share,
         wide_gemm_flops=sheet.wide_peak * constants.gemm_share * sheet.capped_share,
         memory=sheet.memory * constants.memory_share,
+        streaming=sheet.memory * STREAMING_SHARE,
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
         attention_eager=sheet.attention_eager,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import operators
@@ -11,6 +11,12 @@ from carbon_plugin.predict.time.operators import Cost
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
+HOST_OPS_EAGER = (17, 33)
+HOST_OPS_WRITTEN_OUT = (51, 95)
+"""Slots of a layer of plain PyTorch, forward and backward: first of one with `nn.LayerNorm` and GELU, then of one whose
+norms, rotary positions and gate are written out. They are the kernels of a GPT-2 and a Llama layer of transformers and a
+third of their views, which launch nothing (`tests/predict/time/test_written_out.py` counts both); the third is a round
+number."""
 HOST_OPS_SOFTMAX = (6, 15)
 """Additional slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_ADAPTERS = (35, 50)
@@ -37,11 +43,10 @@ HOST_FUSED = 0.8
 
 def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Cost:
     """Return the seconds that the host needs to issue a layer: the number of slots times the cost of one."""
-    issue = where(rates.fused > 0, HOST_FUSED, 1.0)
+    issued = [operations * shape.parts for operations in _operations(shape, work, rates)]
     tp, cp = layout.tp > 1, layout.cp > 1
-    issue = issue * shape.parts
-    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
-    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
+    forward = issued[0] + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
+    backward = issued[1] + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
     adapters = adapted_share(shape)
     forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
     backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
@@ -53,6 +58,17 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
         forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
         backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
+
+
+def _operations(shape: Shape, work: StepWork, rates: Rates) -> tuple[Values, Values]:
+    """Return the slots of a layer without any extras, forward and backward, by how its chains are written."""
+    usual = where(rates.fused > 0, HOST_FUSED, 1.0)
+    forward, backward = HOST_OPS_FORWARD * usual, HOST_OPS_BACKWARD * usual
+    if not any_of(work.eager):
+        return forward, backward
+    apart = operators.is_written_out(shape, work)
+    eager = [where(apart, written, plain) for written, plain in zip(HOST_OPS_WRITTEN_OUT, HOST_OPS_EAGER, strict=True)]
+    return where(work.eager > 0, eager[0], forward), where(work.eager > 0, eager[1], backward)
 
 
 def host_wait(rates: Rates) -> Values:

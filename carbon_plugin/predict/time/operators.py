@@ -37,6 +37,18 @@ ELEMENTWISE_BACKWARD = 1.6
 ELEMENTWISE_FUSED = 0.75
 ELEMENTWISE_KERNELS_FORWARD = 9
 ELEMENTWISE_KERNELS_BACKWARD = 16
+WRITTEN_OUT_KERNELS = (30, 56)
+"""Kernels of a layer, forward and backward, whose norms, rotary positions and gate are written out in PyTorch, without
+its products and its attention core."""
+WRITTEN_OUT_NORM = (36.5, 101.0)
+WRITTEN_OUT_GATE = (10.0, 18.0)
+WRITTEN_OUT_ROTARY = (20.6, 32.6)
+"""Bytes that such a layer moves per token in 16 bit, forward and backward: of a norm per unit of hidden width, of the
+gate per unit of feed-forward width, and of rotary positions per unit of the width of queries and keys.
+
+They are counted by the operations of a Llama layer of transformers (`LlamaRMSNorm` works in fp32, `apply_rotary_pos_emb`
+builds the rotated halves): `tests/predict/time/test_written_out.py` counts them again. A fused norm takes 4 and 6.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +123,9 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     size = work.activation_bytes / 2
     moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
-    traffic = heads * square * size / rates.memory
     separate = separate_softmax(shape, layout, work, rates)
+    apart = separate & (rates.attention_eager > 0)
+    traffic = heads * square * size / where(apart, rates.streaming, rates.memory)
     forward_bytes, backward_bytes = (
         where(separate, where(rates.attention_eager > 0, eager, apart), fused)
         for (fused, apart), eager in zip(SOFTMAX_BYTES, EAGER_BYTES, strict=True)
@@ -154,18 +167,42 @@ def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ff
     """Return the seconds of norms, residuals, dropout, activation function and rotary positions: bytes over bandwidth.
 
     Per token these are 8h for norms and 2(6+drop)h for residuals (divided by tp under sequence parallelism), (4+2
-    gated)f for the activation and 4(a+2kv)d for rotary positions, in bytes where elements have 2 bytes.
+    gated)f for the activation and 4(a+2kv)d for rotary positions, in bytes where elements have 2 bytes. Where norms,
+    rotary positions and gate are written out (`is_written_out`), each is a chain of operations of its own.
     """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     head_dim = np.maximum(shape.qk_dim, shape.v_dim)
-    per_token = shape.parts * (8 + 2 * (6 + shape.dropout)) * shape.hidden / split
+    residual = shape.parts * 2 * (6 + shape.dropout) * shape.hidden / split
+    per_token = residual + shape.parts * 8 * shape.hidden / split
     per_token = per_token + (4 + 2 * shape.gated) * ffn_width / layout.tp
     per_token = per_token + 4 * (shape.heads + 2 * shape.kv_heads) * head_dim / layout.tp
-    moved = per_token * tokens * work.activation_bytes / 2 / rates.memory
-    moved = moved * where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
+    scale = tokens * work.activation_bytes / 2 / rates.memory
+    moved = per_token * scale * where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
     forward = moved + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
     backward = ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time
-    return Cost(forward, backward)
+    apart = is_written_out(shape, work)
+    if not any_of(apart):
+        return Cost(forward, backward)
+    streamed = tokens * work.activation_bytes / 2 / rates.streaming
+    rotated = (shape.heads + shape.kv_heads) * shape.qk_dim / layout.tp
+    chains = [
+        (residual + norm * 2 * shape.parts * shape.hidden / split + gate * ffn_width / layout.tp + rotary * rotated)
+        * streamed
+        + kernels * rates.kernel_time
+        for norm, gate, rotary, kernels in zip(
+            WRITTEN_OUT_NORM, WRITTEN_OUT_GATE, WRITTEN_OUT_ROTARY, WRITTEN_OUT_KERNELS, strict=True
+        )
+    ]
+    return Cost(where(apart, chains[0], forward), where(apart, chains[1], backward))
+
+
+def is_written_out(shape: Shape, work: StepWork) -> Flags:
+    """Return where norms, rotary positions and gate are chains of PyTorch operations.
+
+    Models with a gate have RMSNorm and rotary positions too, which PyTorch had no kernels for. Other models have
+    `nn.LayerNorm` and a GELU, which are one kernel each in plain PyTorch.
+    """
+    return np.asarray((work.eager > 0) & (shape.gated > 0))
 
 
 def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
@@ -173,7 +210,8 @@ def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_bat
     columns = shape.vocab / layout.tp
     product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
     entropy = work.entropy_bytes * tokens * columns
-    traffic = (entropy + 12 * tokens * shape.hidden) * work.activation_bytes / 2 / rates.memory
+    moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory
+    traffic = moved * work.activation_bytes / 2
     # The traffic is that of both directions, and half of it is counted for each.
     host = 10 * rates.host_op_time
     return Cost(product.forward + traffic / 2 + host / 2, product.backward + traffic / 2 + host / 2)
