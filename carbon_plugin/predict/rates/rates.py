@@ -93,8 +93,8 @@ class Rates:
 
     `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
     products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
-    `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is 1
-    where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
+    `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is
+    1 where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
     compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `cast_bytes` are the bytes moved
     per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make

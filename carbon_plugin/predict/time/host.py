@@ -14,9 +14,9 @@ HOST_OPS_BACKWARD = 55
 HOST_OPS_EAGER = (17, 33)
 HOST_OPS_WRITTEN_OUT = (51, 95)
 """Slots of a layer of plain PyTorch, forward and backward: first of one with `nn.LayerNorm` and GELU, then of one whose
-norms, rotary positions and gate are written out. They are the kernels of a GPT-2 and a Llama layer of transformers and a
-third of their views, which launch nothing (`tests/predict/time/test_written_out.py` counts both); the third is a round
-number."""
+norms, rotary positions and gate are written out. They are the kernels of a GPT-2 and a Llama layer of transformers and
+a third of their views, which launch nothing (`tests/predict/time/test_written_out.py` counts both); the third is a
+round number."""
 HOST_OPS_SOFTMAX = (6, 15)
 """Additional slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_ADAPTERS = (35, 50)

@@ -46,8 +46,9 @@ WRITTEN_OUT_ROTARY = (20.6, 32.6)
 """Bytes that such a layer moves per token in 16 bit, forward and backward: of a norm per unit of hidden width, of the
 gate per unit of feed-forward width, and of rotary positions per unit of the width of queries and keys.
 
-They are counted by the operations of a Llama layer of transformers (`LlamaRMSNorm` works in fp32, `apply_rotary_pos_emb`
-builds the rotated halves): `tests/predict/time/test_written_out.py` counts them again. A fused norm takes 4 and 6.
+They are counted by the operations of a Llama layer of transformers (`LlamaRMSNorm` works in fp32, and
+`apply_rotary_pos_emb` builds the rotated halves): `tests/predict/time/test_written_out.py` counts them again. A fused
+norm takes 4 and 6.
 """
 
 

@@ -1,4 +1,4 @@
-"""Layers of plain PyTorch: the operations and bytes that a Llama and a GPT-2 layer really issue, against the constants."""
+"""Layers of plain PyTorch: the operations and bytes that a Llama and a GPT-2 layer issue, against the constants."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from carbon_plugin.spec.training import TrainingPlan
 MakeRates = Callable[..., Rates]
 TOKENS = 1024
 VIEWS = frozenset(
-    "view _unsafe_view transpose t expand slice select unsqueeze squeeze permute detach reshape as_strided alias split "
-    "chunk narrow _reshape_alias empty empty_like new_empty new_empty_strided empty_strided unbind lift_fresh "
-    "split_with_sizes".split()
-)
+    (
+        "view", "_unsafe_view", "transpose", "t", "expand", "slice", "select", "unsqueeze", "squeeze", "permute",
+        "detach", "reshape", "as_strided", "alias", "split", "chunk", "narrow", "_reshape_alias", "empty",
+        "empty_like", "new_empty", "new_empty_strided", "empty_strided", "unbind", "lift_fresh", "split_with_sizes",
+    )
+)  # fmt: skip
 PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 GATED = TransformerModel(
     name="small",
