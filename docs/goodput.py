@@ -7,6 +7,7 @@ from pathlib import Path
 
 from marked_tables import replace_marked, table
 
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.run.real_runs import POPULATIONS, WholeRun, class_overruns, whole_runs
 
 PAGE = Path(__file__).with_name("goodput.md")
@@ -50,8 +51,8 @@ def write(page: Path = PAGE) -> None:
             f"{item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f})",
             str(item.overrun.runs),
             str(item.overrun.sources),
-            f"{item.coverage:.0%}",
-            f"{item.blind_coverage:.0%}",
+            percent(item.coverage, 0),
+            percent(item.blind_coverage, 0),
         )
         for item in class_overruns(runs)
     ]

@@ -58,8 +58,10 @@ def audit_text() -> str:
     """Return the audit of the demo's run as text in the README's width."""
     summary = msgspec.json.decode(REPORT.read_bytes(), type=AuditSummary)
     lines = render_text(summary).rstrip().splitlines()
-    wrapped = (textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
-    return "\n".join("\n".join(parts) if len(parts) > 1 else line for line, parts in zip(lines, wrapped, strict=True))
+    joined = (re.sub(r"(?<=\d) (?=%)", "\u00a0", line) for line in lines)  # a line never begins with a percent sign
+    wrapped = (textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in joined)
+    text = "\n".join("\n".join(parts) if len(parts) > 1 else line for line, parts in zip(lines, wrapped, strict=True))
+    return text.replace("\u00a0", " ")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from carbon_plugin.predict.uncertainty.interval import spread_of
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import CollectionError
@@ -194,7 +195,7 @@ def _fits(result: Validation) -> Iterator[str]:
 def _counts(items: Sequence[FitSummary]) -> str:
     ran, feasible = sum(one.ran for one in items), sum(one.called_feasible for one in items)
     probes, called = sum(one.out_of_memory for one in items), sum(one.called_too_large for one in items)
-    share = f" ({feasible / ran:.1%})" if ran else ""
+    share = f" ({percent(feasible / ran, 1)})" if ran else ""
     return f"{ran} | {feasible}{share} | {probes or ''} | {called if probes else ''}"
 
 
@@ -202,7 +203,7 @@ def _headline(item: CollectionError) -> str:
     model = "" if item.model_left_out is None else f"{item.model_left_out:.1f}"
     return (
         f"| {item.collection}, {item.kind} | {item.rows} | {item.sources} | **{item.source_left_out:.1f}** | {model} | "
-        f"{item.bias:+.1f} | {item.coverage:.0%} | "
+        f"{item.bias:+.1f} | {percent(item.coverage, 0)} | "
         + " | ".join(f"{value:.0f}" for value in item.baseline_mape.values())
         + " |"
     )
@@ -211,10 +212,10 @@ def _headline(item: CollectionError) -> str:
 def _spread(item: ClassSpread) -> str:
     between, within, sources = item.effects
     factors = spread_of(item.kind)
-    blind = "" if item.blind_coverage is None else f"{item.blind_coverage:.0%}"
+    blind = "" if item.blind_coverage is None else percent(item.blind_coverage, 0)
     return (
         f"| {item.kind} | {item.rows} | {item.sources} | {between:.3f} | {within:.3f} | {sources} | "
-        f"× {factors.p10:.2f}–{factors.p90:.2f} | **{item.coverage:.0%}** | {blind} |"
+        f"× {factors.p10:.2f}–{factors.p90:.2f} | **{percent(item.coverage, 0)}** | {blind} |"
     )
 
 
@@ -247,7 +248,7 @@ def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Itera
         yield (
             f"| {_name(item.source)}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
             f"{item.median:.1f} | {item.p90:.1f} | {item.worst:+.0f} | {item.bias:+.1f} | {item.abs_log_ratio:.3f} | "
-            f"{item.coverage:.0%} | {model} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
+            f"{percent(item.coverage, 0)} | {model} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
         )
 
 

@@ -22,7 +22,7 @@ from carbon_plugin.predict.power import idle_with_context_w, sustained_w
 from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import EFFECTS
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.spec.stack import ORDINARY, STACKS, THROUGH_MEMORY
 
 # Spread of a constant's logarithm before the rows are seen: first where a fit or a measurement supports the constant,
@@ -221,7 +221,11 @@ def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[
     for parameter in parameters:
         change = _largest_change(table, parameter)
         if change < SEEN:
-            reason = "no row shows it" if change < SEEN / 100 else f"10 % more of it moves no row by over {change:.1%}"
+            reason = (
+                "no row shows it"
+                if change < SEEN / 100
+                else f"10 % more of it moves no row by over {percent(change, 1)}"
+            )
             refused.append(RefusedConstant(name=parameter.name, reason=reason))
         else:
             kept.append(parameter)
@@ -232,7 +236,8 @@ def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[
         if narrowed[worst] <= NARROWED:
             break
         reason = (
-            f"its prior of +-{kept[worst].sigma:.0%} narrows only to +-{fitted.spreads[worst]:.0%}: too few rows, or "
+            f"its prior of +-{percent(kept[worst].sigma, 0)} narrows only to +-{percent(fitted.spreads[worst], 0)}: "
+            "too few rows, or "
             "rows that other constants explain as well"
         )
         refused.append(RefusedConstant(name=kept.pop(worst).name, reason=reason))

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption, Figure, Kind
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.site import Instrument
@@ -113,7 +114,9 @@ class Factors(Struct, frozen=True, kw_only=True):
         life = f"calendar life of {self.lifetime_years.value:g} years"
         if self.fleet_utilisation is None:
             return f"reserved time over {life} (ISO/IEC 21031)"
-        return f"reserved time over the {self.fleet_utilisation.value:.0%} of {life} in which the fleet is in use"
+        return (
+            f"reserved time over the {percent(self.fleet_utilisation.value, 0)} of {life} in which the fleet is in use"
+        )
 
 
 class EnergyItem(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,7 +21,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.reliability import Losses, checkpoint_bytes, losses_of, stated_or_assumed
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import percent, plural, verb
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.run import RunSpec
 
@@ -137,7 +137,7 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
     if stated is not None:
         said = Assumption(
             "training.reliability",
-            f"{stated:.1%} of the steps' time",
+            f"{percent(stated, 1)} of the steps' time",
             "stated as overhead_fraction, in place of a model",
         )
         parts = {"training": training_s, "overhead": stated * training_s}

@@ -12,7 +12,7 @@ from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.fit import fit_probability
 from carbon_plugin.spec.numbers import amounts
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.spec.run import RunSpec
 
 WORTH_A_TRY = 0.05
@@ -32,8 +32,10 @@ def warnings_of(spec: RunSpec, prediction: StepPrediction) -> list[str]:
         slower = float(expected_slowdown(used, spec.stack.population)) - 1
         likely = float(fit_probability(used, spec.stack.population))
         found.append(
-            f"memory is {used:.0%} full: it does not fit with a probability of {1 - likely:.0%}, and retries of the "
-            f"allocator slow one such run in ten by {SLOWEST_TENTH:.0%}: expect {slower:.0%} more time than predicted "
+            f"memory is {percent(used, 0)} full: it does not fit with a probability of {percent(1 - likely, 0)}, and "
+            "retries of the "
+            f"allocator slow one such run in ten by {percent(SLOWEST_TENTH, 0)}: expect {percent(slower, 0)} more "
+            "time than predicted "
             "here"
         )
     training = spec.training
@@ -81,6 +83,6 @@ def misfit(memory: MemoryPrediction) -> str:
 
 
 def _chance(memory: MemoryPrediction) -> str:
-    """Return " with a probability of 88%" where there is a chance that a layout fits after all, else nothing."""
+    """Return " with a probability of 88 %" where there is a chance that a layout fits after all, else nothing."""
     likely = memory.fit_probability or 0.0
-    return f" with a probability of {1 - likely:.0%}" if likely >= WORTH_A_TRY else ""
+    return f" with a probability of {percent(1 - likely, 0)}" if likely >= WORTH_A_TRY else ""

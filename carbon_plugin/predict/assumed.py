@@ -9,6 +9,7 @@ from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
 from carbon_plugin.predict.time.schedule import MUON_ITERATIONS
 from carbon_plugin.spec.models.adapters import why_usual
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 
@@ -42,10 +43,10 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         found.append(Assumption("training.optimizer", f"{MUON_ITERATIONS} Newton-Schulz iterations", said))
     if cluster.power_cap_w is not None:
         said = "of the matrix rate: voltage falls with the clock, as in sweeps of power limits (Zeus, NSDI 2023)"
-        found.append(Assumption("cluster.power_cap_w", f"{capped_share(cluster):.0%}", said))
+        found.append(Assumption("cluster.power_cap_w", percent(capped_share(cluster), 0), said))
     if training.precision == "fp8" and stack.fp8_recipe == "rowwise":
         said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
-        found.append(Assumption("stack.fp8_recipe", f"{ROWWISE_SHARE:.0%}", said))
+        found.append(Assumption("stack.fp8_recipe", percent(ROWWISE_SHARE, 0), said))
     return found
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.numbers.range import Range
 
@@ -93,7 +94,7 @@ def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
         )
     limit, idle = accelerator.tdp_w.value, idle_with_context_w(accelerator)
     central = max(idle, TRAINING_SHARE * limit)
-    source = f"{TRAINING_SHARE:.0%} of the limit of {accelerator.name}, from idle up to all of it"
+    source = f"{percent(TRAINING_SHARE, 0)} of the limit of {accelerator.name}, from idle up to all of it"
     return Figure(central, min(idle, central), max(limit, central), "W", "modelled", source)
 
 
@@ -108,7 +109,7 @@ def power_assumptions(cluster: Cluster) -> list[Assumption]:
     """Return the numbers of the device's power that nobody measured."""
     device, found = cluster.accelerator, []
     if device.efficiency.sustained_power_w is None:
-        said = f"{SUSTAINED_SHARE:.0%} of the limit under back-to-back matrix products; none is measured"
+        said = f"{percent(SUSTAINED_SHARE, 0)} of the limit under back-to-back matrix products; none is measured"
         found.append(Assumption(f"{device.name}.sustained_power_w", f"{sustained_w(cluster):.4g}", said))
     if device.idle_context_power_w is None and device.kind == "gpu":
         said = f"idle power and at most {CONTEXT_POWER_W:g} W for an open context (arXiv 2605.23918); none is measured"

@@ -73,11 +73,7 @@ def duration_range(seconds: Range | Figure) -> str:
 
 def percent(share: float) -> str:
     """Return a share in percent. Only exactly nothing and exactly everything read as 0 and 100 %."""
-    if 0 < share < 0.001:
-        return "<0.1 %"
-    if 0.999 < share < 1:
-        return ">99.9 %"
-    return f"{100 * share:.3g} %"
+    return amounts.percent(share)
 
 
 def off_by(factor: float) -> str:

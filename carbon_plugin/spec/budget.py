@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
@@ -143,7 +143,7 @@ class BudgetLine(Struct, frozen=True, kw_only=True):
         if self.used is None or self.share is None:
             return f"{what}: not known, of {limit}"
         how = "projected" if self.projected else "spent"
-        return f"{what}: {_in_words(self.quantity, self.used, self.limit)} of {limit} {how} ({self.share:.0%})"
+        return f"{what}: {_in_words(self.quantity, self.used, self.limit)} of {limit} {how} ({percent(self.share, 0)})"
 
 
 def _in_words(quantity: Quantity, value: float, limit: float) -> str:

@@ -60,6 +60,6 @@ def test_page_holds_all_of_it_with_the_building_and_the_rule_of_amortisation(sum
     page = render_html(summary)
     for expected in ("Beside the total, not part of it", "wind farm 2025", "manufacture, building", "water, on-site"):
         assert expected in page
-    assert "70% of calendar life" in embodied_how(summary)["device"]
+    assert "70 % of calendar life" in embodied_how(summary)["device"]
     assert "The zone&#39;s value is old." in page
     assert "drivers" in charts_of(summary)

@@ -120,7 +120,7 @@ def test_active_share_divides_the_life_by_the_use_of_the_fleet(h100_cluster: Clu
 
     assert charged == pytest.approx(2 * plain)
     assert "calendar life of 5 years (ISO/IEC 21031)" in by_time.amortisation
-    assert "50% of calendar life" in by_use.amortisation
+    assert "50 % of calendar life" in by_use.amortisation
 
 
 def test_the_building_is_charged_by_device_time_and_only_where_asked_for(h100_cluster: Cluster) -> None:

@@ -142,7 +142,7 @@ def test_a_stated_overhead_takes_the_place_of_the_model_and_says_so() -> None:
     assert run.goodput is not None
     assert run.run_time_s.value == pytest.approx(1.25 * 100_000 * run.prediction.step_time_s.value)
     assert run.goodput.wasted_s == pytest.approx(0.2 * run.run_time_s.value)
-    assert any(item.value.startswith("25.0%") for item in run.assumptions)
+    assert any(item.value.startswith("25.0 %") for item in run.assumptions)
 
 
 def test_a_short_run_on_one_device_writes_one_checkpoint_and_expects_no_failure() -> None:

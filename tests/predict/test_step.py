@@ -131,7 +131,7 @@ def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has() 
             "41 GB/s of host memory, 25 GB/s of link a device",
         ),
         ("training", {"optimizer": "muon"}, "training.optimizer", "5 Newton-Schulz iterations"),
-        ("cluster", {"power_cap_w": 300}, "cluster.power_cap_w", "92%"),
+        ("cluster", {"power_cap_w": 300}, "cluster.power_cap_w", "92 %"),
         ("cluster", {}, "a100-sxm-80gb.sustained_power_w", "380"),
     ],
 )

@@ -27,7 +27,7 @@ def test_without_a_projection_what_is_spent_counts_and_is_certain():
     state = compare_budget(CarbonBudget(energy_kwh=3.9), step=7, spent=SPENT, whole=None, measured=False)
 
     assert state.measured
-    assert state.phrase == "energy: 4 kWh of 3.9 kWh spent (103%)"
+    assert state.phrase == "energy: 4 kWh of 3.9 kWh spent (103 %)"
 
 
 def test_both_amounts_are_written_in_the_unit_that_fits_the_limit():
@@ -36,7 +36,7 @@ def test_both_amounts_are_written_in_the_unit_that_fits_the_limit():
 
     state = compare_budget(budget, step=7, spent=spent, whole=None, measured=False)
 
-    assert state.phrase == "emissions: 250 mgCO2e of 200 mgCO2e spent (125%); energy: 162.6 J of 72 J spent (226%)"
+    assert state.phrase == "emissions: 250 mgCO2e of 200 mgCO2e spent (125 %); energy: 162.6 J of 72 J spent (226 %)"
     assert budget.phrase == "at most 200 mgCO2e and 72 J, else a warning"
 
 

@@ -19,7 +19,7 @@ from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
 from carbon_plugin.spec.hardware.profiles import find_accelerator, find_node
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.amounts import percent, plural, verb
 from carbon_plugin.spec.numbers.figure import Figure
 
 _LISTED = 12
@@ -164,7 +164,7 @@ def device(summary: AuditSummary, path: Path) -> Reason:
 def _accuracy(identity: DeviceIdentity) -> list[str]:
     """Return what is known about the accuracy of a meter."""
     known = identity.accuracy
-    return [f"meter: within {known.proportional:.1%} (p10 to p90), {known.source}"] if known else []
+    return [f"meter: within {percent(known.proportional, 1)} (p10 to p90), {known.source}"] if known else []
 
 
 def _meters(devices: Sequence[Device]) -> list[str]:

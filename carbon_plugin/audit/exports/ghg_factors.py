@@ -17,6 +17,7 @@ from msgspec import Struct
 from carbon_plugin.audit.exports.evidence import GridFactor
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.numbers.amounts import percent
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
@@ -97,7 +98,7 @@ def _upstream(direct: Rate, lifecycle: Rate) -> Rate:
 def _losses(whole: Rate, loss: float | None) -> Rate | None:
     if loss is None:
         return None
-    source = f"{loss:.2%} of what is fed in does not arrive, as stated by the reporter, at {whole.source}"
+    source = f"{percent(loss, 2)} of what is fed in does not arrive, as stated by the reporter, at {whole.source}"
     return Rate(g_per_kwh=whole.g_per_kwh * loss / (1 - loss), source=source, granularity=whole.granularity)
 
 

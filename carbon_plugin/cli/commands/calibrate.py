@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from carbon_plugin.cli.options import Argument, AsJson, Option
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import percent, plural
 
 if TYPE_CHECKING:
     from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
@@ -109,11 +109,11 @@ def _print(calibration: Calibration) -> None:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
         name += f" of {constant.stack}" if constant.stack else ""
         learned = LEARNED.get(constant.field, "software")
-        change = f"{constant.before:.4g} -> {constant.after:.4g} +-{constant.spread:.1%}"
+        change = f"{constant.before:.4g} -> {constant.after:.4g} +-{percent(constant.spread, 1)}"
         echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
     power = calibration.power
     if power is not None:
-        change = f"{power.before_w:.4g} -> {power.after_w:.4g} W +-{power.spread:.1%}"
+        change = f"{power.before_w:.4g} -> {power.after_w:.4g} W +-{percent(power.spread, 1)}"
         echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")

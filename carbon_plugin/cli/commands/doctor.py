@@ -11,7 +11,7 @@ from msgspec import Struct
 from carbon_plugin.cli.options import AsJson, Option
 from carbon_plugin.cli.tables.doctor_host import Finding, FindingState, boundary, host, unavailable
 from carbon_plugin.cli.terminal import echo, echo_json
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import percent, plural
 
 if TYPE_CHECKING:
     from carbon_plugin.meters.gpu.driver import GpuVendor
@@ -183,9 +183,9 @@ def _gpu(device: DeviceIdentity, reading: Reading, look_with: str) -> Finding:
     if reading.power_w is not None:
         text += f", {reading.power_w:.0f} W now"
     if device.accuracy is not None:
-        text += f", ±{device.accuracy.proportional:.0%}"
+        text += f", ±{percent(device.accuracy.proportional, 0)}"
         share = device.accuracy.sampled_share
-        text += f" (its sensor looks {share:.0%} of the time)" if share is not None else ""
+        text += f" (its sensor looks {percent(share, 0)} of the time)" if share is not None else ""
     if device.note:
         text += f" ({device.note})"
     state: FindingState = "modelled" if device.energy_kind == "modelled" else "measured"

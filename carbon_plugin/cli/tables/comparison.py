@@ -18,7 +18,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
 from carbon_plugin.show import plot
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units
 from carbon_plugin.spec.parsing.saving import save
@@ -160,7 +160,7 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
         "unknown" if footprint.embodied_kg is None else number(footprint.embodied_kg.value / kg),
         "unknown" if total is None else number(total.value / kg),
         f"{number(counted.low / kg)}-{number(counted.high / kg)}",
-        "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",
+        "" if alternative is comparison.base or relative is None else percent(relative, 0, signed=True),
     ]
 
 

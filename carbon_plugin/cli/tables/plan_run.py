@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.printing import print_line, print_numbers, print_table
+from carbon_plugin.cli.printing import print_line, print_numbers, print_table, unbroken
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
 from carbon_plugin.plan.real_run import BestCase
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number, plural
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS, Units
 
@@ -83,7 +83,9 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
         size, unit = fitting_unit(footprint.counted_kg.value, CARBON_UNITS)
         ends = f"{number(wide[0] / size)} to {number(wide[1] / size)} {unit}"
         _below_the_table(out, f"95 % interval of total carbon: {ends}")
-    ranked = [f"{driver.scope} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE]
+    ranked = [
+        f"{driver.scope} {percent(driver.share, 0)}" for driver in forecast.drivers if driver.share >= LEAST_SHARE
+    ]
     if ranked:
         said = "what the range comes from" if verbose else "the range of total carbon comes most from"
         _below_the_table(out, f"{said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
@@ -96,7 +98,7 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
 
 def _below_the_table(out: Console, text: str) -> None:
     """Print a sentence as far from the edge as the names of the table, in each of its lines."""
-    print_table(out, Padding(text, (0, 0, 0, 2)))
+    print_table(out, Padding(unbroken(text), (0, 0, 0, 2)))
 
 
 def _wasted(forecast: Forecast, row: Callable[[str, Figure | None, Units], None]) -> None:
@@ -117,12 +119,14 @@ def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     goodput, at_best = forecast.goodput, forecast.best_case is not None
     if goodput is None:
         return
-    said = [f"{goodput.useful_share:.1%}{' of the best case' if at_best else ''}"]
+    said = [f"{percent(goodput.useful_share, 1)}{' of the best case' if at_best else ''}"]
     if goodput.expected is not None:
         failures = _failures(goodput.expected)
         said = [f"{said[0]}, in which {failures}"] if at_best else [*said, failures]
     if verbose:
-        parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
+        parts = [
+            f"{PARTS[part]} {percent(share, 1)}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE
+        ]
         said.append(f"{'the time of a real run: ' if at_best else ''}{', '.join(parts)}")
     if goodput.expected is not None:
         said.append(_checkpoints(goodput.expected, forecast.prediction.step_time_s.value, verbose))

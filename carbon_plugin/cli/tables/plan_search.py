@@ -28,7 +28,7 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search.layouts import ProgressCallback
-from carbon_plugin.spec.numbers.amounts import days_phrase, fitting_unit, number, plural
+from carbon_plugin.spec.numbers.amounts import days_phrase, fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
 from carbon_plugin.spec.parsing.document import read_document
 from carbon_plugin.spec.parsing.saving import save
@@ -38,7 +38,8 @@ from carbon_plugin.spec.writing import write_run_spec
 MOST_ROWS = 20
 FOOTNOTE = (
     "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
-    f"more than {NEARLY_FULL:.0%} of memory in use are up to {SLOWDOWN_AT_LIMIT:.0%} slower than predicted; they are "
+    f"more than {percent(NEARLY_FULL, 0)} of memory in use are up to {percent(SLOWDOWN_AT_LIMIT, 0)} slower than "
+    "predicted; they are "
     "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
 )
 FEW = 5
@@ -187,10 +188,10 @@ def _table(options: Sequence[RunOption]) -> Table:
 def _line(option: RunOption) -> str:
     """Return in words what has no column: the place, the layout, its step, its notes and its file."""
     where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
-    used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
+    used = f"memory {percent(option.memory_bytes / option.memory_capacity_bytes, 0)}"
     if option.fit_probability is not None:
-        used += f", fits with a probability of {min(option.fit_probability, ALMOST_SURE):.0%}"
-    step = f"{_amount(option.step_time_s.value, TIME_UNITS)} a step, MFU {option.mfu:.1%}, {used}"
+        used += f", fits with a probability of {percent(min(option.fit_probability, ALMOST_SURE), 0)}"
+    step = f"{_amount(option.step_time_s.value, TIME_UNITS)} a step, MFU {percent(option.mfu, 1)}, {used}"
     written = [f"spec: {option.spec_file}"] if option.spec_file else []
     best = [best_case_phrase(option.best_case)] if option.best_case is not None else []
     return "; ".join([f"{where}: {option.layout_phrase}", step, *best, *option.notes, *written])

@@ -8,7 +8,7 @@ from rich.table import Table
 from carbon_plugin.cli.printing import print_line, print_table
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.spec.models.model import CountedModel
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number, quantity
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, quantity
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
 
@@ -47,23 +47,24 @@ def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
     counted = f"{prediction.attention_convention} attention, " if verbose else ""
     peak = f"{counted}{prediction.peak_dtype} peak {quantity(prediction.peak_flops, FLOP_RATE_UNITS, 4)}"
     rate, power = number(prediction.tokens_per_s_per_device), number(prediction.gpu_power_w.value)
-    again = f", HFU {prediction.hfu:.1%}" if verbose or prediction.hfu > prediction.mfu else ""
+    again = f", HFU {percent(prediction.hfu, 1)}" if verbose or prediction.hfu > prediction.mfu else ""
     print_line(
         out,
         "one step",
-        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}; MFU {prediction.mfu:.1%}{again} [dim]({peak})[/]; "
+        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}; MFU {percent(prediction.mfu, 1)}{again} "
+        f"[dim]({peak})[/]; "
         f"{rate} {samples_of(forecast)}/s and {power} W a {device}",
     )
     ranked = sorted(prediction.breakdown_s.items(), key=lambda item: -item[1])
     if not verbose:
-        named = [f"{TERMS.get(name, name)} {s / total:.0%}" for name, s in ranked if s >= LEAST_TERM * total]
+        named = [f"{TERMS.get(name, name)} {percent(s / total, 0)}" for name, s in ranked if s >= LEAST_TERM * total]
         print_line(out, "", f"[dim]{', '.join(named[:FEW_TERMS])}[/]")
         return
     table = _grid(28)
     table.add_column(justify="right")
     table.add_column(justify="right")
     for name, seconds in ranked:
-        table.add_row(f"  {TERMS.get(name, name)}", f"{number(seconds / size, 4)} {unit}", f"{seconds / total:.1%}")
+        table.add_row(f"  {TERMS.get(name, name)}", f"{number(seconds / size, 4)} {unit}", percent(seconds / total, 1))
     print_table(out, table)
     out.print()
 
@@ -75,10 +76,10 @@ def print_memory(out: Console, forecast: Forecast, verbose: bool) -> None:
     verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
     if memory.fit_probability is not None:
         likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
-        verdict += f" with a probability of {min(likely, ALMOST_SURE):.0%}"
+        verdict += f" with a probability of {percent(min(likely, ALMOST_SURE), 0)}"
     largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{name} {number(size / GIB)}" for name, size in largest[: None if verbose else FEW_TERMS])
-    used = f"{number(memory.total_bytes / GIB)} of {number(memory.capacity_bytes / GIB)} GiB ({fill:.0%})"
+    used = f"{number(memory.total_bytes / GIB)} of {number(memory.capacity_bytes / GIB)} GiB ({percent(fill, 0)})"
     print_line(out, "memory", f"{used} a device, {verdict}; [dim]{parts}[/]")
     out.print()
 

@@ -11,7 +11,7 @@ from carbon_plugin.cli.printing import print_numbers, print_table
 from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep
-from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, plural
+from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
@@ -46,7 +46,9 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     )
     table.add_row("cluster", f"{point.devices:,} {point.accelerator}")
     table.add_row("layout", point.layout)
-    table.add_row("step", f"{number(point.step_time_s)} s, MFU {point.mfu:.1%}, goodput {point.goodput:.1%}")
+    table.add_row(
+        "step", f"{number(point.step_time_s)} s, MFU {percent(point.mfu, 1)}, goodput {percent(point.goodput, 1)}"
+    )
     figures = (
         ("time", point.time_s, TIME_UNITS),
         ("energy", point.facility_energy_j, ENERGY_UNITS),
@@ -93,8 +95,8 @@ def print_range(result: Sweep, deadline_days: float) -> None:
             f"{point.loss:.3f}",
             f"{point.devices:,}",
             number(point.time_s.value / SECONDS_PER_DAY) + (" " if point.meets_deadline else "!"),
-            f"{point.mfu:.0%}",
-            f"{point.goodput:.0%}",
+            percent(point.mfu, 0),
+            percent(point.goodput, 0),
             *(count(kg / 1e3) for kg in kilograms),
         )
     for table in tables.values():
@@ -110,5 +112,5 @@ def print_range(result: Sweep, deadline_days: float) -> None:
     shares: dict[str, list[float]] = {}
     for point in result.points:
         shares.setdefault(point.zone, []).append(point.embodied_share)
-    parts = [f"{zone} {min(values):.1%} to {max(values):.1%}" for zone, values in shares.items()]
+    parts = [f"{zone} {percent(min(values), 1)} to {percent(max(values), 1)}" for zone, values in shares.items()]
     out.print(f"embodied share of all carbon: {', '.join(parts)}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.show import wording
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.run.carbon import (
     CarbonRow,
     Compared,
@@ -65,8 +66,9 @@ def coverage_lines(found: Sequence[RangeCoverage]) -> list[str]:
     """Return sentences that say how many published values lie in the range of a real run."""
     names = {"device_hours": "device-hours", "energy_mwh": "energy", "carbon_t": "carbon"}
     return [
-        f"{names[item.quantity]}: the 80 % range of a real run holds {item.inside:.0%} of {item.rows} published "
-        f"values, {item.blind_inside:.0%} where the factor saw nothing of the source"
+        f"{names[item.quantity]}: the 80 % range of a real run holds {percent(item.inside, 0)} of {item.rows} "
+        "published "
+        f"values, {percent(item.blind_inside, 0)} where the factor saw nothing of the source"
         for item in found
     ]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from carbon_plugin.cli.tables.plan_step import TERMS, span
 from carbon_plugin.cli.terminal import echo_json
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent
 from carbon_plugin.spec.numbers.units import STEP_TIME_UNITS
 from carbon_plugin.validate.step.explain import RowExplanation, explain_row
 
@@ -33,8 +33,8 @@ def show(found: RowExplanation, out: Console) -> None:
     out.print(f"[bold]{escape(found.id)}[/]  {escape(found.accelerator)}, {escape(found.layout)}")
     out.print(
         f"measured {number(found.measured_step_time_s / size)} {unit}, predicted "
-        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}, {found.ratio - 1:+.1%}; class "
-        f"{prediction.accuracy_class}, MFU {prediction.mfu:.1%}, memory "
+        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}, {percent(found.ratio - 1, 1, signed=True)}; class "
+        f"{prediction.accuracy_class}, MFU {percent(prediction.mfu, 1)}, memory "
         f"{prediction.memory.total_bytes / 2**30:.1f} of {prediction.memory.capacity_bytes / 2**30:.1f} GiB"
     )
     table = Table.grid(padding=(0, 2))
@@ -56,4 +56,4 @@ def show(found: RowExplanation, out: Console) -> None:
 
 
 def _cells(seconds: float, total_s: float, size: float, unit: str) -> tuple[str, str]:
-    return f"{number(seconds / size)} {unit}", f"{seconds / total_s:.1%}"
+    return f"{number(seconds / size)} {unit}", percent(seconds / total_s, 1)

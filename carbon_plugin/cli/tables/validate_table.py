@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from carbon_plugin.calibrate.rows.rows import next_step
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.validate.run.full_runs import FullRunRow
 from carbon_plugin.validate.run.real_runs import ClassOverrun
 from carbon_plugin.validate.step.error_summary import ErrorSummary
@@ -94,7 +94,9 @@ def _print_memory(out: Console, result: Validation) -> None:
     ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
     probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
     if ran:
-        out.print(f"memory: {feasible:,} of {ran:,} layouts that ran are called feasible ({feasible / ran:.1%})")
+        out.print(
+            f"memory: {feasible:,} of {ran:,} layouts that ran are called feasible ({percent(feasible / ran, 1)})"
+        )
     wrong = [f"{one.source} {one.ran - one.called_feasible}" for one in result.fits if one.ran > one.called_feasible]
     if wrong:
         out.print(f"  not called feasible: {', '.join(wrong)}")
@@ -136,7 +138,7 @@ def _headlines(items: Sequence[CollectionError]) -> Table:
             f"[bold]{item.source_left_out:.1f}[/]",
             "" if item.model_left_out is None else f"{item.model_left_out:.1f}",
             f"{item.bias:+.1f}",
-            f"{item.coverage:.0%}",
+            percent(item.coverage, 0),
             *(f"{item.baseline_mape[name]:.0f}" for name in BASELINES),
         )
     return table
@@ -164,7 +166,7 @@ def overrun_lines(found: Sequence[ClassOverrun]) -> list[str]:
     return [
         f"real runs, {item.kind}: {item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f}) times "
         f"the best case, {item.overrun.runs} runs of {item.overrun.sources} sources; the 80 % range holds "
-        f"{item.coverage:.0%}, without the run's source {item.blind_coverage:.0%}"
+        f"{percent(item.coverage, 0)}, without the run's source {percent(item.blind_coverage, 0)}"
         for item in found
     ]
 
@@ -190,7 +192,7 @@ def _cells(item: ErrorSummary, baselines: Sequence[str]) -> list[str]:
         f"{item.worst:+.0f}",
         f"{item.bias:+.1f}",
         f"{item.abs_log_ratio:.3f}",
-        f"{item.coverage:.0%}",
+        percent(item.coverage, 0),
         "" if item.model_left_out_mape is None else f"{item.model_left_out_mape:.1f}",
         *(f"{item.baseline_mape[name]:.0f}" if name in item.baseline_mape else "" for name in baselines),
     ]

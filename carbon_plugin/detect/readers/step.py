@@ -12,6 +12,7 @@ from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.optimizers import innermost
 from carbon_plugin.detect.shape.parameters import is_adapter
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel, dtype_name, is_compiled
+from carbon_plugin.spec.numbers.amounts import percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,7 +127,9 @@ def detect_compiled(model: nn.Module) -> Observed | None:
     total = sum(parameter.numel() for parameter in model.parameters())
     if 2 * inside < total:
         return None
-    return Observed(True, f"{' and '.join(sorted(names))} with inductor around {inside / total:.0%} of the parameters")
+    return Observed(
+        True, f"{' and '.join(sorted(names))} with inductor around {percent(inside / total, 0)} of the parameters"
+    )
 
 
 def _low_precision(module: nn.Module) -> str | None:

@@ -5,6 +5,7 @@ first batch.
 from __future__ import annotations
 
 from carbon_plugin.detect.resolve.fields import FieldTable
+from carbon_plugin.spec.numbers.amounts import percent
 
 OTHER_BATCHES = 2.0
 """Batches after the first have between half and twice its tokens (our convention): texts differ in length, and trainers
@@ -36,7 +37,7 @@ def note_tokens(table: FieldTable, declared: int | None, places: int | None) -> 
     padding = table.rows.get("training.padding_fraction")
     tokens = places if padding is None else max(1, round(places * (1 - float(padding["value"]))))
     low, high = round(tokens / OTHER_BATCHES), round(tokens * OTHER_BATCHES)
-    without = "padding included" if padding is None else f"{float(padding['value']):.0%} padding left out"
+    without = "padding included" if padding is None else f"{percent(float(padding['value']), 0)} padding left out"
     source = f"the first step's batch stands for that of every step, {without}: {low:,} to {high:,}"
     table.note("tokens_per_step", tokens, source, between=(low, high))
     return tokens

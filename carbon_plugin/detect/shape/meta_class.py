@@ -14,7 +14,7 @@ import msgspec
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.numbers.amounts import count
+from carbon_plugin.spec.numbers.amounts import count, percent
 
 AGREES = 0.01
 """The share of the class's count by which our count may differ before it is said to differ."""
@@ -33,7 +33,7 @@ def checked_by_class(model: TransformerModel, config: Path) -> TransformerModel:
     else:
         said = (
             f"{name} has {count(parameters, 4)} parameters, and {count(model.parameters, 4)} were counted here "
-            f"({difference:+.1%}): what the plan says of memory and time rests on the wrong shape"
+            f"({percent(difference, 1, signed=True)}): what the plan says of memory and time rests on the wrong shape"
         )
     return msgspec.structs.replace(model, notes=(*model.notes, said))
 

@@ -18,7 +18,7 @@ from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.series.file import Signal, load_trace
 from carbon_plugin.footprint.series.trace import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.values import Intensity, RunPeriod
-from carbon_plugin.spec.numbers.amounts import number, plural, verb
+from carbon_plugin.spec.numbers.amounts import number, percent, plural, verb
 from carbon_plugin.spec.numbers.figure import Figure, Kind
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.moment import iso_utc
@@ -77,7 +77,9 @@ def _mean(trace: Trace, period: RunPeriod | None) -> tuple[Figure, list[str]]:
             f"{trace.source}: holds {held}, which covers less than half of {wanted}, in this or another year"
         )
     mean, known = trace.mean(moved, period.duration_s)
-    notes = [] if known > 0.999 else [f"the series knows {known:.0%} of the period; its mean stands for the rest"]
+    notes = (
+        [] if known > 0.999 else [f"the series knows {percent(known, 0)} of the period; its mean stands for the rest"]
+    )
     years = abs(moved - period.start_unix_s) / SHIFT_S
     if not years:
         return _figure(trace, mean, 1.0, "declared", f"hours from {iso_utc(moved)}"), notes

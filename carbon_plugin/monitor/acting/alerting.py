@@ -17,6 +17,7 @@ from carbon_plugin.monitor.acting.samples import PAUSING, Cycle, TrainingSample,
 from carbon_plugin.monitor.acting.suspects import suspect_data
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.alerts import AlertRules
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Figure
 
 ALERT_EVENT = "alert"
@@ -121,7 +122,8 @@ class Alerting:
             f"{median(one.pause_s for one in cycles[:CYCLES]):.3g} s to {median(one.pause_s for one in recent):.3g} s"
         )
         message = (
-            f"{cycle.phase} takes {present:.0%} of the time, {ordinary:.0%} at first, since step {recent[0].step:,}; "
+            f"{cycle.phase} takes {percent(present, 0)} of the time, {percent(ordinary, 0)} at first, since step "
+            f"{recent[0].step:,}; "
             f"one goes from {longer}"
         )
         data = {
@@ -173,7 +175,7 @@ def _alert(quantity: str, deviation: Deviation, cause: Cause, against: str) -> N
     change = deviation.ratio - 1
     unit = "s" if quantity == "step_time" else "W a GPU"
     message = (
-        f"{quantity.replace('_', ' ')} is {abs(change):.0%} {'above' if change > 0 else 'below'} what it was "
+        f"{quantity.replace('_', ' ')} is {percent(abs(change), 0)} {'above' if change > 0 else 'below'} what it was "
         f"({deviation.present:.3g} {unit}, {deviation.ordinary:.3g} {unit} before) since about step "
         f"{deviation.since_step:,}; likely {cause.term}: {cause.sentence}"
     )

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.monitor.acting.samples import RankShare, TrainingSample
+from carbon_plugin.spec.numbers.amounts import percent
 
 COMPUTE = ("matmul", "attention", "scan", "elementwise", "recompute", "head", "optimizer")
 COMMUNICATION = ("tp", "cp", "ep", "dp", "dp_shard", "pp_transfer")
@@ -161,16 +162,18 @@ def _rank_words(before: RankShare, now: RankShare) -> tuple[str, str]:
     rises = {"busy": now.busy - before.busy, "delayed": now.delayed - before.delayed, "data": now.data - before.data}
     match max(rises, key=lambda name: rises[name]):
         case "data":
-            return f"waits for data {now.data:.0%} of the time ({before.data:.0%} before)", "data"
+            return f"waits for data {percent(now.data, 0)} of the time ({percent(before.data, 0)} before)", "data"
         case "delayed":
             return (
-                f"waits for a CPU {now.delayed:.0%} of the time ({before.delayed:.0%} before), because other work runs "
+                f"waits for a CPU {percent(now.delayed, 0)} of the time ({percent(before.delayed, 0)} before), "
+                "because other work runs "
                 "on its host",
                 "host",
             )
         case _:
             return (
-                f"computes on its CPU {now.busy:.0%} of the time ({before.busy:.0%} before), others wait",
+                f"computes on its CPU {percent(now.busy, 0)} of the time ({percent(before.busy, 0)} before), others "
+                "wait",
                 "host",
             )
 

@@ -47,7 +47,7 @@ from carbon_plugin.plan.search.layouts import describe
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
-from carbon_plugin.spec.numbers.amounts import count
+from carbon_plugin.spec.numbers.amounts import count, percent
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 from carbon_plugin.spec.site import Site
@@ -132,7 +132,7 @@ METHOD = (
     Assumption(
         "batch",
         f"the best of {', '.join(f'{share:g}' for share in BATCH_SHARES)} times the critical one",
-        f"which costs {TOKEN_OVERHEAD:.0%} more tokens at the critical one (arXiv 2410.21676)",
+        f"which costs {percent(TOKEN_OVERHEAD, 0)} more tokens at the critical one (arXiv 2410.21676)",
     ),
     Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),
     Assumption("training", "bf16, fp16 where the device has none; adamw", "usual for transformers"),

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import Forecast
-from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.amounts import number, percent
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_HOUR
 from carbon_plugin.spec.parsing.moment import iso_utc
@@ -137,7 +137,8 @@ def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, level: _Level,
     if least < 0.999:
         mean, highest = number(level.mean), number(level.highest)
         notes.append(
-            f"the forecast knows {least:.0%} of the hours of the run; its mean of {mean} g/kWh stands for the others, "
+            f"the forecast knows {percent(least, 0)} of the hours of the run; its mean of {mean} g/kWh stands for the "
+            "others, "
             f"and its highest hour of {highest} g/kWh for those that a later start knows less than a start now"
         )
     unknown_s = sum(

@@ -60,6 +60,20 @@ def memory(size_bytes: float, digits: int = 3) -> str:
     return quantity(size_bytes, MEMORY_UNITS, digits)
 
 
+def percent(share: float, decimals: int | None = None, *, signed: bool = False) -> str:
+    """Return a share in percent, for instance "99.7 %". Without `decimals` it has three significant digits, and only
+    exactly nothing and exactly everything read as 0 and 100 %. `signed` writes a plus, for instance "+12 %".
+    """
+    if decimals is None and 0 < share < 0.001:
+        return "<0.1 %"
+    if decimals is None and 0.999 < share < 1:
+        return ">99.9 %"
+    size = number(100 * abs(share)) if decimals is None else f"{100 * abs(share):,.{decimals}f}"
+    changes = any(digit in size for digit in "123456789")  # a share that is written as nothing has no sign
+    sign = "−" * (share < 0) or "+" * signed
+    return f"{sign * changes}{size} %"
+
+
 def days_phrase(days: float, digits: int = 3) -> str:
     """Return a time in days with its noun, for instance "1 day" or "1.5 days"."""
     text = number(days, digits)

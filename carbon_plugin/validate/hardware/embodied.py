@@ -16,6 +16,7 @@ from carbon_plugin.footprint.embodied.bottom_up import modelled_device_kg
 from carbon_plugin.footprint.embodied.devices import building_kg
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
@@ -52,7 +53,8 @@ def markdown_table() -> str:
     head = "| object | published, kg | model, kg (range) | error | in range | source |\n|---|---|---|---|---|---|"
     lines = [
         f"| {row.name}{' (fitted to it)' if row.calibrated else ''} | {row.published_kg:,.0f} | {model.value:,.0f} "
-        f"({model.low:,.0f} to {model.high:,.0f}) | {row.error:+.0%} | {'yes' if row.inside else 'no'} | "
+        f"({model.low:,.0f} to {model.high:,.0f}) | {percent(row.error, 0, signed=True)} | "
+        f"{'yes' if row.inside else 'no'} | "
         f"{row.source}{f'; {row.note}' if row.note else ''} |"
         for row in validation_rows()
         for model in [row.modelled_kg]

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.footprint.embodied.bill import BillLine, host_parts
+from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.validate.hardware.embodied import bare_host, sum_of_parts
 
@@ -147,9 +148,10 @@ def summary_line(rows: Sequence[ServerRow]) -> str:
     """Return how many servers are predicted well, the median error and the coverage of the range, in two sentences."""
     errors, by_others = [row.error for row in rows], [row.error_by_others for row in rows]
     return (
-        f"{within(errors)} of {len(rows)} servers are within {WITHIN:.0%} of their published footprint, out of sample; "
-        f"the median error is {_median(errors):.0%}. By the sheets of the other manufacturer alone "
-        f"{within(by_others)} are, the median error is {_median(by_others):.0%}, and the printed range holds "
+        f"{within(errors)} of {len(rows)} servers are within {percent(WITHIN, 0)} of their published footprint, out "
+        "of sample; "
+        f"the median error is {percent(_median(errors), 0)}. By the sheets of the other manufacturer alone "
+        f"{within(by_others)} are, the median error is {percent(_median(by_others), 0)}, and the printed range holds "
         f"{sum(row.covered for row in rows)} of {len(rows)}."
     )
 
@@ -162,9 +164,10 @@ def markdown_servers() -> str:
         "by the other manufacturer's sheets, kg (range) | error | in range | source |\n|" + "---|" * 9
     )
     lines = [
-        f"| {row.name} | {row.published_kg:,.0f} | {row.predicted_kg:,.0f} | {row.error:+.0%} | "
+        f"| {row.name} | {row.published_kg:,.0f} | {row.predicted_kg:,.0f} | {percent(row.error, 0, signed=True)} | "
         f"{_yes_or_no(abs(row.error) <= WITHIN)} | {row.by_others_kg.value:,.0f} ({row.by_others_kg.low:,.0f} to "
-        f"{row.by_others_kg.high:,.0f}) | {row.error_by_others:+.0%} | {_yes_or_no(row.covered)} | {row.source} |"
+        f"{row.by_others_kg.high:,.0f}) | {percent(row.error_by_others, 0, signed=True)} | {_yes_or_no(row.covered)} "
+        f"| {row.source} |"
         for row in rows
     ]
     return "\n".join([summary_line(rows), "", head, *lines])

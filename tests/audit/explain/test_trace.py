@@ -158,7 +158,7 @@ def test_accuracy_of_a_meter_is_among_the_sources(summary: AuditSummary) -> None
         summary.devices[0], identity=msgspec.structs.replace(summary.devices[0].identity, accuracy=known)
     )
     told = explain(msgspec.structs.replace(summary, devices=[device]), "devices.0")[0].sources
-    assert "meter: within 5.0% (p10 to p90), arXiv 2312.02741" in told
+    assert "meter: within 5.0 % (p10 to p90), arXiv 2312.02741" in told
 
 
 def test_number_of_another_profile_is_not_called_the_shipped_one(factors_of_a_cluster: Factors, tmp_path: Path) -> None:

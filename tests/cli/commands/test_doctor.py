@@ -104,7 +104,7 @@ def test_each_rung_of_the_boundary_has_its_coverage(doctor: Doctor, simulated_nv
 
 def test_accuracy_limits_and_throttling_are_told(doctor: Doctor, simulated_nvml: Environment) -> None:
     gpus = doctor.about(simulated_nvml("power=400;fault=0:limit=400"), "GPUs")
-    assert "400 W now, ±5% (its sensor looks 25% of the time)" in gpus
+    assert "400 W now, ±5 % (its sensor looks 25 % of the time)" in gpus
     assert "power limit 400 W of 700 W, SM clock 1755 MHz, held back by power cap" in gpus
 
 

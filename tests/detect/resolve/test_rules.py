@@ -343,7 +343,7 @@ def test_tokens_of_the_first_batch_alone_have_a_range_and_its_padding_is_left_ou
     row = effective.fields["tokens_per_step"]
     assert effective.tokens_per_step == row["value"] == 0.75 * places
     assert (row["low"], row["high"]) == (0.375 * places, 1.5 * places)
-    assert "25% padding left out: 4,608 to 18,432" in row["source"]
+    assert "25 % padding left out: 4,608 to 18,432" in row["source"]
 
 
 def test_tokens_of_a_step_that_were_said_have_no_range():

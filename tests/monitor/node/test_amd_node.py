@@ -81,8 +81,8 @@ def test_the_doctor_names_the_gpus(simulated_amd: Callable[..., dict[str, str]])
     assert done.returncode == 0, done.stderr
     gpus = [f"{one['state']}: {one['text']}" for one in json.loads(done.stdout) if one["area"] == "GPUs"]
     assert "note: AMD driver 6.14.simulated; reserved: every GPU that AMD SMI shows" in gpus
-    assert "measured: AMD Instinct MI300X GPU-00000051a3d00000: by its energy counter, 300 W now, ±5%" in gpus
-    assert "measured: AMD Instinct MI300X GPU-00000051a3d00100: by integrating its power, 400 W now, ±10%" in [
+    assert "measured: AMD Instinct MI300X GPU-00000051a3d00000: by its energy counter, 300 W now, ±5 %" in gpus
+    assert "measured: AMD Instinct MI300X GPU-00000051a3d00100: by integrating its power, 400 W now, ±10 %" in [
         text.partition(" (")[0] for text in gpus
     ]
     assert "note: AMD Instinct MI300X has the hardware profile mi300x" in gpus

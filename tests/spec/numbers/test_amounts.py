@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, percent
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,35 @@ def test_fewer_digits_than_a_number_has_are_no_reason_for_an_exponent():
 def test_a_unit_is_reached_by_the_rounded_value():
     assert fitting_unit(0.9996, ((1e-3, "g"), (1.0, "kg"))) == (1.0, "kg")
     assert fitting_unit(0.9994, ((1e-3, "g"), (1.0, "kg"))) == (1e-3, "g")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.99684, "99.7 %"),
+        (0.5, "50 %"),
+        (0, "0 %"),
+        (1, "100 %"),
+        (0.0004, "<0.1 %"),
+        (0.9996, ">99.9 %"),
+        (52.58, "5,260 %"),
+        (-0.3, "−30 %"),
+    ],
+)
+def test_a_share_in_percent_has_three_digits_and_only_all_of_it_reads_as_100(share, said):
+    assert percent(share) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "decimals", "signed", "said"),
+    [
+        (0.327, 1, False, "32.7 %"),
+        (0.996, 0, False, "100 %"),
+        (52.58, 0, False, "5,258 %"),
+        (0.124, 0, True, "+12 %"),
+        (-0.124, 0, True, "−12 %"),
+        (-0.004, 0, True, "0 %"),
+    ],
+)
+def test_a_share_in_percent_has_the_decimals_and_the_sign_that_are_asked_for(share, decimals, signed, said):
+    assert percent(share, decimals, signed=signed) == said

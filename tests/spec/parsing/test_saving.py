@@ -66,6 +66,9 @@ def test_a_pipe_gets_all_of_a_content_that_is_larger_than_it_holds(tmp_path):
     fd = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     writer = threading.Thread(target=save, args=(tmp_path / "pipe", b"x" * 300_000), daemon=True)
     writer.start()
+    started = select.poll()
+    started.register(fd, select.POLLIN)
+    started.poll()  # before a program writes, the pipe reads as ended
 
     found = 0
     while writer.is_alive() or select.select([fd], [], [], 0)[0]:

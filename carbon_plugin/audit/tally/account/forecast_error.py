@@ -22,7 +22,7 @@ from msgspec import Struct
 from carbon_plugin.audit.findings.comparison import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.numbers.amounts import number, plural, quantity
+from carbon_plugin.spec.numbers.amounts import number, percent, plural, quantity
 from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_KG_PER_J, POWER_UNITS, TIME_UNITS
 
 
@@ -194,5 +194,5 @@ def _coverage_text(actual: Actual, planned_j: Mapping[str, float], actual_j: Map
     if added:
         parts.append(f"metered but not forecast: {', '.join(added)}")
     if actual.nodes_share < 1:
-        parts.append(f"ledgers cover {actual.nodes_share:.0%} of the nodes")
+        parts.append(f"ledgers cover {percent(actual.nodes_share, 0)} of the nodes")
     return "; ".join(parts) or "the same rungs and all nodes on both sides"

@@ -91,7 +91,7 @@ def test_node_without_a_ledger_is_booked_on_coverage_alone(forecast: ForecastDoc
     energy_j = {rung: 0.5 * energy for rung, energy in as_planned(forecast).energy_j.items()}
     parts = split(forecast, as_planned(forecast, energy_j=energy_j, nodes_share=0.5), factor=0.5)
     assert off(parts) == {"coverage": pytest.approx(0.5)}
-    assert parts["coverage"].explanation == "ledgers cover 50% of the nodes"
+    assert parts["coverage"].explanation == "ledgers cover 50 % of the nodes"
 
 
 def test_changed_spec_that_runs_as_predicted_is_booked_on_the_spec_alone(
