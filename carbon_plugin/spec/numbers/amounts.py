@@ -69,9 +69,10 @@ def percent(share: float, decimals: int | None = None, *, signed: bool = False) 
     if decimals is None and 0.999 < share < 1:
         return ">99.9 %"
     size = number(100 * abs(share)) if decimals is None else f"{100 * abs(share):,.{decimals}f}"
-    changes = any(digit in size for digit in "123456789")  # a share that is written as nothing has no sign
-    sign = "−" * (share < 0) or "+" * signed
-    return f"{sign * changes}{size} %"
+    if not any(digit in size for digit in "123456789"):  # what is written as nothing has no sign
+        return f"{size} %"
+    plus = "+" if signed else ""
+    return f"{'−' if share < 0 else plus}{size} %"
 
 
 def days_phrase(days: float, digits: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,7 @@ def test_a_unit_is_reached_by_the_rounded_value():
         (0.9996, ">99.9 %"),
         (52.58, "5,260 %"),
         (-0.3, "−30 %"),
+        (np.float64(-0.3), "−30 %"),
     ],
 )
 def test_a_share_in_percent_has_three_digits_and_only_all_of_it_reads_as_100(share, said):
