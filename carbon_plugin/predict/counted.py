@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, optimizer_state_bytes
-from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
+from carbon_plugin.predict.memory import MASTER_BYTES
+from carbon_plugin.predict.peak import CONTEXT_BYTES, FRAGMENTATION_SHARE
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped

@@ -8,7 +8,6 @@ generalised to gated feed-forward layers, grouped heads, experts and fused atten
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from carbon_plugin.predict.time.scan import scan_kept_elements
 from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
-CONTEXT_BYTES = 1.2 * 2**30
-"""Bytes of device context and communicator buffers, which lie outside the allocator."""
-FRAGMENTATION_SHARE = 0.04
 GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one."""
 SCATTER_BYTES = 6
@@ -36,8 +32,9 @@ CHUNKED_SEQUENCES = 3
 """The same where the exchange is cut into chunks that run beside the products, so that no whole result is built."""
 
 
-def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
-    """Return the parts in bytes on the fullest device. Their sum, which includes `reserve`, is the need."""
+def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
+    """Return the parts in bytes on the fullest device, each at its own largest. `predict.peak` says which of them are
+    there at one time."""
     shared, routed = device_parameters(shape, layout)
     # DualPipe feeds the pipeline from both ends, so that every device holds two stages.
     copies = where(layout.dualpipe > 0, 2, 1)
@@ -80,7 +77,6 @@ def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
         **_activations(shape, layout, work, rates),
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
-    parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
     parts["cached"] = _cached(layout, work, shape)
     return parts
 
@@ -197,44 +193,6 @@ def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """
     single = work.eager * shape.gated * work.activation_bytes
     return (1 + shape.gated) * work.kept_bytes + single + work.input_bytes * (1 - layout.again_act)
-
-
-def reserved_bytes(parts: Mapping[str, Values]) -> Values:
-    """Return the bytes that the allocator holds of the parts that `memory_bytes` returns.
-
-    Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count.
-    """
-    return _held(parts) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
-
-
-def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the largest number of bytes of the parts of `memory_bytes` that are allocated at one time.
-
-    PyTorch frees gradients after each step. In the first micro-batch of a step they come into being layer by layer, as
-    the activations of the same layers are freed: the peak is at the loss, where of the gradients there are only those
-    of the head that a loss in chunks has made, or at the end of the backward pass, without activations and logits.
-    Gradients that other micro-batches add to, and those in buffers of their own (`Stack.gradient_buffers`), are there
-    at the loss too.
-    """
-    rounds = work.batch / (layout.dp * layout.micro_batch_size)
-    held = (rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0)
-    passing = parts["activations"] + parts["logits"] + parts["working"]
-    table = where((shape.trainable < 1) | (layout.pp > 1), 0.0, _table_gradient_bytes(shape, layout, work))
-    # A table that is embedding and head gets two gradients, and the second one lies beside the sum until it is added.
-    last = table * (where(shape.tied > 0, 1, 0) + 1 - work.gradients_kept)
-    at_loss = _held(parts) - parts["gradients"] + work.head_gradients * table
-    at_end = _held(parts) - passing + last
-    return where(held, _held(parts), np.maximum(at_loss, at_end))
-
-
-def _held(parts: Mapping[str, Values]) -> Values:
-    """Return the sum of the parts that hold values, without what the allocator and the context add."""
-    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached")))
-
-
-def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the bytes of the gradient of the embedding, or of the head, on one device."""
-    return shape.vocab * shape.hidden / layout.tp * work.parameter_bytes
 
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:

@@ -10,7 +10,7 @@ from carbon_plugin.predict.assumed import step_assumptions
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates

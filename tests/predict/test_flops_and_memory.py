@@ -15,7 +15,14 @@ import pytest
 from carbon_plugin.predict.case.from_spec import LOGIT_BYTES, layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.memory import allocated_bytes, layer_activation_bytes, memory_bytes, reserved_bytes
+from carbon_plugin.predict.memory import layer_activation_bytes, memory_parts
+from carbon_plugin.predict.peak import (
+    CONTEXT_BYTES,
+    FRAGMENTATION_SHARE,
+    allocated_bytes,
+    memory_bytes,
+    reserved_bytes,
+)
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
@@ -164,7 +171,7 @@ def test_a_dense_models_memory_does_not_depend_on_what_is_predicted_beside_it(gp
 
 def test_reserved_memory_is_more_than_allocated(gpt, rates) -> None:
     layout, work = layout_of(ParallelLayout()), work_of(PLAN, Stack())
-    parts = memory_bytes(shape_of(gpt), layout, work, rates())
+    parts = memory_parts(shape_of(gpt), layout, work, rates())
 
     assert reserved_bytes(parts) > allocated_bytes(parts, shape_of(gpt), layout, work)
 
@@ -173,7 +180,7 @@ def allocated(model, rates, stack: Stack, **plan: Any) -> tuple[float, dict[str,
     """Return the peak of one device and the parts that it consists of."""
     shape, layout = shape_of(model), layout_of(ParallelLayout())
     work = work_of(msgspec.structs.replace(PLAN, **({"global_batch_size": 1} | plan)), stack)
-    parts = memory_bytes(shape, layout, work, rates())
+    parts = memory_parts(shape, layout, work, rates())
     return float(allocated_bytes(parts, shape, layout, work)), {name: float(size) for name, size in parts.items()}
 
 
@@ -187,6 +194,28 @@ def test_the_first_micro_batch_of_a_step_has_its_logits_before_its_gradients(gpt
     for batch, kept in ((2, Stack()), (1, Stack(gradient_buffers=True))):
         peak, parts = allocated(gpt, rates, kept, global_batch_size=batch)
         assert peak == pytest.approx(lasting + parts["communication"] + parts["gradients"] + passing)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize(
+    "layout", [{}, {"dp_replicate": 8}, {"dp_shard": 8, "zero_stage": 1}, {"dp_shard": 8, "zero_stage": 3}], ids=str
+)
+def test_what_a_step_needs_is_its_peak_with_fragmentation_and_context(gpt, rates, layout, batch) -> None:
+    case = layout_of(ParallelLayout(**layout))
+    work = work_of(msgspec.structs.replace(PLAN, global_batch_size=batch), Stack())
+    every = memory_parts(shape_of(gpt), case, work, rates())
+
+    need = memory_bytes(shape_of(gpt), case, work, rates())
+
+    peak = float(allocated_bytes(every, shape_of(gpt), case, work))
+    assert float(sum(need.values())) == pytest.approx(peak * (1 + FRAGMENTATION_SHARE) + CONTEXT_BYTES)
+    assert all(float(need[name]) >= 0 for name in need)
+    # Buckets of gradients, and gradients to which a second micro-batch adds, are there at the loss.
+    if (layout.get("zero_stage") != 3 and layout) or batch > 8:
+        assert need["gradients"] == every["gradients"]
+        assert need["logits"] == every["logits"] > 0
+    else:
+        assert need["gradients"] == 0 or need["logits"] == 0
 
 
 def test_a_loss_in_chunks_holds_two_gradients_of_the_head_and_a_whole_one_none(gpt, rates) -> None:

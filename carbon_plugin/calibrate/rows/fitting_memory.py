@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec

@@ -16,7 +16,7 @@ from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.plan.search.space import Grid, Space, describe, grids, held_phrase, splits
 from carbon_plugin.predict.case.from_spec import shape_of, work_of
 from carbon_plugin.predict.case.inputs import Shape, StepWork
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.uncertainty.fit import fits

@@ -19,7 +19,8 @@ from carbon_plugin.calibrate.rows.table import rates_of
 from carbon_plugin.plan.search.fullness import slowdown_of_a_run
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
-from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
+from carbon_plugin.predict.memory import memory_parts
+from carbon_plugin.predict.peak import CONTEXT_BYTES, allocated_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits, width
 from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.models.model import TransformerModel
@@ -155,10 +156,11 @@ def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
     shapes = stack_cases([shape_of(spec.model) for spec in specs if isinstance(spec.model, TransformerModel)])
     layouts = stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None])
     works = stack_cases([work_of(spec.training, spec.stack) for spec in specs])
-    parts = memory_bytes(shapes, layouts, works, rates_of(specs))
-    needs = np.asarray(sum(parts.values()))
+    rates = rates_of(specs)
+    parts = memory_parts(shapes, layouts, works, rates)
+    needs = np.asarray(sum(memory_bytes(shapes, layouts, works, rates).values()))
     shown = {
-        "device": needs,
+        "device": np.asarray(reserved_bytes(parts)) + CONTEXT_BYTES,
         "reserved": np.asarray(reserved_bytes(parts)),
         "allocated": np.asarray(allocated_bytes(parts, shapes, layouts, works)),
     }

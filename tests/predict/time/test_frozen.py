@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.operators import attention_core
 from carbon_plugin.predict.time.scan import scan, scan_flops_per_token

@@ -1,0 +1,84 @@
+"""Compute the memory that a step needs on the fullest device: the parts of `predict.memory` at their common peak.
+
+PyTorch frees gradients after each step. In the first micro-batch of a step they come into being layer by layer, as the
+activations of the same layers are freed. The peak is then at the loss, where of the gradients there are only those of
+the head that a loss in chunks has made, or at the end of the backward pass, without activations and logits. Blocks that
+one phase has freed serve the other one at the latest when the device is full: the allocator then gives them back and
+asks again (`CUDACachingAllocator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from carbon_plugin.predict.arrays import Flags, Values, where
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.memory import memory_parts
+from carbon_plugin.predict.rates.rates import Rates
+
+CONTEXT_BYTES = 1.2 * 2**30
+"""Bytes of device context and communicator buffers, which lie outside the allocator."""
+FRAGMENTATION_SHARE = 0.04
+PASSING = ("activations", "logits", "working")
+"""Parts that are gone at the end of the backward pass."""
+
+
+def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
+    """Return the parts in bytes on the fullest device at the peak of a step.
+
+    Their sum, which includes `reserve`, is the need.
+    """
+    parts = at_peak(memory_parts(shape, layout, work, rates), shape, layout, work)
+    parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * _held(parts)
+    parts["cached"] = parts.pop("cached")
+    return parts
+
+
+def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: StepWork) -> dict[str, Values]:
+    """Return the parts of `memory_parts` as they are when their sum is largest."""
+    table = where((shape.trainable < 1) | (layout.pp > 1), 0.0, _table_gradient_bytes(shape, layout, work))
+    # A table that is embedding and head gets two gradients, and the second one lies beside the sum until it is added.
+    last = table * (where(shape.tied > 0, 1, 0) + 1 - work.gradients_kept)
+    early = work.head_gradients * table
+    passing = np.asarray(sum(parts[name] for name in PASSING))
+    kept = keeps_gradients(layout, work)
+    at_loss = passing + early >= parts["gradients"] + last
+    gradients = where(kept, parts["gradients"], where(at_loss, early, parts["gradients"] + last))
+    return {
+        name: gradients if name == "gradients" else where(kept | at_loss, size, 0.0) if name in PASSING else size
+        for name, size in parts.items()
+    }
+
+
+def keeps_gradients(layout: Layout, work: StepWork) -> Flags:
+    """Return whether gradients are there at the loss too: those to which other micro-batches add, those in buffers of
+    their own (`Stack.gradient_buffers`), and those in the buckets of data parallelism that shards no gradients, which
+    PyTorch makes once."""
+    rounds = work.batch / (layout.dp * layout.micro_batch_size)
+    buckets = (layout.dp > 1) & (layout.zero_stage < 2)
+    return np.asarray((rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0) | buckets)
+
+
+def reserved_bytes(parts: Mapping[str, Values]) -> Values:
+    """Return the bytes that the allocator holds of the parts that `memory_parts` returns, where there is room.
+
+    Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count.
+    """
+    return _held(parts) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
+
+
+def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the largest number of bytes of the parts of `memory_parts` that are allocated at one time."""
+    return _held(at_peak(parts, shape, layout, work))
+
+
+def _held(parts: Mapping[str, Values]) -> Values:
+    """Return the sum of the parts that hold values, without what the allocator and the context add."""
+    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached")))
+
+
+def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes of the gradient of the embedding, or of the head, on one device."""
+    return shape.vocab * shape.hidden / layout.tp * work.parameter_bytes
