@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,18 @@ class _Report:
         self._bases = queries.bases(engine)
         stated = {row["scope"] for row in self._bases if row["scope"] in COUNTS}
         self._scope = asked.counts or (stated.pop() if len(stated) == 1 else "lifecycle")
+        # Several sections need the same sums, and each question reads the hours, or the devices, of all runs.
+        self._sums = cache(self._summed)
+        self._hardware = cache(lambda *names: queries.hardware_by(engine, names, months))
 
     def accounts(self) -> Accounts:
-        whole = queries.sums_by(self._engine, [], self._months)
+        whole = self._sums()
         if not whole or not whole[0]["runs"]:
             unread = len(queries.runs_without_hours(self._engine))
             known = f" ({plural(unread, 'run')} of unknown energy {verb(unread, 'is', 'are')} in no total)"
             raise FleetError(f"{self._store}: no run in these months{known if unread else ''}")
+        restated = self._restated()  # before the accounts: a file of factors may be refused
         months = self._lines([queries.MONTH])
-        restated = self._restated()
         return Accounts(
             version=ACCOUNTS_VERSION,
             plugin_version=carbon_plugin.__version__,
@@ -183,11 +187,17 @@ class _Report:
             restatement=restated,
         )
 
+    def _summed(self, *by: str) -> list[dict[str, Any]]:
+        finest = (*self._by, queries.MONTH)
+        if by != finest and set(by) <= set(finest):
+            return queries.sums_of(self._sums(*finest), self._engine, by, self._months)
+        return queries.sums_by(self._engine, by, self._months)
+
     def _lines(self, by: list[str]) -> list[AccountLine]:
-        rows = queries.sums_by(self._engine, by, self._months)
+        rows = self._sums(*by)
         if self._asked.embodied == BY_TIME:
             return [line_of(row, by, self._scope) for row in rows]
-        booked = {tuple(row[name] for name in by): row for row in queries.hardware_by(self._engine, by, self._months)}
+        booked = {tuple(row[name] for name in by): row for row in self._hardware(*by)}
         return [
             line_of(row, by, self._scope, booked.get(tuple(row[name] for name in by), NOTHING_BOOKED)) for row in rows
         ]
@@ -221,11 +231,11 @@ class _Report:
         if self._asked.boundary is None:
             return []
         capital_kg: dict[int, float | None] = {}
-        for row in queries.hardware_by(self._engine, [queries.MONTH], self._months):
+        for row in self._hardware(queries.MONTH):
             year = row["month"] // 100
             booked_kg = known_kg(row["embodied_ug"], row["devices"], row["devices"] - row["unknown"])
             capital_kg[year] = known_sum([capital_kg.get(year), booked_kg])
-        rows = queries.sums_by(self._engine, [queries.MONTH], self._months)
+        rows = self._sums(queries.MONTH)
         both = {scope: [line_of(row, [queries.MONTH], scope) for row in rows] for scope in COUNTS}
         return year_lines(both, capital_kg, self._asked.boundary, self._scope)
 
@@ -278,7 +288,7 @@ class _Report:
         if unknown:
             found.append(f"the manufacture of the hardware of {plural(unknown, 'run')} is not known and in no sum")
         if self._asked.embodied == BY_PURCHASE or self._asked.boundary is not None:
-            lacking = sum(row["unknown"] for row in queries.hardware_by(self._engine, [], self._months))
+            lacking = sum(row["unknown"] for row in self._hardware())
             if lacking:
                 found.append(
                     f"no run knows the manufacture of {plural(lacking, 'device')}: nothing of them is in capital goods"

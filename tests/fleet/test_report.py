@@ -149,8 +149,8 @@ def test_months_can_be_chosen(accounts: Any, store: Path) -> None:
     assert found.totals.energy_kwh == pytest.approx(whole[202512] + whole[202601], rel=1e-12)
 
 
-def test_new_factors_move_the_totals_of_their_region_and_say_why(store: Path, tmp_path: Path) -> None:
-    before = {line.group["region"]: line for line in report(str(store), Asked()).regions}
+def test_new_factors_move_the_totals_of_their_region_and_say_why(accounts: Any, store: Path, tmp_path: Path) -> None:
+    before = {line.group["region"]: line for line in accounts.regions}
     path = tmp_path / "factors.yaml"
     path.write_text("regions:\n  FRA: {g_per_kwh: 20.72, source: a new release}\n  SWE: {pue: 1.5}\n")
 
@@ -261,7 +261,7 @@ def test_the_scheduler_says_which_part_was_recorded(store: Path, tmp_path: Path)
     assert found.coverage.share == pytest.approx(found.totals.device_hours / 60.0, rel=1e-9)
 
 
-def test_coverage_is_divided_at_the_ends_of_months(store: Path, tmp_path: Path) -> None:
+def test_coverage_is_divided_at_the_ends_of_months(accounts: Any, store: Path, tmp_path: Path) -> None:
     path = tmp_path / "sacct.txt"
     path.write_text(
         "JobID|State|Start|ElapsedRaw|AllocTRES\n1|COMPLETED|2025-07-31T22:00:00|14400|gres/gpu=3\n"
@@ -275,7 +275,7 @@ def test_coverage_is_divided_at_the_ends_of_months(store: Path, tmp_path: Path) 
     allocated = {one.month: one.allocated_h for one in found.months if one.allocated_h}
     assert allocated == {202507: 6.0, 202508: 6.0, 202701: 7.0}
     assert (found.undated_h, found.allocated_h) == (5.0, 24.0)
-    recorded = {line.month: line.device_hours for line in report(str(store), Asked()).months}
+    recorded = {line.month: line.device_hours for line in accounts.months}
     assert {one.month: one.recorded_h for one in found.months if one.recorded_h} == pytest.approx(recorded)
     assert july.coverage is not None
     assert (july.coverage.allocated_h, july.coverage.jobs) == (11.0, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carbon_plugin.fleet.query.engine import Engine, Months
@@ -36,8 +36,31 @@ def sums_by(engine: Engine, by: Sequence[str], months: Months | None = None) -> 
     keys = list(by) or [_EVERYTHING]
     hours = _of_runs(_in_months(engine, months), engine, by)
     summed = engine.rows(hours.group_by(*keys).aggregate(**_sums(hours, MEASURES)).order_by(*keys))
+    return _with_runs(summed, engine, by, months)
+
+
+def sums_of(
+    finer: Sequence[Mapping[str, Any]], engine: Engine, by: Sequence[str], months: Months | None
+) -> list[dict[str, Any]]:
+    """Return what `sums_by` returns for some of the columns of rows that it returned.
+
+    Whole numbers add up to the same sums, so that the hours of all runs need not be read again. A run may be in several
+    of the rows, so that the runs are counted anew.
+    """
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in finer:
+        key = tuple(row[name] for name in by)
+        group = groups.setdefault(key, dict(zip(by, key, strict=True)) | dict.fromkeys(MEASURES, 0))
+        for name in MEASURES:
+            group[name] += row[name]
+    return _with_runs([groups[key] for key in sorted(groups)], engine, by, months)
+
+
+def _with_runs(
+    rows: Sequence[dict[str, Any]], engine: Engine, by: Sequence[str], months: Months | None
+) -> list[dict[str, Any]]:
     counts = _runs_by(engine, by, months)
-    return [row | {"runs": counts[tuple(row[key] for key in keys)]} for row in summed]
+    return [row | {"runs": counts[tuple(row[name] for name in by)]} for row in rows]
 
 
 def _runs_by(engine: Engine, by: Sequence[str], months: Months | None) -> dict[tuple[Any, ...], int]:
@@ -48,7 +71,7 @@ def _runs_by(engine: Engine, by: Sequence[str], months: Months | None) -> dict[t
     columns = ["run", "run_id", *(key for key in by if key not in OF_HOURS)]
     joined = active.join(engine.tables["run"].select(*columns), "run").mutate(everything=0)
     found = engine.rows(joined.group_by(*keys).aggregate(runs=joined.run_id.nunique()))
-    return {tuple(row[key] for key in keys): row["runs"] for row in found}
+    return {tuple(row[name] for name in by): row["runs"] for row in found}
 
 
 def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -> list[dict[str, Any]]:
