@@ -27,6 +27,7 @@ A100 = {
     "fused_experts": 0.0,
     "deduplicated": 0.0,
     "expert_loop": 0.0,
+    "sorted_loop": 0.0,
     "plain_dispatch": 0.0,
     "static_dispatch": 0.0,
     "one_hot_dispatch": 0.0,

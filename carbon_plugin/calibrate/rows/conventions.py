@@ -74,7 +74,10 @@ is fused and the scores go through memory. MLPerf's submissions run kernels of t
 MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
 XLA = msgspec.structs.replace(MAXTEXT, name="compiled")
 """Relatives of MaxText shard and recompute like it. The factor that its makers' recipes reach on their devices is not
-theirs: XLA compiles their steps, and nobody says that they were tuned."""
+theirs: XLA compiles their steps, and nobody says that they were tuned. AXLearn's makers make no devices."""
+LEVANTER = msgspec.structs.replace(XLA, recompute="full")
+"""Its models keep the inputs of their layers alone unless told otherwise (`gradient_checkpointing` of its models/,
+which haliax's `ScanCheckpointPolicy` reads as carries without internals)."""
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
 TORCHTITAN = Conventions(
     name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
@@ -140,8 +143,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("mosaicml", LLM_FOUNDRY),
     ("megatron-swift", MEGATRON_SWIFT),
     ("megatron", MEGATRON_CORE),
-    ("axlearn", MAXTEXT),
-    ("levanter", XLA),
+    ("axlearn", XLA),
+    ("levanter", LEVANTER),
     ("paxml", XLA),
     ("deepspeed", DEEPSPEED),
     ("hf trainer + deepspeed", DEEPSPEED),
@@ -170,9 +173,10 @@ OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
 CORE_MODULES = re.compile(r"megatron-lm.*\b20(2[4-9]|[3-9]\d)\b")
 """Megatron-LM trains the modules of Megatron-core unless told otherwise since 2024 (`--use-legacy-models` of its
 arguments.py)."""
-FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|flash-attention training")
+FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused|flash-attention training")
 """Libraries of kernels that fuse by hand what `torch.compile` fuses: norms, gates, rotary positions and loss
-(linkedin/Liger-Kernel; training/README.md of Dao-AILab/flash-attention)."""
+(linkedin/Liger-Kernel; unslothai/unsloth, whose kernels are those of foundation-model-stack/fms-acceleration's
+plugins/fused-ops-and-kernels too; training/README.md of Dao-AILab/flash-attention)."""
 OWN_KERNELS = re.compile(r"(?i)\bfused (norm|kernels)|\bown cuda kernels")
 """Words of software whose norms, rotary positions and gates are single kernels, though nobody compiled it."""
 PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")

@@ -35,9 +35,17 @@ CUDNN_FIRST = ("2025", "12")
 the order of backends of release 2.10 (`check_prefer_cudnn_attention` of its sdp_utils.cpp) and a cuDNN beyond 9.15."""
 GROUPED_TRANSFORMERS = re.compile(r"(?i)transformers v?([5-9]|\d\d)\b")
 """Releases of transformers whose experts are grouped products (`grouped_mm`, its default since version 5)."""
-LIGER = re.compile(r"(?i)\bliger\b")
+HAND_KERNELS = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused")
 """Kernels for norms, rotary positions, gates and loss that users put in place of the modules of transformers
-(linkedin/Liger-Kernel). Its loss writes the gradient over the logits, and its fused loss never holds them."""
+(linkedin/Liger-Kernel, unslothai/unsloth and those of foundation-model-stack/fms-acceleration). Their losses write the
+gradient over the logits, and Liger's fused loss never holds them."""
+FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
+GROUPED_EXPERTS = re.compile(r"(?i)(?<!un)grouped (products?|kernels?)|scattermoe|megablocks|sonic-?moe")
+"""Words by which a row says that all experts of a layer are one product, whoever's modules are around them: the kernels
+that users put in place of a loop are named ScatterMoE (arXiv 2403.08245), MegaBlocks (arXiv 2211.15841) or SonicMoE."""
+SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
+"""Models of transformers before its version 5 whose experts loop over rows that were sorted before
+(`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
 experts of code that people write in plain PyTorch."""
@@ -50,9 +58,11 @@ BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b|megatron-lm.*\b2023
 fused and the scores go through memory."""
 
 
-XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)")
+XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)|axlearn.*\b202[0-4]\b")
 """Paxml has no fused kernel of its own: its attention is what XLA compiles, with the scores in memory
-(praxis/layers/attentions.py, `DotProductAttention`). Transformer Engine brings cuDNN's."""
+(praxis/layers/attentions.py, `DotProductAttention`). Transformer Engine brings cuDNN's. AXLearn's models had XLA's
+attention too unless a configuration ends in "-flash" (`flash_attention` of its experiments/text/gpt/fuji.py of 2024);
+those of 2025 recompute around a flash kernel."""
 
 
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
@@ -140,8 +150,10 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
         # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
         # takes the heads: those of latent attention are too wide (its pull request 1610).
         changes["attention_kernel"] = "cudnn"
-    if framework.startswith("Paxml"):
-        changes["attention_kernel"] = "eager" if XLA_ATTENTION.match(framework) else "cudnn"
+    if XLA_ATTENTION.match(framework):
+        changes["attention_kernel"] = "eager"
+    elif framework.startswith("Paxml"):
+        changes["attention_kernel"] = "cudnn"
     if BEFORE_FLASH.match(framework.lower()):
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):
@@ -153,8 +165,8 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
     if compiled:
         changes["fused"] = True
     words = f"{row.text('overlap')} {row.text('notes')}"
-    if LIGER.search(words):
-        changes |= {"fused": True, "cross_entropy": "chunked" if "fused loss" in words else "in_place"}
+    if HAND_KERNELS.search(f"{framework} {words}"):
+        changes |= {"fused": True, "cross_entropy": "chunked" if FUSED_LOSS.search(words) else "in_place"}
     elif (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
         changes["cross_entropy"] = loss
     return changes
@@ -165,8 +177,11 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     changes: dict[str, Any] = {}
     notes = row.text("notes")
     loops = conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework"))
-    if loops and not GROUPED_TRANSFORMERS.search(row.text("framework")):
-        changes["expert_loop"] = True
+    grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(
+        f"{row.text('framework')} {notes}"
+    )
+    if loops and not grouped:
+        changes |= {"expert_loop": True, "sorted_loop": SORTED_EXPERTS.search(notes) is not None}
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
     elif "balanced by force" in notes:

@@ -52,6 +52,7 @@ class Datasheet:
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
+    sorted_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
     one_hot_dispatch: Values
@@ -99,9 +100,9 @@ class Rates:
     per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `capacity_factor` (0 where no token is dropped),
-    `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are
-    the shares of one device.
+    by one, `sorted_loop` where their tokens are sorted before. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
+    `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields
+    of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -118,6 +119,7 @@ class Rates:
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
+    sorted_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
     one_hot_dispatch: Values
@@ -166,6 +168,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         fused_experts=sheet.fused_experts,
         deduplicated=sheet.deduplicated,
         expert_loop=sheet.expert_loop,
+        sorted_loop=sheet.sorted_loop,
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
         one_hot_dispatch=sheet.one_hot_dispatch,

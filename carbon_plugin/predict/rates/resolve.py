@@ -150,6 +150,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "fused_experts": stack.fused_experts,
         "deduplicated": stack.expert_dispatch == "deepep",
         "expert_loop": stack.expert_loop,
+        "sorted_loop": stack.expert_loop and stack.sorted_loop,
         "plain_dispatch": stack.plain_dispatch,
         "static_dispatch": stack.static_dispatch,
         "one_hot_dispatch": stack.one_hot_dispatch,

@@ -41,6 +41,16 @@ HOST_OPS_LOOPED = (20, 30)
 They are the search for its tokens, for which the host waits, the gather of these tokens, three products and an
 activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4).
 """
+HOST_OPS_SORTED = (6, 16)
+"""Slots, forward and backward, of one expert of a loop over rows that are sorted by expert.
+
+Each of two products takes a slice of the weight of all experts, transposes it and multiplies. Backward come two
+products with their transposes, and the gradient of the slice: zeros, a copy and a sum (`GraniteMoeParallelExperts` of
+transformers 4).
+"""
+SLICE_GRADIENT_PASSES = 4
+"""Passes over the weights of all experts for the gradient of the slice of one: autograd fills a tensor with zeros, and
+reads, adds and writes their sum (`select_backward` of PyTorch)."""
 LOOP_SPREAD = 0.3
 """Standard deviation over ranks of the host's time for one expert of a loop, divided by its mean. It is a round number
 that was chosen in sight of the one published loop over 16 ranks."""
@@ -111,6 +121,20 @@ def between_products(rows: Values, shape: Shape, work: StepWork, rates: Rates) -
     saved = rates.cast_bytes / rates.memory
     fused = rates.fused_experts > 0
     return Cost(where(fused, -saved * inner, activation + forward), where(fused, -saved * wide, activation + backward))
+
+
+def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> tuple[Cost, Cost]:
+    """Return the seconds of the device and of the host for a loop over experts whose rows were sorted before.
+
+    Nothing waits inside this loop, and all experts are one parameter that is gathered with its layer.
+    """
+    local = np.maximum(shape.experts / layout.ep, 1)
+    weights = local * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn / layout.expert_tp
+    slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.memory
+    forward, backward = (local * rates.host_op_time * slots for slots in HOST_OPS_SORTED)
+    flag = rates.sorted_loop > 0
+    zero = np.float64(0)
+    return Cost(zero, where(flag, slices, 0.0)), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
 
 
 def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:

@@ -21,6 +21,7 @@ from carbon_plugin.predict.time.experts import (
     fullest_rank,
     one_hot_products,
     permutation,
+    sorted_loop,
 )
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
@@ -69,11 +70,14 @@ def layer_time(
     ep = exposed_experts(ep, device, layout, rates) if sparse else ep
     device = device + ep
     host = host_floor(shape, layout, work, rates, sparse=sparse)
+    if sparse and any_of(rates.sorted_loop > 0):
+        sliced, issued = sorted_loop(shape, layout, work, rates)
+        matmul, device, host = matmul + sliced, device + sliced, host + issued
     wait = host_wait(rates) if sparse else np.float64(0)
     forward = smooth_max(device.forward, host.forward) + wait
     backward = smooth_max(device.backward, host.backward) + wait
     if sparse and any_of(rates.expert_loop > 0):
-        looped = rates.expert_loop > 0
+        looped = (rates.expert_loop > 0) & (rates.sorted_loop == 0)
         passes = expert_loop(shape, layout, rates)
         forward = where(looped, forward + passes.forward, forward)
         backward = where(looped, backward + passes.backward, backward)

@@ -46,8 +46,8 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "calibrated": Effects(0.102, 0.115, 37),
     "host_bound": Effects(0.142, 0.115, 37),
     "low_precision": Effects(0.066, 0.098, 16),
-    "moe": Effects(0.441, 0.233, 24),
-    "ordinary": Effects(0.284, 0.181, 40),
+    "moe": Effects(0.437, 0.232, 24),
+    "ordinary": Effects(0.285, 0.169, 40),
     "sustained_law": Effects(0.194, 0.161, 13),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
     "probed": Effects(0.10, 0.08, 5),

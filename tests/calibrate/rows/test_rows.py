@@ -299,10 +299,12 @@ def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
             *("Megatron-DeepSpeed (BigScience, 2022-02)", "Megatron-DeepSpeed (2024)"),
             *("Megatron-LM (somebody, 2023)", "Megatron-LM (somebody, 2024)"),
             *("Paxml 23.08", "Paxml 23.08 (Transformer Engine)"),
+            *("AXLearn (JAX, 2024)", "AXLearn (JAX, 2025)"),
         )
     }
     assert list(kernel.values()) == [
-        *("unfused", "unfused", "cudnn", "flash3", "unfused", "flash2", "unfused", "cudnn", "eager", "cudnn")
+        *("unfused", "unfused", "cudnn", "flash3", "unfused", "flash2", "unfused", "cudnn", "eager", "cudnn"),
+        *("eager", None),
     ]
 
 
@@ -327,9 +329,16 @@ def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_ar
 
 
 def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipes() -> None:
-    names = ("MaxText", "Levanter (Marin speedrun, 2025)", "Paxml 23.08 (JAX-Toolbox)")
+    names = ("MaxText", "Levanter (Marin speedrun, 2025)", "Paxml 23.08 (JAX-Toolbox)", "AXLearn (JAX)")
     factors = [factor_of(parsed(framework=name).spec.stack) for name in names]
-    assert factors[0] < factors[1] == factors[2] == 1
+    assert factors[0] < factors[1] == factors[2] == factors[3] == 1
+
+
+def test_levanter_keeps_the_inputs_of_layers_alone_and_its_relatives_the_results_of_products() -> None:
+    kinds = [
+        parsed(framework=name, recompute=None).spec.layout.recompute for name in ("Levanter", "AXLearn", "MaxText")
+    ]
+    assert kinds == ["full", "operators", "operators"]
 
 
 def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly_with_graphs_where_it_says_so() -> None:
@@ -523,6 +532,36 @@ def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_g
     assert (liger.fused, liger.cross_entropy, liger.expert_loop) == (True, "in_place", False)
     assert stack(framework="HF trainer", notes="Liger with its fused loss").cross_entropy == "chunked"
     assert not stack(framework="HF trainer", notes="oligergy").fused
+
+
+@pytest.mark.parametrize(
+    ("changes", "loop"),
+    [
+        ({"framework": "HF Trainer (4.45) with ScatterMoE"}, False),
+        ({"framework": "PyTorch", "notes": "experts in one grouped product"}, False),
+        ({"framework": "HF Trainer (4.45)", "notes": "MegaBlocks"}, False),
+        ({"framework": "PyTorch", "notes": "ungrouped products"}, True),
+        ({"framework": "HF Trainer (4.45)"}, True),
+    ],
+)
+def test_experts_are_no_loop_where_a_row_names_a_kernel_that_groups_them(changes: dict[str, str], loop: bool) -> None:
+    assert parsed(tp=1, pp=1, **changes).spec.stack.expert_loop is loop
+
+
+def test_experts_of_granite_loop_over_sorted_rows_before_version_5_of_transformers() -> None:
+    notes = "transformers' own experts of Granite MoE"
+    old, new = (parsed(tp=1, pp=1, framework=f"Hugging Face transformers {n}", notes=notes).spec.stack for n in (4, 5))
+    assert (old.expert_loop, old.sorted_loop) == (True, True)
+    assert (new.expert_loop, new.sorted_loop) == (False, False)
+
+
+def test_kernels_of_unsloth_and_fms_acceleration_are_fused_by_hand() -> None:
+    for changes in (
+        {"framework": "HF Trainer", "notes": "Unsloth"},
+        {"framework": "HF Trainer (fms-acceleration fused kernels)"},
+    ):
+        stack = parsed(tp=1, pp=1, **changes).spec.stack
+        assert (stack.population, stack.fused, stack.cross_entropy) == ("tuned", True, "in_place")
 
 
 def test_unknown_software_that_cuts_a_model_over_many_devices_is_tuned_and_that_is_named() -> None:

@@ -15,6 +15,7 @@ from carbon_plugin.predict.time.experts import (
     EXPERT_BIAS_BYTES,
     EXPERT_TILE_ROWS,
     HOST_OPS_LOOPED,
+    HOST_OPS_SORTED,
     PERMUTATION_BYTES,
     fullest_rank,
     one_hot_products,
@@ -245,6 +246,26 @@ def test_a_loop_over_experts_costs_host_slots_for_every_expert_that_a_rank_holds
     assert added[1] == pytest.approx(slots * float(rates().host_op_time))
     hooked = host(sparse, expert_loop=1.0, shard_host_ops=65.0) - host(sparse, shard_host_ops=65.0)
     assert hooked > 1.5 * added[1]
+
+
+def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_adds_up_a_gradient_of_all_experts_for_each(
+    sparse, rates
+) -> None:
+    def terms(**changes: float) -> dict[str, float]:
+        found = step(sparse, rates(devices=1, **changes)).terms
+        return {name: float(seconds) for name, seconds in found.items()}
+
+    slow = {"host_op_time": 1.0, "kernel_time": 0.0}
+    more = terms(expert_loop=1.0, sorted_loop=1.0, **slow)["host"] - terms(**slow)["host"]
+    runs = sparse.layers * sparse.moe.experts * PLAN.global_batch_size
+    assert more == pytest.approx(runs * sum(HOST_OPS_SORTED), rel=1e-3)
+
+    fast = {"host_op_time": 0.0}
+    plain, looped = (terms(**flags, **fast) for flags in ({}, {"expert_loop": 1.0, "sorted_loop": 1.0}))
+    assert looped["host"] == pytest.approx(plain["host"])
+    experts = sparse.moe.experts * (2 + sparse.gated) * sparse.hidden * sparse.moe.expert_ffn * sparse.layers
+    gradients = 4 * 2 * sparse.moe.experts * experts * PLAN.global_batch_size / float(rates().memory)
+    assert looped["matmul"] - plain["matmul"] == pytest.approx(gradients)
 
 
 def test_the_last_tile_of_each_expert_is_half_empty_however_many_tokens_there_are(sparse, rates) -> None:
