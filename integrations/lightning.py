@@ -9,6 +9,7 @@ checkpoints. It logs `carbon/*` through the trainer's loggers on rank zero, and 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carbon_plugin.detect.batch import called_module
+from carbon_plugin.detect.batch_sizes import BatchSizes
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.monitor.guard import harmless
+from carbon_plugin.monitor.loops.methods import Methods
 from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
@@ -66,6 +69,8 @@ class CarbonCallback(Callback):
         self._arguments: MonitorArguments = {**arguments, "log": self.monitor.loggers}
         self._trainer: Trainer | None = None
         self._first: FirstStep | None = None
+        self._sizes = BatchSizes()
+        self._methods = Methods()
         self._closed = self._saving = False
         self._global_step = self._row_step = 0
 
@@ -89,6 +94,8 @@ class CarbonCallback(Callback):
             self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
         if self.monitor.active:
             self._first = FirstStep(called_module(pl_module))
+            self._sizes = BatchSizes()
+            self._methods.instead(trainer.strategy, "batch_to_device", self._moved)  # before, it is in host memory
 
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -104,14 +111,20 @@ class CarbonCallback(Callback):
             return
         self._global_step = trainer.global_step
         self._row_step = _log_step(trainer)
-        self.monitor.step_end()
+        self.monitor.step_end(self._sizes.of_step())
         if self.monitor.should_stop:
             self._stop(trainer)
         first, self._first = self._first, None
         if first is not None:
             model, optimizer = trainer.strategy.model or pl_module, next(iter(trainer.optimizers), None)
             try:
-                seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, framework=trainer)
+                seen = first.look(
+                    model,
+                    world_size=trainer.world_size,
+                    optimizer=optimizer,
+                    told=self._sizes.told(first.seq_len),
+                    framework=trainer,
+                )
                 self.monitor.observe(*seen)
             finally:
                 first.remove()
@@ -169,6 +182,15 @@ class CarbonCallback(Callback):
         """Continue from a checkpoint: the run continues at its step."""
         self.monitor.load_state_dict(state_dict)
 
+    def _moved(self, move: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._count(args[0] if args else kwargs.get("batch"))
+        return move(*args, **kwargs)
+
+    @harmless
+    def _count(self, batch: Any) -> None:
+        if self._trainer is not None and self._trainer.training:
+            self._sizes.see(batch)
+
     def _saved(self) -> None:
         if self._saving:
             self._saving = False
@@ -201,6 +223,7 @@ class CarbonCallback(Callback):
 
     def _close(self, reason: str, trainer: Trainer | None = None) -> None:
         self._closed, self._trainer = True, trainer  # without one the loggers are finished
+        self._methods.remove()
         if self._first is not None:
             self._first.remove()
         self.monitor.close(reason)

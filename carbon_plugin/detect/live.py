@@ -36,6 +36,12 @@ class FirstStep:
         self._pipeline = pipeline
         self._batches = BatchWatch(next(iter(stage_modules(pipeline)), called))
 
+    @property
+    def seq_len(self) -> int | None:
+        """Return the length of the sequences that the model was called with so far, or None where none was seen."""
+        seen = self._batches.observed().get("training.seq_len")
+        return None if seen is None else int(seen.value)
+
     def look(
         self,
         model: nn.Module,

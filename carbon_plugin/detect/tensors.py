@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -73,9 +73,15 @@ def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
     return None
 
 
-def tokens_in_host_memory(batch: Any) -> int | None:
-    """Return the tokens of a batch that are no padding, or None where that is not known without a device, or there are
-    none.
+class BatchTokens(NamedTuple):
+    """Holds the tokens of a batch. Where it does not say which of them are padding, they are all its places."""
+
+    tokens: int
+    without_padding: bool
+
+
+def tokens_in_host_memory(batch: Any) -> BatchTokens | None:
+    """Return the tokens of a batch, or None where they are not known without a device, or there are none.
 
     A batch says by a mask which tokens are padding, or by positions or boundaries that it is packed and has none.
     Without either it may be padded, unless its sequences are labelled throughout.
@@ -86,13 +92,15 @@ def tokens_in_host_memory(batch: Any) -> int | None:
     named = dict(_named(batch))
     mask = next((named[name] for name in _MASK_KEYS if name in named and named[name].ndim == 2), None)
     if mask is not None:
-        return int((mask != 0).sum()) if _readable(mask) and mask.device.type == "cpu" else None
+        readable = _readable(mask) and mask.device.type == "cpu"
+        return BatchTokens(int((mask != 0).sum()), without_padding=True) if readable else None
+    places = shape[0][0] * shape[0][1]
     if named.keys() & {"position_ids", *_BOUNDARY_KEYS}:
-        return shape[0][0] * shape[0][1]
+        return BatchTokens(places, without_padding=True)
     labels = named.get("labels")
     if labels is None or labels.device.type != "cpu" or labels.ndim != 2 or not _readable(labels):
-        return None
-    return shape[0][0] * shape[0][1] if bool((labels >= 0).all()) else None
+        return BatchTokens(places, without_padding=False)
+    return BatchTokens(places, without_padding=bool((labels >= 0).all()))
 
 
 def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:

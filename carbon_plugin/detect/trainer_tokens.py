@@ -30,15 +30,17 @@ class TrainerTokens:
         self._once, self._ranks = once, ranks
         self._counted: dict[str, int] = {"num_input_tokens_seen": int(state.num_input_tokens_seen)}
         self._in_batches: int | None = 0
+        self._padded = False
 
     def see(self, batches: Iterable[Any]) -> None:
         """Count the tokens in the batches of the next step on this rank."""
         for batch in batches:
-            tokens = tokens_in_host_memory(batch)
-            if tokens is None or self._in_batches is None:
+            found = tokens_in_host_memory(batch)
+            if found is None or self._in_batches is None:
                 self._in_batches = None
                 return
-            self._in_batches += tokens
+            self._in_batches += found.tokens
+            self._padded |= not found.without_padding
 
     def of_step(self, state: Any, trainer: Any) -> int | None:
         """Return the tokens over all ranks of the step that ended, or None where nothing counts them."""
@@ -52,6 +54,9 @@ class TrainerTokens:
                 self.source = f"{shown} of the trainer"
                 return int(now) - before
         if in_batches:
-            self.source = "batches of rank 0, without padding" + (f", times {self._ranks} ranks" * (self._ranks > 1))
+            padding = (
+                "padding included, where a batch does not say what is padding" if self._padded else "without padding"
+            )
+            self.source = f"batches of rank 0, {padding}" + (f", times {self._ranks} ranks" * (self._ranks > 1))
             return in_batches * self._ranks
         return None

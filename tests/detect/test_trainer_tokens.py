@@ -18,18 +18,18 @@ MASK = torch.tensor([[1] * 8, [1] * 3 + [0] * 5])
 @pytest.mark.parametrize(
     ("batch", "tokens"),
     [
-        ({"input_ids": IDS, "attention_mask": MASK}, 11),
-        ({"input_ids": IDS, "position_ids": torch.arange(8).repeat(2, 1)}, 16),
-        ({"input_ids": IDS, "cu_seq_lens_q": torch.tensor([0, 3, 16])}, 16),
-        ({"input_ids": IDS, "labels": IDS}, 16),
-        ({"input_ids": IDS, "labels": torch.where(MASK == 1, IDS, -100)}, None),  # padding, or a prompt without loss
-        ({"input_ids": IDS}, None),
+        ({"input_ids": IDS, "attention_mask": MASK}, (11, True)),
+        ({"input_ids": IDS, "position_ids": torch.arange(8).repeat(2, 1)}, (16, True)),
+        ({"input_ids": IDS, "cu_seq_lens_q": torch.tensor([0, 3, 16])}, (16, True)),
+        ({"input_ids": IDS, "labels": IDS}, (16, True)),
+        ({"input_ids": IDS, "labels": torch.where(MASK == 1, IDS, -100)}, (16, False)),  # padding, or a prompt
+        ({"input_ids": IDS}, (16, False)),
         ({"input_ids": IDS, "attention_mask": MASK.to("meta")}, None),
         ({"pixel_values": torch.zeros(2, 3, 4, 4)}, None),
         ({}, None),
     ],
 )
-def test_tokens_of_a_batch_are_those_that_are_known_to_be_no_padding(batch, tokens):
+def test_tokens_of_a_batch_are_without_padding_where_it_says_what_is_padding(batch, tokens):
     assert tokens_in_host_memory(batch) == tokens
 
 
@@ -62,9 +62,17 @@ def test_batches_are_counted_where_the_trainer_counts_nothing():
     assert counter.source == "batches of rank 0, without padding, times 2 ranks"
 
 
-def test_step_with_a_batch_that_says_nothing_is_not_counted_and_the_next_one_is():
+def test_places_of_a_batch_that_does_not_tell_its_padding_count_and_that_is_said():
     counter = TrainerTokens(state(), once=True, ranks=1)
-    counter.see([{"input_ids": IDS, "attention_mask": MASK}, {"input_ids": IDS}])
+    counter.see([{"input_ids": IDS}, {"input_ids": IDS[:1]}])
+
+    assert counter.of_step(state(), None) == 16 + 8
+    assert "padding included" in counter.source
+
+
+def test_step_with_a_batch_that_cannot_be_read_is_not_counted_and_the_next_one_is():
+    counter = TrainerTokens(state(), once=True, ranks=1)
+    counter.see([{"input_ids": IDS, "attention_mask": MASK}, {"pixel_values": torch.zeros(2, 3, 4, 4)}])
 
     assert counter.of_step(state(), None) is None
     counter.see([{"input_ids": IDS, "attention_mask": MASK}])

@@ -170,3 +170,16 @@ def test_validation_alone_leaves_a_record_of_an_evaluation(ddp):
     summary = summarise(run_dir)
     assert summary.by_phase["evaluation"].energy_j > 0
     assert verify_run(run_dir).ok
+
+
+def test_tokens_are_those_of_the_batches_that_were_trained_on_whatever_their_sizes(launcher, tmp_path):
+    job = JOB.with_name("lightning_batches.py")
+    done = launcher.run(job, tmp_path, modules=("lightning",), env=environment(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    by_hand = {name: (tokens, steps) for name, _, tokens, steps in told(done.stdout, "FIT")}
+    progress = {name: summarise(run_dir).progress for name, run_dir, _, _ in told(done.stdout, "FIT")}
+
+    assert len(by_hand) == 5
+    assert {name: (one.tokens, one.steps) for name, one in progress.items()} == by_hand
+    assert all("step by step" in one.tokens_source for one in progress.values())

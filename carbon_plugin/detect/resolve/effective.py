@@ -47,7 +47,8 @@ class Effective(Struct, frozen=True, kw_only=True):
 
     `spec` is None while too little is known for a prediction; `missing` says what. `cluster` is what the job computes
     on, `charged` what it has reserved: they differ when GPUs are idle while the job runs on the CPU. `fields` maps each
-    name to {"value", "source", "planned", "declared", "detected"}.
+    name to {"value", "source", "planned", "declared", "detected"}. `first_batch_size` is the size of the first step's
+    batches, where the sizes of all batches are told, and 0 where they do not count.
     """
 
     spec: RunSpec | None
@@ -60,3 +61,18 @@ class Effective(Struct, frozen=True, kw_only=True):
     charged: Cluster | None
     total_steps: int | None
     tokens_per_step: int | None
+    first_batch_size: int | None = None
+
+    def tokens_of(self, *, told: int, untold_steps: int, steps: int) -> int:
+        """Return the tokens of the first `steps` steps: what was told of them, and for `untold_steps` that came without
+        a number the tokens of a step.
+
+        Where `first_batch_size` is known, sizes of batches were told and not tokens. Of 0 they do not count, because
+        the script declares the tokens of a step.
+        """
+        each = self.tokens_per_step or 0
+        if self.first_batch_size is None:
+            return told + each * untold_steps
+        if self.first_batch_size == 0:
+            return each * steps
+        return round(told * each / self.first_batch_size) + each * untold_steps

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from carbon_plugin.detect.batch_sizes import FIRST_SIZE
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve.cluster import resolve_clusters
 from carbon_plugin.detect.resolve.effective import Declared, Effective, World
@@ -70,7 +71,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
     places = training.tokens_per_step if training and not tokenless else None
-    tokens_per_step = note_tokens(table, declared.tokens_per_step, places)
+    first_size = table.rows.get(FIRST_SIZE, {}).get("value")
+    tokens_per_step = note_tokens(table, declared.tokens_per_step, places, sized=first_size is not None)
     return Effective(
         spec=spec,
         fields=table.rows,
@@ -82,6 +84,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         charged=clusters.charged,
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
+        first_batch_size=first_size if first_size is None or declared.tokens_per_step is None else 0,
     )
 
 

@@ -23,6 +23,8 @@ class RecordMaker:
         self._intensity = intensity
         self._share = share
         self._index = 0
+        self._first: Mark | None = None
+        self._tokens = 0
 
     def window(self, piece: Piece, used: Sequence[DeviceEnergy], context: Context, gpus: Sequence[str]) -> Window:
         """Return the next window: a piece with the energies that were used in it, of which this training is charged its
@@ -44,12 +46,25 @@ class RecordMaker:
             parts=self._share.parts(gpus, piece.start_s, piece.end_s),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
-            tokens=_tokens(piece.start, piece.end, context),
+            tokens=self._tokens_of(piece, context),
             intensity_g_per_kwh=intensity.g_per_kwh,
             pue=factors.pue.value if factors else None,
             marginal_g_per_kwh=intensity.marginal_g_per_kwh,
             intensity_origin=intensity.origin,
         )
+
+    def _tokens_of(self, piece: Piece, context: Context) -> int:
+        """Return the tokens of a window: those of all windows so far, less those that the windows before it have.
+
+        The window of the first step is often written before the job was looked at, and has no tokens then. The next one
+        has them.
+        """
+        if self._first is None:
+            self._first = piece.start
+        so_far = _tokens_until(piece.end, context) - _tokens_until(self._first, context)
+        tokens = max(0, so_far - self._tokens)
+        self._tokens += tokens
+        return tokens
 
     def span(self, span: Measured, context: Context, gpus: Sequence[str]) -> Span:
         """Return the record of a span, beside what the prediction says of it."""
@@ -72,7 +87,6 @@ class RecordMaker:
         )
 
 
-def _tokens(start: Mark, end: Mark, context: Context) -> int:
-    """Return the tokens between two step boundaries. Steps that came without a number count as the job states."""
-    each = context.effective.tokens_per_step or 0
-    return end.tokens - start.tokens + each * (end.uncounted - start.uncounted)
+def _tokens_until(mark: Mark, context: Context) -> int:
+    """Return the tokens up to a step boundary. Steps that came without a number count as the job states."""
+    return context.effective.tokens_of(told=mark.tokens, untold_steps=mark.uncounted, steps=mark.steps)

@@ -346,6 +346,25 @@ def test_tokens_of_the_first_batch_alone_have_a_range_and_its_padding_is_left_ou
     assert "25 % padding left out: 4,608 to 18,432" in row["source"]
 
 
+def test_sizes_of_batches_count_over_that_of_the_first_step_and_leave_no_range():
+    seen = detected(shaped(), **FSDP, **STEP, training__first_batch_size=400)
+    effective = resolve(None, Declared(), seen, EIGHT)
+    first = 2 * 3 * 8 * 256
+
+    assert "low" not in effective.fields["tokens_per_step"]
+    assert effective.tokens_of(told=0, untold_steps=1, steps=1) == first
+    assert effective.tokens_of(told=400 + 100, untold_steps=1, steps=3) == first + first + first // 4
+
+
+def test_declared_tokens_of_a_step_count_in_place_of_sizes_and_tokens_that_are_told_count_as_they_are():
+    declared = Declared(tokens_per_step=77)
+    sized = resolve(None, declared, detected(shaped(), **FSDP, **STEP, training__first_batch_size=400), EIGHT)
+    told = resolve(None, declared, detected(shaped(), **FSDP, **STEP), EIGHT)
+
+    assert sized.tokens_of(told=500, untold_steps=1, steps=3) == 3 * 77
+    assert told.tokens_of(told=500, untold_steps=1, steps=3) == 500 + 77
+
+
 def test_tokens_of_a_step_that_were_said_have_no_range():
     plan = planned()
     seen = {
@@ -357,7 +376,10 @@ def test_tokens_of_a_step_that_were_said_have_no_range():
     agreed = resolve(plan, Declared(), detected(shaped(), **FSDP, **seen), EIGHT)
     declared = resolve(None, Declared(tokens_per_step=77), detected(shaped(), **FSDP, **STEP), EIGHT)
 
-    assert agreed.fields["tokens_per_step"]["source"] == "as planned, and as the first step's batch shows"
+    said = agreed.fields["tokens_per_step"]["source"]
+    assert said.startswith(
+        "as planned, and as the first step's batch shows; a smaller one, such as the last of an epoch"
+    )
     assert agreed.tokens_per_step == plan.training.tokens_per_step
     assert "low" not in agreed.fields["tokens_per_step"]
     assert (declared.tokens_per_step, declared.fields["tokens_per_step"]["source"]) == (77, "declared: tokens_per_step")
