@@ -11,6 +11,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.conventions import (
     AUTOMODEL,
     MEGATRON_BRIDGE,
+    MEGATRON_CORE,
     MEGATRON_SWIFT,
     OWN_KERNELS,
     PYTORCH,
@@ -43,6 +44,8 @@ FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
 GROUPED_EXPERTS = re.compile(r"(?i)(?<!un)grouped (products?|kernels?)|scattermoe|megablocks|sonic-?moe")
 """Words by which a row says that all experts of a layer are one product, whoever's modules are around them: the kernels
 that users put in place of a loop are named ScatterMoE (arXiv 2403.08245), MegaBlocks (arXiv 2211.15841) or SonicMoE."""
+SCATTERING = re.compile(r"(?i)scattermoe|megablocks|sonic-?moe")
+"""Those of them that sort tokens and add them up in kernels of their own."""
 SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 """Models of transformers before its version 5 whose experts loop over rows that were sorted before
 (`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
@@ -177,9 +180,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     changes: dict[str, Any] = {}
     notes = row.text("notes")
     loops = conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework"))
-    grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(
-        f"{row.text('framework')} {notes}"
-    )
+    said = f"{row.text('framework')} {notes}"
+    grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
     if loops and not grouped:
         changes |= {"expert_loop": True, "sorted_loop": SORTED_EXPERTS.search(notes) is not None}
     if "natural routing" in notes:
@@ -206,8 +208,12 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py), and MaxText sorts, takes and sums (`permute` of its layers/moe.py).
     single = row.text("framework").lower().startswith(("torchtitan", "maxtext"))
-    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single:
+    # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
+    by_transformers = EXPERT_LOOPS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
+    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
+    if conventions.name == MEGATRON_CORE.name and CURRENT.search(f"{row.text('framework')} {row.text('source')}"):
+        changes["weighted_experts"] = True
     return changes
 
 

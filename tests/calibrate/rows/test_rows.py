@@ -434,6 +434,15 @@ def test_how_experts_run_is_read_from_framework_and_notes() -> None:
     # The vendor's recipes use it where the exchange leaves the node.
     within, between = (stack("Megatron-Bridge", ep=ep).expert_dispatch for ep in (8, 16))
     assert (within, between) == ("all_to_all", "deepep")
+    # transformers sorts its grouped experts by single operations, unless users put another kernel in their place.
+    plain = [
+        stack("Hugging Face TRL (transformers 5)", notes).plain_dispatch
+        for notes in ("grouped products", "grouped kernel of experts (sonic-moe)")
+    ]
+    assert plain == [True, False]
+    assert not stack("HF Trainer (transformers 4)").plain_dispatch
+    # Megatron-core multiplies an expert's activation by its probability since 0.12, of 2025.
+    assert [stack(f"Megatron-Core ({year})").weighted_experts for year in (2024, 2025)] == [False, True]
     assert stack("Megatron-Core").routing_spread is None
     assert stack("Megatron-Core", "natural routing").routing_spread == ROUTING_SPREAD
 
