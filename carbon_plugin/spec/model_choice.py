@@ -18,6 +18,7 @@ from carbon_plugin.spec.models.presets import find_preset, load_preset, with_imp
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, overlay
+from carbon_plugin.spec.parsing.home import expanded
 
 MODEL: Keys = ("model",)
 BASES = ("preset", "config")
@@ -39,7 +40,7 @@ def choose_model(document: Document, base: Path) -> TransformerModel | CountedMo
 
 def _named(name: str, base: Path) -> TransformerModel:
     """Return the preset of this name, else the model of the Hugging Face config at this path."""
-    path = base / Path(name).expanduser()
+    path = base / expanded(name)
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
         raise SpecError(
             f"{path}: is a spec (YAML), and a model is a preset or a Hugging Face config.json: give the spec as the "
@@ -88,7 +89,7 @@ def _base_fields(stated: Mapping[str, Any], base: Path) -> dict[str, Any]:
         return preset.model | {"name": name, "source": f"preset {name}: {preset.source}"}
     if "config" in stated:
         fields: dict[str, Any] = msgspec.to_builtins(
-            load_hf_config(base / Path(str(stated["config"])).expanduser(), stated=stated)
+            load_hf_config(base / expanded(str(stated["config"])), stated=stated)
         )
         return fields
     return {}

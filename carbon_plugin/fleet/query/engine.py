@@ -20,6 +20,7 @@ from carbon_plugin.fleet.extra import needed
 from carbon_plugin.fleet.store.catalogue import Catalogue, DataFile
 from carbon_plugin.fleet.store.places import Location, reaching
 from carbon_plugin.fleet.store.schema import TABLES, schema_of
+from carbon_plugin.spec.parsing.home import CACHE_VARIABLE, cache_folder
 
 DUCKDB = "duckdb"
 LOCAL_CLUSTER = "local-cluster"
@@ -60,21 +61,22 @@ def open_engine(
             "a file system that they share"
         )
     with TemporaryDirectory(prefix="carbon-fleet-") as folder:
-        paths = {
-            table: _on_disk(store, table, catalogue.files(table, months), cache or default_cache(), Path(folder))
-            for table in TABLES
-        }
+        paths = {table: _on_disk(store, table, catalogue.files(table, months), cache, Path(folder)) for table in TABLES}
         with _duckdb(paths, Path(folder)) if name == DUCKDB else _spark(paths, name) as engine:
             yield engine
 
 
 def default_cache() -> Path:
-    """Return where copies of files of object stores are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "carbon-plugin" / "fleet"
+    """Return where copies of files of object stores are kept. Raises `FleetError` where the user has no folder."""
+    base = cache_folder(os.environ)
+    if base is None:
+        raise FleetError(
+            f"no home directory is known for copies of files of an object store; set {CACHE_VARIABLE} to a folder"
+        )
+    return base / "carbon-plugin" / "fleet"
 
 
-def _on_disk(store: Location, table: str, files: Sequence[DataFile], cache: Path, scratch: Path) -> list[str]:
+def _on_disk(store: Location, table: str, files: Sequence[DataFile], cache: Path | None, scratch: Path) -> list[str]:
     """Return the paths of a table's files on this machine, or the path of a file without rows where there are none."""
     if not files:
         import pyarrow.parquet as pq
@@ -84,7 +86,8 @@ def _on_disk(store: Location, table: str, files: Sequence[DataFile], cache: Path
         return [str(empty)]
     if store.is_local:
         return [store.below(file.path).path for file in files]
-    return [str(_copied(store, file, cache)) for file in files]
+    folder = cache or default_cache()
+    return [str(_copied(store, file, folder)) for file in files]
 
 
 def _copied(store: Location, file: DataFile, cache: Path) -> Path:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.extra import needed
+from carbon_plugin.spec.parsing.home import expanded
 from carbon_plugin.spec.parsing.opening import open_ending
 
 EXTRAS = {"s3": "s3fs (pip install 'carbon-plugin[fleet,s3]')", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
@@ -57,11 +58,11 @@ class Location(Struct, frozen=True):
 def open_place(text: str) -> Location:
     """Return the place that a user names.
 
-    Raises `FleetError` for a protocol that no installed package serves.
+    Raises `FleetError` for a protocol that no installed package serves, `SpecError` for the home directory of nobody.
     """
     protocol, found, _ = text.partition("://")
     if not found or protocol == "file":
-        path = str(Path(text.removeprefix("file://")).expanduser().absolute())
+        path = str(expanded(text.removeprefix("file://")).absolute())
         return Location(path, path)
     fsspec = needed("fsspec", f"{text}: an object store", "fleet,s3")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def feed(provider: Scripted, folder: Path) -> LiveFeed:
+def feed(provider: Scripted, folder: Path | None) -> LiveFeed:
     return LiveFeed(provider, DiskCache(folder, provider.name, provider.zone))
 
 
@@ -160,7 +161,22 @@ def test_a_cache_folder_that_is_a_file_costs_questions_only(folder: Path) -> Non
     assert live.at(T0, 300).g_per_kwh == 40
 
 
-def test_the_cache_is_where_the_environment_says() -> None:
+def test_without_a_home_directory_the_source_is_asked_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_entry(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)  # as in a container that runs under any user id
+    live = feed(Scripted(40), cache_dir({}))
+
+    live.refresh(T0)
+
+    assert cache_dir({}) is None
+    assert live.at(T0, 300).g_per_kwh == 40
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/scratch/home")
     assert cache_dir({"CARBON_PLUGIN_CACHE": "/scratch/x"}) == Path("/scratch/x")
     assert cache_dir({"XDG_CACHE_HOME": "/scratch/y"}) == Path("/scratch/y/carbon_plugin")
-    assert cache_dir({}).name == "carbon_plugin"
+    assert cache_dir({}) == Path("/scratch/home/.cache/carbon_plugin")
