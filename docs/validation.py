@@ -13,6 +13,7 @@ from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.layout_choice import overall_phrase
 from carbon_plugin.validate.step.spreads import ClassSpread, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 
@@ -173,6 +174,7 @@ def tables(result: Validation) -> str:
             f"**{c.regret:.1f}** | {c.worst_regret:.0f} |"
             for c in result.layouts
         ),
+        f"\nAll: {overall_phrase(result.layouts)}.",
         "\n### Rows that cannot be predicted\n",
         *(f"- `{row.id}`: {row.skipped}" for row in result.rows if row.skipped),
     ]

@@ -15,6 +15,7 @@ from carbon_plugin.validate.run.full_runs import FullRunRow
 from carbon_plugin.validate.run.real_runs import ClassOverrun
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.layout_choice import overall_phrase
 from carbon_plugin.validate.step.step_time import Validation
 
 PIPED_WIDTH = 140
@@ -46,6 +47,8 @@ def print_validation(result: Validation) -> None:
             f"{plural(choice.jobs, 'job')}, {rank}regret "
             f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
         )
+    if result.layouts:
+        out.print(f"choice of layout: {overall_phrase(result.layouts)}")
     if result.full_runs:
         out.print()
         out.print(_full_runs(result.full_runs))

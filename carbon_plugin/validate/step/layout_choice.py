@@ -15,9 +15,12 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.spec.numbers.amounts import percent, plural
 
 MIN_RANKED = 3
 """Number of layouts of a job from which on a rank correlation is informative."""
+MOST_REGRET, LEAST_RANK = 3.0, 0.8
+"""Limits on a source's mean regret, in percent, and on its rank correlation, which we aim at."""
 
 
 class LayoutChoice(Struct, frozen=True, kw_only=True):
@@ -76,6 +79,21 @@ def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, .
             )
         )
     return tuple(found)
+
+
+def within_limits(summary: LayoutSummary) -> bool:
+    """Return whether the choice for a source keeps both limits. A source without a rank correlation keeps that one."""
+    return summary.regret <= MOST_REGRET and (summary.spearman is None or summary.spearman >= LEAST_RANK)
+
+
+def overall_phrase(summaries: Sequence[LayoutSummary]) -> str:
+    """Return the mean regret over sources, and how many of them keep both limits, in words."""
+    mean = float(np.mean([summary.regret for summary in summaries]))
+    kept = sum(within_limits(summary) for summary in summaries)
+    return (
+        f"regret {percent(mean / 100, 1)} as a mean over {plural(len(summaries), 'source')}, of which {kept} keep to a "
+        f"regret of {percent(MOST_REGRET / 100)} and a rank correlation of {LEAST_RANK:g}"
+    )
 
 
 def _job(row: PublishedRow) -> Hashable:

@@ -9,7 +9,7 @@ import pytest
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
 from carbon_plugin.validate.hardware.memory import expected_slowdowns, memory_rows, validate_memory
-from carbon_plugin.validate.step.layout_choice import layout_choices
+from carbon_plugin.validate.step.layout_choice import layout_choices, overall_phrase, summarise_choices, within_limits
 
 
 def rows(*changes: dict[str, Any]) -> list[PublishedRow]:
@@ -48,3 +48,13 @@ def test_a_row_that_fills_its_memory_is_expected_to_be_slower_than_predicted() -
 
     assert roomy == pytest.approx(1, abs=0.01)
     assert 1.02 < full < 1.06  # it did not have to be run again with recompute
+
+
+def test_a_source_keeps_both_limits_or_is_counted_as_one_that_does_not() -> None:
+    job = rows({"tp": 1, "step_time_s": 2.0}, {"tp": 2, "step_time_s": 1.0}, {"tp": 4, "step_time_s": 1.5})
+
+    (right,) = summarise_choices(layout_choices(job, np.array([2.0, 1.0, 1.5])))
+    (wrong,) = summarise_choices(layout_choices(job, np.array([1.0, 2.0, 1.5])))
+
+    assert (within_limits(right), within_limits(wrong)) == (True, False)
+    assert overall_phrase([right, wrong]).startswith("regret 50.0 % as a mean over 2 sources, of which 1 keep")
