@@ -14,13 +14,24 @@ from carbon_plugin.monitor.measurement import Measurement
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = (
+    "no pause, because it is not known, or not yet, what the rest of the run would emit with one: its length "
+    "(total_steps=), its carbon (site=), its measured power, or the idle power and the manufacture of its hardware"
+)
+
 
 def planned_pause(
     measurement: Measurement, forecast: str, *, above_g_per_kwh: float, most_s: float
 ) -> PausePlan | None:
     """Return the pause that saves carbon. Only rank 0 knows it; other ranks return None."""
-    rest = measurement.work.rest
-    if measurement.place.rank != 0 or rest is None:
+    rest, agreement = measurement.work.rest, measurement.work.pause
+    if measurement.place.rank != 0:
+        return None
+    if rest is None:
+        if agreement is not None and not agreement.unknown_was_told:
+            agreement.unknown_was_told = True
+            measurement.work.note("pause_failed", UNKNOWN)
+            logger.warning("carbon_plugin: %s", UNKNOWN)
         return None
     return pause_of(forecast, rest, now_unix_s=time.time(), above_g_per_kwh=above_g_per_kwh, most_s=most_s)
 

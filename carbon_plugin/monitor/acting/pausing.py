@@ -107,6 +107,8 @@ class PauseAgreement:
     def __init__(self, boards: Sequence[Noticeboard], *, rank: int, world_size: int) -> None:
         self.missing: tuple[int, ...] = ()
         """The ranks that had not acknowledged the last pause that rank 0 proposed."""
+        self.unknown_was_told = False
+        """Whether the user knows that no pause can be planned, because something is not known."""
         self._boards = boards
         self._rank, self._world_size = rank, world_size
         self._in_vain = 0

@@ -144,3 +144,20 @@ def test_the_training_waits_until_the_grid_is_clean_and_the_record_says_why(tmp_
     (event,) = (one for one in file.records if isinstance(one, Event) and one.kind == "paused")
     assert "above 300 g/kWh: the rest of the run emits" in event.message
     assert "idle" in {one.phase for one in file.records if isinstance(one, Window)}
+
+
+def test_a_pause_that_nobody_can_plan_is_told_once_with_what_is_not_known(tmp_path, caplog):
+    monitor = CarbonMonitor(run_dir=tmp_path / "run", quiet=True)  # no site, no length
+    monitor.start()
+    monitor.step_end()
+    while monitor._measurement is None or monitor._measurement.work.pause is None:  # its thread has begun
+        time.sleep(0.01)
+
+    paused_s = [monitor.pause_where_it_saves(300, forecast=tmp_path / "grid.csv") for _ in range(2)]
+    monitor.close()
+
+    assert paused_s == [0.0, 0.0]
+    (said,) = (message for message in caplog.messages if "no pause" in message)
+    assert "its length (total_steps=), its carbon (site=)" in said
+    (file,) = read_run(tmp_path / "run").files
+    assert sum(isinstance(one, Event) and one.kind == "pause_failed" for one in file.records) == 1
