@@ -91,12 +91,16 @@ class RefusedConstant(Struct, frozen=True, kw_only=True):
 
 
 class RowResidual(Struct, frozen=True, kw_only=True):
-    """One row: measured, and predicted before and after the fit, in seconds."""
+    """One row: measured, and predicted before and after the fit, in seconds.
+
+    `in_range` says whether it lay inside the 95 % range of its prediction before.
+    """
 
     id: str
     measured_s: float
     before_s: float
     after_s: float
+    in_range: bool
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
@@ -112,6 +116,11 @@ class Calibration(Struct, frozen=True, kw_only=True):
     mape_before: float
     mape_after: float
     power: LearnedPower | None = None
+
+    @property
+    def rows_in_range(self) -> int:
+        """Return how many rows lay inside the 95 % range of their prediction before the fit."""
+        return sum(row.in_range for row in self.rows)
 
 
 def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
@@ -138,7 +147,13 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         fitted=tuple(_constant(table, fitted, index) for index in range(len(parameters))),
         refused=tuple(refused),
         rows=tuple(
-            RowResidual(id=row.id, measured_s=row.measured_step_time_s, before_s=float(before), after_s=float(after))
+            RowResidual(
+                id=row.id,
+                measured_s=row.measured_step_time_s,
+                before_s=float(before),
+                after_s=float(after),
+                in_range=_in_range(row),
+            )
             for row, before, after in zip(rows, before_s, after_s, strict=True)
         ),
         skipped=tuple(skipped),
@@ -146,6 +161,11 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
         power=learned_power(rows),
     )
+
+
+def _in_range(row: PublishedRow) -> bool:
+    low, high = predict_step(row.spec).step_time_95_s
+    return low <= row.measured_step_time_s <= high
 
 
 def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:

@@ -11,7 +11,7 @@ import msgspec
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates.resolve import is_calibrated
-from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Efficiency
+from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_ROWS_IN_RANGE, OWN_RUNS, Accelerator, Efficiency
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Confidence, Sourced
 from carbon_plugin.spec.parsing.saving import save
@@ -67,7 +67,12 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
     return msgspec.structs.replace(
         device,
         efficiency=efficiency,
-        sources={**device.sources, OWN_RUNS: source, OWN_ROWS: str(len(calibration.rows))},
+        sources={
+            **device.sources,
+            OWN_RUNS: source,
+            OWN_ROWS: str(len(calibration.rows)),
+            OWN_ROWS_IN_RANGE: str(calibration.rows_in_range),
+        },
     )
 
 

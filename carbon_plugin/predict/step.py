@@ -14,7 +14,7 @@ from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates
-from carbon_plugin.predict.rates.resolve import own_rows, resolve_rates
+from carbon_plugin.predict.rates.resolve import narrowing_rows, own_rows, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
@@ -49,7 +49,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     own = own_rows(device, spec.stack)
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
     assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
-    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=own)
+    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack))
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())

@@ -200,6 +200,22 @@ def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_ra
     assert narrow < narrower < wide
 
 
+@pytest.mark.parametrize(("slower", "narrows"), [(1.1, True), (4.0, False)])
+def test_a_run_far_outside_of_its_range_narrows_no_range(published, slower, narrows) -> None:
+    row = rows_of(published, "llmf-h100", 1, slower=slower)[0]
+    result = calibrate([row])
+    cluster = msgspec.structs.replace(
+        row.spec.cluster, accelerator=user_profile(row.spec.cluster.accelerator, result, "runs")
+    )
+    stack = user_stacks([row], result.fitted).get(row.framework, row.spec.stack)
+
+    before = predict_step(row.spec).step_time_s
+    after = predict_step(msgspec.structs.replace(row.spec, cluster=cluster, stack=stack)).step_time_s
+
+    assert result.rows_in_range == narrows
+    assert (after.high / after.low < 0.99 * before.high / before.low) == narrows
+
+
 def test_power_of_runs_moves_the_sustained_power_by_what_they_tell(published) -> None:
     row = rows_of(published, "llmf-h100", 1)[0]
     alike, less = (

@@ -118,3 +118,9 @@ def _print(calibration: Calibration) -> None:
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
     echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+    odd = len(calibration.rows) - calibration.rows_in_range
+    if odd:
+        echo(
+            f"{odd} of {plural(len(calibration.rows), 'row')} lay outside the 95 % range of the prediction and "
+            f"narrow{'s' if odd == 1 else ''} no range of a plan"
+        )

@@ -24,7 +24,7 @@ from carbon_plugin.predict.rates.laws import (
     wide_precision,
 )
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
-from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_ROWS_IN_RANGE, OWN_RUNS, Accelerator, Cluster
 from carbon_plugin.spec.hardware.fabric import RADIX, leaf_nodes, narrowing
 from carbon_plugin.spec.numbers.figure import Assumption, Sourced
 from carbon_plugin.spec.stack import (
@@ -79,6 +79,17 @@ def own_rows(accelerator: Accelerator, stack: Stack) -> int:
         return 0
     count = accelerator.sources.get(OWN_ROWS, "1")
     return max(1, int(count)) if count.isdecimal() else 1
+
+
+def narrowing_rows(accelerator: Accelerator, stack: Stack) -> int:
+    """Return how many of the user's measured step times narrow the range of a prediction.
+
+    Those that lay outside the 95 % range of their prediction do not: they say that this cluster differs from its class
+    by more than its spreads tell, so that the next run may lie anywhere in them.
+    """
+    count = accelerator.sources.get(OWN_ROWS_IN_RANGE, "")
+    own = own_rows(accelerator, stack)
+    return min(own, int(count)) if count.isdecimal() else own
 
 
 class _Resolver:

@@ -23,6 +23,9 @@ OWN_RUNS = "user-calibration"
 """The key of a profile's sources that names the user's own runs to which its constants were fitted."""
 OWN_ROWS = "user-calibration-rows"
 """The key of a profile's sources that says how many measured step times those runs gave."""
+OWN_ROWS_IN_RANGE = "user-calibration-rows-in-range"
+"""The key of a profile's sources that says how many of those step times lay inside the 95 % range of their prediction
+before the fit."""
 _SHARES = (
     "gemm_share",
     "fp8_gemm_share",
