@@ -38,12 +38,12 @@ class BatchSizes:
     def see(self, batch: Any) -> None:
         """Add a batch of the next step."""
         found, shape = tokens_in_host_memory(batch), batch_shape(batch)
-        if found is None or shape is None or shape[0][1] is None or self._sum is None:
+        rows, length = (None, None) if shape is None else shape[0]
+        if found is None or rows is None or length is None or self._sum is None:
             self._sum = None
             return
         if self._without_padding is None:
             self._without_padding = found.without_padding
-        rows, length = shape[0]
         if self._first is None:
             self._rows, self._places = self._rows + rows, self._places + rows * length
             self._lengths.add(length)

@@ -63,8 +63,8 @@ def counted_step_terms(
     once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
     updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
     state_bytes, master = np.float64(optimizer_state_bytes(training)), np.float64(training.master_weights)
-    moved = update_bytes(state_bytes, master) * updated
-    on_device = 0.0 if training.optimizer_offload else float(moved / rates.streaming)
+    state_moved = update_bytes(state_bytes, master) * updated
+    on_device = 0.0 if training.optimizer_offload else float(state_moved / rates.streaming)
     terms = {
         "matmul": micro_batches * matmul,
         "elementwise": micro_batches * (device - matmul),
