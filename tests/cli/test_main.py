@@ -394,6 +394,19 @@ def test_an_error_past_the_reading_of_a_spec_names_its_file_too(tmp_path: Path, 
     assert f"error: {spec}:3: site.zone: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("with_file", [True, False])
+def test_an_error_past_the_reading_of_a_spec_names_the_option_that_its_value_is_from(with_file, tmp_path, capsys):
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 1}\nsite: {zone: FRA}\n"
+        "training: {seq_len: 8192, global_batch_size: 8, steps: 10}\nlayout: {dp_replicate: 8}\n"
+    )
+    run = [str(spec)] if with_file else ["--model=llama3-8b", "--accelerator=h100-sxm", "--nodes=1", "--steps=10"]
+
+    assert cli.run(["plan", *run, "--zone", "Farnce"]) == 2
+    assert "error: command line: site.zone: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags", [(), ("--compare", "zone=SWE,USA"), ("--search", "--search-accelerator", "h100-sxm,b200-sxm")]
 )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from carbon_plugin.cli.options import Argument, AsJson, Option, Seed
 from carbon_plugin.cli.output import check_format
@@ -112,7 +112,7 @@ def _search(
 def _forecast(run: RunSpec, spec: Path | None, options: RunOptions, seed: int, out: OutputOptions) -> None:
     from carbon_plugin.plan.forecast import make_forecast, require_fit
 
-    with _naming(spec):
+    with _naming(spec, options):
         forecast = make_forecast(run, seed=seed)
         if not options.force:
             require_fit(forecast)
@@ -136,15 +136,20 @@ def _show(forecast: Forecast, out: OutputOptions) -> None:
 
 
 @contextmanager
-def _naming(spec: Path | None) -> Iterator[None]:
-    """Put the name of the spec file before the message of an error, with line and field of a value that it quotes."""
+def _naming(spec: Path | None, options: RunOptions) -> Iterator[None]:
+    """Put before the message of an error where the value is from that it quotes: the option, or the spec file with line
+    and field."""
     try:
         yield
     except CarbonPluginError as error:
-        if spec is None:
-            raise
+        from carbon_plugin.spec.parsing.boundary import dotted
         from carbon_plugin.spec.parsing.document import quoted_in, read_document
 
+        by_option = quoted_in(str(error), {"site": structs.asdict(options.site)})
+        if by_option is not None:
+            raise type(error)(f"command line: {dotted(by_option)}: {error}") from None
+        if spec is None:
+            raise
         document = read_document(spec)
         keys = quoted_in(str(error), document.value)
         said = f"{spec}: {error}" if keys is None else str(document.error(keys, str(error)))

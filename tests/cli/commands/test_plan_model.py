@@ -76,7 +76,7 @@ def test_a_class_of_transformers_that_has_more_parameters_is_said(
 
     shown = said(capsys, str(spec), "--check-model")
 
-    assert "were counted here (-" in shown
+    assert "were counted here (−" in shown
     assert "rests on the wrong shape" in shown
 
 
