@@ -33,13 +33,12 @@ from carbon_plugin.calibrate.parameters import (
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, family, tabulate
 from carbon_plugin.predict.rates.laws import attention_share, gemm_share_law, memory_share_law, peak_16bit
-from carbon_plugin.predict.rates.resolve import prior_constants
+from carbon_plugin.predict.rates.resolve import CALIBRATION, prior_constants
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import list_accelerators
 from carbon_plugin.spec.stack import STACKS
 
 BLOCK_HEAD = "# Calibration: constants of the step-time model, fitted on the published rows (make calibrate)."
-SOURCE = "calibration"
 CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/rows/published"
 DIGITS = 4
 
@@ -134,7 +133,7 @@ def efficiency_block(device: Accelerator, constants: dict[str, float], measured:
     lines = [BLOCK_HEAD, "efficiency:"]
     attention = [name for name in constants if name.startswith("attention_flops.")]
     for name, value in constants.items():
-        entry = f"{{value: {_number(value)}, source: {SOURCE}, confidence: {confidence}}}"
+        entry = f"{{value: {_number(value)}, source: {CALIBRATION}, confidence: {confidence}}}"
         if name in attention:
             if name == attention[0]:
                 lines.append("  attention_flops:")
@@ -150,10 +149,10 @@ def rewrite_profiles(folder: Path, table: RowArrays, fitted: Fit) -> Iterator[Pa
     for device in list_accelerators():
         path = folder / "accelerators" / f"{device.name}.yaml"
         body = re.split(r"\n# Calibration: ", path.read_text("utf-8"))[0].rstrip() + "\n"
-        body = re.sub(rf'  (?:predictor-study|{SOURCE}): ".*"\n', "", body)
+        body = re.sub(rf'  (?:predictor-study|{CALIBRATION}): ".*"\n', "", body)
         constants = device_constants(device, fitted, table)
         if constants:
-            body = re.sub(r"\nsources:\n", f'\nsources:\n  {SOURCE}: "{CITATION}"\n', body)
+            body = re.sub(r"\nsources:\n", f'\nsources:\n  {CALIBRATION}: "{CITATION}"\n', body)
             body += "\n" + efficiency_block(device, constants, device.name in measured)
         path.write_text(body, "utf-8")
         yield path

@@ -16,7 +16,7 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, stack_cases, take
 from carbon_plugin.predict.rates.laws import NARROW, default_attention_kernel
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
-from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants
+from carbon_plugin.predict.rates.resolve import CALIBRATION, datasheet, resolve_constants
 from carbon_plugin.predict.time.schedule import StepTime, step_time
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.models.model import TransformerModel
@@ -24,9 +24,6 @@ from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
 from carbon_plugin.spec.training import Precision
-
-CALIBRATION = "calibration"
-"""Source of the constants that the fit writes into profiles."""
 
 
 @dataclass(frozen=True, slots=True)

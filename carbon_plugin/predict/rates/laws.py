@@ -20,6 +20,15 @@ from carbon_plugin.spec.training import Precision
 LAW_SOURCE = "sustained law fitted on published A100, H100 and B200 rows"
 LAW_GEMM_SHARE = 0.771
 LAW_GEMM_EXPONENT = 0.35
+MOST_GEMM_SHARE = 0.9
+"""Share of peak that products of a training reach where power limits nothing.
+
+Devices with more power per FLOP than an A100 come near the peak of their datasheet (H20, GeForce), which for GeForce is
+at a clock that they exceed. The value is round, and was chosen in sight of rows on RTX 3090, 4090 and 5090.
+"""
+FIRST_MATRIX_UNITS = frozenset(("volta", "turing", "tpu"))
+"""Architectures whose matrix units wait for operands and not for power: a V100 has 1.9 times the power per FLOP of an
+A100, and sustains no larger share of its peak."""
 WITHIN_EXPONENT = 0.65
 """Exponent of power within one architecture. The H100 that is capped at 500 W suggests 0.65 to 1.0. Single devices
 under a falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) suggest 0.35 near their limit and 0.9 far below it."""
@@ -109,15 +118,17 @@ def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Source
 def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = "") -> float:
     """Return the share of peak that large matrix products sustain. The power limit bounds the clock under load.
 
-    From one architecture to the next, power per FLOP enters with the exponent of the study. Devices of one architecture
-    are the same silicon at different limits: below the power of its reference device the clock follows power more
-    closely.
+    From one architecture to the next, power per FLOP enters with the exponent of the study, up to `MOST_GEMM_SHARE`.
+    Devices of one architecture are the same silicon at different limits: below the power of its reference device the
+    clock follows power more closely.
     """
     relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
-    usual = USUAL_W_PER_FLOPS.get(architecture.split("-", maxsplit=1)[0].split("+", maxsplit=1)[0])
+    family = re.split(r"[-+]", architecture)[0]
+    usual = USUAL_W_PER_FLOPS.get(family)
     below = 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
-    across = min(1.0, relative / below)
-    return LAW_GEMM_SHARE * math.pow(across, LAW_GEMM_EXPONENT) * math.pow(min(1.0, below), WITHIN_EXPONENT)
+    most = LAW_GEMM_SHARE if family in FIRST_MATRIX_UNITS else MOST_GEMM_SHARE
+    across = min(most, LAW_GEMM_SHARE * math.pow(relative / below, LAW_GEMM_EXPONENT))
+    return across * math.pow(below, WITHIN_EXPONENT)
 
 
 def peak_16bit(accelerator: Accelerator) -> float:

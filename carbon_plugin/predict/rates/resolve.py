@@ -50,7 +50,8 @@ PRIORS: dict[str, tuple[float, str]] = {
 }
 """Constants that no datasheet gives, and where they come from. A profile's own value takes precedence."""
 
-
+CALIBRATION = "calibration"
+"""Source of the constants that the fit to published rows writes into profiles."""
 TPU_LANES = 128
 """Lanes of a TPU's vector and matrix units. Attention kernels for TPUs compute whole lanes, so that narrower heads are
 padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
@@ -190,10 +191,9 @@ def resolve_constants(
     resolver = _Resolver(device)
     peak_16bit = peak_of(device, wide_precision(precision))[1].value
     narrow, host = precision in NARROW, host_op_time_of(stack)
+    law = gemm_share_law(device.tdp_w.value, peak_16bit, device.architecture)
     numbers = {
-        "gemm_share": resolver.pick(
-            "gemm_share", gemm_share_law(device.tdp_w.value, peak_16bit, device.architecture), LAW_SOURCE
-        ),
+        "gemm_share": _gemm_share(resolver, precision, law),
         "fp8_gemm_share": resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0,
         "memory_share": resolver.pick(
             "memory_share", memory_share_law(device.memory_bandwidth_bytes_per_s.value), LAW_SOURCE
@@ -205,6 +205,19 @@ def resolve_constants(
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})
     return constants, tuple(resolver.assumptions)
+
+
+def _gemm_share(resolver: _Resolver, precision: Precision, law: float) -> float:
+    """Return the share of peak of matrix products.
+
+    Products in fp32 run on vector units, which the power limit does not reach. The share that a profile ships with is
+    that of matrix units, so that the law of the vector units' own peak holds in its place.
+    """
+    share = resolver.accelerator.efficiency.gemm_share
+    if precision != "fp32" or share is None or share.source != CALIBRATION:
+        return resolver.pick("gemm_share", law, LAW_SOURCE)
+    resolver.assume(f"{resolver.accelerator.name}.gemm_share", f"{law:.4g}", "vector units run at their own share")
+    return law
 
 
 def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> float:
