@@ -48,8 +48,9 @@ class Wake:
 
     def close(self) -> None:
         """Release both ends."""
-        self._reader.close()
-        self._writer.close()
+        for end in (self._reader, self._writer):
+            with contextlib.suppress(OSError):  # the script has closed what it did not open
+                end.close()
 
 
 def _readable(reader: socket.socket, within_s: float) -> bool:

@@ -203,7 +203,7 @@ class MonitorWork:
             )  # fmt: skip
             if settled is not None:
                 self._show(without_outlook(settled.projected.metrics | self._of_budget))
-                guard.run("closing line", lambda: run.say_closing(settled), None)
+                guard.run("closing line", lambda: run.say_closing(settled, node.recording), None)
             run.close()
         self.last_row = guard.run("rows", lambda: self._row(node, ended=True), None)
 

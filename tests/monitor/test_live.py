@@ -229,7 +229,8 @@ def test_run_directory_that_cannot_be_written_is_a_warning_at_either_end(job, tm
         line for line in errors.strip().splitlines() if "metering 2 GPUs" not in line and "report:" not in line
     )
     assert "Training and metering go on" in begins
-    assert "are not in its ledger" in ends
+    assert "this run has no record" in ends
+    assert f"no report: nothing could be written in {tmp_path / 'file' / 'run'}" in errors
 
 
 def test_a_rank_that_starts_after_its_leader_has_ended_leaves_no_second_ledger(job, tmp_path):

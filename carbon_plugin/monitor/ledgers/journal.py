@@ -64,7 +64,11 @@ class Journal:
             return
         self._closed = True
         self._write_waiting()
-        if self._waiting:
+        if self._waiting and self._writer is None:
+            logger.warning(
+                "carbon_plugin: this run has no record: its ledger could not be written from the start to the end"
+            )
+        elif self._waiting:
             logger.warning(
                 "carbon_plugin: the last %.0f s of this run are not in its ledger, which could not be written to the "
                 "end; its record has no closing record",

@@ -48,11 +48,13 @@ def closing(
     being_written: int = 0,
     ledgers: int = 1,
     unheard: int = 0,
+    written: bool = True,
 ) -> str:
     """Return the line for the end: energy and carbon of the run so far, what may be missing from them, and the command
     for the report.
 
     Of the `ledgers` of the launch, `being_written` have not ended. `unheard` ranks of this host have told nothing.
+    `written` is False where nothing could be written in the run directory, so that there is no report.
     """
     carbon = ""
     if spent is not None:
@@ -68,10 +70,10 @@ def closing(
     elif unheard:
         ranks = plural(unheard, "other rank")
         seen += f", without {ranks} of this host, not heard of yet: the audit has what they record"
-    return (
-        f"the run is at step {step:,} and has used {wording.energy(energy_j)}{carbon}{seen}; "
-        f"report: carbon-plugin audit {run_dir}"
+    report = (
+        f"report: carbon-plugin audit {run_dir}" if written else f"no report: nothing could be written in {run_dir}"
     )
+    return f"the run is at step {step:,} and has used {wording.energy(energy_j)}{carbon}{seen}; {report}"
 
 
 def _metered(devices: Sequence[DeviceIdentity]) -> str:

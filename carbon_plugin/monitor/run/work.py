@@ -94,7 +94,7 @@ class RunWork:
         self._said_opening = True
         if not self._job.settings.quiet:
             devices = recording.recorder.devices if recording is not None else None
-            written = recording is None or recording.journal.file is not None
+            written = _is_written(recording)
             has_site = context.effective.site is not None
             budget = self._job.settings.budget
             phrase = None if budget is None else budget.phrase
@@ -112,8 +112,8 @@ class RunWork:
         spent = spent_carbon(projected.totals, context.factors)
         return Settled(projected, spent, being_written, ledgers, unheard)
 
-    def say_closing(self, settled: Settled) -> None:
-        """Print the closing line."""
+    def say_closing(self, settled: Settled, recording: NodeRecording | None) -> None:
+        """Print the closing line. The recording is None if another process of the node meters it."""
         record = settled.projected.record
         if self._job.settings.quiet:
             return
@@ -128,6 +128,7 @@ class RunWork:
                 being_written=settled.being_written,
                 ledgers=settled.ledgers,
                 unheard=settled.unheard,
+                written=_is_written(recording),
             )
         )
 
@@ -167,3 +168,8 @@ def _connected(job: WatchedJob, place: RunPlace) -> Exchange:
         stated=place.id_is_stated,
         note=partial(job.note, "collector"),
     )
+
+
+def _is_written(recording: NodeRecording | None) -> bool:
+    """Return whether a record is written, if this process is to write one."""
+    return recording is None or recording.journal.file is not None

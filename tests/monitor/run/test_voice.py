@@ -118,6 +118,12 @@ def test_energy_is_said_in_a_unit_that_fits(energy_j, words):
     assert said == f"the run is at step 1,200 and has used {words}; report: carbon-plugin audit r"
 
 
+def test_no_report_is_offered_where_nothing_could_be_written():
+    said = closing(step=1, energy_j=1.0, spent=None, nodes_seen=1, nodes=1, run_dir=Path("r"), written=False)
+
+    assert said.endswith("; no report: nothing could be written in r")
+
+
 def test_carbon_without_manufacture_is_called_operational_and_missing_nodes_are_named():
     spent = carbon_totals((), (), resolve_factors(Site(zone="FRA"), None), draws=10)
 
