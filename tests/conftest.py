@@ -66,11 +66,12 @@ LONGEST_FIRST = (
 def simulator(name: str) -> Path:
     """Return the folder of a library of `tests/`, which is built once, and again only when its sources change."""
     # A folder a worker, so that none loads what another one is still writing.
-    folder = TESTS / name / "build" / os.environ.get("PYTEST_XDIST_WORKER", "")
-    command = ["make", "-C", str(TESTS / name), f"OUT={folder}"]
+    place = Path("build", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    # A path within the folder: make takes one with a space, as that of the checkout may be, for two.
+    command = ["make", "-C", str(TESTS / name), f"OUT={place}"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, f"{name} does not build:\n{built.stdout}\n{built.stderr}"
-    return folder
+    return TESTS / name / place
 
 
 def pytest_configure(config: pytest.Config) -> None:
