@@ -46,22 +46,22 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     did before its version 5, and `sorted_loop` that tokens are sorted by expert before this loop, so that the host
     waits once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says that tokens are sorted by
     expert and added up again by single PyTorch operations (Megatron without `moe_permute_fusion`), and
-    `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without `sparse_matmul`).
-    `capacity_factor` is the largest number of rows of an expert over their mean, where tokens beyond it are dropped;
-    unset, none is dropped. `static_dispatch` says that an expert always takes as many rows as its capacity (it is
-    padded too), so that the host waits for no count; without a `capacity_factor` it is the mean. `narrow_dispatch` says
-    that tokens, and gradients, are sent to experts in the low precision of the products (what comes back is 16 bit).
-    `transfer_wait_s` is the time for which host and device stand still at every transfer between pipeline stages, where
-    each is sent and awaited by itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under
-    ZeRO-1 each rank sends the tensors that it updated to all others one after the other (InternEvo), in place of one
-    gather. `routing_spread` is the standard deviation, over the ranks of expert parallelism, of the tokens that they
-    receive, divided by the mean; unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and
-    `ROUTING_SPREAD` for ordinary software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32,
-    "compiled", "fused" in fp32 (Megatron), "chunked" where the logits are never all held at once, "chunked_output"
-    where all are held in 16 bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written
-    over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8
-    scales. `shard_host_ops` is the number of operation slots that hooks of parameter sharding add to every pass through
-    a layer.
+    `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without `sparse_matmul`). Such a
+    matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed). `capacity_factor` is the
+    largest number of rows of an expert over their mean, where tokens beyond it are dropped; unset, none is dropped.
+    `static_dispatch` says that an expert always takes as many rows as its capacity (it is padded too), so that the host
+    waits for no count; without a `capacity_factor` it is the mean. `narrow_dispatch` says that tokens, and gradients,
+    are sent to experts in the low precision of the products (what comes back is 16 bit). `transfer_wait_s` is the time
+    for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited by
+    itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
+    tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread` is
+    the standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
+    unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
+    software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
+    (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16 bit and
+    the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit, "half"
+    single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
+    number of operation slots that hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
     precision (Transformer Engine), and `narrow_kept` that so are the inputs of activation functions and the result of
@@ -94,6 +94,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sorted_loop: bool = False
     plain_dispatch: bool = False
     one_hot_dispatch: bool = False
+    one_hot_batch: bool = False
     capacity_factor: float | None = None
     static_dispatch: bool = False
     narrow_dispatch: bool = False

@@ -31,6 +31,7 @@ A100 = {
     "plain_dispatch": 0.0,
     "static_dispatch": 0.0,
     "one_hot_dispatch": 0.0,
+    "one_hot_batch": 0.0,
     "capacity_factor": 0.0,
     "transfer_wait": 0.0,
     "broadcasts": 0.0,

@@ -49,6 +49,9 @@ SCATTERING = re.compile(r"(?i)scattermoe|megablocks|sonic-?moe")
 SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 """Models of transformers before its version 5 whose experts loop over rows that were sorted before
 (`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
+EINSUM_EXPERTS = re.compile(r"(?i)megatron-deepspeed|deepspeed-moe")
+"""Frameworks whose experts are DeepSpeed's: products with one-hot matrices over the tokens of a micro-batch send these
+to them and back (`MOELayer.forward` of its moe/sharded_moe.py, which takes Tutel's kernels only where told to)."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
 experts of code that people write in plain PyTorch."""
@@ -205,6 +208,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["static_dispatch"] = "not padded" not in notes
     if "one-hot dispatch" in notes:
         changes["one_hot_dispatch"] = True
+    if EINSUM_EXPERTS.match(row.text("framework")):
+        changes |= {"one_hot_dispatch": True, "one_hot_batch": True}
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py), and MaxText sorts, takes and sums (`permute` of its layers/moe.py).
     single = row.text("framework").lower().startswith(("torchtitan", "maxtext"))

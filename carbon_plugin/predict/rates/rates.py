@@ -56,6 +56,7 @@ class Datasheet:
     plain_dispatch: Values
     static_dispatch: Values
     one_hot_dispatch: Values
+    one_hot_batch: Values
     capacity_factor: Values
     transfer_wait: Values
     broadcasts: Values
@@ -101,8 +102,8 @@ class Rates:
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
     by one, `sorted_loop` where their tokens are sorted before. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
-    `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields
-    of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
+    `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
+    `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -123,6 +124,7 @@ class Rates:
     plain_dispatch: Values
     static_dispatch: Values
     one_hot_dispatch: Values
+    one_hot_batch: Values
     capacity_factor: Values
     transfer_wait: Values
     broadcasts: Values
@@ -172,6 +174,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
         one_hot_dispatch=sheet.one_hot_dispatch,
+        one_hot_batch=sheet.one_hot_batch,
         capacity_factor=sheet.capacity_factor,
         transfer_wait=sheet.transfer_wait,
         broadcasts=sheet.broadcasts,

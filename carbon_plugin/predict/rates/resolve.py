@@ -166,6 +166,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "plain_dispatch": stack.plain_dispatch,
         "static_dispatch": stack.static_dispatch,
         "one_hot_dispatch": stack.one_hot_dispatch,
+        "one_hot_batch": stack.one_hot_batch,
         "capacity_factor": stack.capacity_factor or 0.0,
         "transfer_wait": stack.transfer_wait_s,
         "broadcasts": stack.broadcasts_parameters,

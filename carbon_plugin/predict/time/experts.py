@@ -78,14 +78,16 @@ def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWor
     """Return the seconds of the product with a one-hot matrix that sends `tokens` to their experts, and of that which
     sends them back.
 
-    Such a matrix has a row for each token of a sequence and a column for each place of all experts, which are
-    top-k times the capacity factor as many as there are tokens. Either product takes 2 s k c h FLOPs a token: they grow
-    with the length of the sequence. The way there needs the gradient of the tokens alone, and the way back also that of
+    Such a matrix has a row for each token of a sequence and a column for each place of all experts, which are top-k
+    times the capacity factor as many as there are tokens. Either product takes 2 s k c h FLOPs a token: they grow with
+    the length of the sequence, or with the tokens of the micro-batch where one matrix spans it (`MOELayer.forward` of
+    DeepSpeed's moe/sharded_moe.py). The way there needs the gradient of the tokens alone, and the way back also that of
     the weights (GShard, arXiv 2006.16668 algorithm 2; `dense_matmul` of MaxText's layers/moe.py). Each product writes
     and reads its matrix once forward and reads it once backward.
     """
     flag = rates.one_hot_dispatch > 0
-    places = flag * tokens * work.seq_len / layout.cp * shape.top_k * np.maximum(rates.capacity_factor, 1)
+    span = work.seq_len / layout.cp * where(rates.one_hot_batch > 0, layout.micro_batch_size, 1.0)
+    places = flag * tokens * span * shape.top_k * np.maximum(rates.capacity_factor, 1)
     one = 2 * places * shape.expert_hidden / rates.wide_gemm_flops
     moved = work.activation_bytes * places / rates.memory
     return Cost(one + 2 * moved, one + moved), Cost(one + 2 * moved, 2 * one + moved)

@@ -328,6 +328,12 @@ def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_ar
     assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
 
 
+def test_experts_of_deepspeed_are_reached_by_one_hot_matrices_over_the_micro_batch() -> None:
+    common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8}
+    stacks = [parsed(**common, framework=name).spec.stack for name in ("Megatron-DeepSpeed (2023)", "Megatron-Core")]
+    assert [(stack.one_hot_dispatch, stack.one_hot_batch) for stack in stacks] == [(True, True), (False, False)]
+
+
 def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipes() -> None:
     names = ("MaxText", "Levanter (Marin speedrun, 2025)", "Paxml 23.08 (JAX-Toolbox)", "AXLearn (JAX)")
     factors = [factor_of(parsed(framework=name).spec.stack) for name in names]

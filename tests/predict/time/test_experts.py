@@ -391,6 +391,18 @@ def test_products_with_one_hot_matrices_grow_with_the_square_of_the_length(spars
     assert seconds(4096, 1) == pytest.approx(flops / 240e12)
 
 
+def test_a_one_hot_matrix_over_the_micro_batch_grows_with_the_square_of_its_sequences(sparse, rates) -> None:
+    def seconds(sequences: int, **flags: float) -> float:
+        layout = layout_of(ParallelLayout(micro_batch_size=sequences))
+        one_hot = rates(one_hot_dispatch=1.0, memory=1e30, **flags)
+        work = work_of(PLAN, Stack())
+        there, back = one_hot_products(sequences * PLAN.seq_len, shape_of(sparse), layout, work, one_hot)
+        return float(there.forward + back.forward)
+
+    assert seconds(1, one_hot_batch=1.0) == pytest.approx(seconds(1))
+    assert seconds(4, one_hot_batch=1.0) == pytest.approx(4 * seconds(4)) == pytest.approx(16 * seconds(1))
+
+
 def test_one_hot_dispatch_sorts_nothing(sparse, rates) -> None:
     layout = {"dp_shard": 64, "zero_stage": 1}
     one_hot = [
