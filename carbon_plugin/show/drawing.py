@@ -39,3 +39,13 @@ LINE_COLOURS = ("gpu", "host", "checkpoint", "network", "evaluation", "more", "s
 RUNG_NAMES = {"gpu": "GPUs", "host": "hosts", "network": "network", "facility": "facility"}
 SCOPE_NAMES = {"device": "accelerators", "host": "hosts", "network": "network", "building": "building"}
 PHASE_NAMES = {"data_wait": "waiting for data", "startup": "start-up", "unobserved": "reserved, not recorded"}
+
+
+def driver_name(scope: str) -> str:
+    """Return a scope of the accounting in words."""
+    kind, _, rest = scope.partition(" ")
+    if kind == "energy":
+        return f"energy, {rest.partition(':')[2] or rest}"
+    if kind == "embodied":
+        return f"embodied, {SCOPE_NAMES.get(rest, rest)}"
+    return {"intensity": "grid intensity", "pue": "PUE", "utilisation": "use of the fleet"}.get(scope, scope)

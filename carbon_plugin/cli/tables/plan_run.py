@@ -14,6 +14,7 @@ from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
 from carbon_plugin.plan.real_run import BestCase
+from carbon_plugin.show.drawing import driver_name
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS, Units
@@ -84,11 +85,13 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
         ends = f"{number(wide[0] / size)} to {number(wide[1] / size)} {unit}"
         _below_the_table(out, f"95 % interval of total carbon: {ends}")
     ranked = [
-        f"{driver.scope} {percent(driver.share, 0)}" for driver in forecast.drivers if driver.share >= LEAST_SHARE
+        f"{driver_name(driver.scope)} {percent(driver.share, 0)}"
+        for driver in forecast.drivers
+        if driver.share >= LEAST_SHARE
     ]
     if ranked:
         said = "what the range comes from" if verbose else "the range of total carbon comes most from"
-        _below_the_table(out, f"{said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
+        _below_the_table(out, f"{said}: {escape('; '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
     factor = forecast.goodput.overrun if forecast.goodput is not None else None
     if factor is not None:
         ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"

@@ -189,3 +189,17 @@ def test_a_cloud_region_is_named_before_its_place(capsys, monkeypatch):
     said = " ".join(printed(capsys, *RUNS["2 x 4090"], "--zone", "aws:us-east-1").split())
 
     assert "site aws:us-east-1, Northern Virginia 343 gCO2e/kWh" in said
+
+
+def test_what_a_range_comes_from_is_said_in_words(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 16}\nlayout: {dp_shard: 128, zero_stage: 3}\n"
+        "training: {seq_len: 8192, global_batch_size: 1024, tokens: 15e12}\nsite: {zone: FRA}\n"
+    )
+
+    shown = " ".join(printed(capsys, "run.yaml", "-v").split())
+
+    (causes,) = re.findall(r"what the range comes from: (.*?) a real run takes", shown)
+    assert "grid intensity " in causes
+    assert "PUE " in causes
+    assert ":" not in causes  # no scope of the accounting, such as host:dgx-h100

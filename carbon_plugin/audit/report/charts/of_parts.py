@@ -18,7 +18,7 @@ from carbon_plugin.show.drawing import (
     PHASE_NAMES,
     RUNG_COLOURS,
     RUNG_NAMES,
-    SCOPE_NAMES,
+    driver_name,
 )
 from carbon_plugin.spec.numbers.amounts import fitting_unit
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS
@@ -197,16 +197,6 @@ def driver_chart(summary: AuditSummary) -> Chart | None:
         ["input", f"{carbon} with it at its p10, {unit}", f"{carbon} with it at its p90, {unit}"],
         rows,
     )
-
-
-def driver_name(scope: str) -> str:
-    """Return a scope of the accounting in words."""
-    kind, _, rest = scope.partition(" ")
-    if kind == "energy":
-        return f"energy, {rest.partition(':')[2] or rest}"
-    if kind == "embodied":
-        return f"embodied, {SCOPE_NAMES.get(rest, rest)}"
-    return {"intensity": "grid intensity", "pue": "PUE", "utilisation": "use of the fleet"}.get(scope, scope)
 
 
 def _by_rung(summary: AuditSummary) -> Sequence[EnergyPart]:
