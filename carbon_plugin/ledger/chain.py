@@ -8,6 +8,7 @@ also rewrite the chain. An anchor kept elsewhere shows that too (`ledger.verific
 from __future__ import annotations
 
 from binascii import unhexlify
+from collections.abc import Sequence
 from hashlib import blake2b
 
 DIGEST_BYTES = 16
@@ -39,3 +40,26 @@ def split_line(line: bytes) -> tuple[bytes, bytes] | None:
         return unhexlify(line[:HEX_DIGITS]), line[HEX_DIGITS + 1 :]
     except ValueError:
         return None
+
+
+def split_lines(lines: Sequence[bytes]) -> tuple[list[bytes], list[bytes]] | None:
+    """Return the chains and the JSON of complete lines, or None if one of them does not have the shape of a ledger
+    line."""
+    payloads = [line[HEX_DIGITS + 1 : -1] for line in lines]
+    if not all(payloads) or [line[HEX_DIGITS] for line in lines].count(_SPACE) < len(lines):
+        return None
+    try:
+        return [unhexlify(line[:HEX_DIGITS]) for line in lines], payloads
+    except ValueError:
+        return None
+
+
+def is_unbroken(before: bytes, chains: Sequence[bytes], payloads: Sequence[bytes]) -> bool:
+    """Return whether each record follows from the one before it, and the first one from the chain `before`."""
+    return (
+        chains
+        == [
+            blake2b(former + payload, digest_size=DIGEST_BYTES).digest()  # `extend`, without the cost of a call
+            for former, payload in zip([before, *chains[:-1]], payloads, strict=True)
+        ]
+    )

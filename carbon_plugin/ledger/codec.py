@@ -3,6 +3,8 @@ readable."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from carbon_plugin.errors import LedgerError
@@ -62,6 +64,16 @@ def decode_record(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Reco
         return decoder.decode(payload)
     except UNREADABLE as error:
         raise LedgerError(f"cannot be decoded: {reason_of(error)}") from None
+
+
+def decode_records(payloads: Sequence[bytes], decoder: msgspec.json.Decoder[Record]) -> list[Record] | None:
+    """Return the records of several payloads, or None where `decode_record` would raise for one of them."""
+    if any(map(too_deep, [payload for payload in payloads if not payload.startswith(_WINDOW)])):
+        return None
+    try:
+        return [decoder.decode(payload) for payload in payloads]
+    except UNREADABLE:
+        return None
 
 
 def decoder_for(version: int, origin: object) -> msgspec.json.Decoder[Record]:

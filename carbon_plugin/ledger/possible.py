@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.ledger.columns import Counts, Flags, WindowColumns
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.range_array import Floats
 from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, shown
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
@@ -80,6 +83,45 @@ class RecordGate:
             faults = _close(record)
         return Verdict([f"the {_name(record)} {fault}" for fault in faults], []) if faults else None
 
+    def finds_nothing(self, windows: WindowColumns) -> bool:
+        """Return whether `judge` would find nothing wrong with any of these windows."""
+        pue, intensity = windows.pue, windows.intensity_g_per_kwh
+        return (
+            _within(windows.duration_s, 0.0, MOST_RUN_S)
+            and _within(windows.start_unix_s, 0.0, LATEST_UNIX_S)
+            and _within(windows.steps, 0, MOST_COUNT)
+            and _within(windows.last_steps, 0, MOST_COUNT)
+            and min(windows.tokens) >= 0
+            and max(windows.tokens) <= MOST_TOKENS
+            and _within(pue[~np.isnan(pue)], 1.0, MOST_PUE)
+            and _within(intensity[~np.isnan(intensity)], 0.0, MOST_G_PER_KWH)
+            and all(0.0 <= part <= 1.0 for parts in filter(None, windows.parts) for part in parts.values())
+            and self._finds_no_energy(windows)
+        )
+
+    def _finds_no_energy(self, windows: WindowColumns) -> bool:
+        """Return whether nothing is wrong with the energies of these windows."""
+        if not all(key in self._most_w for key in windows.keys):
+            return False  # `judge` says what this means
+        energy_j, low_j, high_j, estimated_j = windows.energy_j, windows.low_j, windows.high_j, windows.estimated_j
+        most_w = np.array([self._most_w[key] for key in windows.keys], dtype=float)[:, None]
+        most_j = most_w * (windows.duration_s + _LAG_S)
+        # Comparisons with NaN are false, and what a window does not state has nothing wrong with it.
+        ordered = (low_j >= 0.0) & (low_j <= energy_j) & (energy_j <= high_j) & (high_j <= most_j)
+        if ordered.all() and np.isnan(estimated_j).all():
+            return True
+        unknown: Flags = np.isnan(energy_j)
+        present = np.array([kind != "absent" for kind in windows.kinds], dtype=bool)
+        if unknown[present].any():
+            return False
+        most_j = most_j - _MADE_UP * np.minimum(0.0, np.nan_to_num(estimated_j))
+        rounded_j = energy_j * _ROUNDING
+        sound = (energy_j >= 0.0) & (energy_j <= most_j)
+        sound &= np.isnan(low_j) | ((low_j >= 0.0) & (low_j <= rounded_j))
+        sound &= np.isnan(high_j) | ((energy_j <= high_j * _ROUNDING) & (high_j * _ROUNDING <= most_j))
+        sound &= np.isnan(estimated_j) | ((-most_w * MOST_RUN_S <= estimated_j) & (estimated_j <= rounded_j))
+        return bool((sound | unknown).all())
+
     def _window(self, window: Window) -> Verdict | None:
         impossible, strange = [], []
         duration_s, pue, intensity = window.duration_s, window.pue, window.intensity_g_per_kwh
@@ -104,7 +146,7 @@ class RecordGate:
                 and energy.estimated_j is None
                 and 0.0 <= low_j <= central_j <= high_j <= limit_of(energy.key, 0.0) * span_s
             ):
-                continue  # the fast path of almost all: an audit of many nodes takes it a hundred million times
+                continue  # nearly all energies are so
             most_w = limit_of(energy.key)
             if most_w is None:
                 most_w = MOST_W["facility"]
@@ -124,6 +166,10 @@ class RecordGate:
                 impossible += _energy_faults(energy, most_j, most_w * MOST_RUN_S)
                 strange += _range_faults(energy)
         return Verdict(impossible, strange) if impossible or strange else None
+
+
+def _within(values: Floats | Counts, least: float, most: float) -> bool:
+    return not len(values) or bool(least <= values.min() and values.max() <= most)
 
 
 def _name(record: Record) -> str:

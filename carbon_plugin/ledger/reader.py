@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
-from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, decode_records, decoder_for
+from carbon_plugin.ledger.columns import WindowColumns, columns_of, columns_of_each
 from carbon_plugin.ledger.files import is_own_name, ledger_files, ledger_name
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.possible import RecordGate
-from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunIdentity
+from carbon_plugin.ledger.records import LEDGER_VERSION, Close, Manifest, Record, RunIdentity, Window
 from carbon_plugin.spec.parsing.opening import open_ending
 
 _MAX_PROBLEMS = 20
 _BUFFER_BYTES = 1 << 18
 """Lines of windows have 1 to 2 KB, so that a read of the default 8 KB would bring only a few of them."""
+
+BATCH_BYTES = 1 << 19
+"""Lines of so many bytes are read and checked together, some 350 windows of eight GPUs. Their records and arrays fit
+into the cache of a processor, and long lines, such as those of the heads of thousands of files, stay few."""
 
 
 class LedgerFile(Struct, frozen=True, kw_only=True):
@@ -44,15 +49,49 @@ class LedgerRun(Struct, frozen=True, kw_only=True):
     files: list[LedgerFile]
 
 
+class Batch(Struct, frozen=True, kw_only=True):
+    """Holds the records of consecutive lines, each with the number of its line and its chain.
+
+    `columns` are all windows among them, where nothing is wrong with any record and the windows name the same devices.
+    No manifest is then among the `others`, which are not windows, and a closing record can only be the last record.
+    Else `columns` is None, and the records are to be taken one by one.
+    """
+
+    records: list[Record]
+    lines: Sequence[int]
+    chains: Sequence[bytes]
+    columns: WindowColumns | None = None
+    others: Sequence[Record] = ()
+
+    @property
+    def parts(self) -> Iterator[WindowColumns | Record]:
+        """Yield the windows as columns, and the other records. Only manifests keep their place among the windows,
+        because each one holds for the windows that follow."""
+        if self.columns is not None:
+            yield self.columns
+            yield from self.others
+            return
+        windows: list[Window] = []
+        for record in self.records:
+            if isinstance(record, Window):
+                windows.append(record)
+                continue
+            if isinstance(record, Manifest):
+                yield from columns_of_each(windows)
+                windows = []
+            yield record
+        yield from columns_of_each(windows)
+
+
 class LedgerStream:
     """One pass over the records of a file, in memory that does not grow with the file.
 
-    Iterate once. `lines`, `head`, `torn_tail`, `problems` and `intact` tell what was found so far, so that `lines` is
-    the number of the record just given. A line that does not follow from the one before is a problem, and its record is
-    still given. A line that cannot be decoded, or holds impossible figures, is a problem and is skipped. A file that is
-    a copy of another one gives no record, so that nothing counts twice. `run_id` is the run that the file should belong
-    to; without it, the first record names the run. Raises `LedgerError` for a file that cannot be opened or is of an
-    unknown version.
+    Iterate once, over the records or over `batches`. `lines`, `head`, `torn_tail`, `problems` and `intact` tell what
+    was found so far, so that `lines` is the number of the record just given. A line that does not follow from the one
+    before is a problem, and its record is still given. A line that cannot be decoded, or holds impossible figures, is a
+    problem and is skipped. A file that is a copy of another one gives no record, so that nothing counts twice. `run_id`
+    is the run that the file should belong to; without it, the first record names the run. Raises `LedgerError` for a
+    file that cannot be opened or is of an unknown version.
     """
 
     def __init__(self, path: str | os.PathLike[str], run_id: str | None = None) -> None:
@@ -62,6 +101,7 @@ class LedgerStream:
         self.problems: list[str] = []
         self._run_id = run_id
         self._chain = b""
+        self._decoder = decoder_for(LEDGER_VERSION, self.path)
         self._broken_lines = self._all_problems = 0
         self._copied = False
         self._gate = RecordGate()
@@ -82,48 +122,105 @@ class LedgerStream:
         return self._chain.hex()
 
     def __iter__(self) -> Iterator[Record]:
+        for lines in self._lines(1):
+            for line in lines:
+                record = self._checked(line)
+                if record is not None:
+                    yield record
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the records in batches, of which most are checked as a whole."""
+        for lines in self._lines(BATCH_BYTES):
+            yield self._sound(lines) or self._each(lines)
+
+    def _lines(self, size_bytes: int) -> Iterator[list[bytes]]:
+        """Yield the lines of the file: the first one, which is a manifest, and then so many bytes or more at a time."""
         try:
             with open_ending(self.path, buffering=_BUFFER_BYTES) as file:
-                yield from self._records(file)
+                lines = [file.readline()]
+                while any(lines):
+                    yield lines
+                    lines = file.readlines(size_bytes)
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         more = self._all_problems - _MAX_PROBLEMS
         if more > 0:
             self.problems.append(f"{more} more problems of lines")
 
-    def _records(self, lines: Iterator[bytes]) -> Iterator[Record]:
-        decoder = decoder_for(LEDGER_VERSION, self.path)
+    def _sound(self, lines: Sequence[bytes]) -> Batch | None:
+        """Return the records of lines with which nothing is wrong, or None without changing anything."""
+        whole = bool(self._chain) and not self._copied and lines[-1].endswith(b"\n")
+        parts = chain.split_lines(lines) if whole else None
+        if parts is None:
+            return None
+        chains, payloads = parts
+        records = decode_records(payloads, self._decoder) if chain.is_unbroken(self._chain, chains, payloads) else None
+        if records is None:
+            return None
+        windows = [record for record in records if isinstance(record, Window)]
+        others = [record for record in records if not isinstance(record, Window)] if len(windows) < len(records) else []
+        columns = columns_of(windows)
+        if columns is None or not self._gate.finds_nothing(columns) or not self._are_sound(others, records[-1]):
+            return None
+        first = self.lines + 1
+        self.lines += len(lines)
+        self._chain = chains[-1]
+        return Batch(records=records, lines=range(first, self.lines + 1), chains=chains, columns=columns, others=others)
+
+    def _are_sound(self, others: Sequence[Record], last: Record) -> bool:
+        """Return whether nothing is wrong with records that are not windows, and none changes how others are read."""
+        return not any(
+            isinstance(record, Manifest)
+            or (isinstance(record, Close) and record is not last)
+            or self._gate.judge(record)
+            for record in others
+        )
+
+    def _each(self, lines: Sequence[bytes]) -> Batch:
+        """Return the records of lines, of which each is checked by itself, and note what is wrong with them."""
+        records: list[Record] = []
+        numbers: list[int] = []
+        chains: list[bytes] = []
         for line in lines:
-            if not line.endswith(b"\n"):
-                self.torn_tail = True
-                return
-            self.lines += 1
-            parts = chain.split_line(line[:-1])
-            if parts is None:
-                self._broken("is not a checksum and a record")
-                continue
-            stated, payload = parts
-            if self.lines == 1:
-                opening = decode_opening(payload)
-                if opening is not None:
-                    decoder = decoder_for(opening.version, self.path)
-                self._start_chain(opening)
-            if self._chain and chain.extend(self._chain, payload) != stated:
-                self._broken("does not follow from the line before it: edited, or lines are missing")
-            self._chain = stated  # so that one edited line is one problem and not all that follow it
-            try:
-                record = decode_record(payload, decoder)
-            except LedgerError as error:
-                self._broken(str(error))
-                continue
-            verdict = self._gate.judge(record)
-            if verdict is not None:
-                for what in (*verdict.impossible, *verdict.strange):
-                    self._problem(f"line {self.lines}: {what}")
-                if verdict.impossible:
-                    continue
-            if not self._copied:
-                yield record
+            record = self._checked(line)
+            if record is not None:
+                records.append(record)
+                numbers.append(self.lines)
+                chains.append(self._chain)
+        return Batch(records=records, lines=numbers, chains=chains)
+
+    def _checked(self, line: bytes) -> Record | None:
+        """Return the record of the next line, or None for one that counts for nothing, and note what is wrong with
+        it."""
+        if not line.endswith(b"\n"):
+            self.torn_tail = True
+            return None
+        self.lines += 1
+        parts = chain.split_line(line[:-1])
+        if parts is None:
+            self._broken("is not a checksum and a record")
+            return None
+        stated, payload = parts
+        if self.lines == 1:
+            opening = decode_opening(payload)
+            if opening is not None:
+                self._decoder = decoder_for(opening.version, self.path)
+            self._start_chain(opening)
+        if self._chain and chain.extend(self._chain, payload) != stated:
+            self._broken("does not follow from the line before it: edited, or lines are missing")
+        self._chain = stated  # so that one edited line is one problem and not all that follow it
+        try:
+            record = decode_record(payload, self._decoder)
+        except LedgerError as error:
+            self._broken(str(error))
+            return None
+        verdict = self._gate.judge(record)
+        if verdict is not None:
+            for what in (*verdict.impossible, *verdict.strange):
+                self._problem(f"line {self.lines}: {what}")
+            if verdict.impossible:
+                return None
+        return None if self._copied else record
 
     def _start_chain(self, opening: Opening | None) -> None:
         if opening and not is_own_name(self.path.name, stated=opening.file, node=opening.node, attempt=opening.attempt):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from carbon_plugin.ledger.columns import WindowColumns, sum_onto
 from carbon_plugin.ledger.records import Sums, Window
+from carbon_plugin.spec.numbers.range_array import Floats
 
 
 class RunningSums:
@@ -40,6 +44,24 @@ class RunningSums:
         if window.pue is not None and window.intensity_g_per_kwh is not None:
             self._emitting += energy_j * window.pue * window.intensity_g_per_kwh
 
+    def add_all(self, windows: WindowColumns) -> None:
+        """Add the next windows. The totals are the same to the last bit as if `add` had added them one by one."""
+        known = ~np.isnan(windows.energy_j)
+        central_j = np.where(known, windows.energy_j, 0.0)
+        energy_j = _over_devices(central_j)
+        self.windows += len(windows)
+        self.steps += int(windows.steps.sum())
+        self.energy_j = sum_onto(self.energy_j, energy_j)
+        self._tokens += sum(windows.tokens)
+        self._duration_s = sum_onto(self._duration_s, windows.duration_s)
+        for name, bounds_j in (("_low_j", windows.low_j), ("_high_j", windows.high_j)):
+            stated_j = np.where(known & ~np.isnan(bounds_j), bounds_j, central_j)
+            setattr(self, name, sum_onto(getattr(self, name), _over_devices(stated_j)))
+        estimated_j = np.where(known, np.nan_to_num(windows.estimated_j), 0.0)
+        self._estimated_j = sum_onto(self._estimated_j, _over_devices(estimated_j))
+        emitting = energy_j * windows.pue * windows.intensity_g_per_kwh
+        self._emitting = sum_onto(self._emitting, emitting[~np.isnan(emitting)])
+
     @property
     def sums(self) -> Sums:
         """Return the totals beside the energy."""
@@ -51,3 +73,11 @@ class RunningSums:
             estimated_j=self._estimated_j,
             emitting=self._emitting,
         )
+
+
+def _over_devices(values: Floats) -> Floats:
+    """Return the sum over devices of each window, added in the order of the devices."""
+    sums = np.zeros(values.shape[1])
+    for row in values:
+        sums += row
+    return sums

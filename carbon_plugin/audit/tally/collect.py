@@ -3,7 +3,7 @@ conclusions."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -21,11 +21,12 @@ from carbon_plugin.audit.tally.timeline.calendar import Calendar
 from carbon_plugin.audit.tally.timeline.in_force import GridTally
 from carbon_plugin.audit.tally.timeline.over_time import OverTime
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.columns import WindowColumns, divided
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, stated_factors
 from carbon_plugin.ledger.held.claims import DeviceClaims
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
-from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
+from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.range_array import Floats
@@ -65,18 +66,20 @@ class RunCollector:
     def add(self, ledger: CheckedLedger, context: FileContext) -> None:
         """Add every record of a file."""
         file: FilePass | None = None
-        windows: list[Window] = []
+        windows: list[WindowColumns] = []
         spans: list[Span] = []
         self.claims.begin(ledger.path.name)
-        for record in ledger:
+        for record in chain.from_iterable(batch.parts for batch in ledger.batches()):
             if context.copied:
                 continue  # the pass goes on, because the verification judges copies too
-            if isinstance(record, Window):
+            if isinstance(record, WindowColumns):
                 windows.append(record)
-                if len(windows) == MAX_WINDOWS:
-                    self._add_windows(file, windows)
+                while sum(map(len, windows)) >= MAX_WINDOWS:
+                    full, windows = divided(windows, MAX_WINDOWS)
+                    self._add_windows(file, full)
             elif isinstance(record, Manifest):
                 self._add_windows(file, windows)  # windows so far go with the manifest before this one
+                windows = []
                 manifest = self._documents.manifest(record)
                 file = self._add_manifest(file, ledger.path.name, manifest, context)
             elif file is None:
@@ -206,8 +209,8 @@ class RunCollector:
     def _factors_of(self, manifest: Manifest) -> Factors | None:
         return stated_factors(manifest.factors)
 
-    def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
-        """Add the windows that were kept back, and clear their list. Windows before a manifest are dropped."""
+    def _add_windows(self, file: FilePass | None, windows: Sequence[WindowColumns]) -> None:
+        """Add the windows that were kept back. Windows before a manifest are dropped."""
         if file is not None:
             factors = file.factors
             stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
@@ -215,7 +218,6 @@ class RunCollector:
                 # The verification reports numbers beyond the range of floats.
                 with np.errstate(over="ignore", invalid="ignore"):
                     self._add_block(file, block)
-        windows.clear()
 
     def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
         if file is not None and spans:
@@ -251,25 +253,23 @@ class RunCollector:
             if weights is not None:
                 sums = [_sums_of(parts, key) if self.is_it(key) else None for key in keys]
                 add_windows({"all": sums}, metered.weighted(weights), {"all": None})
-        for key, note in block.notes:
+        for _, key, note in windows.notes:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
         energies = zip(keys, metered.energy.value, strict=True)
         it_j = sum((energy_j for key, energy_j in energies if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
-            file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
+            file.grid.add(file.factors.intensity, windows.origins, it_j * block.pue, block.intensity_g_per_kwh)
         self._add_over_time(file, block, metered, it_j, rework)
         file.stalls.add(windows)
-        for window in windows:
-            file.counted.add(window)
-            if window.parts:
-                file.shared.add(window)
-        file.steps += sum(window.steps for window in windows)
-        file.tokens += sum(window.tokens for window in windows)
-        file.last_step = max(file.last_step, *(window.last_step for window in windows))
+        file.counted.add_all(windows)
+        file.shared.add_all(windows)
+        file.steps += int(windows.steps.sum())
+        file.tokens += sum(windows.tokens)
+        file.last_step = max(file.last_step, int(windows.last_steps.max()))
         file.redone_steps += rework.steps
-        file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
+        file.end_unix_s = max(file.end_unix_s, float(windows.ends_unix_s.max()))
 
     def _add_over_time(self, file: FilePass, block: RowBlock, metered: Metered, it_j: Floats, rework: Rework) -> None:
         """Add what devices did in windows to the series and to the months. The collector of a fleet adds it up by the

@@ -106,7 +106,7 @@ class HourCollector(RunCollector):
                 of_rung.setdefault(identity.rung, []).append(device)
         if not of_rung:
             return
-        waiting = np.array([window.phase == IDLE_PHASE for window in block.windows], dtype=float)
+        waiting = block.windows.of_phases(IDLE_PHASE).astype(float)
         unclaimed = [identity.rung == "gpu" and not identity.ranks for identity in identities]
         timed: Rung = "gpu" if "gpu" in of_rung else "host"
         units = [identity.units if identity.rung == timed else 0.0 for identity in identities]

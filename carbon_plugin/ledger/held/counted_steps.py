@@ -5,8 +5,10 @@ Windows do not end at step boundaries, so that each stretch of training may be a
 
 from __future__ import annotations
 
+import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.ledger.columns import WindowColumns, sum_onto
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Figure
@@ -35,6 +37,14 @@ class CountedSteps(Struct):
             self.stretches += 1
         self.steps += window.steps
         self.time_s += window.duration_s
+
+    def add_all(self, windows: WindowColumns) -> None:
+        """Add the next windows. The counts are the same as if `add` had added them one by one."""
+        trains = windows.of_phases(*IN_TRAINING)
+        self.stretches += int((trains & ~np.concatenate(([self._training], trains[:-1]))).sum())
+        self.steps += int(windows.steps[trains].sum())
+        self.time_s = sum_onto(self.time_s, windows.duration_s[trains])
+        self._training = bool(trains[-1])
 
     def merge(self, other: CountedSteps) -> None:
         """Add the steps of another file."""

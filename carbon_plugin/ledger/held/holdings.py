@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.ledger.columns import WindowColumns
 from carbon_plugin.ledger.records import MACHINE, Manifest, Window
 from carbon_plugin.threads.turns import give_way
 
@@ -72,8 +73,17 @@ class SharedTime:
 
     def add(self, window: Window) -> None:
         """Add the next window."""
-        for key, part in (window.parts or {}).items():
-            self.by_device_s[key] = self.by_device_s.get(key, 0.0) + (1.0 - part) * window.duration_s
+        self._add(window.parts or {}, window.duration_s)
+
+    def add_all(self, windows: WindowColumns) -> None:
+        """Add the next windows."""
+        if any(windows.parts):
+            for parts, duration_s in zip(windows.parts, windows.duration_s.tolist(), strict=True):
+                self._add(parts or {}, duration_s)
+
+    def _add(self, parts: Mapping[str, float], duration_s: float) -> None:
+        for key, part in parts.items():
+            self.by_device_s[key] = self.by_device_s.get(key, 0.0) + (1.0 - part) * duration_s
 
 
 class HeldTogether(Struct, frozen=True, kw_only=True):

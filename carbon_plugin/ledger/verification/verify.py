@@ -131,7 +131,7 @@ def verify_run(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> 
     passed = []
     for path in paths:
         ledger = CheckedLedger(path, identity.run_id if identity else None, wanted)
-        for _ in ledger:
+        for _ in ledger.batches():
             pass
         passed.append(ledger.passed)
     return combine_checks(run_dir, passed, anchors)

@@ -6,14 +6,10 @@ ended the training in a process that went on, such as a notebook's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
-from operator import le
-
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.columns import WindowColumns, sum_onto
 from carbon_plugin.spec.numbers.range_array import Floats
 
 LEAST_S = 60.0
@@ -33,36 +29,24 @@ class Rework(Struct, frozen=True, kw_only=True):
     restart: Floats | None
 
 
-def rework_of(windows: Sequence[Window], *, reached_step: int, restarted: bool) -> Rework:
+def rework_of(windows: WindowColumns, *, reached_step: int, restarted: bool) -> Rework:
     """Return the rework in windows of a launch, in their order.
 
     `reached_step` is the last step that the run had reached before them. `restarted` says whether there was an earlier
     launch. A checkpoint that is loaded while training takes the run back within a launch. Steps of its window that came
     before the loading count as redone then, and as many fewer count later, so that the sum over the windows is right.
     """
-    restart = _shares([float(window.phase == "startup") for window in windows]) if restarted else None
-    starts = [window.last_step - window.steps for window in windows]
-    reached = list(accumulate((window.last_step for window in windows[:-1]), max, initial=reached_step))
-    if all(map(le, reached, starts)):
+    starting = windows.of_phases("startup")
+    restart = starting.astype(float) if restarted and starting.any() else None
+    starts = windows.last_steps - windows.steps
+    reached = np.maximum.accumulate(np.concatenate(([reached_step], windows.last_steps[:-1])))
+    if (reached <= starts).all():
         return Rework(steps=0, redone=None, restart=restart)
-    steps = [
-        max(0, min(window.last_step, before) - start)
-        for window, before, start in zip(windows, reached, starts, strict=True)
-    ]
-    shares = [_redone_share(*three) for three in zip(windows, steps, reached, strict=True)]
-    return Rework(steps=sum(steps), redone=_shares(shares), restart=restart)
-
-
-def _redone_share(window: Window, redone_steps: int, reached_step: int) -> float:
-    if window.phase == "startup":
-        return 0.0
-    if window.steps:
-        return redone_steps / window.steps
-    return float(window.last_step < reached_step)
-
-
-def _shares(values: list[float]) -> Floats | None:
-    return np.array(values) if any(values) else None
+    steps = np.maximum(0, np.minimum(windows.last_steps, reached) - starts)
+    behind = (windows.last_steps < reached).astype(float)
+    shares = np.where(windows.steps > 0, steps / np.maximum(1, windows.steps), behind)
+    shares[starting] = 0.0
+    return Rework(steps=int(steps.sum()), redone=shares if shares.any() else None, restart=restart)
 
 
 class Stalls(Struct):
@@ -75,17 +59,24 @@ class Stalls(Struct):
     _train_s: float = 0.0
     _steps: int = 0
 
-    def add(self, windows: Sequence[Window]) -> None:
+    def add(self, windows: WindowColumns) -> None:
         """Add the next windows."""
-        for window in windows:
-            if window.phase != "train":
+        trains = windows.of_phases("train")
+        if (windows.steps[trains] > 0).all():  # nothing waits
+            self._waiting_s = 0.0
+            self._train_s = sum_onto(self._train_s, windows.duration_s[trains])
+            self._steps += int(windows.steps[trains].sum())
+            return
+        columns = (trains.tolist(), windows.steps.tolist(), windows.duration_s.tolist())
+        for is_train, steps, duration_s in zip(*columns, strict=True):
+            if not is_train:
                 self._waiting_s = 0.0
-            elif window.steps:
+            elif steps:
                 self._waiting_s = 0.0
-                self._train_s += window.duration_s
-                self._steps += window.steps
+                self._train_s += duration_s
+                self._steps += steps
             elif self._steps:
-                before, self._waiting_s = self._waiting_s, self._waiting_s + window.duration_s
+                before, self._waiting_s = self._waiting_s, self._waiting_s + duration_s
                 least_s = max(LEAST_S, LEAST_STEPS * self._train_s / self._steps)
                 if self._waiting_s >= least_s:
-                    self.total_s += self._waiting_s if before < least_s else window.duration_s
+                    self.total_s += self._waiting_s if before < least_s else duration_s

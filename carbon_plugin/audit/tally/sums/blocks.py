@@ -1,4 +1,4 @@
-"""Turn the windows of a file into arrays, so that one operation adds hundreds of windows."""
+"""Prepare the windows of a file for sums, as arrays that one operation adds up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.ledger.records import DeviceEnergy, Phase, Window
+from carbon_plugin.ledger.columns import Flags, WindowColumns, divided, joined
+from carbon_plugin.ledger.records import Phase
 from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.numbers.range_array import Floats, RangeArray
 
-Flags = NDArray[np.bool_]
 Places = NDArray[np.intp]
 
 MAX_WINDOWS = 512
@@ -62,17 +62,27 @@ class RowBlock(Struct, frozen=True, kw_only=True):
     shape (devices, windows), all others (windows,).
     """
 
-    windows: list[Window]
-    notes: list[tuple[str, str]]  # device key and what its meter said, each once
-    keys: list[str]
-    kinds: list[EnergyKind]
-    start_unix_s: Floats
-    duration_s: Floats
+    windows: WindowColumns
     known: Flags
     energy: RangeArray
     estimated_j: Floats
     pue: Floats
     intensity_g_per_kwh: Floats
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the keys of the devices."""
+        return self.windows.keys
+
+    @property
+    def start_unix_s(self) -> Floats:
+        """Return the start of each window by the clock of its node."""
+        return self.windows.start_unix_s
+
+    @property
+    def duration_s(self) -> Floats:
+        """Return the length of each window."""
+        return self.windows.duration_s
 
     def metered(self, shares: Mapping[int, Floats | None]) -> Metered:
         """Return some devices by their positions, with each window of a device times its share. Without shares (None)
@@ -95,7 +105,7 @@ class RowBlock(Struct, frozen=True, kw_only=True):
             facility_j, weighted = np.where(priced, facility_j, 0.0), np.where(priced, weighted, 0.0)
         return Metered(
             keys=[self.keys[device] for device in devices],
-            kinds=[self.kinds[device] for device in devices],
+            kinds=[self.windows.kinds[device] for device in devices],
             known=known,
             seconds=seconds,
             energy=energy,
@@ -107,76 +117,35 @@ class RowBlock(Struct, frozen=True, kw_only=True):
 
     def phases(self) -> dict[Phase, Places | None]:
         """Return the phases, each with the positions of its windows, or None if all windows are of one phase."""
+        phases = self.windows.phases
+        if phases.count(phases[0]) == len(phases):
+            return {phases[0]: None}
         places: dict[Phase, list[int]] = {}
-        for number, window in enumerate(self.windows):
-            places.setdefault(window.phase, []).append(number)
-        if len(places) == 1:
-            return dict.fromkeys(places)
+        for number, phase in enumerate(phases):
+            places.setdefault(phase, []).append(number)
         return {phase: np.array(found) for phase, found in places.items()}
 
 
-def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[RowBlock]:
-    """Yield the windows in their order as blocks. `factors` are intensity (g/kWh) and PUE for windows that
+def blocks_of(pieces: Sequence[WindowColumns], factors: tuple[float | None, float | None]) -> Iterator[RowBlock]:
+    """Yield consecutive windows in their order as blocks. `factors` are intensity (g/kWh) and PUE for windows that
     state none.
     """
-    if not windows:
+    if not pieces:
         return
-    energies = [energy for window in windows for energy in window.energies]
-    count = len(windows[0].energies)
-    keys, kinds = [energy.key for energy in energies], [energy.kind for energy in energies]
-    alike = (
-        keys == keys[:count] * len(windows)
-        and kinds == kinds[:count] * len(windows)
-        and all(len(window.energies) == count for window in windows)
-    )
-    if alike:
-        yield _block(list(windows), energies, keys[:count], kinds[:count], factors)
+    if all(piece.is_like(pieces[0]) for piece in pieces):
+        yield _block(joined(pieces), factors)
     else:  # a GPU was lost or has come back, which is so rare that small blocks do not matter
-        half = len(windows) // 2
-        yield from blocks_of(windows[:half], factors)
-        yield from blocks_of(windows[half:], factors)
+        for half in divided(pieces, sum(map(len, pieces)) // 2):
+            yield from blocks_of(half, factors)
 
 
-def _block(
-    windows: list[Window],
-    energies: Sequence[DeviceEnergy],
-    keys: list[str],
-    kinds: list[EnergyKind],
-    factors: tuple[float | None, float | None],
-) -> RowBlock:
-    shape = (len(windows), len(keys))
-    energy_j = _devices([energy.energy_j for energy in energies], shape)
-    low_j = _devices([energy.low_j for energy in energies], shape)
-    high_j = _devices([energy.high_j for energy in energies], shape)
+def _block(windows: WindowColumns, factors: tuple[float | None, float | None]) -> RowBlock:
     intensity, pue = (np.nan if factor is None else factor for factor in factors)
-    own_intensity = np.array([window.intensity_g_per_kwh for window in windows], dtype=float)
-    own_pue = np.array([window.pue for window in windows], dtype=float)
     return RowBlock(
         windows=windows,
-        notes=_notes(energies),
-        keys=keys,
-        kinds=kinds,
-        start_unix_s=np.array([window.start_unix_s for window in windows]),
-        duration_s=np.array([window.duration_s for window in windows]),
-        known=~np.isnan(energy_j),
-        energy=RangeArray.of(energy_j, low_j, high_j),
-        estimated_j=_estimates(energies, shape),
-        pue=np.where(np.isnan(own_pue), pue, own_pue),
-        intensity_g_per_kwh=np.where(np.isnan(own_intensity), intensity, own_intensity),
+        known=~np.isnan(windows.energy_j),
+        energy=RangeArray.of(windows.energy_j, windows.low_j, windows.high_j),
+        estimated_j=np.nan_to_num(windows.estimated_j),
+        pue=np.where(np.isnan(windows.pue), pue, windows.pue),
+        intensity_g_per_kwh=np.where(np.isnan(windows.intensity_g_per_kwh), intensity, windows.intensity_g_per_kwh),
     )
-
-
-def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
-    noted = [energy for energy in energies if energy.note]
-    return list(dict.fromkeys((energy.key, energy.note or "") for energy in noted))
-
-
-def _estimates(energies: Sequence[DeviceEnergy], shape: tuple[int, int]) -> Floats:
-    """Return the estimated part of each energy as an array of (devices, windows), with 0 for None."""
-    estimates: list[float | None] = [energy.estimated_j or 0.0 for energy in energies]
-    return _devices(estimates, shape) if any(estimates) else np.zeros((shape[1], shape[0]))
-
-
-def _devices(values: Sequence[float | None], shape: tuple[int, int]) -> Floats:
-    """Return values that are ordered window by window as an array of (devices, windows), with NaN for None."""
-    return np.ascontiguousarray(np.array(values, dtype=float).reshape(shape).T)

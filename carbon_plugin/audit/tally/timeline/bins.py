@@ -8,8 +8,11 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carbon_plugin.spec.numbers.range_array import Floats
+
+Places = NDArray[np.intp]
 
 _FINEST_S = 1.0
 
@@ -49,22 +52,26 @@ class TimeBins:
         last = np.maximum(first, np.ceil(ends_s / self.width_s).astype(int) - 1)
         self.count = max(self.count, int(last.max()) + 1)
         inside = first == last
+        none_split = bool(inside.all())
         for group, values in amounts.items():
-            self._bins(group)[:] += np.bincount(first[inside], weights=values[inside], minlength=self._capacity)
+            self._bins(group)[:] += np.bincount(
+                first if none_split else first[inside],
+                weights=values if none_split else values[inside],
+                minlength=self._capacity,
+            )
+        row, place = _pieces(first, last)
         for group, values in (rates or {}).items():
             for extremes, keep in ((self.lows, np.fmin), (self.highs, np.fmax)):
-                bins = extremes.setdefault(group, np.full(self._capacity, np.nan))
-                keep.at(bins, first, values)
-                keep.at(bins, last, values)
-                for row in np.flatnonzero(last > first + 1).tolist():
-                    between = bins[first[row] + 1 : last[row]]
-                    keep(between, values[row], out=between)
-        for row in np.flatnonzero(~inside).tolist():
-            edges_s = np.arange(first[row], last[row] + 2) * self.width_s
-            inside_s = np.minimum(ends_s[row], edges_s[1:]) - np.maximum(starts_s[row], edges_s[:-1])
+                keep.at(extremes.setdefault(group, np.full(self._capacity, np.nan)), place, values[row])
+        if not none_split:
+            split = ~inside[row]
+            row, place = row[split], place[split]
+            inside_s = np.minimum(ends_s[row], (place + 1) * self.width_s) - np.maximum(
+                starts_s[row], place * self.width_s
+            )
             shares = inside_s / (ends_s[row] - starts_s[row])
             for group, values in amounts.items():
-                self._bins(group)[first[row] : last[row] + 1] += values[row] * shares
+                np.add.at(self._bins(group), place, values[row] * shares)
 
     def merge(self, other: TimeBins) -> None:
         """Add the amounts of other bins with the same origin and capacity."""
@@ -109,6 +116,14 @@ class TimeBins:
         for extremes, keep in ((self.lows, np.fmin), (self.highs, np.fmax)):
             for group, bins in extremes.items():
                 extremes[group] = np.concatenate([keep(bins[::2], bins[1::2]), np.full_like(empty, np.nan)])
+
+
+def _pieces(first: Places, last: Places) -> tuple[Places, Places]:
+    """Return the bins in which intervals lie, from their first to their last one: the number of the interval, and the
+    bin, of each piece."""
+    counts = last - first + 1
+    row = np.repeat(np.arange(len(first)), counts)
+    return row, first[row] + np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
 
 
 def _known(values: list[float]) -> list[float | None]:

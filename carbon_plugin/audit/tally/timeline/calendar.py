@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.energy import MonthEnergy
 from carbon_plugin.audit.tally.sums.exact_sum import ExactSum
+from carbon_plugin.ledger.columns import Flags
 from carbon_plugin.ledger.held.account_inputs import total_used
 from carbon_plugin.ledger.held.unobserved import UnobservedEnergy
 from carbon_plugin.spec.numbers.range_array import Floats
@@ -56,10 +57,7 @@ class Calendar:
         """Add windows by their start, with the energy of their machines (J) and the factors in force, which are NaN
         where there are none.
         """
-        first, last = month_of(float(start_unix_s.min())), month_of(float(start_unix_s.max()))
-        months = [first] if first == last else sorted({month_of(start) for start in start_unix_s.tolist()})
-        for month in months:
-            chosen = slice(None) if first == last else np.array([month_of(s) == month for s in start_unix_s.tolist()])
+        for month, chosen in _by_month(start_unix_s):
             energy_j, facility_j = it_j[chosen], it_j[chosen] * pue[chosen]
             weighted = facility_j * g_per_kwh[chosen]
             known = ~np.isnan(weighted)
@@ -76,6 +74,22 @@ class Calendar:
 
     def _of(self, month: Month) -> MonthSums:
         return self.months.setdefault(month, MonthSums())
+
+
+def _by_month(start_unix_s: Floats) -> Iterator[tuple[Month, slice | Flags]]:
+    """Yield each month in which windows start, with the choice of these windows."""
+    first_s, last_s = float(start_unix_s.min()), float(start_unix_s.max())
+    if month_of(first_s) == month_of(last_s):
+        yield month_of(first_s), slice(None)
+        return
+    moments_s = np.round(start_unix_s, 6)  # a calendar counts microseconds
+    begin_s = -np.inf
+    for month, end_s in month_ends(first_s, last_s):
+        until_s = np.inf if end_s is None else end_s
+        chosen = (moments_s >= begin_s) & (moments_s < until_s)
+        if chosen.any():
+            yield month, chosen
+        begin_s = until_s
 
 
 def month_of(unix_s: float) -> Month:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Intensity, IntensityPart
-from carbon_plugin.ledger.records import GRID_EVENT, Event, IntensityOrigin, Window
+from carbon_plugin.ledger.records import GRID_EVENT, Event, IntensityOrigin
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range_array import Floats
@@ -62,10 +62,13 @@ class GridTally:
         self._origins: set[object] = set()
         self._live: _LiveService | None = None
 
-    def add(self, stated: Intensity, windows: Sequence[Window], facility_j: Floats, g_per_kwh: Floats) -> None:
-        """Add windows with their facility energy, J, and intensity, g/kWh, which is NaN where it is not known."""
+    def add(
+        self, stated: Intensity, origins: Sequence[IntensityOrigin | None], facility_j: Floats, g_per_kwh: Floats
+    ) -> None:
+        """Add windows by the origin of their intensity, with their facility energy, J, and intensity, g/kWh, which is
+        NaN where it is not known.
+        """
         known = ~np.isnan(facility_j * g_per_kwh)
-        origins = [window.intensity_origin for window in windows]
         for origin in dict.fromkeys(origins):
             chosen = known & np.array([each == origin for each in origins])
             if origin is None:  # an older ledger gives no origin: a value that equals the stated one is taken for it
