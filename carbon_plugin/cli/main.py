@@ -5,6 +5,7 @@ An error of the user ends with one line on standard error and an exit code of `E
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -37,6 +38,10 @@ EXIT_CODES = {
     READER_GONE: "the reader of the output went away (`carbon-plugin ... | head`)",
 }
 """The meaning of each exit code, for every command."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Errors of a stream that have no name of a file."""
 
 
 class Command(Struct, frozen=True):
@@ -102,7 +107,8 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         code = READER_GONE
     except OSError as error:
-        code = _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        where = error.filename or ("standard output" if error.errno in _NO_ROOM else None)
+        code = _refuse(f"{where}: {error.strerror}" if where else str(error))
     return READER_GONE if _reader_is_gone() else code
 
 

@@ -443,3 +443,13 @@ def test_a_pipe_that_nobody_reads_is_refused_as_a_place_for_a_result(command, tm
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path / 'pipe.json'}: it is a pipe that no program reads")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_behind_standard_output_is_named():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([BIN, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output: ")
+    assert done.stderr.count("\n") == 1
