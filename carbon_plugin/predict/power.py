@@ -25,12 +25,13 @@ from carbon_plugin.spec.numbers.range import Range
 
 DRAWS = {
     "tensor": Range(1.00, 0.90, 1.00),
-    "memory": Range(0.65, 0.50, 0.80),
+    "memory": Range(0.70, 0.55, 0.85),
     "link": Range(0.75, 0.55, 0.90),
     "stall": Range(0.17, 0.08, 0.30),
 }
 """Shares of dynamic power that each activity draws. Tensor work runs at the limit, by the law that bounds its clock.
-Kernels that are bound by memory leave the tensor units idle. Collectives keep their SMs spinning and keep links and
+Kernels that are bound by memory leave the tensor units idle, and stream at 0.85 of its bandwidth. The shares are
+assumptions; that of memory was chosen in sight of published levels of power. Collectives keep their SMs spinning and keep links and
 memory busy. Stalls leave the device without kernels."""
 
 ACTIVITIES: dict[str, dict[str, float]] = {
