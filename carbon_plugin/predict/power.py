@@ -31,8 +31,8 @@ DRAWS = {
 }
 """Shares of dynamic power that each activity draws. Tensor work runs at the limit, by the law that bounds its clock.
 Kernels that are bound by memory leave the tensor units idle, and stream at 0.85 of its bandwidth. The shares are
-assumptions; that of memory was chosen in sight of published levels of power. Collectives keep their SMs spinning and keep links and
-memory busy. Stalls leave the device without kernels."""
+assumptions; that of memory was chosen in sight of published levels of power. Collectives keep their SMs spinning and
+keep links and memory busy. Stalls leave the device without kernels."""
 
 ACTIVITIES: dict[str, dict[str, float]] = {
     "matmul": {"tensor": 1.0},
