@@ -150,7 +150,7 @@ def _options(
     """
     least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * SECONDS_PER_DAY)
     one_node = int(math.log2(hardware.devices_per_node))
-    smallest = max(one_node, math.floor(math.log2(min(least, MOST_NODES))))
+    smallest = max(one_node, math.floor(math.log2(min(least, MOST_NODES / 2**DOUBLINGS))))
     fewer = range(smallest - 1, max(one_node, smallest - DOUBLINGS) - 1, -1)
     met = 0
     for doubling in (*range(smallest, smallest + DOUBLINGS), *fewer):
