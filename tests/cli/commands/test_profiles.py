@@ -103,7 +103,7 @@ def test_a_bad_own_profile_is_refused_with_file_and_line(own: Path, capsys):
     path.write_text(path.read_text().replace("vendor: nvidia", "vendor: 5"))
 
     assert run(["profiles", "show", "ours", "--profiles", str(own)]) == 2
-    assert capsys.readouterr().err.endswith("ours.yaml:3: vendor: expected text, got 5\n")
+    assert capsys.readouterr().err.endswith('ours.yaml:3: vendor: expected text, got 5; write it in quotes: "5"\n')
 
 
 def test_the_bill_of_embodied_carbon_has_every_part_with_its_source(capsys):
