@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--one", choices=TRACKERS)
     parser.add_argument("--trackers", nargs="+", default=list(TRACKERS), choices=TRACKERS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=32.0)
+    parser.add_argument("--seconds", type=float, default=40.0, help="a multiple of 10, the length of our windows")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
