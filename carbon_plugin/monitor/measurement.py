@@ -71,7 +71,8 @@ class Measurement:
                 import_module(name)
         with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
             tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
-        uncertainty.make_ready(LIVE_DRAWS)
+        if place.rank == 0:  # the others project nothing
+            uncertainty.make_ready(LIVE_DRAWS)
         wake, least_s = Wake(), settings.options.min_window_s
         cadence_s = max(settings.window_s, place.nodes / NODES_PER_APPEND_S)
         self.place = place

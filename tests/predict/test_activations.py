@@ -17,22 +17,10 @@ from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
+from tests.predict.small_models import GPT, LLAMA
 
 MakeRates = Callable[..., Rates]
 SEQ_LEN, BATCH = 128, 2
-LLAMA = TransformerModel(
-    name="small",
-    layers=2,
-    hidden=256,
-    heads=8,
-    kv_heads=2,
-    head_dim=32,
-    ffn=1024,
-    vocab=1000,
-    gated=True,
-    source="test",
-)
-GPT = msgspec.structs.replace(LLAMA, kv_heads=8, gated=False)
 MIXTURE = TransformerModel(
     name="mixture",
     layers=4,

@@ -17,6 +17,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
+from tests.predict.small_models import GPT, LLAMA
 
 MakeRates = Callable[..., Rates]
 TOKENS = 1024
@@ -28,21 +29,6 @@ VIEWS = frozenset(
     )
 )  # fmt: skip
 PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
-GATED = TransformerModel(
-    name="small",
-    layers=2,
-    hidden=256,
-    heads=8,
-    kv_heads=2,
-    head_dim=32,
-    ffn=1024,
-    vocab=1000,
-    gated=True,
-    source="test",
-)
-PLAIN = TransformerModel(
-    name="gpt", layers=2, hidden=256, heads=8, kv_heads=8, head_dim=32, ffn=1024, vocab=1000, gated=False, source="test"
-)
 
 
 def counted(hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool) -> dict[str, np.ndarray]:
@@ -151,20 +137,20 @@ def test_kernels_beside_products_and_attention_are_those_of_a_written_out_layer(
 
 def test_chains_that_are_written_out_never_move_less_than_single_kernels(rates: MakeRates) -> None:
     unit = rates(streaming=1.0, memory=1.0)
-    apart = chain_bytes(GATED, Stack(plain_modules=True), unit)
-    assert np.all(apart > chain_bytes(GATED, Stack(plain_modules=False), unit))
+    apart = chain_bytes(LLAMA, Stack(plain_modules=True), unit)
+    assert np.all(apart > chain_bytes(LLAMA, Stack(plain_modules=False), unit))
 
 
 def test_a_model_without_a_gate_has_no_chains_to_write_out(rates: MakeRates) -> None:
     unit = rates(streaming=1.0, memory=1.0)
-    apart = chain_bytes(PLAIN, Stack(plain_modules=True), unit)
-    assert apart == pytest.approx(chain_bytes(PLAIN, Stack(plain_modules=False), unit))
+    apart = chain_bytes(GPT, Stack(plain_modules=True), unit)
+    assert apart == pytest.approx(chain_bytes(GPT, Stack(plain_modules=False), unit))
 
 
 def test_the_host_issues_more_for_a_written_out_layer_than_for_one_of_single_kernels(rates: MakeRates) -> None:
     floors = {
         (model.name, plain): host.host_floor(*case(model, Stack(plain_modules=plain)), rates(), sparse=False)
-        for model in (GATED, PLAIN)
+        for model in (LLAMA, GPT)
         for plain in (True, False)
     }
     assert float(floors["small", True].forward) > float(floors["small", False].forward)
