@@ -1,25 +1,38 @@
-"""Writes the tables of `validation.md`, between the marks, from `carbon-plugin validate`: some twenty seconds."""
+"""Writes the tables of `validation.md`, `validation_tables.md` and of the README between their markers, from
+`carbon-plugin validate`: some twenty seconds. Run by `make calibrate`.
+"""
 
 from __future__ import annotations
 
-import re
+import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from marked_tables import replace_marked, table
 
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary
 from carbon_plugin.validate.step.error_summary import ErrorSummary
-from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import overall_phrase
 from carbon_plugin.validate.step.spreads import ClassSpread, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 
-OUTPUT = Path(__file__).with_name("validation.md")
-BEGIN, END = "<!-- tables: begin, written by docs/validation.py -->", "<!-- tables: end -->"
+DOCS = Path(__file__).parent
+PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
+COLLECTIONS = {
+    "sixth": "vendors' pages, papers, repositories",
+    "fifth": "consumer cards, AMD, people's own code, adapters",
+    "fourth": "half ordinary, half tuned software",
+    "third": "ordinary software",
+    "second": "ordinary software, other vendors",
+    "first": "mostly tuned software",
+}
+"""What the README says of the dense rows of each collection, the newest first."""
 SOURCES = {
     "vtrain_single_node": ("vTrain, up to 8 A100", "10 / 6"),
     "vtrain_single_node, by cluster": ("the same, each of 54 clusters once", "10 / 6"),
@@ -138,36 +151,89 @@ PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"
 UNKNOWN_TARGETS = {"llmf-h100": "12 / 6", "simumax": "20 / 10", "simumax-moe": "20 / 10"}
 
 
+COLLECTION_HEADINGS = (
+    "collection", "rows", "sources", "source left out", "model left out", "bias", "80 % covers", "LLMCarbon", "one MFU",
+    "6ND at 40 %",
+)  # fmt: skip
+SPREAD_HEADINGS = (
+    "class", "rows", "sources", "spread between", "within", "from sources", "p10–p90", "80 % covers",
+    "spread without the source",
+)  # fmt: skip
+README_HEADINGS = ("step time", "sources", "mean error", "the 80 % range holds")
+
+
+def collections(result: Validation) -> str:
+    """Return the errors of each collection."""
+    return table(COLLECTION_HEADINGS, [_headline(item) for item in newest_first(result.headlines)])
+
+
+def intervals(result: Validation) -> str:
+    """Return the range of each class and what it holds."""
+    return table(SPREAD_HEADINGS, [_spread(item) for item in class_spreads(result.rows)])
+
+
+def readme(result: Validation) -> str:
+    """Return what the README says of the errors, dense models first."""
+    errors = sorted(newest_first(result.headlines), key=lambda item: item.kind)
+    predicted = [row for row in result.rows if row.skipped is None]
+    tuned, ordinary, mixtures = (
+        f"× {factors.p10:.2f} to {factors.p90:.2f}" for factors in map(spread_of, ("calibrated", "ordinary", "moe"))
+    )
+    feasible = sum(one.called_feasible for one in result.fits) / sum(one.ran for one in result.fits)
+    before = (
+        "Errors of predictions that saw **no row of the source** that measured them, every source counted once, on "
+        f"{len(predicted):,} published measurements of {len({row.origin for row in predicted})} sources "
+        "([docs/validation.md](docs/validation.md)):"
+    )
+    after = (
+        f"The printed range counts blind sets as they were predicted blind (below): {tuned} for tuned software, "
+        f"{ordinary} for ordinary software and {mixtures} for mixtures. Of layouts that ran, "
+        f"{percent(feasible, 1)} are called feasible."
+    )
+    lines = table(README_HEADINGS, [_readme_line(item) for item in errors])
+    return f"{_wrapped(before)}\n\n{lines}\n\n{_wrapped(after)}"
+
+
+def _readme_line(item: CollectionError) -> list[str]:
+    name = "all collections" if item.collection == ALL else f"{item.collection} collection"
+    told = f" ({COLLECTIONS[item.collection]})" if item.kind == "dense" and item.collection != ALL else ""
+    kind = "dense" if item.kind == "dense" else "mixtures of experts"
+    error, coverage = percent(item.source_left_out / 100, 1), percent(item.coverage, 0)
+    return [f"{kind}, {name}{told}", str(item.sources), error, coverage]
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def newest_first(items: Sequence[CollectionError]) -> list[CollectionError]:
+    """Return the errors in the order of the pages. A collection that `COLLECTIONS` does not describe is an error."""
+    order = [ALL, *COLLECTIONS]
+    return sorted(items, key=lambda item: (order.index(item.collection), item.kind))
+
+
 def tables(result: Validation) -> str:
-    """Return all tables of the page."""
+    """Return the tables of every source."""
     parts = [
-        "### Every source counted once\n",
-        "| collection | rows | sources | source left out | model left out | bias | 80 % covers | LLMCarbon | one MFU | "
-        "6ND at 40 % |\n" + "|---" * 10 + "|",
-        *(_headline(item) for item in result.headlines),
-        "\n### Intervals by class\n",
-        "| class | rows | sources | spread between | within | from sources | p10–p90 | 80 % covers | spread without "
-        "the source |\n" + "|---" * 9 + "|",
-        *(_spread(item) for item in class_spreads(result.rows)),
-        "\n### Step time\n",
+        "## Step time\n",
         *_errors([*result.summary, *result.clusters], {name: target for name, (_, target) in SOURCES.items()}),
         f"| **mean over sources** | | **{result.macro_mape:.1f}** | | | | | {result.macro_abs_log_ratio:.3f} | | | "
         + " | ".join(f"{value:.0f}" for value in result.macro_baseline_mape.values())
         + " | |",
-        "\n### On a device that nobody calibrated\n",
+        "\n## On a device that nobody calibrated\n",
         *_errors(result.unknown_device, UNKNOWN_TARGETS),
         f"\nAll {_both(result)[0]} SimuMax rows together: {_both(result)[1]:.1f} % (floor 20, aim 10).",
-        "\n### Models whose layers differ, fitted to nothing\n",
+        "\n## Models whose layers differ, fitted to nothing\n",
         *_errors(result.hybrids, {}),
-        "\n### Memory a device, against peak bytes\n",
+        "\n## Memory a device, against peak bytes\n",
         "| source | reported | n | MAPE | worst | bias |\n|---|---|---|---|---|---|",
         *(
             f"| {_name(m.source)} | {m.scope} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
             for m in result.memory
         ),
-        "\n### Layouts that fit\n",
+        "\n## Layouts that fit\n",
         *_fits(result),
-        "\n### Which layout we would pick\n",
+        "\n## Which layout we would pick\n",
         "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
         *(
             f"| {_heading(c.source)} | {c.jobs} | {c.layouts} | {'' if c.spearman is None else f'{c.spearman:.2f}'} | "
@@ -175,7 +241,7 @@ def tables(result: Validation) -> str:
             for c in result.layouts
         ),
         f"\nAll: {overall_phrase(result.layouts)}.",
-        "\n### Rows that cannot be predicted\n",
+        "\n## Rows that cannot be predicted\n",
         *(f"- `{row.id}`: {row.skipped}" for row in result.rows if row.skipped),
     ]
     return "\n".join(parts)
@@ -201,24 +267,33 @@ def _counts(items: Sequence[FitSummary]) -> str:
     return f"{ran} | {feasible}{share} | {probes or ''} | {called if probes else ''}"
 
 
-def _headline(item: CollectionError) -> str:
-    model = "" if item.model_left_out is None else f"{item.model_left_out:.1f}"
-    return (
-        f"| {item.collection}, {item.kind} | {item.rows} | {item.sources} | **{item.source_left_out:.1f}** | {model} | "
-        f"{item.bias:+.1f} | {percent(item.coverage, 0)} | "
-        + " | ".join(f"{value:.0f}" for value in item.baseline_mape.values())
-        + " |"
-    )
+def _headline(item: CollectionError) -> list[str]:
+    return [
+        f"{item.collection}, {item.kind}",
+        str(item.rows),
+        str(item.sources),
+        f"**{item.source_left_out:.1f}**",
+        "" if item.model_left_out is None else f"{item.model_left_out:.1f}",
+        f"{item.bias:+.1f}",
+        percent(item.coverage, 0),
+        *(f"{value:.0f}" for value in item.baseline_mape.values()),
+    ]
 
 
-def _spread(item: ClassSpread) -> str:
+def _spread(item: ClassSpread) -> list[str]:
     between, within, sources = item.effects
     factors = spread_of(item.kind)
-    blind = "" if item.blind_coverage is None else percent(item.blind_coverage, 0)
-    return (
-        f"| {item.kind} | {item.rows} | {item.sources} | {between:.3f} | {within:.3f} | {sources} | "
-        f"× {factors.p10:.2f}–{factors.p90:.2f} | **{percent(item.coverage, 0)}** | {blind} |"
-    )
+    return [
+        item.kind,
+        str(item.rows),
+        str(item.sources),
+        f"{between:.3f}",
+        f"{within:.3f}",
+        str(sources),
+        f"× {factors.p10:.2f}–{factors.p90:.2f}",
+        f"**{percent(item.coverage, 0)}**",
+        "" if item.blind_coverage is None else percent(item.blind_coverage, 0),
+    ]
 
 
 def _name(source: str) -> str:
@@ -261,7 +336,13 @@ def _both(result: Validation) -> tuple[int, float]:
     return sum(counts), float(np.average([item.mape for item in parts], weights=counts))
 
 
+def write(result: Validation) -> None:
+    """Replace what stands between the markers of the three pages."""
+    replace_marked(PAGE, {"collections": collections(result), "intervals": intervals(result)})
+    replace_marked(TABLES, {"by source": tables(result)})
+    replace_marked(README, {"collections": readme(result)})
+
+
 if __name__ == "__main__":
-    page = OUTPUT.read_text(encoding="utf-8")
-    text = f"{BEGIN}\n\n{tables(validate())}\n\n{END}"
-    OUTPUT.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page, flags=re.DOTALL), encoding="utf-8")
+    write(validate())
+    sys.stdout.write(f"wrote {PAGE}, {TABLES} and {README}\n")

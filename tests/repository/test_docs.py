@@ -98,3 +98,17 @@ def test_readme_shows_the_outputs_of_today():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
     assert with_outputs(text) == text, "run `python docs/readme.py`"
+
+
+def test_readme_has_the_errors_of_the_page_about_the_validation():
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/validation.md"))
+
+    def figures(text: str, row: str) -> dict[tuple[str, ...], tuple[str, ...]]:
+        marked = text.partition("<!-- collections -->")[2].partition("<!-- end -->")[0]
+        return {found[:2]: found[2:] for found in re.findall(row, marked, flags=re.MULTILINE)}
+
+    shown = figures(readme, r"^\| (dense|mixtures)[^|]*?, (\w+) collections?[^|]*\| (\d+) \| ([\d.]+) % \| (\d+ %) \|$")
+    row = r"^\| (\w+), (\w+) \| \d+ \| (\d+) \| \*\*([\d.]+)\*\* \| [\d.]* \| \S+ \| (\d+ %) \|"
+    found = {(kind, name): values for (name, kind), values in figures(page, row).items()}
+    assert len(found) > 10
+    assert shown == found, "run `python docs/validation.py`"

@@ -69,7 +69,7 @@ STEP_TIME_FIELDS = (
     "hfu_pct",
 )
 DEGREES = ("tp", "pp", "cp", "ep", "dp")
-ROW_FIELDS = "docs/validation.md lists the fields of a row"
+ROW_FIELDS = "docs/rows.md lists the fields of a row"
 
 MemoryScope = Literal["allocated", "reserved", "device"]
 """What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows.
