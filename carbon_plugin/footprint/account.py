@@ -73,12 +73,25 @@ def carbon_totals(
 
     A live monitor asks for them once a window. Raises `FootprintError` as `account` does.
     """
+    return _totals(_inputs(energies, reservations, factors, duration_spread).of_carbon, draws, seed)
+
+
+def make_ready(draws: int) -> None:
+    """Compute the totals of an invented run once, so that the first of a live monitor are not the ones that load code
+    and fill caches. The scores of all inputs but the energies are drawn here for good.
+    """
+    from carbon_plugin.footprint import propagation
+
+    _totals(propagation.certain_inputs(), draws, SEED)
+
+
+def _totals(inputs: UncertainInputs, draws: int, seed: int) -> CarbonTotals:
+    """Return the sums of the carbon of some inputs, with the ranges of their samples."""
     import numpy as np
 
     from carbon_plugin.footprint import propagation
     from carbon_plugin.footprint.uncertainty import percentiles
 
-    inputs = _inputs(energies, reservations, factors, duration_spread).of_carbon
     outcome = propagation.sampled_carbon(inputs, _scores(inputs, draws, seed))
     give_way()
     table = np.stack([outcome.energy_j["it"], outcome.operational_kg, outcome.embodied_kg, outcome.total_kg])

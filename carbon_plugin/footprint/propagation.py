@@ -28,6 +28,7 @@ from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECON
 from carbon_plugin.threads.turns import give_way
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
+_UNITS = ("device", "host", "network")
 _CERTAIN = (1.0, 1.0, 1.0)
 Number = TypeVar("Number", float, Floats)
 """One value, or an array with one value a draw. The equations are the same."""
@@ -130,6 +131,22 @@ def gather(
         amortised=amortised,
         water=tuple(factors.water_l_per_kwh),
         contracts=Contracts.of(factors),
+    )
+
+
+def certain_inputs() -> UncertainInputs:
+    """Return the inputs of an invented run whose values are all 1, with the scopes that most runs have."""
+    unit_years = dict.fromkeys((*_UNITS, BUILDING), 1.0)
+    scopes = ("energy", *_RUN_SCOPES, *(f"embodied {scope}" for scope in unit_years))
+    return UncertainInputs(
+        scopes=scopes,
+        rows=[_CERTAIN] * len(scopes),
+        rungs={IT_RUNGS[0]: slice(0, 1)},
+        item_g_per_kwh=[1.0],
+        unit_years=unit_years,
+        amortised=len(_UNITS),
+        water=(),
+        contracts=None,
     )
 
 

@@ -27,12 +27,6 @@ _STRATA_A_PIECE = 20
 """So many strata are computed before the thread may give way."""
 
 
-def make_ready(draws: int) -> None:
-    """Sample once, so that the first samples of a live monitor are not the ones that load code and fill caches."""
-    scope, edge = "", np.ones(1)
-    percentiles(spread(edge, edge, edge, scores(scope, draws, 0)))
-
-
 @lru_cache(maxsize=256)
 def scores(scope: str, draws: int, seed: int) -> Floats:
     """Return `draws` scores of a scope, shape (draws,), read-only.

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected
-from carbon_plugin.footprint import uncertainty
+from carbon_plugin.footprint import account
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.node.work import Seen
@@ -72,7 +72,7 @@ class Measurement:
         with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
             tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
         if place.rank == 0:  # the others project nothing
-            uncertainty.make_ready(LIVE_DRAWS)
+            account.make_ready(LIVE_DRAWS)
         wake, least_s = Wake(), settings.options.min_window_s
         cadence_s = max(settings.window_s, place.nodes / NODES_PER_APPEND_S)
         self.place = place

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
-from carbon_plugin.threads.turns import stop_taking_turns, take_turns
+from carbon_plugin.threads.turns import own_clock, stop_taking_turns, take_turns
 
 _LEAST_WAIT_S = 0.001
 
@@ -95,6 +95,7 @@ class MonitorThread:
         self._cadence_s = cadence_s
         self._least_s = least_s
         self._wake = wake
+        self._training = own_clock()  # the training thread makes this object
         self._reason: str | None = None
         self._awaited = False
         self._thread: threading.Thread | None = None
@@ -124,7 +125,7 @@ class MonitorThread:
 
     def _main(self) -> None:
         leave_signals_to_the_training()
-        take_turns()
+        take_turns(self._training)
         wake = self._wake
         self._guard.run("monitor", self._run, None)
         failure = self._guard.failures.get("monitor")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import propagation, uncertainty
-from carbon_plugin.footprint.account import account, carbon_totals, central_carbon
+from carbon_plugin.footprint.account import account, carbon_totals, central_carbon, make_ready
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.spec.numbers.figure import Figure
 
@@ -142,6 +142,18 @@ def test_totals_alone_are_those_of_the_footprint(
     assert central.operational_kg == pytest.approx(totals.operational_kg.value, rel=1e-12)
     for alone, of_totals in ((central.embodied_kg, totals.embodied_kg), (central.total_kg, totals.total_kg)):
         assert alone == (None if of_totals is None else pytest.approx(of_totals.value, rel=1e-12))
+
+
+def test_the_first_totals_after_make_ready_draw_only_the_scores_of_their_energies(h100_factors: Factors) -> None:
+    uncertainty.scores.cache_clear()
+    uncertainty.score_table.cache_clear()
+    reserved = [Reservation(scope=scope, units=8.0, time_s=3600.0) for scope in h100_factors.embodied_kg]
+    make_ready(300)
+    drawn = uncertainty.scores.cache_info().misses
+
+    carbon_totals([item("gpu", "gpu:a", 1e6), item("host", "host:b", 1e5)], reserved, h100_factors, draws=300)
+
+    assert uncertainty.scores.cache_info().misses == drawn + 2
 
 
 def test_a_rung_without_energy_items_is_absent_and_one_with_zero_joules_is_zero(make_factors: MakeFactors) -> None:
