@@ -78,6 +78,12 @@ DROPPED_CAPACITY = 1.0
 """Capacity factor of Megatron-Bridge's recipes that its tables label "tokendrop" (`apply_moe_token_drop`)."""
 
 
+CUDA_KERNELS = frozenset(("nvidia", "amd"))
+"""Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
+run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
+argonne-lcf/Megatron-DeepSpeed)."""
+
+
 class Recipe(Struct, frozen=True, kw_only=True):
     """Holds the settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave
     them out.
@@ -120,6 +126,8 @@ def stack_of(
         changes |= {"plain_modules": conventions.plain_modules, "keeps_gathered": conventions.plain_modules}
     elif _has_kernels(conventions, row):
         changes["plain_modules"] = False
+    elif conventions.reentrant and device.vendor not in CUDA_KERNELS:
+        changes["plain_modules"] = True
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
         changes["accumulates_beside"] = True
     if "rowwise" in row.text("precision"):

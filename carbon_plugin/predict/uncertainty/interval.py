@@ -47,7 +47,7 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "host_bound": Effects(0.142, 0.115, 37),
     "low_precision": Effects(0.066, 0.098, 16),
     "moe": Effects(0.437, 0.232, 24),
-    "ordinary": Effects(0.285, 0.167, 40),
+    "ordinary": Effects(0.309, 0.157, 40),
     "sustained_law": Effects(0.178, 0.162, 13),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
     "probed": Effects(0.10, 0.08, 5),
