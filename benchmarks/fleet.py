@@ -47,7 +47,7 @@ INGEST = (
     "processes = int(sys.argv[3]) if sys.argv[3:] else None\n"
     "count = ingest([sys.argv[1]], sys.argv[2], processes=processes).held"
 )
-AUDIT = "from carbon_plugin.audit.programme import summaries_of; count = len(summaries_of([sys.argv[1]]))"
+AUDIT = "from carbon_plugin.audit.programme_runs import summaries_of; count = len(summaries_of([sys.argv[1]]))"
 REPORT = (
     "from carbon_plugin.fleet.report import Asked, report; count = report(sys.argv[1], Asked(by=('team',))).totals.runs"
 )

@@ -19,12 +19,11 @@ from typing import get_args
 from msgspec import Struct
 
 import carbon_plugin
+from carbon_plugin.audit.programme_runs import AuditedRun, distinct_runs, summaries_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.run_carbon import RunCarbon, carbon_in, common_scope
-from carbon_plugin.audit.summary import summarise
-from carbon_plugin.errors import LedgerError, ReportError
+from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Basis, EmissionScope
-from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.loading import Role
 from carbon_plugin.spec.numbers.amounts import plural, verb
@@ -113,26 +112,6 @@ class Programme(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class _Audited(Struct, frozen=True):
-    directory: Path
-    summary: AuditSummary
-
-
-def find_runs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the run directories among and below some directories, each once and sorted within each directory.
-
-    Raises `LedgerError` for a directory that holds none.
-    """
-    found: dict[Path, None] = {}
-    for place in places:
-        root = Path(os.path.realpath(place))  # which raises nothing, also for a link to itself
-        below = {root} if ledger_files(root) else {path.parent for path in root.rglob("node-*.attempt-*.jsonl")}
-        if not below:
-            raise LedgerError(f"{os.fspath(place)}: no run directory here or below (no file node-*.attempt-*.jsonl)")
-        found |= dict.fromkeys(sorted(below))
-    return list(found)
-
-
 def read_programme(
     places: Iterable[str | os.PathLike[str]], name: str | None = None, counts: EmissionScope | None = None
 ) -> Programme:
@@ -145,29 +124,16 @@ def read_programme(
     return add_up(summaries_of(places), name, counts)
 
 
-def summaries_of(places: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, AuditSummary]]:
-    """Return every run directory below some directories with its audit. Raises `LedgerError` for ledgers that cannot be
-    read.
-    """
-    return [(directory, summarise(directory)) for directory in find_runs(places)]
-
-
-def members_of(audited: Sequence[tuple[Path, AuditSummary]], name: str) -> list[tuple[Path, AuditSummary]]:
-    """Return the runs of a programme in the order of their directories, with each part of each run once."""
-    distinct, _ = _distinct([_Audited(*pair) for pair in audited if pair[1].run.programme == name])
-    return [(one.directory, one.summary) for one in distinct]
-
-
 def add_up(
     audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None, counts: EmissionScope | None = None
 ) -> Programme:
     """Return the same as `read_programme`, from audits that exist already."""
     name = name or _only_programme([summary for _, summary in audited])
     others = sum(summary.run.programme != name for _, summary in audited)
-    members = [_Audited(*pair) for pair in audited if pair[1].run.programme == name]
+    members = [AuditedRun(*pair) for pair in audited if pair[1].run.programme == name]
     if not members:
         raise ReportError(f"programme {name!r}: none of the {plural(len(audited), 'run')} belongs to it")
-    distinct, copies = _distinct(members)
+    distinct, copies = distinct_runs(members)
     summaries = [one.summary for one in distinct]
     scope = counts or common_scope(summaries)
     carbon = [carbon_in(summary, scope) for summary in summaries]
@@ -210,35 +176,7 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
     raise ReportError(f"the runs belong to several programmes ({', '.join(names)}), expected one: name it")
 
 
-def _distinct(members: Sequence[_Audited]) -> tuple[list[_Audited], list[str]]:
-    """Return each part of each run once, and a warning for each copy that was left out.
-
-    Directories with the same run id and overlapping times are copies, of which the one with the most records counts.
-    Those of different times are parts of a run that went on elsewhere, and all count.
-    """
-    kept: list[_Audited] = []
-    copies: list[str] = []
-    for one in sorted(members, key=_records, reverse=True):
-        same = next((other for other in kept if _is_copy(one, other)), None)
-        if same is None:
-            kept.append(one)
-        else:
-            run_id = one.summary.run.run_id
-            copies.append(f"{one.directory} holds run {run_id} again, which is counted once, from {same.directory}")
-    return sorted(kept, key=lambda one: one.directory), copies
-
-
-def _is_copy(one: _Audited, other: _Audited) -> bool:
-    mine, theirs = one.summary.period, other.summary.period
-    same_time = mine.start_unix_s < theirs.end_unix_s and theirs.start_unix_s < mine.end_unix_s
-    return one.summary.run.run_id == other.summary.run.run_id and same_time
-
-
-def _records(one: _Audited) -> int:
-    return sum(check.records for check in one.summary.verification.files)
-
-
-def _run(one: _Audited, carbon: RunCarbon) -> ProgrammeRun:
+def _run(one: AuditedRun, carbon: RunCarbon) -> ProgrammeRun:
     summary, footprint = one.summary, one.summary.footprint
     return ProgrammeRun(
         run_id=summary.run.run_id,

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.audit.programme import find_runs
+from carbon_plugin.audit.programme_runs import find_runs
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise

@@ -15,7 +15,7 @@ from msgspec import Struct
 from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.acting.host_ranks import TrainingThread
 from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
-from carbon_plugin.monitor.acting.stopping import StopAgreement
+from carbon_plugin.monitor.acting.stop_agreement import StopAgreement
 from carbon_plugin.monitor.acting.work import ActingWork
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.context import Context

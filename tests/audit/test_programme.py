@@ -12,7 +12,8 @@ import pytest
 
 from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.audit.exports.sci_ai import sci_ai_report
-from carbon_plugin.audit.programme import find_runs, read_programme, summaries_of
+from carbon_plugin.audit.programme import read_programme
+from carbon_plugin.audit.programme_runs import find_runs, summaries_of
 from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.run_factors import resolve_factors

@@ -1,5 +1,5 @@
-"""Make lines of a greenhouse gas inventory (GHG Protocol) from one run. Who owns electricity and hardware decides the
-lines.
+"""Make a greenhouse gas inventory (GHG Protocol) of one run. Who owns electricity and hardware decides which lines
+(`ghg_lines`) it has.
 
 | boundary | electricity of the machines | of the facility around them | hardware |
 |---|---|---|---|
@@ -25,41 +25,26 @@ from carbon_plugin.audit.exports.evidence import (
     carbon_of,
     embodied_of,
     grid_factor,
-    kwh,
     origin_of,
 )
-from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
+from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, electricity_factors
+from carbon_plugin.audit.exports.ghg_lines import (
+    GhgLine,
+    capital_goods_line,
+    electricity_line,
+    market_line,
+    overhead_line,
+    upstream_lines,
+)
 from carbon_plugin.audit.exports.ghg_years import InventoryYear, years_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.zones import cloud_region
-from carbon_plugin.footprint.market import RESIDUAL
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.spec.numbers.figure import Figure
-from carbon_plugin.spec.numbers.units import GRAMS_PER_KG
 
 STANDARD = "GHG Protocol: Corporate Standard, Scope 2 Guidance, Corporate Value Chain (Scope 3) Standard"
 BOUNDARIES = ("own", "colo", "cloud")
-
-Method = Literal["location-based", "market-based"]
-
-
-class GhgLine(Struct, frozen=True, kw_only=True):
-    """One line of the inventory: kgCO2e of a scope and, in scope 3, of a category.
-
-    `inventory_year` is the calendar year (UTC) that the line belongs to: that of the energy, or of the acquisition.
-    `factor` is that of a line of electricity.
-    """
-
-    scope: Literal[2, 3]
-    category: int | None
-    name: str
-    method: Method | None
-    kg: Figure
-    energy: Figure | None = None
-    factor: Rate | None = None
-    inventory_year: int
-    note: str
 
 
 class OutsideInventory(Struct, frozen=True, kw_only=True):
@@ -117,7 +102,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
     else:
         _check_owned(factors, electricity, inputs)
         lines = [line for one in years for line in _tenant_or_owner(footprint, factors, one, inputs)]
-        lines.append(_capital_goods(summary, factors, inputs.acquisition_year or 0))
+        lines.append(capital_goods_line(summary, factors, inputs.acquisition_year or 0))
         outside.append(
             OutsideInventory(
                 name="embodied carbon, share of the run",
@@ -159,11 +144,11 @@ def _tenant_or_owner(footprint: Footprint, factors: Factors, year: InventoryYear
     assert direct is not None  # checked for the run
     colo = inputs.organisational_boundary == "colo"
     energy = footprint.energy_j["it" if colo else "facility"].scaled(year.energy_share)
-    location = _electricity(2, None, "purchased electricity", energy, footprint, direct, "direct factor", year)
-    lines = [location, _market(location, energy, footprint, factors, direct, "direct", year)]
+    location = electricity_line(2, None, "purchased electricity", energy, footprint, direct, "direct factor", year)
+    lines = [location, market_line(location, energy, footprint, factors, direct, "direct", year)]
     if colo:
-        lines.append(_overhead(footprint, direct, year))
-    return [*lines, *_upstream(energy, footprint, year)]
+        lines.append(overhead_line(footprint, direct, year))
+    return [*lines, *upstream_lines(energy, footprint, year)]
 
 
 def _cloud(footprint: Footprint, embodied: Figure, factors: Factors, year: InventoryYear) -> list[GhgLine]:
@@ -174,9 +159,9 @@ def _cloud(footprint: Footprint, embodied: Figure, factors: Factors, year: Inven
     name = "purchased cloud service: electricity of machines and facility"
     note = f"{kind} factor; the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
     energy = footprint.energy_j["facility"].scaled(year.energy_share)
-    location = _electricity(3, 1, name, energy, footprint, rate, note, year)
+    location = electricity_line(3, 1, name, energy, footprint, rate, note, year)
     has_market = footprint.market is not None
-    by_contract = [_market(location, energy, footprint, factors, rate, kind, year)] if has_market else []
+    by_contract = [market_line(location, energy, footprint, factors, rate, kind, year)] if has_market else []
     return [
         location,
         *by_contract,
@@ -190,122 +175,6 @@ def _cloud(footprint: Footprint, embodied: Figure, factors: Factors, year: Inven
             note=f"the provider's capital goods, allocated by {factors.amortisation}",
         ),
     ]
-
-
-def _electricity(
-    scope: Literal[2, 3],
-    category: int | None,
-    name: str,
-    energy: Figure,
-    footprint: Footprint,
-    rate: Rate,
-    note: str,
-    year: InventoryYear,
-    method: Method = "location-based",
-) -> GhgLine:
-    """Return a line of electricity for a part of the run's energy at a factor.
-
-    Its relative range is that of the run's operational carbon. This covers the uncertainty of energy and PUE, and of an
-    annual factor in the weeks of a run.
-    """
-    value = kwh(energy).value * rate.g_per_kwh / GRAMS_PER_KG
-    like = footprint.operational_kg if footprint.operational_kg.value > 0 else energy
-    low, high = (like.low / like.value, like.high / like.value) if like.value > 0 else (1.0, 1.0)
-    return GhgLine(
-        scope=scope,
-        category=category,
-        name=name,
-        method=method,
-        kg=Figure(value, value * low, value * high, "kgCO2e", "modelled", "energy x factor"),
-        energy=kwh(energy),
-        factor=rate,
-        inventory_year=year.year,
-        note=note,
-    )
-
-
-def _market(
-    location: GhgLine,
-    energy: Figure,
-    footprint: Footprint,
-    factors: Factors,
-    grid: Rate,
-    kind: str,
-    year: InventoryYear,
-) -> GhgLine:
-    """Return the market-based line beside a location-based line of the same energy.
-
-    Energy under contracts counts at their rates. All other energy counts at the residual mix or, where none is known,
-    at the grid average of the location, which the guidance asks to disclose. `kind` says which emissions `grid`, that
-    average, counts. Contracts cover the whole facility, so a line of the machines gets its share of each contract.
-    """
-    market = footprint.market
-    if market is None:
-        rate, note = grid, "no contract was stated and no residual mix is known: the grid average stands in"
-    else:
-        contracted_kwh = sum(line.energy_kwh for line in market.lines)
-        share = kwh(energy).value / contracted_kwh if contracted_kwh else 0.0
-        grams, notes = 0.0, []
-        for line in market.lines:
-            g_per_kwh, source = line.g_per_kwh, line.source
-            if line.kind == RESIDUAL and factors.residual is None:
-                average = f"the {kind} grid average of {grid.g_per_kwh:.4g} g/kWh ({grid.source})"
-                g_per_kwh, source = grid.g_per_kwh, f"no residual mix was given: {average}"
-            grams += line.energy_kwh * g_per_kwh
-            notes.append(f"{line.kind}, {line.energy_kwh * share:.6g} kWh: {source}")
-        mean = grams / (contracted_kwh or 1.0)
-        rate = Rate(g_per_kwh=mean, source="mean of the contracts and the rest", granularity="by contract")
-        note = "; ".join(notes)
-    scope, category, name = location.scope, location.category, location.name
-    return _electricity(scope, category, name, energy, footprint, rate, note, year, "market-based")
-
-
-def _overhead(footprint: Footprint, rate: Rate, year: InventoryYear) -> GhgLine:
-    facility, machines = footprint.energy_j["facility"], footprint.energy_j["it"]
-    share = 1 - machines.value / facility.value if facility.value else 0.0
-    name = "leased colocation space: electricity of the facility around the machines"
-    note = "facility energy beyond that of the machines (PUE - 1)"
-    return _electricity(3, 8, name, facility.scaled(share * year.energy_share), footprint, rate, note, year)
-
-
-def _upstream(energy: Figure, footprint: Footprint, year: InventoryYear) -> list[GhgLine]:
-    parts = (
-        ("fuels of the electricity, upstream", year.electricity.upstream),
-        ("losses of the grid", year.electricity.losses),
-    )
-    return [
-        _electricity(3, 3, name, energy, footprint, rate, "of the electricity in scope 2", year)
-        for name, rate in parts
-        if rate is not None
-    ]
-
-
-def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLine:
-    """Return the cradle-to-gate carbon of all whole units that the run used. It is booked once, in the year of
-    acquisition.
-    """
-    devices = summary.coverage.whole_gpus or summary.run.world_size
-    hosts = devices * summary.reserved.host_s / summary.reserved.device_s if summary.reserved.device_s else 0.0
-    units = {"device": float(devices), "host": hosts, "network": float(devices)}
-    parts = {scope: figure.scaled(units.get(scope, 0.0)) for scope, figure in factors.embodied_kg.items()}
-    counted = ", ".join(f"{units.get(scope, 0.0):.4g} x {scope}" for scope in parts)
-    whole = "a MIG slice as its share of a GPU" if summary.coverage.gpu_slices else "whole units"
-    return GhgLine(
-        scope=3,
-        category=2,
-        name="capital goods: hardware, cradle to gate",
-        method=None,
-        kg=Figure(
-            sum(part.value for part in parts.values()),
-            sum(part.low for part in parts.values()),
-            sum(part.high for part in parts.values()),
-            "kgCO2e",
-            "modelled",
-            "; ".join(figure.source for figure in factors.embodied_kg.values()),
-        ),
-        inventory_year=year,
-        note=f"{counted}; {whole}, not amortised: book once, in {year}, whoever else uses them later",
-    )
 
 
 def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgInputs) -> list[str]:

@@ -26,11 +26,13 @@ from carbon_plugin.audit.exports.eu_ai_act import (
 )
 from carbon_plugin.audit.exports.evidence import Origin, origin_of
 from carbon_plugin.audit.exports.ghg import STANDARD as GHG_STANDARD
-from carbon_plugin.audit.exports.ghg import GhgLine, ghg_report
+from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+from carbon_plugin.audit.exports.ghg_lines import GhgLine
 from carbon_plugin.audit.exports.model_card import ModelCardEmissions, TrainingType, stated_training_type
 from carbon_plugin.audit.exports.rounding import significant
-from carbon_plugin.audit.programme import Programme, add_up, members_of
+from carbon_plugin.audit.programme import Programme, add_up
+from carbon_plugin.audit.programme_runs import members_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.audit.tally.account.reservations import union

@@ -77,7 +77,7 @@ def export(
 
     if format_ is Format.SCI_AI:
         from carbon_plugin.audit.exports.sci_ai import sci_ai_report
-        from carbon_plugin.audit.programme import summaries_of
+        from carbon_plugin.audit.programme_runs import summaries_of
 
         _write_json(sci_ai_report(summaries_of(runs), covers or ()), output)
         return
@@ -111,7 +111,7 @@ def export(
 
 
 def _is_programme(runs: list[Path]) -> bool:
-    from carbon_plugin.audit.programme import find_runs
+    from carbon_plugin.audit.programme_runs import find_runs
 
     return len(runs) > 1 or (runs[0].is_dir() and len(find_runs(runs)) > 1)
 
@@ -121,7 +121,7 @@ def _export_programme(
 ) -> None:
     """Export all runs of a programme as one model."""
     from carbon_plugin.audit.exports import of_programme as model
-    from carbon_plugin.audit.programme import summaries_of
+    from carbon_plugin.audit.programme_runs import summaries_of
     from carbon_plugin.errors import ReportError
 
     if format_ is Format.SCI:

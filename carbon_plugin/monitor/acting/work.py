@@ -21,7 +21,8 @@ from carbon_plugin.monitor.acting.host_ranks import SUFFIX, HostRanks, TrainingT
 from carbon_plugin.monitor.acting.noticeboards import FolderBoard, Noticeboard, StoreBoard
 from carbon_plugin.monitor.acting.pausing import PauseAgreement, RestOfRun
 from carbon_plugin.monitor.acting.samples import Samples
-from carbon_plugin.monitor.acting.stopping import LOOK_S, StopAgreement, Stopper, StopRequest
+from carbon_plugin.monitor.acting.stop_agreement import LOOK_S, StopAgreement
+from carbon_plugin.monitor.acting.stopping import Stopper, StopRequest
 from carbon_plugin.monitor.acting.suspects import suspect_of
 from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.node.work import NodeWork

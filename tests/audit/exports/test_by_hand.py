@@ -15,7 +15,8 @@ from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 from carbon_plugin.audit.exports.of_programme import ghg_of_programme
 from carbon_plugin.audit.exports.sci import sci_report
-from carbon_plugin.audit.programme import read_programme, summaries_of
+from carbon_plugin.audit.programme import read_programme
+from carbon_plugin.audit.programme_runs import summaries_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.spec.hardware.cluster import Cluster

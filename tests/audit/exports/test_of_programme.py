@@ -21,7 +21,8 @@ from carbon_plugin.audit.exports.of_programme import (
     model_card_of_programme,
     paper_of_programme,
 )
-from carbon_plugin.audit.programme import read_programme, summaries_of
+from carbon_plugin.audit.programme import read_programme
+from carbon_plugin.audit.programme_runs import summaries_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.cli.main import run
 from carbon_plugin.errors import ReportError

@@ -11,7 +11,8 @@ import pytest
 
 from carbon_plugin.monitor.acting import noticeboards
 from carbon_plugin.monitor.acting.noticeboards import FolderBoard, Noticeboard, StoreBoard
-from carbon_plugin.monitor.acting.stopping import FEWEST_AHEAD, NEVER, StopAgreement, Stopper, StopRequest, steps_ahead
+from carbon_plugin.monitor.acting.stop_agreement import NEVER, StopAgreement
+from carbon_plugin.monitor.acting.stopping import FEWEST_AHEAD, Stopper, StopRequest, steps_ahead
 from carbon_plugin.monitor.clock import TrainingClock
 
 
