@@ -73,6 +73,22 @@ def test_places_of_the_architecture_are_those_of_the_table_of_imports():
     assert said == {place: may for place, may in table.items() if place != "cli"}
 
 
+def test_rooms_of_the_architecture_are_those_of_the_tree():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "carbon_plugin"
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|$", page.partition("### Rooms")[2], flags=re.MULTILINE)
+
+    named = {place: re.findall(r"`([\w./]+)`", rooms) for place, rooms in rows}
+    said = sorted(
+        f"{place}/{room}" for place, rooms in named.items() for room in rooms if re.fullmatch(r"[a-z/]+", room)
+    )
+    folders = [path.parent.relative_to(package) for path in package.glob("*/**/__init__.py")]
+    found = sorted(path.as_posix() for path in folders if len(path.parts) > 1)
+    files = [(place, room) for place, rooms in named.items() for room in rooms if "." in room and room != "config.json"]
+    assert said == found
+    assert not [file for place, file in files if not (package / place / file).exists()]
+
+
 def test_every_link_to_a_file_leads_somewhere():
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, target) for page in pages for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))]
