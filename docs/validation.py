@@ -25,6 +25,7 @@ DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
 COLLECTIONS = {
+    "seventh": "recipes, benchmark pages, repositories",
     "sixth": "vendors' pages, papers, repositories",
     "fifth": "consumer cards, AMD, people's own code, adapters",
     "fourth": "half ordinary, half tuned software",
@@ -145,6 +146,20 @@ SOURCES = {
     "dsmoe": ("DeepSpeed-MoE, A100", ""),
     "nmoe": ("nmoe, B200", ""),
     "amdmaxtext": ("AMD's MaxText, MI355X/B200", ""),
+    "titandocs": ("torchtitan's page of 2024, A100/H100", ""),
+    "titanissue": ("One user's torchtitan, H100", ""),
+    "yafsdp": ("YaFSDP and FSDP, A100", ""),
+    "ironwood": ("MaxText, TPU 7x", ""),
+    "dgxc24": ("NVIDIA's recipes of 2024, H100", ""),
+    "dgxc25": ("NVIDIA's recipes of 2025, H100/GB200", ""),
+    "nemo2412": ("NeMo 24.12, H100", ""),
+    "gpunemo": ("A cloud's NeMo recipes, H100/H200", ""),
+    "fsdpqlora": ("FSDP and QLoRA, RTX 3090/4090, A100-40, H100", ""),
+    "colossal": ("Colossal-AI with Lightning, A100-40", ""),
+    "dsgist": ("One user's DeepSpeed, A800", ""),
+    "hfblog": ("transformers 5 and NeMo AutoModel, H100", ""),
+    "primerl": ("prime-rl, B200/H100/A6000", ""),
+    "mbpulls": ("Megatron-Bridge's pull requests, H100 to GB200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}
