@@ -186,6 +186,7 @@ class MonitorWork:
         if recording is not None:
             guard.run("last window", recording.recorder.cut, None)
             node.state_late_claims()
+            node.compare_tokens(last=True)
             if run is not None:
                 self._report_and_project(node, run)
                 guard.run("heads", partial(run.note_heads, recording), None)

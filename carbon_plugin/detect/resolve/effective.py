@@ -47,8 +47,12 @@ class Effective(Struct, frozen=True, kw_only=True):
 
     `spec` is None while too little is known for a prediction; `missing` says what. `cluster` is what the job computes
     on, `charged` what it has reserved: they differ when GPUs are idle while the job runs on the CPU. `fields` maps each
-    name to {"value", "source", "planned", "declared", "detected"}. `first_batch_size` is the size of the first step's
-    batches, where the sizes of all batches are told, and 0 where they do not count.
+    name to {"value", "source", "planned", "declared", "detected"}.
+
+    An adapter tells the clock what the script says of a step, or what it counts itself. `tokens_a_count` is what one of
+    these counts stands for: 1 where they are tokens, and where they are sizes of batches the tokens of the first step
+    over its size. `declared_count` says that the script declares the tokens of a step and that the counts are ours, so
+    that the declaration is what counts.
     """
 
     spec: RunSpec | None
@@ -61,18 +65,21 @@ class Effective(Struct, frozen=True, kw_only=True):
     charged: Cluster | None
     total_steps: int | None
     tokens_per_step: int | None
-    first_batch_size: int | None = None
+    tokens_a_count: float = 1.0
+    declared_count: bool = False
 
     def tokens_of(self, *, told: int, untold_steps: int, steps: int) -> int:
         """Return the tokens of the first `steps` steps: what was told of them, and for `untold_steps` that came without
-        a number the tokens of a step.
-
-        Where `first_batch_size` is known, sizes of batches were told and not tokens. Of 0 they do not count, because
-        the script declares the tokens of a step.
+        a number the tokens of a step. What the script declares of a step comes before what an adapter counts.
         """
         each = self.tokens_per_step or 0
-        if self.first_batch_size is None:
-            return told + each * untold_steps
-        if self.first_batch_size == 0:
+        if self.declared_count:
             return each * steps
-        return round(told * each / self.first_batch_size) + each * untold_steps
+        return round(told * self.tokens_a_count) + each * untold_steps
+
+    def counted_beside(self, *, told: int, untold_steps: int, steps: int) -> float | None:
+        """Return the tokens a step by our own count, where it does not count because the script declares them; None
+        where nothing was counted beside a declaration.
+        """
+        told_steps = steps - untold_steps
+        return told * self.tokens_a_count / told_steps if self.declared_count and told_steps > 0 else None

@@ -13,7 +13,7 @@ from carbon_plugin.detect.resolve.cluster import resolve_clusters
 from carbon_plugin.detect.resolve.effective import Declared, Effective, World
 from carbon_plugin.detect.resolve.fields import PLANNED, FieldTable
 from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
-from carbon_plugin.detect.resolve.tokens import note_tokens
+from carbon_plugin.detect.resolve.tokens import TOKENS, note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
@@ -72,7 +72,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     total_steps = table.rows["training.steps"]["value"]
     places = training.tokens_per_step if training and not tokenless else None
     first_size = table.rows.get(FIRST_SIZE, {}).get("value")
-    tokens_per_step = note_tokens(table, declared.tokens_per_step, places, sized=first_size is not None)
+    tokens = note_tokens(table, declared.tokens_per_step, places, sized=first_size is not None)
     return Effective(
         spec=spec,
         fields=table.rows,
@@ -83,8 +83,9 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         cluster=clusters.computing,
         charged=clusters.charged,
         total_steps=total_steps,
-        tokens_per_step=tokens_per_step,
-        first_batch_size=first_size if first_size is None or declared.tokens_per_step is None else 0,
+        tokens_per_step=tokens.a_step,
+        tokens_a_count=(tokens.of_first_step or 0) / first_size if first_size else 1.0,
+        declared_count=declared.tokens_per_step is not None and TOKENS in table.rows,
     )
 
 

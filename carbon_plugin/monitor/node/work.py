@@ -18,6 +18,7 @@ from carbon_plugin.monitor.context import Context, build_context
 from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.baseline import Baseline
+from carbon_plugin.monitor.node.declared_tokens import DeclaredTokens
 from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
 from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
@@ -51,6 +52,7 @@ class NodeWork:
         self._stated_claims: list[Claim] = []
         self._looked_around_s = time.monotonic()
         self._missed: set[str] = set()
+        self._declared_tokens = DeclaredTokens()
         self._told_alone: dict[str, bytes] = {}
         meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
         self._election = Election(meeting, open_scratch(), ranks.rank, ranks.local_world_size)
@@ -108,6 +110,7 @@ class NodeWork:
             self.recording.recorder.cut()
             self.state_late_claims()
             self._job.guard.run("claims", self._look_around, None)
+            self.compare_tokens()
         else:
             self.recording.recorder.poll()
         return False
@@ -120,6 +123,11 @@ class NodeWork:
         self._context = self._built()
         self._state()
         self._note_context()
+
+    def compare_tokens(self, *, last: bool = False) -> None:
+        """Warn once, on rank 0, where the script declares other tokens of a step than were counted."""
+        if self._job.ranks.rank == 0:
+            self._job.guard.run("tokens", partial(self._compare_tokens, last=last), None)
 
     def state_late_claims(self) -> None:
         """Write the manifest again if ranks have told more since the last one. Most ranks tell at their next window
@@ -183,6 +191,11 @@ class NodeWork:
             self._missed.update(missed)
             sentence = f"{', '.join(missed)}: seen by the job on this host and metered by none of its processes"
             recording.warn(UNMETERED_EVENT, sentence, {"gpus": missed})
+
+    def _compare_tokens(self, *, last: bool) -> None:
+        said = self._declared_tokens.look(self._job.clock.mark, self.context.effective, last=last)
+        if said is not None and self.recording is not None:
+            self.recording.warn("difference", said)
 
     def _state(self) -> None:
         """Write the manifest again, with the ranks on each GPU as far as they have claimed them."""

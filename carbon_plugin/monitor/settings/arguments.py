@@ -38,6 +38,7 @@ class MonitorArguments(TypedDict, total=False):
         step (int, optimizer steps, default None): Steps that were done before this process. Without it: as the states
             of the optimizer or the scheduler tell (docs/resume.md).
         tokens_per_step (int, tokens of the whole job, default None): Tokens that one optimizer step processes.
+            They come before what a trainer counts.
         layout (ParallelLayout | Mapping, default None): Degrees of parallelism that live objects do not show. What is
             seen wins.
         model_spec (TransformerModel | CountedModel | str, default None): The model, or the name of a preset, where

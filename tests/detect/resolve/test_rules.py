@@ -356,13 +356,39 @@ def test_sizes_of_batches_count_over_that_of_the_first_step_and_leave_no_range()
     assert effective.tokens_of(told=400 + 100, untold_steps=1, steps=3) == first + first + first // 4
 
 
-def test_declared_tokens_of_a_step_count_in_place_of_sizes_and_tokens_that_are_told_count_as_they_are():
-    declared = Declared(tokens_per_step=77)
-    sized = resolve(None, declared, detected(shaped(), **FSDP, **STEP, training__first_batch_size=400), EIGHT)
-    told = resolve(None, declared, detected(shaped(), **FSDP, **STEP), EIGHT)
+@pytest.mark.parametrize("field", ["tokens", "training__first_batch_size"])
+def test_declared_tokens_of_a_step_come_before_what_an_adapter_counts(field):
+    """The Hugging Face Trainer tells tokens, Lightning the sizes of batches."""
+    sizes = {"training__first_batch_size": 400} if field != "tokens" else {}
+    seen = detected(shaped(), **FSDP, **STEP, **sizes, tokens="step by step")
 
-    assert sized.tokens_of(told=500, untold_steps=1, steps=3) == 3 * 77
+    counted, declared = (resolve(None, one, seen, EIGHT) for one in (Declared(), Declared(tokens_per_step=77)))
+
+    first = 2 * 3 * 8 * 256
+    a_count = first / 400 if sizes else 1
+    assert counted.tokens_of(told=500, untold_steps=1, steps=3) == round(500 * a_count) + first
+    assert counted.counted_beside(told=500, untold_steps=1, steps=3) is None
+    assert declared.tokens_of(told=500, untold_steps=1, steps=3) == 3 * 77
+    assert declared.counted_beside(told=500, untold_steps=1, steps=3) == pytest.approx(250 * a_count)
+    assert declared.counted_beside(told=0, untold_steps=3, steps=3) is None
+    assert "not used" in declared.fields["tokens"]["source"]
+
+
+def test_tokens_that_the_script_tells_at_a_step_come_before_those_that_it_declares_of_all():
+    told = resolve(None, Declared(tokens_per_step=77), detected(shaped(), **FSDP, **STEP), EIGHT)
+
     assert told.tokens_of(told=500, untold_steps=1, steps=3) == 500 + 77
+    assert told.counted_beside(told=500, untold_steps=1, steps=3) is None
+
+
+@pytest.mark.parametrize(("share", "differs"), [(0.4, True), (0.6, False), (1.9, False), (2.1, True)])
+def test_declared_tokens_far_from_the_first_batch_are_a_difference(share, differs):
+    first = 2 * 3 * 8 * 256
+    declared = Declared(tokens_per_step=round(share * first) + 1)
+
+    effective = resolve(None, declared, detected(shaped(), **FSDP, **STEP), EIGHT)
+
+    assert any(sentence.startswith("tokens_per_step") for sentence in effective.differences) == differs
 
 
 def test_tokens_of_a_step_that_were_said_have_no_range():

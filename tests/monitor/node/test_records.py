@@ -13,10 +13,10 @@ from carbon_plugin.monitor.processes.sharing import OwnShare
 BEGINNING = Mark(0, 0.0, 0, 0)
 
 
-def context(tokens_per_step: int | None, first_batch_size: int | None = None) -> Context:
+def context(tokens_per_step: int | None, tokens_a_count: float = 1.0) -> Context:
     effective = Effective(
         spec=None, fields={}, differences=(), missing=(), assumptions=(), site=None, cluster=None, charged=None,
-        total_steps=None, tokens_per_step=tokens_per_step, first_batch_size=first_batch_size,
+        total_steps=None, tokens_per_step=tokens_per_step, tokens_a_count=tokens_a_count,
     )  # fmt: skip
     return Context(effective=effective, prediction=None, factors=None, notes=[])
 
@@ -39,7 +39,7 @@ def test_steps_before_the_job_was_looked_at_have_their_tokens_in_the_next_window
 
 
 def test_no_token_of_a_step_is_lost_by_rounding_of_sizes():
-    known = context(100, first_batch_size=3)
+    known = context(100, tokens_a_count=100 / 3)
     steps = [Mark(step, float(step), step - 1, 1) for step in range(1, 301)]
 
     assert sum(tokens(*((known, mark) for mark in steps))) == 100 + round(299 * 100 / 3)
