@@ -77,6 +77,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how
     many (`spec.defaults`).
 
+    `uniform_tokens` says that all tokens of a batch are alike, as in benchmarks that train on zeros or on one word
+    (`predict.rates.rates.UNIFORM_GAIN`).
+
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset, it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
@@ -101,6 +104,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False
     routing_spread: float | None = None
+    uniform_tokens: bool = False
     cross_entropy: CrossEntropy = "eager"
     fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
     host_op_time_s: float | None = None

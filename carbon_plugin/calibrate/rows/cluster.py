@@ -61,10 +61,14 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     elif devices > per_node:
         assumed.append(f"network {node.network.bandwidth_bytes_per_s.value / GIGABIT:.0f} Gb/s a device")
     device = _with_links(device, row)
-    if row.states("gpu_power_cap_w") and row.number("gpu_power_cap_w") < device.tdp_w.value:
-        cap = Sourced(row.number("gpu_power_cap_w"), "the row's power cap", "read")
-        device = msgspec.structs.replace(device, tdp_w=cap)
-    return Cluster(accelerator=device, node=node, nodes=devices // per_node, devices_per_node=per_node)
+    cap = row.number("gpu_power_cap_w") if row.states("gpu_power_cap_w") else device.tdp_w.value
+    return Cluster(
+        accelerator=device,
+        node=node,
+        nodes=devices // per_node,
+        devices_per_node=per_node,
+        power_cap_w=cap if cap < device.tdp_w.value else None,
+    )
 
 
 def _chassis(node: Node) -> int:

@@ -123,7 +123,7 @@ def row_execution(
         optimizer_offload="CPU offload" in row.text("sharding"),
         activation_offload=_activation_offload(row, model),
     )
-    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, latent=model.mla is not None)
+    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, model)
 
 
 def _hides_exchange(row: Fields) -> bool:

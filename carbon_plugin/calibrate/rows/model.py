@@ -35,6 +35,10 @@ ENCODER = "encoder"
 """The start of the note of an architecture whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
+TRANSFORMERS = re.compile(r"(?i)\bhf trainer|hugging face")
+USUAL_DROPOUT = 0.1
+"""Dropout of hidden states and attention in transformers' configurations of BERT, RoBERTa, GPT-2 and OPT, which have no
+gate (`hidden_dropout_prob`, `resid_pdrop` and `attention_dropout`). Its families with a gate have none."""
 QUANTISED = ("nf4", "qlora")
 """The words by which rows name a base model in 4 bits."""
 ADAPTER_FRACTION = 0.005
@@ -78,7 +82,7 @@ def row_model(
         vocab=shape.count("vocab", _usual_vocabulary(row)),
         gated=gated,
         tied_embeddings=not gated if tied is None else tied,
-        dropout=conventions.dropout,
+        dropout=conventions.dropout if gated or not TRANSFORMERS.search(row.text("framework")) else USUAL_DROPOUT,
         causal=not shape.text("note").startswith(ENCODER),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.conventions import (
     AUTOMODEL,
+    LEVANTER,
     MEGATRON_BRIDGE,
     MEGATRON_CORE,
     MEGATRON_SWIFT,
@@ -22,8 +23,11 @@ from carbon_plugin.calibrate.rows.conventions import (
     release_of,
 )
 from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.routing import ONE_WORD
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates.resolve import TPU_LANES
 from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import ROUTING_SPREAD, AttentionKernel, CrossEntropy, Stack
 
 HOPPER_KERNELS_SINCE = (25, 1)
@@ -71,6 +75,8 @@ attention too unless a configuration ends in "-flash" (`flash_attention` of its 
 those of 2025 recompute around a flash kernel."""
 
 
+ALIKE = re.compile(rf"{ONE_WORD}|every token is the same")
+"""Words of a note for a batch whose tokens are all alike."""
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
 """Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
 `HybridEPBuffer`)."""
@@ -111,13 +117,15 @@ src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf
 
 
 def stack_of(
-    conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator, *, latent: bool = False
+    conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator, model: TransformerModel
 ) -> Stack:
     """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field.
 
-    `latent` says that the model has latent attention, whose heads some kernels do not take.
+    The model says which heads the attention kernel has to take.
     """
-    changes = _kernels(conventions, row, device, latent=latent) | _experts(conventions, row, device)
+    changes = _kernels(conventions, row, device, model) | _experts(conventions, row, device)
+    if ALIKE.search(row.text("notes")):
+        changes["uniform_tokens"] = True
     if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
         changes["grad_reduce_dtype"] = "bf16"
     if conventions.one_region:
@@ -148,7 +156,7 @@ def _has_kernels(conventions: Conventions, row: Fields) -> bool:
     return OWN_KERNELS.search(f"{framework} {row.text('overlap')} {row.text('notes')}") is not None
 
 
-def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, latent: bool) -> dict[str, Any]:
+def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel) -> dict[str, Any]:
     """Return the fields of attention, fusion and loss in which the row's release differs from its framework's stack."""
     changes: dict[str, Any] = {}
     framework = row.text("framework")
@@ -160,7 +168,7 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
         changes["attention_kernel"] = "flash3"
     if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE or current):
         changes["attention_kernel"] = "flash3"
-    if conventions.name == "torchtitan" and device.architecture.startswith("blackwell") and not latent:
+    if conventions.name == "torchtitan" and device.architecture.startswith("blackwell") and model.mla is None:
         # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
         # takes the heads: those of latent attention are too wide (its pull request 1610).
         changes["attention_kernel"] = "cudnn"
@@ -168,6 +176,11 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, *, late
         changes["attention_kernel"] = "eager"
     elif framework.startswith("Paxml"):
         changes["attention_kernel"] = "cudnn"
+    # Its attention on TPUs is jax's splash attention, which took in 2025 only heads of whole lanes (jax issue 30861).
+    # For others it falls back to blocks of plain JAX over the full square, which XLA compiles
+    # (`_try_tpu_splash_attention` and `flash_attention` of its layers/attention.py at 98f257a).
+    if conventions == LEVANTER and device.kind == "tpu" and model.head_dim % TPU_LANES:
+        changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()):
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):

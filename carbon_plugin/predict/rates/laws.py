@@ -131,6 +131,11 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
     return across * math.pow(below, WITHIN_EXPONENT)
 
 
+def limited_by_power(architecture: str) -> bool:
+    """Return whether power limits the matrix products of an architecture, and not the way of the operands."""
+    return re.split(r"[-+]", architecture)[0] not in FIRST_MATRIX_UNITS
+
+
 def peak_16bit(accelerator: Accelerator) -> float:
     """Return the dense FLOP/s in bf16, or in fp16 or fp32 where the device lacks it.
 

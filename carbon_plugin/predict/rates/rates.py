@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.rates.laws import MOST_GEMM_SHARE
 
 ROWWISE_SHARE = 0.5
 """Ratio of the rate of row-wise scaled fp8 products to that of tensor-wise ones: the rate of 16 bit. In torchtitan's
@@ -17,6 +20,17 @@ rows on H100 they gain nothing over bf16 (70B: 27.3 s against 27.4 s)."""
 STREAMING_SHARE = 0.85
 """Share of memory bandwidth that single pointwise operations over large tensors reach. STREAM kernels reach 0.85 to 0.9
 of it on A100, H100 and MI250X."""
+
+
+UNIFORM_GAIN = 295 / 257
+"""Ratio of the rates of products of predictable values and of random ones, which switch more transistors and draw more
+power.
+
+An A100 reaches 295 TFLOP/s with zeros and 257 with random numbers (Horace He, "Strangely, Matrix Multiplications on
+GPUs Run Faster When Given Predictable Data"). On H100 fewer random bits bring 7 % (issue 2004 of NVIDIA/cutlass). Where
+the tokens of a batch are alike, so are the rows of all activations, but the weights stay random: the full gain is an
+upper bound.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,7 @@ class Datasheet:
     `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
     devices of several nodes. `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1
     where matrix products run below 16 bit, and `rowwise` where they scale every row. `capped_share` is the share of
-    their rate that a power cap leaves.
+    their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are all alike spare power.
     """
 
     peak: Values
@@ -40,6 +54,7 @@ class Datasheet:
     devices: Values
     in_network: Values
     capped_share: Values
+    uniform_tokens: Values
     narrow: Values
     rowwise: Values
     attention_unfused: Values
@@ -154,9 +169,11 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
     """Return the rates that a datasheet sustains under constants."""
     narrow_share = where(sheet.narrow > 0, constants.fp8_gemm_share, 1.0)
     narrow_share = where(sheet.rowwise > 0, ROWWISE_SHARE * narrow_share, narrow_share)
+    alike = np.maximum(constants.gemm_share, np.minimum(UNIFORM_GAIN * constants.gemm_share, MOST_GEMM_SHARE))
+    gemm_share = where(sheet.uniform_tokens > 0, alike, constants.gemm_share) * sheet.capped_share
     return Rates(
-        gemm_flops=sheet.peak * constants.gemm_share * narrow_share * sheet.capped_share,
-        wide_gemm_flops=sheet.wide_peak * constants.gemm_share * sheet.capped_share,
+        gemm_flops=sheet.peak * gemm_share * narrow_share,
+        wide_gemm_flops=sheet.wide_peak * gemm_share,
         memory=sheet.memory * constants.memory_share,
         streaming=sheet.memory * STREAMING_SHARE,
         attention_flops=constants.attention_flops * sheet.capped_share,

@@ -120,7 +120,7 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     if not any_of(rates.attention_unfused):
         return cost
     aligned = where(np.mod(shape.qk_dim, ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
-    flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / (rates.wide_gemm_flops * aligned)
+    flops = 2 * heads * square * width / (rates.wide_gemm_flops * aligned)
     size = work.activation_bytes / 2
     moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from carbon_plugin.calibrate.rows.rows import parse_rows
+from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
+from carbon_plugin.predict.step import predict_step
 
 
 @pytest.mark.parametrize(("gpu", "plain"), [("A100-80GB-SXM", None), ("MI300X", None), ("Max-1550 (tile)", True)])
@@ -18,3 +21,46 @@ def test_relatives_of_megatron_run_plain_modules_where_no_cuda_kernel_compiles(g
     (found,), _ = parse_rows([row], {})
 
     assert found.spec.stack.plain_modules is plain
+
+
+MODEL: dict[str, Any] = {"layers": 12, "hidden": 1024, "ffn": 4096, "heads": 16, "mlp": "swiglu"}
+
+
+def read(**changes: Any) -> PublishedRow:
+    """Return a row on eight devices with changes as it is read."""
+    row = {
+        "id": "a", "model": "Llama", **MODEL, "seq_len": 4096, "precision": "bf16", "gpu": "A100-80GB-SXM", "n_gpus": 8,
+        "tp": 1, "pp": 1, "sharding": "DDP", "mbs": 1, "gbs": 8, "framework": "PyTorch", "step_time_s": 10.0, **changes,
+    }  # fmt: skip
+    (found,), _ = parse_rows([row], {})
+    return found
+
+
+def test_levanter_computes_the_whole_square_on_tpus_where_splash_attention_does_not_take_the_heads() -> None:
+    tpu = {"framework": "Levanter", "gpu": "TPUv5p"}
+
+    assert read(**tpu, heads=16).spec.stack.attention_kernel == "eager"
+    assert read(**tpu, heads=8).spec.stack.attention_kernel != "eager"
+    assert read(framework="Levanter", gpu="H100-SXM", heads=16).spec.stack.attention_kernel != "eager"
+
+
+@pytest.mark.parametrize("words", ["one repeated word, padded", "every token is the same (zeros)"])
+def test_a_row_whose_tokens_are_all_alike_says_so_and_its_products_are_faster(words: str) -> None:
+    usual, alike = read(), read(notes=f"Liger kernels; {words}")
+
+    assert (usual.spec.stack.uniform_tokens, alike.spec.stack.uniform_tokens) == (False, True)
+
+
+def test_a_power_cap_of_a_row_slows_a_device_that_was_calibrated_too() -> None:
+    large = {"mbs": 8, "gbs": 64, "framework": "torchtitan"}
+    free, capped = read(**large), read(**large, gpu_power_cap_w=250)
+
+    assert predict_step(capped.spec).step_time_s.value > 1.05 * predict_step(free.spec).step_time_s.value
+
+
+def test_transformers_of_before_gates_drop_a_tenth_of_their_states_and_later_ones_none() -> None:
+    plain = {"mlp": "gelu", "framework": "HF Trainer"}
+
+    assert read(**plain).spec.model.dropout == 0.1
+    assert read(**plain | {"mlp": "swiglu"}).spec.model.dropout == 0
+    assert read(**plain | {"framework": "PyTorch"}).spec.model.dropout == 0
