@@ -109,8 +109,9 @@ def settable_clock() -> Callable[[Path], dict[str, str]]:
     """Return the variables for a process whose wall clock is ahead by the seconds in a file, from the moment that the
     file is written.
     """
-    library = simulator("clock_simulator") / "libclock.so"
-    return lambda file: {"LD_PRELOAD": str(library), "CLOCK_STEP_FILE": str(file)}
+    # A name and not a path: the loader takes a path with a space, as that of the checkout may be, for two.
+    found = {"LD_PRELOAD": "libclock.so", "LD_LIBRARY_PATH": str(simulator("clock_simulator"))}
+    return lambda file: {**found, "CLOCK_STEP_FILE": str(file)}
 
 
 @pytest.fixture(scope="session")
@@ -118,13 +119,14 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
     """Return the environment of a process under a simulated driver: `simulated_nvml("gpus=2;power=300,400", RANK="0")`.
 
     The epoch is now unless the spec names one. GPU and SLURM variables of this process are not passed on; keyword
-    arguments are added.
+    arguments are added, and folders of libraries among them are searched after that of the driver.
     """
 
     def environment(spec: str, **variables: str) -> dict[str, str]:
         hidden = ("CUDA_", "GPU_", "SLURM_", "NVML_SIM")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        libraries = [str(nvml_simulator), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
+        searched = [variables.pop("LD_LIBRARY_PATH", None), kept.get("LD_LIBRARY_PATH")]
+        libraries = [str(nvml_simulator), *filter(None, searched)]
         timed = spec if "epoch=" in spec else f"{spec};epoch={time.monotonic()}"
         return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "NVML_SIM": timed, **variables}
 

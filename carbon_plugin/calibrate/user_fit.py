@@ -255,13 +255,18 @@ def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[
         worst = int(np.argmax(narrowed))
         if narrowed[worst] <= NARROWED:
             break
-        reason = (
-            f"its prior of +-{percent(kept[worst].sigma, 0)} narrows only to +-{percent(fitted.spreads[worst], 0)}: "
-            "too few rows, or "
-            "rows that other constants explain as well"
-        )
+        reason = told_too_little(kept[worst].sigma, float(fitted.spreads[worst]))
         refused.append(RefusedConstant(name=kept.pop(worst).name, reason=reason))
     return kept, refused
+
+
+def told_too_little(before: float, after: float) -> str:
+    """Return why a constant keeps its value whose relative spread is about as wide after the fit as it was before."""
+    was, is_now = percent(before, 0), percent(after, 0)
+    why = "the rows are too few, or other constants explain them as well"
+    if was == is_now:
+        return f"the rows tell nothing about it, which is known to +-{was} as before: {why}"
+    return f"the rows tell too little about it, which is known to +-{is_now}, and was to +-{was} before: {why}"
 
 
 def _largest_change(table: RowArrays, parameter: FitParameter) -> float:

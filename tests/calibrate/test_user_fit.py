@@ -9,7 +9,7 @@ import pytest
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.rows.table import predict, tabulate
-from carbon_plugin.calibrate.user_fit import Calibration, calibrate, learned_power
+from carbon_plugin.calibrate.user_fit import Calibration, calibrate, learned_power, told_too_little
 from carbon_plugin.calibrate.user_profile import provenance, user_profile, user_stacks, write_profile
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
@@ -112,6 +112,15 @@ def test_every_constant_is_either_fitted_or_refused_once(published) -> None:
     names = [refused.name for refused in result.refused]
     assert len(names) == len(set(names))
     assert len(result.fitted) + len(names) == 12
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(0.1, 0.0998, "tell nothing about it, which is known to +-10 % as before"),
+     (0.3, 0.28, "tell too little about it, which is known to +-28 %, and was to +-30 % before")],
+)  # fmt: skip
+def test_a_constant_that_the_rows_do_not_narrow_is_said_to_be_untold(before, after, words) -> None:
+    assert words in told_too_little(before, after)
 
 
 def test_rows_on_two_accelerators_are_refused(published) -> None:

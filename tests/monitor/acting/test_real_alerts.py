@@ -124,11 +124,12 @@ def test_a_throttled_gpu_is_named_with_its_clock_its_reason_and_its_temperature(
 
     suspect = alert.data["suspect"]
     assert (alert.data["quantity"], alert.data["term"]) == ("step_time", "compute")
-    assert alert.data["ratio"] > 2.5
+    assert alert.data["ratio"] > 4
     assert suspect["gpu"].endswith("0001")
     assert (suspect["rank"], suspect["held_back_by"]) == (1, ["temperature (hardware)"])
     assert (suspect["sm_clock_mhz"], suspect["peers_sm_clock_mhz"], suspect["temperature_c"]) == (1200, 1755, 87)
-    assert suspect["power_w"] == pytest.approx(600, rel=0.1)
+    # A window of a second ends up to a reading of the meter late on a busy machine: watts, not joules or milliwatts.
+    assert 300 < suspect["power_w"] < 1200
     assert "is held back by temperature (hardware): SM clock 1,200 MHz (the others 1,755 MHz)" in alert.message
 
 

@@ -2,7 +2,8 @@
 
 Each step ends in an exchange with the other rank over a socket, as in a collective: whoever is first waits. What the
 scenario says happens from the moment on at which there is a file `inject` in the folder. The ranks end when there is a
-file `stop`. What is injected is many times what a busy machine adds to a step, and so is what counts as a deviation.
+file `stop`. What is injected is many times what a step has taken so far, however busy the machine is, and a deviation
+is several times as long as an ordinary step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.alerts import AlertRules
 from carbon_plugin.spec.options import SpanRule
 
-STEP_S, MORE_S = 0.03, 0.25
+STEP_S = 0.03
+LEAST, MORE = 3.0, 10
+"""A step deviates when it takes so much more than an ordinary one, and what is injected takes so many of them."""
 EVERY = 10
 """Steps between two evaluations."""
 RANK = int(os.environ["RANK"])
@@ -43,8 +46,9 @@ def joined(folder: Path) -> socket.socket:
 
 
 def busy(seconds: float) -> None:
-    end_s = time.thread_time() + seconds
-    while time.thread_time() < end_s:
+    """Compute for so long, or wait for a core: both keep the other rank waiting."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
         pass
 
 
@@ -54,24 +58,25 @@ def main(scenario: str, run_dir: str, folder: Path) -> None:
         run_dir=run_dir,
         window_s=0.3,
         quiet=True,
-        alerts=AlertRules(least=1.5, sustained=3, learn=4, webhook=os.environ.get("JOB_WEBHOOK")),
+        alerts=AlertRules(least=LEAST, sustained=3, learn=4, webhook=os.environ.get("JOB_WEBHOOK")),
         options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.25, min_steps=3)),
     )
     other = joined(folder)
     monitor.start()
     monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))
-    step = 0
+    step, began_s, injected, more_s = 0, time.monotonic(), False, 0.0
     while True:
+        if not injected and (folder / "inject").exists():
+            injected, more_s = True, MORE * max(STEP_S, (time.monotonic() - began_s) / max(1, step))
         step += 1
-        injected = (folder / "inject").exists()
         with monitor.phase("data_wait"):
-            time.sleep(MORE_S if injected and scenario == "data" and RANK == 1 else 0.001)
-        time.sleep(STEP_S + (MORE_S if injected and scenario == "gpu" and RANK == 1 else 0.0))  # waits for its GPU
-        if injected and scenario == "host" and RANK == 1:
-            busy(MORE_S)
+            time.sleep(more_s if scenario == "data" and RANK == 1 else 0.001)
+        time.sleep(STEP_S + (more_s if scenario == "gpu" and RANK == 1 else 0.0))  # waits for its GPU
+        if scenario == "host" and RANK == 1:
+            busy(more_s)
         other.sendall(b"s" if (folder / "stop").exists() else b".")
-        if injected and scenario == "network":
-            time.sleep(MORE_S)
+        if scenario == "network":
+            time.sleep(more_s)
         stop = other.recv(1) == b"s" or (folder / "stop").exists()
         monitor.step_end()
         if stop:
