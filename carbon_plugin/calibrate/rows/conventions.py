@@ -12,6 +12,7 @@ from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.profiles import find_accelerator, match_device_name
 from carbon_plugin.spec.layout import Recompute
+from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
 
 
@@ -23,6 +24,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     PyTorch, where this differs from its stack. `chunks_the_loss` says that the loss takes the logits in chunks, and
     `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
     compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients.
+    `adapters` are the matrices that have adapters where the row does not say.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     chunks_the_loss: bool = False
     balanced_stages: bool = False
     one_region: bool = False
+    adapters: Adapters | None = None
 
     @property
     def stack(self) -> Stack:
@@ -63,7 +66,11 @@ MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_paralle
 MEGATRON_BRIDGE = Conventions(
     name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
 )
-NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True)
+NEMO = Conventions(
+    name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, adapters="query_key_value"
+)
+"""Its adapters are those of queries, keys and values unless told otherwise (`target_modules` of
+examples/nlp/language_modeling/tuning/conf/megatron_gpt_finetuning_config.yaml at 0078023)."""
 NEMO_BEFORE_FLASH = Conventions(
     name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, recompute="selective"
 )

@@ -70,7 +70,6 @@ def row_execution(
         assumed.append(f"dp {dp} (stated {row.count('dp')})")
     stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
-    overlap = row.text("overlap")
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
     sequence = row.flag("sp")
@@ -104,7 +103,7 @@ def row_execution(
         recompute=recompute,
         recompute_modules=modules,
         recompute_reentrant=conventions.reentrant,
-        async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
+        async_tp=_hides_tensor_parallel(row, conventions),
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
         expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
         balanced_stages=conventions.balanced_stages and pp > 1,
@@ -124,6 +123,14 @@ def row_execution(
         activation_offload=_activation_offload(row, model),
     )
     return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, model)
+
+
+def _hides_tensor_parallel(row: Fields, conventions: Conventions) -> bool:
+    """Return whether products hide the collectives of tensor parallelism: the row says so, or the framework does it."""
+    overlap = row.text("overlap")
+    if "no overlap in tensor parallelism" in f"{overlap} {row.text('notes')}":  # `ub_tp_comm_overlap: false` of NeMo
+        return False
+    return conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap
 
 
 def _hides_exchange(row: Fields) -> bool:

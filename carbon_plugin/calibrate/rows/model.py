@@ -71,6 +71,7 @@ def row_model(
     rank = row.optional_count("lora_rank")
     if adapters and rank is None:
         assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
+    usual_dropout = conventions.dropout if gated or not TRANSFORMERS.search(row.text("framework")) else USUAL_DROPOUT
     model = TransformerModel(
         name=row.text("model") or row.text("arch") or "unnamed",
         layers=layers,
@@ -82,13 +83,13 @@ def row_model(
         vocab=shape.count("vocab", _usual_vocabulary(row)),
         gated=gated,
         tied_embeddings=not gated if tied is None else tied,
-        dropout=conventions.dropout if gated or not TRANSFORMERS.search(row.text("framework")) else USUAL_DROPOUT,
+        dropout=row.number("dropout") if row.states("dropout") else usual_dropout,
         causal=not shape.text("note").startswith(ENCODER),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
         frozen_bits=_frozen_bits(row) if adapters else 16,
-        adapters=_adapted(row) if adapters else None,
+        adapters=_adapted(row) or conventions.adapters if adapters else None,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",

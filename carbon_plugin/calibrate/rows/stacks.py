@@ -14,6 +14,7 @@ from carbon_plugin.calibrate.rows.conventions import (
     MEGATRON_BRIDGE,
     MEGATRON_CORE,
     MEGATRON_SWIFT,
+    NEMO,
     OWN_KERNELS,
     PYTORCH,
     PYTORCH_BASED,
@@ -81,7 +82,13 @@ SENT_ONCE = re.compile(r"DeepEP|HybridEP")
 """Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
 `HybridEPBuffer`)."""
 DROPPED_CAPACITY = 1.0
-"""Capacity factor of Megatron-Bridge's recipes that its tables label "tokendrop" (`apply_moe_token_drop`)."""
+"""Capacity factor of NVIDIA's recipes that drop tokens (`apply_moe_token_drop` of Megatron-Bridge, for what its tables
+label "tokendrop", and `MegatronTokenDropCallback` of NeMo)."""
+DROPPING_MODELS = re.compile(r"(?i)mixtral|grok|deepseek|qwen")
+"""Mixtures whose recipes in NeMo 2 add `MegatronTokenDropCallback` (scripts/performance/llm/pretrain_*.py at 01b83a7
+and recipes/mixtral_8x7b.py). Those of Llama 4 do not."""
+DROPPING_SINCE = (25, 1)
+"""Containers of NeMo 2, whose benchmark pages are of these recipes."""
 
 
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
@@ -222,7 +229,9 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["cuda_graphs"] = "iteration"
     elif "CUDA graphs of attention and router" in notes:
         changes["cuda_graphs"] = "scoped"
-    if capacity is not None:
+    if capacity is None and conventions == NEMO and _drops_by_recipe(row):
+        changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}
+    elif capacity is not None:
         changes["capacity_factor"] = float(capacity.group(1) or DROPPED_CAPACITY)
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
         # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
@@ -241,6 +250,14 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     if conventions.name == MEGATRON_CORE.name and CURRENT.search(f"{row.text('framework')} {row.text('source')}"):
         changes["weighted_experts"] = True
     return changes
+
+
+def _drops_by_recipe(row: Fields) -> bool:
+    """Return whether the row is of a recipe of NeMo 2 that drops tokens and says nothing else of its experts."""
+    framework, notes = row.text("framework"), row.text("notes")
+    if "dropless" in notes or SENT_ONCE.search(notes) or not DROPPING_MODELS.search(row.text("model")):
+        return False
+    return release_of(framework) >= DROPPING_SINCE or CURRENT.search(framework) is not None
 
 
 def _attention_kernel(row: Fields) -> AttentionKernel:

@@ -328,6 +328,31 @@ def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_ar
     assert (titan.plain_dispatch, dropless.plain_dispatch) == (True, False)
 
 
+def test_recipes_of_nemo_2_drop_tokens_of_the_mixtures_that_they_do_it_for() -> None:
+    rows = (
+        {"framework": "NeMo 25.07", "model": "Grok-1"},
+        {"framework": "NeMo 2 (2025)", "model": "DeepSeek V3"},
+        {"framework": "NeMo 24.12", "model": "Grok-1"},
+        {"framework": "NeMo 25.07", "model": "Llama 4 Scout"},
+        {"framework": "NeMo 25.07", "model": "Mixtral 8x7B", "notes": "dropless"},
+        {"framework": "Megatron-Core", "model": "Grok-1"},
+    )
+    stacks = [parsed(**row, arch="qwen3_30b_a3b", tp=1, pp=1, ep=8).spec.stack for row in rows]
+
+    assert [stack.capacity_factor for stack in stacks] == [1.0, 1.0, None, None, None, None]
+    assert [stack.static_dispatch for stack in stacks] == [True, True, False, False, False, False]
+
+
+def test_a_row_says_that_nothing_hides_the_collectives_of_tensor_parallelism_and_that_activations_are_dropped() -> None:
+    said, plain = (
+        parsed(framework="NeMo 24.07", tp=4, pp=1, **more).spec
+        for more in ({"notes": "no overlap in tensor parallelism", "dropout": 0.1}, {})
+    )
+
+    assert (said.layout.async_tp, plain.layout.async_tp) == (False, True)
+    assert (said.model.dropout, plain.model.dropout) == (0.1, 0.0)
+
+
 def test_experts_of_deepspeed_are_reached_by_one_hot_matrices_over_the_micro_batch() -> None:
     common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8}
     stacks = [parsed(**common, framework=name).spec.stack for name in ("Megatron-DeepSpeed (2023)", "Megatron-Core")]
@@ -516,6 +541,15 @@ def test_a_row_states_which_matrices_have_adapters() -> None:
     assert (plain.adapted, stated.adapted) == ("all_matrices", "query_key_value")
     # Rank 16 beside queries (4096 wide), keys and values (1024 each) of 32 layers of hidden width 4096.
     assert stated.trainable_fraction * stated.parameters == pytest.approx(16 * 32 * (3 * 4096 + 4096 + 2 * 1024))
+
+
+def test_adapters_of_nemo_are_on_queries_keys_and_values_unless_the_row_says_otherwise() -> None:
+    common = {"kind": "lora_benchmark", "arch": "llama3_8b", "tp": 1, "pp": 1, "sharding": "none"}
+    nemo, stated = (
+        parsed(**common, framework="NeMo 24.12", **more).spec.model for more in ({}, {"adapters": "attention"})
+    )
+
+    assert (nemo.adapted, stated.adapted) == ("query_key_value", "attention")
 
 
 def test_memory_of_a_row_whose_step_is_impossible_is_not_compared() -> None:
