@@ -5,7 +5,8 @@
 Each row of a CSV is one published figure of a region, or of a provider's fleet (region `*`): value and range, the words
 that the plugin gives as its source, its year, the address of the publisher, where it was read (`read_in`; GSF is the
 Green Software Foundation), the words or the row of the table that say it, and the day of reading. A row without that
-day was transcribed earlier and not read again. A range that nobody published is an assumption, and its source says so.
+day was transcribed earlier and not read again. Rows without a provider are of a facility that nobody knows, and of a
+desktop computer (region `desktop`). A range that nobody published is an assumption, and its source says so.
 
 For a new year, put the new rows in the place of the old ones. Of the rows of one region the first counts, so that its
 own value stands before an average of many. Rows with one source stand together.
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "tools" / "sources"
 DATA = ROOT / "carbon_plugin" / "footprint" / "factors" / "data"
 
-FLEET, ELSEWHERE = "*", "off-site"
+FLEET, ELSEWHERE, DESKTOP = "*", "off-site", "desktop"
 NAMES = {
     "aws": "AWS",
     "azure": "Microsoft",
@@ -62,10 +63,12 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def pue_table(rows: Rows) -> str:
     """Return the YAML text of the table of PUE."""
-    unknown = next(row for row in rows if not row["provider"])
-    lines = [PUE_HEAD, "unknown:\n"]
-    lines += [f"  {key}: {unknown[key]}\n" for key in ("value", "low", "high")]
-    lines += [f'  source: "{unknown["source"]}"\n', "providers:\n"]
+    nobodys = {row["region"]: row for row in rows if not row["provider"]}
+    lines = [PUE_HEAD]
+    for name, row in (("unknown", nobodys[""]), (DESKTOP, nobodys[DESKTOP])):
+        lines += [f"{name}:\n", *(f"  {key}: {row[key]}\n" for key in ("value", "low", "high"))]
+        lines += [f'  source: "{row["source"]}"\n']
+    lines += ["providers:\n"]
     lines += _providers([row for row in rows if row["provider"]], named=True)
     return "".join(lines)
 

@@ -33,7 +33,8 @@ def resolve_factors(
     hours of an intensity series. Raises `FootprintError` for an unknown zone or a series that cannot be used.
     """
     intensity = average_intensity(site, today=today, period=period)
-    pue, life, utilisation = resolve_pue(site), lifetime(site), fleet_utilisation(site)
+    pue = resolve_pue(site, cluster.accelerator if cluster is not None else None)
+    life, utilisation = lifetime(site), fleet_utilisation(site)
     embodied = embodied_factors(cluster) if cluster is not None else {}
     building = building_kg(cluster) if cluster is not None and site.building else None
     water = resolve_water(site, find(site.zone))

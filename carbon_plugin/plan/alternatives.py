@@ -26,7 +26,7 @@ from carbon_plugin.plan.search.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search.space import EVERYTHING
 from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.hardware.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.numbers.amounts import days_phrase, plural
 from carbon_plugin.spec.numbers.figure import Figure
@@ -221,7 +221,7 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
         return ours  # the cluster of the spec may have a node that is not the usual one
     if not question.nodes:
         return as_many_devices(accelerator, ours.devices, profile_dirs)
-    node = default_node_for(accelerator, profile_dirs=profile_dirs)
+    node = usual_node(accelerator, None, nodes=max(question.nodes), profile_dirs=profile_dirs)
     return Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
 
 

@@ -19,6 +19,7 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
     GENERIC_SERVER,
+    USUAL_SERVER,
     load_accelerator,
     load_node,
     load_stack,
@@ -224,9 +225,8 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
         if fields.node is not None:
             node = load_node(fields.node, profile_dirs=directories)
         else:
-            node = usual_node(accelerator, fields.devices_per_node, profile_dirs=directories)
-            several = f", with {fields.devices_per_node} of them" if node.name == GENERIC_SERVER else ""
-            assumptions.append(Assumption("cluster.node", node.name, f"usual node of {accelerator.name}{several}"))
+            node = usual_node(accelerator, used, nodes=fields.nodes, profile_dirs=directories)
+            assumptions.append(Assumption("cluster.node", node.name, _why_this_node(accelerator, node, used)))
     if node.accelerator not in (ANY_ACCELERATOR, accelerator.name):
         raise document.error(("cluster", "node"), f"{node.name} holds {node.accelerator}, not {accelerator.name}")
     if used is None:
@@ -246,6 +246,13 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
             power_cap_w=fields.power_cap_w,
         )
     return cluster, assumptions
+
+
+def _why_this_node(accelerator: Accelerator, node: Node, used: int | None) -> str:
+    usual = f"usual node of {accelerator.name}"
+    if node.name != GENERIC_SERVER:
+        return usual
+    return f"{usual}, with {used} of them" if used is not None else f"{usual}: {USUAL_SERVER}"
 
 
 def _stated_links(

@@ -131,6 +131,19 @@ def test_degrees_that_use_all_devices_are_the_whole_layout(write):
 
 
 @pytest.mark.parametrize(
+    ("accelerator", "nodes", "node", "devices"),
+    [("l40s", 1, "pcie-8", 8), ("l40s", 16, "pcie-8", 128), ("t4", 2, "pcie-8", 16), ("rtx-a6000", 1, "workstation", 1),
+     ("rtx-a6000", 16, "pcie-8", 128), ("rtx4090", 16, "workstation", 16), ("h100-sxm", 2, "dgx-h100", 16)],
+)  # fmt: skip
+def test_nodes_of_unstated_size_are_servers_except_of_cards_for_desktop_computers(accelerator, nodes, node, devices):
+    run = build_run_spec(with_changes(cluster={"accelerator": accelerator, "nodes": nodes}, layout="auto"))
+
+    assert (run.cluster.node.name, run.cluster.devices) == (node, devices)
+    why = next(item.source for item in run.assumptions if item.field == "cluster.node")
+    assert ("reference design" in why) == (node == "pcie-8")
+
+
+@pytest.mark.parametrize(
     ("accelerator", "devices", "node"),
     [("l40s", 4, "pcie-8"), ("rtx4090", 2, "pcie-8"), ("rtx4090", 1, "workstation"), ("a10", 8, "pcie-8"),
      ("h100-sxm", 4, "dgx-h100"), ("h100-pcie", 2, "h100-pcie-8")],

@@ -197,7 +197,7 @@ def shipped_factors(old: Factors, hardware: str, *, static: bool) -> NewFactors:
     if pue.kind == "declared":
         kept.append("PUE: it is the user's")
     elif _is_known(zone):
-        pue = resolve_pue(Site(zone=zone))
+        pue = resolve_pue(Site(zone=zone), accelerator)
     life = old.lifetime_years
     if life.kind == "declared":
         kept.append("lifetime: it is the user's")

@@ -1,5 +1,5 @@
-"""Find the power usage effectiveness of a site: the user's value, a cloud region's, a provider's fleet average, or the
-industry mean.
+"""Find the power usage effectiveness of a site: the user's value, a cloud region's, a provider's fleet average, that
+of a desktop computer, or the industry mean.
 """
 
 from __future__ import annotations
@@ -7,23 +7,26 @@ from __future__ import annotations
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.stated import stated_pue_range
 from carbon_plugin.footprint.factors.zones import cloud_region
+from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Site
 
 UNIT = "kWh facility/kWh IT"
 
 
-def resolve_pue(site: Site) -> Figure:
+def resolve_pue(site: Site, accelerator: Accelerator | None = None) -> Figure:
     """Return facility energy over IT energy of a site, with its p10-p90 range.
 
     In this order: the user's value (with the range that was stated, or a usual one); the published value of the cloud
-    region; the provider's fleet average; the industry mean as a stated assumption. The provider is known from the
-    zone's prefix.
+    region; the provider's fleet average; that of a desktop computer, where the accelerator is a card for one; the
+    industry mean. The last two are stated assumptions. The provider is known from the zone's prefix.
     """
     if site.pue is not None:
         return Figure.of(stated_pue_range(site.pue, site.pue_kind, site.pue_range), UNIT, "declared", site.pue_source)
     table = tables.pue_table()
     cloud = cloud_region(site.zone)
+    if cloud is None and accelerator is not None and accelerator.consumer:
+        return _figure(table, table.desktop, f"{accelerator.name} is a card for desktop computers")
     if cloud is None:
         return _figure(table, table.unknown, "the facility is not known")
     provider = table.providers.get(cloud[0])

@@ -133,12 +133,13 @@ class ByRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The PUE of providers, the value for an unknown facility, and the spread between sites around a
-    published value.
+    """The PUE of providers, the values for an unknown facility and for a desktop computer, and the spread between sites
+    around a published value.
     """
 
     site_spread: FactorSpread
     unknown: Estimate
+    desktop: Estimate
     providers: dict[str, ByRegion]
 
 

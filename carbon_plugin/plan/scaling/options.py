@@ -24,7 +24,7 @@ from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
-from carbon_plugin.spec.hardware.profiles import Directories, default_node_for, load_accelerator
+from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, usual_node
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec
@@ -83,7 +83,8 @@ def hardware_of(accelerator: str, profile_dirs: Directories) -> DeviceInNode:
     """Return an accelerator by name, in its usual node. Raises `SpecError` for an unknown one."""
     device = load_accelerator(accelerator, profile_dirs=profile_dirs)
     precision: Precision = "bf16" if "bf16" in device.peak_flops else "fp16"
-    return DeviceInNode(device=device, node=default_node_for(device, profile_dirs=profile_dirs), precision=precision)
+    node = usual_node(device, None, nodes=2, profile_dirs=profile_dirs)  # a target of any size has several
+    return DeviceInNode(device=device, node=node, precision=precision)
 
 
 class TrainingOption(Struct, frozen=True, kw_only=True):

@@ -121,7 +121,8 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     `peak_flops` is dense FLOP/s by dtype (tensor units for tf32 and narrower). `idle_power_w` is the power without a
     device context, `idle_context_power_w` that with one open and no kernel running. `device_names` are the names that
     the driver gives it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with its
-    share of the baseboard.
+    share of the baseboard. A `consumer` card is made for desktop computers and taken to stand in no data centre, so
+    that no plant cools it (`footprint.factors.pue`).
     """
 
     name: str
@@ -145,6 +146,7 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     embodied_kg: Sourced
     efficiency: Efficiency = Efficiency()
     default_node: str | None = None
+    consumer: bool = False
     sources: dict[str, str]
     notes: list[str] = []
 

@@ -30,7 +30,8 @@ from carbon_plugin.spec.stack import STACKS, Stack
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
 GENERIC_SERVER = "pcie-8"
-"""The node that is assumed for several of those cards that usually sit alone in a workstation."""
+"""The node of cards that servers hold, and of several of those that usually sit alone in a workstation."""
+USUAL_SERVER = "NVIDIA's reference design of a PCIe server holds 8 (2-8-5, AI Enterprise reference architecture)"
 ANY_ACCELERATOR = "*"
 
 NIC_RATE = "bandwidth_bytes_per_s"
@@ -109,15 +110,19 @@ def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()
     return load_node(GENERIC_NODE, profile_dirs=profile_dirs)
 
 
-def usual_node(accelerator: Accelerator, devices: int | None, *, profile_dirs: Directories = ()) -> Node:
-    """Return the node that an accelerator usually sits in with so many of its kind.
+def usual_node(
+    accelerator: Accelerator, devices: int | None, *, nodes: int = 1, profile_dirs: Directories = ()
+) -> Node:
+    """Return the node that an accelerator usually sits in with so many of its kind, None where nobody says how many.
 
-    It is the default node, or a generic server for several cards that usually sit alone in a workstation.
+    It is the default node, or a generic server for several cards that usually sit alone in a workstation. Several nodes
+    of which nobody says how many cards they hold are servers too, except of cards for desktop computers.
     """
     node = default_node_for(accelerator, profile_dirs=profile_dirs)
-    if devices is None or devices <= node.accelerators or node.name != GENERIC_NODE or accelerator.kind != "gpu":
+    if node.name != GENERIC_NODE or accelerator.kind != "gpu":
         return node
-    return load_node(GENERIC_SERVER, profile_dirs=profile_dirs)
+    in_servers = nodes > 1 and not accelerator.consumer if devices is None else devices > node.accelerators
+    return load_node(GENERIC_SERVER, profile_dirs=profile_dirs) if in_servers else node
 
 
 def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Directories = ()) -> list[str]:

@@ -7,6 +7,9 @@ import pytest
 
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.pue import resolve_pue
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.site import Site
 
 
@@ -80,3 +83,28 @@ def test_the_oracle_fleet_is_the_median_of_its_published_regions() -> None:
 
     cuts = [round(float(cut), 2) for cut in np.quantile(regions, (0.1, 0.5, 0.9))]
     assert [figure.low, figure.value, figure.high] == cuts
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "site", "pue"),
+    [
+        ("rtx4090", Site(zone="FRA"), (1.0, 1.0, 1.54)),
+        ("rtx-a6000", Site(zone="FRA"), (1.2, 1.54, 1.8)),
+        ("rtx4090", Site(zone="gcp:us-central1"), (1.088, 1.11, 1.1375)),
+        ("rtx4090", Site(zone="FRA", pue=1.3, pue_range=(1.2, 1.4)), (1.2, 1.3, 1.4)),
+    ],
+)
+def test_a_card_for_desktop_computers_has_no_plant_around_it_unless_the_site_says_so(accelerator, site, pue) -> None:
+    figure = resolve_pue(site, load_accelerator(accelerator))
+
+    assert (figure.low, figure.value, figure.high) == pytest.approx(pue)
+
+
+def test_the_pue_of_a_desktop_computer_is_among_the_assumptions_of_the_factors() -> None:
+    card = load_accelerator("rtx4090")
+    home = Cluster(accelerator=card, node=default_node_for(card), nodes=1, devices_per_node=1)
+
+    (said,) = [item for item in resolve_factors(Site(zone="FRA"), home).assumptions if item.field == "site.pue"]
+
+    assert said.value.startswith("1 (1 to 1.54)")
+    assert "rtx4090" in said.source
