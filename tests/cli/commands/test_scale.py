@@ -59,7 +59,7 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
         (["--compute", "1e23", "--zone", "Atlantis"], "zone 'Atlantis' is unknown"),
         (["--compute", "1e23:1e24", "--points", "1"], "points is 1, expected at least 2"),
         (["--compute", "1e23"], "zone is not given, expected --zone with one, or WORLD"),
-        (["--compute", "1e26", "--accelerator", "t4", "--zone", "SWE"], "fits on none of the clusters of t4"),
+        (["--compute", "1e27", "--accelerator", "t4", "--zone", "SWE"], "fits on none of the clusters of t4"),
     ],
 )
 def test_a_bad_question_ends_with_one_line(arguments, message, capsys):
