@@ -1,91 +1,177 @@
-"""Measure what a few runs of a cluster bring: published clusters, calibrated with 0, 1 and 3 of their rows, on all
-others.
+"""Measure what a few runs of a cluster bring: clusters, calibrated with 0, 1 and 3 of their runs, on all their others.
 
-`python benchmarks/learning.py` prints a table in Markdown by how many rows were seen, mean of three random draws: the
-mean absolute error in percent, how many of the rows that were not seen lie inside the 80 % range, and p90 over p10 of
-that range. The shipped constants have seen rows of the fitted sources, so that the first column is better than a
-stranger would have it; the sources of ordinary software show the gain best.
+`python benchmarks/learning.py` prints a table in Markdown by how many runs were seen, mean over random draws: the mean
+absolute error in percent, how many of the runs that were not seen lie inside the 80 % range, and p90 over p10 of that
+range. Runs in a layout that was seen do not count among the others. Published clusters are predicted with constants
+that saw no row of their source, as a stranger's is. Synthetic clusters differ from the predictions as the spreads of
+the intervals say: by an offset that all of their layouts share, and by one of each layout.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from carbon_plugin.calibrate.fit import fit_populations, fit_without, fitted_constants
+from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
+from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow
-from carbon_plugin.calibrate.rows.table import predict, select, tabulate
+from carbon_plugin.calibrate.rows.table import RowArrays, predict, select, tabulate
 from carbon_plugin.calibrate.user_fit import calibrated_step_time_s
-from carbon_plugin.predict.uncertainty.interval import accuracy_class, spread_of
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, accuracy_class, spread_of
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.stack import ORDINARY, STACKS
 
 SEEN = (0, 1, 3)
-DRAWS = 3
-LEAST_ROWS = 8
+DRAWS = 12
+LEAST_LAYOUTS = 4
+MOST_ROWS = 120
+"""Of a larger source so many rows are drawn at random, because a thousand rows of one machine say the same."""
+SYNTHETIC, MEASURED_SPREAD = 10, 0.02
+"""Number of synthetic clusters of each population, and the spread of a run's time from one run to the next."""
 
 
 class Learned(NamedTuple):
-    """The mean absolute error in percent, the share of rows inside the range, and p90 over p10 of the range."""
+    """The mean absolute error in percent, the share of runs inside the range, and p90 over p10 of the range."""
 
     error: float
     inside: float
     width: float
 
 
-def learned(rows: list[PublishedRow], seed: int = 0) -> list[Learned]:
-    """Return what is known of the rows that were not seen, for each number of rows in `SEEN`."""
+def learned(table: RowArrays, seed: int = 0) -> list[Learned]:
+    """Return what is known of the runs in layouts that were not seen, for each number of runs in `SEEN`.
+
+    Without any, the same runs are asked for as with one.
+    """
     draw = random.Random(seed)
-    table = tabulate(rows)
-    table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
-    step = predict(table, table.shipped)
-    host = np.asarray(step.terms["host"]) / np.asarray(step.total)
+    step = predict(table, table.prior, table.prior_factor)
+    host = np.broadcast_to(step.terms["host"] / step.total, table.measured_s.shape)
     kinds = [
         accuracy_class(spec.model, spec.cluster.accelerator, spec.training.precision, spec.stack, float(share))
-        for spec, share in zip((row.spec for row in rows), host, strict=True)
+        for spec, share in zip((row.spec for row in table.rows), host, strict=True)
     ]
+    jobs = _jobs(table)
     found = []
     for count in SEEN:
         spreads = [spread_of(kind, own_rows=count) for kind in kinds]
         low, high = (np.array([getattr(spread, end) for spread in spreads]) for end in ("p10", "p90"))
         draws = []
-        for _ in range(DRAWS if count else 1):
-            mask = np.zeros(len(rows), dtype=bool)
-            mask[draw.sample(range(len(rows)), count)] = True
-            ratio = calibrated_step_time_s(select(table, mask) if count else None, table) / table.measured_s
-            inside = (ratio * low <= 1) & (ratio * high >= 1)
-            draws.append(
-                (100 * np.mean(np.abs(ratio[~mask] - 1)), np.mean(inside[~mask]), np.mean((high / low)[~mask]))
-            )
+        for _ in range(DRAWS):
+            picked = draw.sample(sorted(set(jobs.tolist())), max(count, 1))
+            others = ~np.isin(jobs, picked)
+            rows = np.array([draw.choice(np.flatnonzero(jobs == job).tolist()) for job in picked])
+            seen = select(table, rows) if count else None
+            ratio = calibrated_step_time_s(seen, table)[others] / table.measured_s[others]
+            inside = (ratio * low[others] <= 1) & (ratio * high[others] >= 1)
+            draws.append((100 * np.mean(np.abs(ratio - 1)), np.mean(inside), np.mean((high / low)[others])))
         found.append(Learned(*(float(value) for value in np.mean(draws, axis=0))))
     return found
 
 
-def cells(found: list[Learned]) -> str:
+def _jobs(table: RowArrays) -> NDArray[np.intp]:
+    """Return a number for each row that rows of the same layout of one model share."""
+    keys = [(row.spec.model, row.spec.layout, row.spec.training, row.spec.cluster.devices) for row in table.rows]
+    numbers = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys])
+
+
+def published_clusters() -> Iterator[tuple[str, RowArrays]]:
+    """Yield the name of each cluster of at least `LEAST_LAYOUTS` layouts, and its rows under a stranger's constants."""
+    table = tabulate(without_hybrids(published_rows()[0]))
+    parameters = (*shipped_parameters(), *cluster_offsets(table))
+    kept = calibration_rows(table)
+    whole = fit_populations(table, parameters, kept)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for index, row in enumerate(table.rows):
+        groups.setdefault((row.origin, row.accelerator, row.framework), []).append(index)
+    known: dict[str, RowArrays] = {}
+    for (origin, accelerator, framework), members in groups.items():
+        if np.unique(_jobs(select(table, np.array(members)))).size < LEAST_LAYOUTS:
+            continue
+        if origin not in known:
+            without = fit_without(table, parameters, kept, whole, table.origin == origin)
+            constants, factor = fitted_constants(table, without)
+            known[origin] = replace(table, prior=constants, prior_factor=factor)
+        drawn = sorted(random.Random(0).sample(members, min(len(members), MOST_ROWS)))
+        yield f"{origin}, {accelerator}, {framework}", select(known[origin], np.array(drawn))
+
+
+def synthetic_clusters(population: str) -> Iterator[tuple[str, RowArrays]]:
+    """Yield clusters of a software population whose runs differ from the predictions as `EFFECTS` says."""
+    kind = "ordinary" if population == ORDINARY else "calibrated"
+    between, within, _ = EFFECTS[kind]
+    stack = STACKS["ordinary" if population == ORDINARY else "torchtitan"]
+    for number in range(SYNTHETIC):
+        draw = random.Random(number)
+        offset = draw.gauss(0, between)
+        rows = []
+        for index, layout in enumerate(_layouts()):
+            spec = build_run_spec(
+                {
+                    "model": "llama-3.1-8b",
+                    "cluster": {"accelerator": "h100-sxm", "nodes": 2},
+                    "layout": layout,
+                    "training": {"seq_len": 4096, "global_batch_size": 64, "steps": 10, "precision": "bf16"},
+                    "site": {"zone": "FRA"},
+                }
+            )
+            deviation = offset + draw.gauss(0, within) + draw.gauss(0, MEASURED_SPREAD)
+            rows.append(
+                PublishedRow(
+                    id=f"synthetic-{number}-{index}", source="synthetic", origin="synthetic", collection="first",
+                    accelerator="h100-sxm", framework="ordinary" if population == ORDINARY else "torchtitan",
+                    model_key="m", spec=msgspec.structs.replace(spec, stack=stack), measured_step_time_s=deviation,
+                )
+            )  # fmt: skip
+        table = tabulate(rows)
+        table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
+        measured_s = np.asarray(predict(table, table.shipped).total) * np.exp(table.measured_s)
+        yield f"synthetic {number}", replace(table, measured_s=measured_s)
+
+
+def _layouts() -> Iterator[dict[str, object]]:
+    for tp in (1, 2, 4, 8):
+        for size in (1, 2):
+            yield {
+                "tp": tp, "dp_shard": 16 // tp, "zero_stage": 3, "micro_batch_size": size, "sequence_parallel": tp > 1,
+                "recompute": "operators",
+            }  # fmt: skip
+
+
+def cells(found: Sequence[Learned]) -> str:
     """Return the cells of a line of the table."""
     return " | ".join(f"{one.error:.1f} | {one.inside:.0%} | {one.width:.1f}" for one in found)
 
 
 def main() -> None:
     """Print one line a cluster and the means by population."""
-    rows, _ = published_rows()
-    groups: dict[tuple[str, str, str], list[PublishedRow]] = {}
-    for row in rows:
-        groups.setdefault((row.origin, row.accelerator, row.framework), []).append(row)
-    lines: dict[str, list[list[Learned]]] = {"ordinary": [], "tuned": []}
     heads = " | ".join(f"{count} seen: error, % | inside | p90 / p10" for count in SEEN)
     sys.stdout.write(f"| cluster | rows | {heads} |\n|{'---|' * (2 + 3 * len(SEEN))}\n")
-    for (origin, accelerator, framework), members in groups.items():
-        if len(members) < LEAST_ROWS:
-            continue
-        found = learned(members)
-        lines[members[0].spec.stack.population].append(found)
-        sys.stdout.write(f"| {origin}, {accelerator}, {framework} | {len(members)} | {cells(found)} |\n")
-    for population, values in lines.items():
+    groups: dict[str, list[list[Learned]]] = {}
+    for name, table in published_clusters():
+        found = learned(table)
+        groups.setdefault(f"{table.rows[0].spec.stack.population} software", []).append(found)
+        sys.stdout.write(f"| {name} | {table.measured_s.size} | {cells(found)} |\n")
+    for population in ("ordinary", "tuned"):
+        groups[f"synthetic, {population}"] = [learned(table) for _, table in synthetic_clusters(population)]
+    for name, values in groups.items():
         means = [Learned(*(float(value) for value in column)) for column in np.mean(values, axis=0)]
-        sys.stdout.write(f"| **mean over {len(values)} clusters, {population} software** | | {cells(means)} |\n")
+        worse = [sum(found[index].error > found[0].error + 0.3 for found in values) for index in (1, 2)]
+        most = [max(found[index].error - found[0].error for found in values) for index in (1, 2)]
+        sys.stdout.write(
+            f"| **mean over {len(values)} clusters, {name}** | | {cells(means)} |\n"
+            f"worse by more than 0.3 points after {SEEN[1]}: {worse[0]} (at most {most[0]:.1f}), after {SEEN[2]}: "
+            f"{worse[1]} (at most {most[1]:.1f})\n"
+        )
 
 
 if __name__ == "__main__":

@@ -282,10 +282,14 @@ def leave_out(
     predicted = fitted_step_time_s(table, whole)
     for name in np.unique(groups[keep]):
         out = groups == name
-        tuned = None if np.any(keep & out & ~table.ordinary) else whole
-        without = fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
-        predicted[out] = fitted_step_time_s(table, without)[out]
+        predicted[out] = fitted_step_time_s(table, fit_without(table, parameters, keep, whole, out))[out]
     return predicted
+
+
+def fit_without(table: RowArrays, parameters: Sequence[FitParameter], keep: Mask, whole: Fit, out: Mask) -> Fit:
+    """Return the fit to the rows where `keep` is true and `out` is not. `whole` is the fit with the latter."""
+    tuned = None if np.any(keep & out & ~table.ordinary) else whole
+    return fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
 
 
 def model_folds(table: RowArrays, keep: Mask) -> NDArray[np.str_]:

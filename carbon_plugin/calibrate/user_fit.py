@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, FitParameter, Mask, fit, fitted_step_time_s
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
+from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.power import idle_with_context_w, sustained_w
 from carbon_plugin.predict.rates.resolve import is_calibrated
@@ -105,7 +106,7 @@ class RowResidual(Struct, frozen=True, kw_only=True):
 
 class Calibration(Struct, frozen=True, kw_only=True):
     """Holds the result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured
-    time.
+    time. `carried` says how much of the rows' deviation is put down to the cluster.
     """
 
     accelerator: str
@@ -115,6 +116,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     skipped: tuple[SkippedRow, ...]
     mape_before: float
     mape_after: float
+    carried: tuple[CarriedOver, ...] = ()
     power: LearnedPower | None = None
 
     @property
@@ -139,8 +141,10 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     table = tabulate(rows)
     table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
     before_s = fitted_step_time_s(table, _unfitted())
-    parameters, refused = _identified(table, _parameters(table))
-    fitted = _fit(table, parameters)
+    believed_s, carried = believed_step_time_s(table, before_s)
+    believed = replace(table, measured_s=believed_s)
+    parameters, refused = _identified(believed, _parameters(believed))
+    fitted = _fit(believed, parameters)
     after_s = fitted_step_time_s(table, fitted)
     return Calibration(
         accelerator=devices[0],
@@ -159,6 +163,7 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         skipped=tuple(skipped),
         mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
         mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
+        carried=carried,
         power=learned_power(rows),
     )
 
@@ -196,8 +201,10 @@ def calibrated_step_time_s(seen: RowArrays | None, others: RowArrays) -> NDArray
     """
     if seen is None:
         return fitted_step_time_s(others, _unfitted())
-    parameters, _ = _identified(seen, _parameters(seen))
-    return fitted_step_time_s(others, _fit(seen, parameters))
+    believed_s, _ = believed_step_time_s(seen, fitted_step_time_s(seen, _unfitted()))
+    believed = replace(seen, measured_s=believed_s)
+    parameters, _ = _identified(believed, _parameters(believed))
+    return fitted_step_time_s(others, _fit(believed, parameters))
 
 
 def _parameters(table: RowArrays) -> list[FitParameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,6 +106,12 @@ def _print(calibration: Calibration) -> None:
     echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
     for row in calibration.skipped:
         echo(f"  skipped {row.id}: {row.reason}")
+    for kept in calibration.carried:
+        echo(
+            f"  {plural(kept.layouts, 'layout')} of {kept.framework} {_pace(kept.shift)} than predicted, of which "
+            f"{_percent_of(kept.carried)} is put down to the cluster: layouts of one cluster differ by "
+            f"{_percent_of(kept.spread)}"
+        )
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
         name += f" of {constant.stack}" if constant.stack else ""
@@ -124,3 +131,12 @@ def _print(calibration: Calibration) -> None:
             f"{odd} of {plural(len(calibration.rows), 'row')} lay outside the 95 % range of the prediction and "
             f"narrow{'s' if odd == 1 else ''} no range of a plan"
         )
+
+
+def _pace(shift: float) -> str:
+    """Return a mean logarithm of measured over predicted time in words: "took 12 % longer"."""
+    return f"took {_percent_of(shift)} {'longer' if shift > 0 else 'less'}"
+
+
+def _percent_of(logarithm: float) -> str:
+    return percent(abs(math.expm1(logarithm)), 0)
