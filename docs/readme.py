@@ -1,4 +1,5 @@
-"""Write the two outputs that the README shows: of the command `plan`, run anew, and of the audit of a run of the demo.
+"""Write the outputs that pages show: in the README that of the command `plan`, run anew, and of the audit of a run of
+the demo, and in docs/goodput.md the part of a plan that says where its time goes.
 
 Usage: `python docs/readme.py [runs/demo/MOMENT]`. With a run of `make demo`, its report takes the place of the one in
 docs/demo, from which the README's text is made; without one that text is made anew from the report that lies there.
@@ -14,6 +15,7 @@ import re
 import shlex
 import sys
 import textwrap
+from itertools import takewhile
 from pathlib import Path
 from unittest import mock
 
@@ -27,6 +29,7 @@ from carbon_plugin.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[1]
 README, REPORT = ROOT / "README.md", ROOT / "docs" / "demo" / "report.json"
+GOODPUT = ROOT / "docs" / "goodput.md"
 WIDTH = 120
 PLAN = re.compile(r"(?<=\n```\n)\$ (carbon-plugin plan (?:[^\n]*\\\n)*[^\n]*\n).*?(?=\n```\n)", re.DOTALL)
 AUDIT = re.compile(r"(?<=\n```\n)\$ carbon-plugin audit runs/demo/([0-9-]+)\n.*?(?=\n```\n)", re.DOTALL)
@@ -43,6 +46,16 @@ def with_outputs(text: str, name: str | None = None) -> str:
     written = f"$ carbon-plugin audit {command}\n{audit_text()}\n\nreport: {command}/report.html"
     text = text.replace(audit[0], written)
     return text.replace(plan[0], f"$ {plan[1]}{plan_text(plan[1])}")
+
+
+def with_goodput(text: str) -> str:
+    """Return the page about goodput with the part of its plan that it shows, as it is today."""
+    plan = PLAN.search(text)
+    assert plan is not None
+    lines = plan_text(plan[1]).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("goodput"))
+    shown = [lines[first], *takewhile(lambda line: line.startswith(" "), lines[first + 1 :])]
+    return text.replace(plan[0], "\n".join([f"$ {plan[1]}...", *shown]))
 
 
 def plan_text(command: str) -> str:
@@ -72,7 +85,8 @@ def main() -> None:
         REPORT.parent.mkdir(exist_ok=True)
         REPORT.write_bytes(render_json(summarise(run_dir)))
     README.write_text(with_outputs(README.read_text("utf-8"), run_dir.name if run_dir else None), "utf-8")
-    sys.stdout.write(f"wrote {README}\n")
+    GOODPUT.write_text(with_goodput(GOODPUT.read_text("utf-8")), "utf-8")
+    sys.stdout.write(f"wrote {README} and {GOODPUT}\n")
 
 
 if __name__ == "__main__":

@@ -109,11 +109,12 @@ def test_every_target_of_the_makefile_is_explained():
     assert set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) == set(phony[1].split())
 
 
-def test_readme_shows_the_outputs_of_today():
-    with_outputs = runpy.run_path(str(ROOT / "docs" / "readme.py"))["with_outputs"]
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "shown"), [("README.md", "with_outputs"), ("docs/goodput.md", "with_goodput")])
+def test_pages_show_the_outputs_of_today(page, shown):
+    anew = runpy.run_path(str(ROOT / "docs" / "readme.py"))[shown]
+    text = (ROOT / page).read_text(encoding="utf-8")
 
-    assert with_outputs(text) == text, "run `python docs/readme.py`"
+    assert anew(text) == text, "run `python docs/readme.py`"
 
 
 def test_readme_has_the_errors_of_the_page_about_the_validation():
