@@ -94,9 +94,19 @@ def row_model(
         moe=moe,
         source=shape.text("source") or "records file",
     )
+    model = _of_documents(model, row.optional_count("document_len"))
     if not adapters or rank is None:
         return model
     return msgspec.structs.replace(model, trainable_fraction=_adapter_fraction(model, rank))
+
+
+def _of_documents(model: TransformerModel, length: int | None) -> TransformerModel:
+    """Return the model with attention that ends with a document, where sequences are packed with documents of this
+    length: a token sees half of one as a mean, as with a window of that width.
+    """
+    if length is None or model.sliding_window is not None:
+        return model
+    return msgspec.structs.replace(model, sliding_window=max(1, length // 2), sliding_window_layers=model.layers)
 
 
 def _usual_vocabulary(row: Fields) -> int:

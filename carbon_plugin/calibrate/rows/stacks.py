@@ -227,7 +227,7 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         changes["expert_dispatch"] = "deepep"
     if "full-iteration CUDA graphs" in notes:
         changes["cuda_graphs"] = "iteration"
-    elif "CUDA graphs of attention and router" in notes:
+    elif re.search(r"CUDA graphs of (attention and )?router", notes):
         changes["cuda_graphs"] = "scoped"
     if capacity is None and conventions == NEMO and _drops_by_recipe(row):
         changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}

@@ -375,13 +375,13 @@ def test_levanter_keeps_the_inputs_of_layers_alone_and_its_relatives_the_results
 def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly_with_graphs_where_it_says_so() -> None:
     common = {"arch": "qwen3_235b_a22b", "framework": "Megatron-Bridge", "tp": 1, "pp": 1, "ep": 16}
     label = "MoE: token-drop variant as labelled; row label: Qwen3_235B_a22B "
-    notes = ("(tokendrop)", "(dropless)", "(tokendrop); full-iteration CUDA graphs")
+    notes = ("(tokendrop)", "(dropless)", "(tokendrop); full-iteration CUDA graphs", "; CUDA graphs of router")
     stacks = [parsed(**common, notes=label + note).spec.stack for note in notes]
 
-    assert [stack.capacity_factor for stack in stacks] == [1.0, None, 1.0]
-    assert [stack.static_dispatch for stack in stacks] == [True, False, True]
-    assert [stack.expert_dispatch for stack in stacks] == ["all_to_all", "deepep", "all_to_all"]
-    assert [stack.cuda_graphs for stack in stacks] == ["none", "none", "iteration"]
+    assert [stack.capacity_factor for stack in stacks] == [1.0, None, 1.0, None]
+    assert [stack.static_dispatch for stack in stacks] == [True, False, True, False]
+    assert [stack.expert_dispatch for stack in stacks] == ["all_to_all", "deepep", "all_to_all", "deepep"]
+    assert [stack.cuda_graphs for stack in stacks] == ["none", "none", "iteration", "scoped"]
 
 
 def test_a_row_says_how_its_tokens_are_sent_what_graphs_hold_and_whether_the_exchange_is_hidden() -> None:
@@ -541,6 +541,13 @@ def test_a_row_states_which_matrices_have_adapters() -> None:
     assert (plain.adapted, stated.adapted) == ("all_matrices", "query_key_value")
     # Rank 16 beside queries (4096 wide), keys and values (1024 each) of 32 layers of hidden width 4096.
     assert stated.trainable_fraction * stated.parameters == pytest.approx(16 * 32 * (3 * 4096 + 4096 + 2 * 1024))
+
+
+def test_attention_of_packed_documents_ends_with_a_document() -> None:
+    packed, whole = (parsed(arch="llama3_8b", tp=1, pp=1, **more).spec for more in ({"document_len": 512}, {}))
+
+    assert (packed.model.sliding_window, packed.model.sliding_window_layers) == (256, packed.model.layers)
+    assert whole.model.sliding_window is None
 
 
 def test_adapters_of_nemo_are_on_queries_keys_and_values_unless_the_row_says_otherwise() -> None:
