@@ -15,6 +15,7 @@ from carbon_plugin.spec.hardware.profiles import PROFILES_VARIABLE
 
 BLIND_PREDICTIONS = "blind_predictions.yaml"
 CLASSES = "classes"
+ROUNDS = "rounds"
 NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS)
 """Files among the published ones that hold no step times."""
 
@@ -50,8 +51,17 @@ def _rows_under(profile_directories: str) -> tuple[tuple[PublishedRow, ...], tup
 def blind_predictions() -> Mapping[str, float]:
     """Return the seconds per step that were predicted for rows, by id, before anybody chose anything in sight of
     them.
+
+    A row whose step is read as several of the steps that were predicted takes as many times longer.
     """
-    return {row: float(seconds) for name, rows in _blind().items() if name != CLASSES for row, seconds in rows.items()}
+    sections = _blind()
+    rounds = sections[ROUNDS]
+    return {
+        row: float(seconds) * float(rounds.get(row, 1))
+        for name, rows in sections.items()
+        if name not in (CLASSES, ROUNDS)
+        for row, seconds in rows.items()
+    }
 
 
 @cache

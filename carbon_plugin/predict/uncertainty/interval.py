@@ -47,7 +47,7 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "host_bound": Effects(0.142, 0.108, 40),
     "low_precision": Effects(0.075, 0.093, 21),
     "moe": Effects(0.334, 0.242, 32),
-    "ordinary": Effects(0.304, 0.165, 45),
+    "ordinary": Effects(0.272, 0.165, 45),
     "sustained_law": Effects(0.196, 0.159, 14),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
     "probed": Effects(0.10, 0.08, 5),
