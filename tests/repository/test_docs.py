@@ -129,3 +129,14 @@ def test_readme_has_the_errors_of_the_page_about_the_validation():
     found = {(kind, name): values for (name, kind), values in figures(page, row).items()}
     assert len(found) > 10
     assert shown == found, "run `python docs/validation.py`"
+
+
+def test_tables_about_scaling_are_those_of_their_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (tmp_path / "scaling.md").write_text(text, encoding="utf-8")
+
+    runpy.run_path(str(ROOT / "docs" / "scaling.py"))["write"](tmp_path / "scaling.md")
+
+    assert "| 1e24" in text
+    assert (tmp_path / "scaling.md").read_text(encoding="utf-8") == text, "run `python docs/scaling.py`"
