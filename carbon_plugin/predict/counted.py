@@ -75,7 +75,7 @@ def counted_step_terms(
         "offload": float(offload_time(updated, state_bytes, master, rates)) if training.optimizer_offload else 0.0,
     }
     terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
-    return {name: time for name, time in terms.items() if time > 0}
+    return {name: time for name, time in terms.items() if time != 0}
 
 
 def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:

@@ -236,9 +236,11 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     in_flight = where(layout.gpipe > 0, m, np.minimum(m, deepest))
     # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
     in_flight = np.minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
-    # These are the gradients of the widest intermediates, and whole sequences that are gathered over tp.
+    # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it are
+    # the gradients of its widest intermediates, and whole sequences that are gathered over tp.
+    passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
-    working = recomputed * (layer + tokens * gradients * work.activation_bytes)
+    working = passing + tokens * gradients * work.activation_bytes
     logits = _logits(shape, layout, work)
     return {
         "activations": np.asarray(kept * first_stage_layers(shape, layout) * in_flight),
@@ -285,8 +287,9 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates
 def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, tokens: Values, split: Values) -> Values:
     """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
 
-    It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), or Q, K
-    and V (MaxText's save_qkv_proj). Grouped products of routed experts are not kept.
+    It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), the
+    products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj). Grouped
+    products of routed experts are not kept.
     """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     projections = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
@@ -295,7 +298,8 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     width = (1 - sparse) * shape.ffn + sparse * (shape.shared_ffn + routed)
     results = 2 - sparse * ((shape.shared_ffn == 0) & (rates.expert_loop == 0))
     products = projections + results * shape.hidden / split + (1 + shape.gated) * width / layout.tp
-    kept = work.keeps_products * (heads * shape.v_dim + products / 2) + work.keeps_projections * projections
+    core = work.keeps_core * heads * shape.v_dim
+    kept = work.keeps_products * (core + products / 2) + work.keeps_projections * projections
     return np.asarray(tokens * kept * work.activation_bytes)
 
 

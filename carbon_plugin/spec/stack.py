@@ -72,7 +72,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     a step. `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
     (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither they
     nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output
-    and every second product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone.
+    and every second product (torchtitan), the products alone (torchtitan before December 2025, whose list had no
+    kernel of cuDNN), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone.
     `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), or the weight in use (XLA's
     GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how
     many (`spec.defaults`).
@@ -118,7 +119,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gradient_buffers: bool = False
     keeps_gathered: bool = False
     plain_modules: bool | None = None
-    operators_keep: Literal["products", "projections", "inputs"] = "products"
+    operators_keep: Literal["products", "products_alone", "projections", "inputs"] = "products"
     shard_unit: Literal["layer", "weight"] = "layer"
     interleaves: bool = False
 

@@ -23,8 +23,9 @@ class Conventions(Struct, frozen=True, kw_only=True):
     pipelines do not interleave as those of its stack do, and `plain_modules` whether norms and gates are plain
     PyTorch, where this differs from its stack. `chunks_the_loss` says that the loss takes the logits in chunks, and
     `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
-    compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients.
-    `adapters` are the matrices that have adapters where the row does not say.
+    compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients. `pure`
+    says that weights, gradients and states are 16-bit values, without a master copy. `adapters` are the matrices that
+    have adapters where the row does not say.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     balanced_stages: bool = False
     one_region: bool = False
     adapters: Adapters | None = None
+    pure: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -94,19 +96,20 @@ SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
 """ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
-AUTOMODEL = Conventions(name="automodel", zero_stage=3)
+AUTOMODEL = Conventions(name="automodel", zero_stage=3, pure=True)
 """Its layers are those of Transformer Engine, and its experts are reached by DeepEP (docs/performance-summary.mdx of
-NVIDIA-NeMo/Automodel)."""
+NVIDIA-NeMo/Automodel). It builds models in bf16 (its pull request 53), which PyTorch's Adam updates as they are, and
+reduces gradients in bf16 (`mp_policy` of examples/llm_benchmark/)."""
 INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
 """Its gradients overlap with the backward pass, and its new parameters overlap with nothing (`hybrid_zero_optimizer` of
 its configs/)."""
 COMPILED = Conventions(name="compiled", zero_stage=3)
 WHOLE_COMPILED = msgspec.structs.replace(COMPILED, one_region=True)
-TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True)
+TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, pure=True)
 """Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs)."""
 LITGPT = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, plain_modules=True)
 """Its scripts for fine-tuning take head and loss in chunks of 128 tokens (`lm_head_chunk_size` in finetune/lora.py)."""
-COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True)
+COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True, pure=True)
 OPENLM = msgspec.structs.replace(PYTORCH, plain_modules=False)
 """Its norms are PyTorch's own kernel, its gate and its attention are those of xformers (open_lm/model.py)."""
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)

@@ -108,7 +108,7 @@ def row_execution(
         expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
         balanced_stages=conventions.balanced_stages and pp > 1,
     )
-    pure = _pure(row, model, layout, cluster, assumed)
+    pure = conventions.pure or _pure(row, model, layout, cluster, assumed)
     optimizer = row.text("optimizer").lower()
     eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
     training = TrainingPlan(
@@ -153,7 +153,7 @@ def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster:
 
     This is so where the row says it, or where they do not fit in the device otherwise.
     """
-    if "true" in row.text("precision") or row.text("framework").startswith("torchtune"):
+    if "true" in row.text("precision"):
         return True
     if model.trainable_fraction < 1 or "offload" in row.text("sharding").lower() or row.flag("oom"):
         return False
@@ -283,7 +283,7 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
     if not text:
         assumed.append(f"recompute {conventions.recompute}")
         return conventions.recompute
-    if "per-op" in text or "selective ac" in text or "operators" in text:
+    if re.search(r"per[- ]op|selective ac|operators", text):
         return "operators"
     if text in ("no", "off", "disabled"):
         return "none"

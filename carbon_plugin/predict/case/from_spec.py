@@ -196,7 +196,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
         gradient_buffers=values(stack.gradient_buffers),
         keeps_gathered=values(stack.keeps_gathered),
-        keeps_products=values(stack.operators_keep == "products"),
+        keeps_products=values(stack.operators_keep in ("products", "products_alone")),
+        keeps_core=values(stack.operators_keep == "products"),
         keeps_projections=values(stack.operators_keep == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),
     )

@@ -180,6 +180,7 @@ class StepWork:
     gradient_buffers: Values
     keeps_gathered: Values
     keeps_products: Values
+    keeps_core: Values
     keeps_projections: Values
     gathers_weights: Values
     input_len: Values = NOT

@@ -48,9 +48,11 @@ def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     grouped products, because its list has `aten.mm` and no `_grouped_mm` (`_op_sac_save_list` of torchtitan), and the
     exchange of tokens: what eight experts a token receive and return would not fit in the devices of published runs. A
     policy that keeps the results of the projections repeats everything else up to the last work, and one that keeps the
-    layer's input repeats the projections too (remat policies of MaxText).
+    layer's input repeats the projections too (remat policies of MaxText). Where the list does not have the kernel of
+    the attention core, the core is repeated too.
     """
     experts = passed.grouped + passed.exchange
-    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - experts, 0) + experts
+    repeated = experts + (1 - work.keeps_core) * passed.core
+    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - repeated, 0) + repeated
     kept = passed.last + work.keeps_projections * passed.projections
     return where(work.keeps_products > 0, products, np.maximum(passed.total - kept, 0))

@@ -73,7 +73,10 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     terms = {name: m * time for name, time in slot.items()}
     terms["head"] = m * where(pipelined, where(balanced, shared_out, late), output)
     terms["pp_transfer"] = m * transfer
-    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + shared_out + transfer) / v * _bubble_share(layout)
+    # Every stage gathers and scatters its sharded parameters once a step, all stages at once: no stage waits for that of
+    # another one, and the slots of a bubble are without it.
+    waited = slot_total - slot["dp_shard"] + shared_out + transfer
+    terms["pp_bubble"] = (layout.pp - 1) * waited / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
     forward = (slot_total - slot["recompute"]) / BACKWARD_PASSES
     beside = (forward, slot_total - forward)
