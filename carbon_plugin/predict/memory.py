@@ -236,8 +236,8 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     in_flight = where(layout.gpipe > 0, m, np.minimum(m, deepest))
     # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
     in_flight = np.minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
-    # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it are
-    # the gradients of its widest intermediates, and whole sequences that are gathered over tp.
+    # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it
+    # are the gradients of its widest intermediates, and whole sequences that are gathered over tp.
     passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
     working = passing + tokens * gradients * work.activation_bytes

@@ -40,8 +40,8 @@ CUDNN_FIRST = ("2025", "12")
 """From this month on PyTorch's nightly builds for CUDA 13 take cuDNN for attention on Hopper and Blackwell: they have
 the order of backends of release 2.10 (`check_prefer_cudnn_attention` of its sdp_utils.cpp) and a cuDNN beyond 9.15."""
 CUDNN_KEPT_SINCE = ("2025", "12")
-"""From this month on torchtitan's policy of recompute keeps the result of cuDNN's attention (pull request 2095). Before,
-taking cuDNN in place of FlashAttention on a B200 saved 1.8 of 46 GiB (pull request 1196)."""
+"""From this month on torchtitan's policy of recompute keeps the result of cuDNN's attention (pull request 2095).
+Before, cuDNN in place of FlashAttention on a B200 saved 1.8 of 46 GiB (pull request 1196)."""
 GROUPED_TRANSFORMERS = re.compile(r"(?i)transformers v?([5-9]|\d\d)\b")
 """Releases of transformers whose experts are grouped products (`grouped_mm`, its default since version 5)."""
 HAND_KERNELS = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused")

@@ -33,14 +33,25 @@ from carbon_plugin.predict.time.scan import scan
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """Terms of one layer in seconds, which add up to `total`."""
+    """Terms of one layer, or of several, in seconds, which add up to `total`. `forward` are those of the forward pass
+    in all of them."""
 
     terms: dict[str, Values]
+    forward: Values
 
     @property
     def total(self) -> Values:
         """Return the seconds of forward and backward pass with all terms."""
         return np.asarray(sum(self.terms.values()))
+
+    def __add__(self, other: LayerTime) -> LayerTime:
+        zero = np.float64(0)
+        names = self.terms | other.terms
+        terms = {name: self.terms.get(name, zero) + other.terms.get(name, zero) for name in names}
+        return LayerTime(terms, self.forward + other.forward)
+
+    def __mul__(self, layers: Values) -> LayerTime:
+        return LayerTime({name: layers * time for name, time in self.terms.items()}, layers * self.forward)
 
 
 def layer_time(
@@ -84,6 +95,8 @@ def layer_time(
     grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
     passed = ForwardPass(
         total=forward,
+        device=device.forward,
+        host=host.forward,
         projections=projections.forward,
         core=core.forward,
         grouped=grouped,
@@ -101,7 +114,8 @@ def layer_time(
         )
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
     return LayerTime(
-        {
+        forward=forward + exposed.forward,
+        terms={
             "matmul": matmul.forward + matmul.backward,
             "attention": core.forward + core.backward,
             **({} if scanned is None else {"scan": scanned.forward + scanned.backward}),
@@ -111,8 +125,8 @@ def layer_time(
             "ep": ep.forward + ep.backward,
             "host": forward - device.forward + backward - device.backward,
             "recompute": recompute,
-            "dp_shard": exposed,
-        }
+            "dp_shard": exposed.forward + exposed.backward,
+        },
     )
 
 
@@ -290,7 +304,7 @@ def _fsdp_exposed(
     backward: Values,
     *,
     sparse: bool,
-) -> Values:
+) -> Cost:
     """Return the exposed seconds of the parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
 
     The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
@@ -299,7 +313,7 @@ def _fsdp_exposed(
     beside one micro-batch.
     """
     if not any_of(layout.zero_stage >= 2):
-        return np.float64(0)
+        return Cost(np.float64(0), np.float64(0))
     shared, routed = layer_parameters(shape, layout, sparse=sparse)
     ranks = layout.dp_shard * layout.cp
     expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
@@ -319,7 +333,8 @@ def _fsdp_exposed(
     scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
     after, near_after = where(again, gather, 0.0) + scatter, where(again, near_gather, 0.0) + near_scatter
-    exposed = overlapped(forward, gather, near_gather, rates) - forward
-    exposed = exposed + overlapped(backward, after, near_after, rates) - backward
-    exposed = exposed / where(layout.pp > 1, micro_batches, 1.0)
-    return where(layout.zero_stage >= 2, exposed, 0.0)
+    exposed = Cost(
+        overlapped(forward, gather, near_gather, rates) - forward,
+        overlapped(backward, after, near_after, rates) - backward,
+    )
+    return exposed * where(layout.zero_stage >= 2, 1 / where(layout.pp > 1, micro_batches, 1.0), 0.0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Values, where
 from carbon_plugin.predict.case.inputs import Layout, StepWork
+from carbon_plugin.predict.time.overlap import smooth_max
 
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a policy repeats which keeps every second product and the attention core's output."""
@@ -17,11 +18,14 @@ OPERATOR_RECOMPUTE_SHARE = 0.35
 class ForwardPass:
     """Seconds of the forward pass of one layer, and of its parts that policies treat apart.
 
-    `grouped` are the grouped products of experts, `exchange` is their all-to-all, and `last` is the work at the end,
-    whose result nothing in the backward pass needs.
+    `device` and `host` are what the device and the host need of `total`, which overlap. `grouped` are the grouped
+    products of experts, `exchange` is their all-to-all, and `last` is the work at the end, whose result nothing in the
+    backward pass needs. The parts are seconds of the device.
     """
 
     total: Values
+    device: Values
+    host: Values
     projections: Values
     core: Values
     grouped: Values
@@ -33,7 +37,7 @@ def recompute_time(layout: Layout, work: StepWork, passed: ForwardPass) -> Value
     """Return the seconds of forward work that the backward pass repeats. Non-reentrant checkpointing stops before the
     last work (PyTorch, `torch.utils.checkpoint`).
     """
-    full = where(layout.reentrant > 0, passed.total, np.maximum(passed.total - passed.last, 0))
+    full = where(layout.reentrant > 0, passed.total, without(passed, passed.last))
     return (
         layout.recompute_full * full
         + layout.recompute_operators * repeated_operators(work, passed)
@@ -55,4 +59,13 @@ def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     repeated = experts + (1 - work.keeps_core) * passed.core
     products = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - repeated, 0) + repeated
     kept = passed.last + work.keeps_projections * passed.projections
-    return where(work.keeps_products > 0, products, np.maximum(passed.total - kept, 0))
+    return where(work.keeps_products > 0, products, without(passed, kept))
+
+
+def without(passed: ForwardPass, part: Values) -> Values:
+    """Return the seconds of a forward pass in which the device leaves out `part` of its work.
+
+    The host issues the rest no faster: where it sets the pace, leaving out work of the device saves little.
+    """
+    beyond = passed.total - smooth_max(passed.device, passed.host)
+    return np.asarray(smooth_max(np.maximum(passed.device - part, 0), passed.host) + beyond)

@@ -26,9 +26,6 @@ PURE_UPDATE_BYTES = 6
 """Bytes per parameter of a step without master weight and moments. It reads the 16-bit gradient and parameter, and
 writes the parameter."""
 STEP_FIXED_TIME = 1e-3
-BACKWARD_PASSES = 3.0
-"""Ratio of forward and backward work to the work of the forward pass: every product runs once forward and twice
-backward."""
 JITTER_PER_DOUBLING = 0.004
 """Share of a step that waiting for the slowest rank adds with each doubling of nodes."""
 ZERO_BUBBLE_SHARE = 1 / 3
@@ -61,8 +58,8 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     v = layout.virtual_stages
     balanced = layout.balanced_stages > 0
     stage_layers = where(balanced, shape.layers / layout.pp, np.ceil(shape.layers / layout.pp))
-    slot = stage_time(shape, layout, work, rates, m, stage_layers)
-    slot_total = np.asarray(sum(slot.values()))
+    stage = stage_time(shape, layout, work, rates, m, stage_layers)
+    slot, slot_total = stage.terms, stage.total
     output = _output_time(shape, layout, work, rates, m)
     transfer = _transfer_time(shape, layout, work, rates, slot_total)
     # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
@@ -73,13 +70,12 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     terms = {name: m * time for name, time in slot.items()}
     terms["head"] = m * where(pipelined, where(balanced, shared_out, late), output)
     terms["pp_transfer"] = m * transfer
-    # Every stage gathers and scatters its sharded parameters once a step, all stages at once: no stage waits for that of
-    # another one, and the slots of a bubble are without it.
+    # Every stage gathers and scatters its sharded parameters once a step, all stages at once: no stage waits for that
+    # of another one, and the slots of a bubble are without it.
     waited = slot_total - slot["dp_shard"] + shared_out + transfer
     terms["pp_bubble"] = (layout.pp - 1) * waited / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
-    forward = (slot_total - slot["recompute"]) / BACKWARD_PASSES
-    beside = (forward, slot_total - forward)
+    beside = (stage.forward, slot_total - stage.forward)
     terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters, beside)
     nodes = np.maximum(rates.devices / rates.island, 1)
     terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
@@ -103,7 +99,7 @@ def _bubble_share(layout: Layout) -> Values:
 
 def stage_time(
     shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
-) -> dict[str, Values]:
+) -> LayerTime:
     """Return the terms, in seconds, of one micro-batch through one pipeline stage, forward and backward.
 
     Every stage has layers of each kind in the share that they have of the model.
@@ -115,27 +111,23 @@ def stage_time(
         dense = layer_time(shape, layout, work, rates, micro_batches, sparse=False)
     if not any_of(shape.moe_layers > 0):
         assert dense is not None  # every model has layers
-        return {name: stage_layers * time for name, time in dense.terms.items()}
+        return dense * stage_layers
     sparse = layer_time(shape, layout, work, rates, micro_batches, sparse=True)
     share = sparse_share(shape, layout)
     if dense is None:
-        return {name: stage_layers * time for name, time in sparse.terms.items()}
-    return {
-        name: stage_layers * (share * time + (1 - share) * dense.terms[name]) for name, time in sparse.terms.items()
-    }
+        return sparse * stage_layers
+    return sparse * (stage_layers * share) + dense * (stage_layers * (1 - share))
 
 
 def _summed_stages(
     shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
-) -> dict[str, Values]:
-    summed: dict[str, Values] = {}
+) -> LayerTime:
+    summed = LayerTime({}, np.float64(0))
     for kind in shape.kinds:
         case = own_case(kind, layout, work)
         if case is None:
             continue
-        own = stage_time(kind, *case, rates, micro_batches, stage_layers * kind.layers / shape.layers)
-        for name, time in own.items():
-            summed[name] = summed.get(name, np.float64(0)) + time
+        summed += stage_time(kind, *case, rates, micro_batches, stage_layers * kind.layers / shape.layers)
     return summed
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.time.overlap import smooth_max
 from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE, ForwardPass, recompute_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
@@ -17,6 +20,8 @@ from carbon_plugin.spec.training import TrainingPlan
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=64, steps=1)
 PASSED = ForwardPass(
     total=np.float64(100),
+    device=np.float64(100),
+    host=np.float64(0),
     projections=np.float64(20),
     core=np.float64(10),
     grouped=np.float64(30),
@@ -34,12 +39,29 @@ def test_a_policy_repeats_what_it_does_not_keep() -> None:
     assert repeated("inputs") == repeated("inputs", "full") == 100 - 15
     assert repeated("projections") == 100 - 15 - 20
     assert repeated("products") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5) + 30 + 5)
+    # A policy that does not know the kernel of the attention core repeats the core too.
+    assert repeated("products_alone") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5 - 10) + 30 + 5 + 10)
     assert repeated("products", "selective") == 10
     assert repeated("products", "none") == 0
 
 
 def test_reentrant_checkpointing_repeats_the_last_work_too() -> None:
     assert repeated("products", "full", reentrant=True) == 100
+
+
+def test_a_host_that_sets_the_pace_leaves_little_to_be_saved() -> None:
+    """Work at the end that gets faster, while the host takes as long as before, makes nothing slower."""
+    layout = layout_of(ParallelLayout(recompute="full"))
+    host = np.float64(200)
+    slow, fast = (
+        replace(PASSED, total=smooth_max(85 + last, host), device=85 + last, host=host, last=last)
+        for last in (np.float64(15), np.float64(1))
+    )
+
+    again = [float(recompute_time(layout, work_of(PLAN, Stack()), passed)) for passed in (slow, fast)]
+
+    assert again[0] == pytest.approx(again[1])
+    assert again[0] >= 200
 
 
 def test_hardware_flops_follow_what_the_policy_keeps(gpt) -> None:

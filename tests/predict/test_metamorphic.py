@@ -1,0 +1,358 @@
+"""Relations that predictions of random valid runs keep, seen from outside.
+
+What a faster machine, less work, a larger batch or more sharding does to a step is known without any measurement. Where
+a relation does not hold for a reason of the model, the test says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.predict.power import idle_with_context_w
+from carbon_plugin.predict.rates.resolve import PRIORS, resolve_constants
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import host_op_time_of
+from tests.predict.random_runs import runs
+
+replace = msgspec.structs.replace
+EQUAL = 1 + 1e-9
+"""Rounding of sums of many terms."""
+FEWER = settings(max_examples=max(1, settings.default.max_examples // 3))  # type: ignore[union-attr]
+"""For tests of many changes."""
+Change = Callable[[RunSpec, float], RunSpec]
+
+
+def step_s(spec: RunSpec) -> float:
+    return predict_step(spec).step_time_s.value
+
+
+def need_bytes(spec: RunSpec) -> float:
+    return predict_step(spec).memory.total_bytes
+
+
+def times(value: Sourced, factor: float) -> Sourced:
+    return replace(value, value=value.value * factor, low=None, high=None)
+
+
+def with_device(spec: RunSpec, **changes: Any) -> RunSpec:
+    device = replace(spec.cluster.accelerator, **changes)
+    return replace(spec, cluster=replace(spec.cluster, accelerator=device))
+
+
+def with_network(spec: RunSpec, **changes: Any) -> RunSpec:
+    node = spec.cluster.node
+    node = replace(node, network=replace(node.network, **changes))
+    return replace(spec, cluster=replace(spec.cluster, node=node))
+
+
+def of_peaks(spec: RunSpec, factor: float) -> RunSpec:
+    """Peaks of all precisions together: how far power bounds a clock follows from the peak in 16 bit."""
+    peaks = {dtype: times(peak, factor) for dtype, peak in spec.cluster.accelerator.peak_flops.items()}
+    return with_device(spec, peak_flops=peaks)
+
+
+def of_memory(spec: RunSpec, factor: float) -> RunSpec:
+    bandwidth = spec.cluster.accelerator.memory_bandwidth_bytes_per_s
+    return with_device(spec, memory_bandwidth_bytes_per_s=times(bandwidth, factor))
+
+
+def of_links(spec: RunSpec, factor: float) -> RunSpec:
+    scaleup = spec.cluster.accelerator.scaleup
+    faster = replace(scaleup, bandwidth_bytes_per_s=times(scaleup.bandwidth_bytes_per_s, factor))
+    return with_device(spec, scaleup=faster)
+
+
+def of_nics(spec: RunSpec, factor: float) -> RunSpec:
+    return with_network(spec, bandwidth_bytes_per_s=times(spec.cluster.node.network.bandwidth_bytes_per_s, factor))
+
+
+def of_power(spec: RunSpec, factor: float) -> RunSpec:
+    return with_device(spec, tdp_w=times(spec.cluster.accelerator.tdp_w, factor))
+
+
+def of_constant(name: str) -> Change:
+    """Return the change of a constant of the device, from what it is for this run."""
+
+    def changed(spec: RunSpec, factor: float) -> RunSpec:
+        device = spec.cluster.accelerator
+        constants, _ = resolve_constants(device, spec.stack, spec.training.precision)
+        stated = Sourced(float(getattr(constants, name)) * factor, "a test", "fitted")
+        return with_device(spec, efficiency=replace(device.efficiency, **{name: stated}))
+
+    return changed
+
+
+def of_host(spec: RunSpec, factor: float) -> RunSpec:
+    efficiency = spec.cluster.accelerator.efficiency
+    own = efficiency.host_op_time_s.value if efficiency.host_op_time_s else PRIORS["host_op_time_s"][0]
+    now = host_op_time_of(spec.stack)
+    return replace(spec, stack=replace(spec.stack, host_op_time_s=factor * (own if now is None else now)))
+
+
+def of_attention(spec: RunSpec, factor: float) -> RunSpec:
+    efficiency = spec.cluster.accelerator.efficiency
+    known = {kernel: times(rate, factor) for kernel, rate in efficiency.attention_flops.items()}
+    return with_device(spec, efficiency=replace(efficiency, attention_flops=known))
+
+
+FASTER: Mapping[str, tuple[Change, int]] = {
+    # The change, and whether more of it (1) or less of it (-1) makes a machine faster.
+    "peak": (of_peaks, 1),
+    "memory bandwidth": (of_memory, 1),
+    "links": (of_links, 1),
+    "NICs": (of_nics, 1),
+    "power": (of_power, 1),
+    "attention kernels": (of_attention, 1),
+    **{
+        name: (of_constant(name), 1)
+        for name in ("gemm_share", "memory_share", "scaleup_share", "scaleout_share", "all_to_all_share")
+    },
+    **{
+        name: (of_constant(name), -1)
+        for name in ("kernel_time_s", "scaleup_latency_s", "scaleout_latency_s", "overlap_contention")
+    },
+    "host time": (of_host, -1),
+    "framework factor": (lambda spec, factor: replace(spec, stack=replace(spec.stack, framework_factor=factor)), -1),
+}
+
+
+@pytest.mark.parametrize("what", FASTER)
+@FEWER
+@given(spec=runs(), factor=st.floats(1.001, 3))
+def test_a_faster_machine_is_never_slower(what: str, spec: RunSpec, factor: float) -> None:
+    change, sign = FASTER[what]
+
+    assert step_s(change(spec, factor**sign)) <= step_s(change(spec, 1.0)) * EQUAL
+
+
+def shorter(spec: RunSpec) -> RunSpec:
+    """Return the run with sequences of half the length, twice as many in a micro-batch."""
+    assert spec.layout is not None
+    layout = replace(spec.layout, micro_batch_size=2 * spec.layout.micro_batch_size)
+    plan = spec.training
+    plan = replace(plan, seq_len=plan.seq_len // 2, global_batch_size=2 * plan.global_batch_size)
+    return replace(spec, layout=layout, training=plan)
+
+
+@given(spec=runs())
+def test_shorter_sequences_of_the_same_tokens_are_never_slower(spec: RunSpec) -> None:
+    assert step_s(shorter(spec)) <= step_s(spec) * EQUAL
+
+
+@given(spec=runs())
+def test_a_smaller_vocabulary_is_never_slower(spec: RunSpec) -> None:
+    smaller = replace(spec, model=replace(spec.model, vocab=spec.model.vocab // 2))
+
+    assert step_s(smaller) <= step_s(spec) * EQUAL
+
+
+@given(spec=runs(), rounds=st.integers(4, 8))
+def test_fewer_layers_are_never_slower(spec: RunSpec, rounds: int) -> None:
+    """Layers that divide evenly over the stages. 33 layers on 4 stages leave the last one three layers fewer, which may
+    then pay for the head: 32 layers have no such stage.
+    """
+    assume(not spec.model.blocks)
+    few, many = (with_layers(spec, count) for count in (rounds - 1, rounds))
+
+    assert step_s(few) <= step_s(many) * EQUAL
+    assert need_bytes(few) <= need_bytes(many) * EQUAL
+
+
+def with_layers(spec: RunSpec, rounds: int) -> RunSpec:
+    """Return the run of a model that has so many times the layers of a chunk on every rank of the pipeline."""
+    layout = spec.layout
+    assert layout is not None
+    moe = spec.model.moe
+    # Every second layer may be sparse: an even number of layers keeps their share.
+    layers = 2 * rounds * layout.pp * layout.virtual_stages
+    changes = {"layers": layers, "moe": None if moe is None else replace(moe, first_dense_layers=0)}
+    if spec.model.sliding_window_layers is not None:
+        changes["sliding_window_layers"] = layers // 2
+    return replace(spec, model=replace(spec.model, **changes))
+
+
+@given(spec=runs())
+def test_twice_the_batch_takes_at_most_twice_as_long_and_never_less(spec: RunSpec) -> None:
+    """From two micro-batches on: with more than one, gradients are added up in fp32."""
+    plan = spec.training
+    once, twice = (replace(spec, training=replace(plan, global_batch_size=n * plan.global_batch_size)) for n in (2, 4))
+
+    assert step_s(once) <= step_s(twice) * EQUAL
+    assert step_s(twice) <= 2 * step_s(once) * EQUAL
+
+
+@given(spec=runs())
+def test_full_recompute_takes_longer_and_needs_less_than_none(spec: RunSpec) -> None:
+    none, full = (
+        replace(spec, layout=replace(spec.layout, recompute=kind, recompute_modules=())) for kind in ("none", "full")
+    )
+
+    assert step_s(none) <= step_s(full) * EQUAL
+    assert need_bytes(full) <= need_bytes(none) * EQUAL
+
+
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@given(spec=runs(), stage=st.sampled_from((0, 1, 2)))
+def test_a_higher_stage_of_sharding_never_needs_more_memory(spec: RunSpec, stage: int) -> None:
+    """Over four ranks or more, and without a pipeline.
+
+    Buffers of ZeRO-2 and 3 hold some layers whole, which fewer ranks do not outweigh. Under a pipeline ZeRO-2 adds up
+    whole gradients in fp32, where ZeRO-1 may have them in 16 bit. An optimizer in the backward pass keeps no gradients
+    that could be sharded.
+    """
+    layout, plan = spec.layout, spec.training
+    assert layout is not None
+    ranks = layout.dp * layout.pp
+    assume(ranks >= 4)
+    assume(not plan.optimizer_in_backward)
+    rounds = layout.micro_batches(plan.global_batch_size)
+    plan = replace(plan, global_batch_size=ranks * layout.micro_batch_size * rounds)
+    flat = replace(layout, pp=1, virtual_stages=1, pipeline_schedule="1f1b")
+    low, high = (
+        replace(
+            spec,
+            training=plan,
+            layout=replace(flat, zero_stage=one, dp_replicate=1 if one else ranks, dp_shard=ranks if one else 1),
+        )
+        for one in (stage, stage + 1)
+    )
+
+    assert need_bytes(high) <= need_bytes(low) * EQUAL
+
+
+@given(spec=runs(alone=True))
+def test_one_device_communicates_with_nobody(spec: RunSpec) -> None:
+    terms = predict_step(spec).breakdown_s
+
+    assert terms.keys().isdisjoint({"tp", "cp", "ep", "dp", "dp_shard", "pp_transfer", "pp_bubble", "jitter"})
+
+
+@given(spec=runs())
+def test_terms_and_parts_add_up_and_everything_is_finite_and_positive(spec: RunSpec) -> None:
+    found = predict_step(spec)
+
+    assert found.step_time_s.value == pytest.approx(sum(found.breakdown_s.values()), rel=1e-12)
+    assert found.memory.total_bytes == pytest.approx(sum(found.memory.parts_bytes.values()), rel=1e-12)
+    assert all(time > 0 for name, time in found.breakdown_s.items() if name != "framework")
+    assert all(size > 0 for size in found.memory.parts_bytes.values())
+    for number in numbers_of(found):
+        assert math.isfinite(number)
+        assert number > 0
+    assert found.activity is not None
+    assert sum(msgspec.structs.astuple(found.activity)) == pytest.approx(1)
+
+
+def numbers_of(found: StepPrediction) -> list[float]:
+    figures = [found.step_time_s, found.gpu_power_w, found.gpu_energy_per_step_j]
+    return [
+        *(number for figure in figures for number in (figure.value, figure.low, figure.high)),
+        *found.step_time_95_s,
+        found.tokens_per_s_per_device,
+        found.model_flops_per_step,
+        found.hardware_flops_per_step,
+        found.mfu,
+        found.hfu,
+        found.memory.total_bytes,
+    ]
+
+
+@given(spec=runs())
+def test_ranges_hold_their_central_values_and_power_lies_between_idle_and_the_limit(spec: RunSpec) -> None:
+    found, cluster = predict_step(spec), spec.cluster
+    for figure in (found.step_time_s, found.gpu_power_w, found.gpu_energy_per_step_j):
+        assert figure.low <= figure.value <= figure.high
+    low, high = found.step_time_95_s
+    assert low < found.step_time_s.low < found.step_time_s.high < high
+
+    power = found.gpu_power_w
+    assert idle_with_context_w(cluster.accelerator) <= power.value * EQUAL
+    assert power.high <= cluster.power_limit_w * EQUAL
+    energy_j = power.value * found.step_time_s.value * cluster.devices
+    assert found.gpu_energy_per_step_j.value == pytest.approx(energy_j)
+
+
+def of_cap(spec: RunSpec, factor: float) -> RunSpec:
+    limit, idle = spec.cluster.accelerator.tdp_w.value, idle_with_context_w(spec.cluster.accelerator)
+    return replace(spec, cluster=replace(spec.cluster, power_cap_w=min(limit, (idle + 0.7 * (limit - idle)) * factor)))
+
+
+def of_plan(name: str, middle: float) -> Change:
+    return lambda spec, factor: replace(spec, training=replace(spec.training, **{name: middle * factor}))
+
+
+def of_stack(name: str, middle: float) -> Change:
+    return lambda spec, factor: replace(spec, stack=replace(spec.stack, **{name: middle * factor}))
+
+
+def of_model(name: str, middle: float) -> Change:
+    return lambda spec, factor: replace(spec, model=replace(spec.model, **{name: middle * factor}))
+
+
+def of_vocabulary(spec: RunSpec, factor: float) -> RunSpec:
+    return replace(spec, model=replace(spec.model, vocab=round(spec.model.vocab * factor)))
+
+
+def of_length(spec: RunSpec, factor: float) -> RunSpec:
+    layout = spec.layout
+    assert layout is not None
+    seq_len = 8 * layout.cp * round(spec.training.seq_len * factor / (8 * layout.cp))
+    return replace(spec, training=replace(spec.training, seq_len=seq_len))
+
+
+def of_imbalance(spec: RunSpec, factor: float) -> RunSpec:
+    moe = spec.model.moe
+    return spec if moe is None else replace(spec, model=replace(spec.model, moe=replace(moe, imbalance=1.5 * factor)))
+
+
+def of_oversubscription(spec: RunSpec, factor: float) -> RunSpec:
+    """Where no rails are stated: with them, a job outgrows a leaf switch at a whole number of nodes."""
+    return with_network(spec, oversubscription=2.0 * factor, rails=None)
+
+
+SMALL: Mapping[str, Change] = {
+    **{name: change for name, (change, _) in FASTER.items()},
+    "power cap": of_cap,
+    "imbalance": of_imbalance,
+    "oversubscription": of_oversubscription,
+    "vocabulary": of_vocabulary,
+    "share of gradients that overlap": of_stack("dp_overlap", 0.5),
+    "capacity": of_stack("capacity_factor", 1.25),
+    "spread of the routing": of_stack("routing_spread", 0.3),
+    "slots of sharding": of_stack("shard_host_ops", 60.0),
+    "wait at transfers": of_stack("transfer_wait_s", 1e-3),
+    "share of offloaded activations": of_plan("activation_offload", 0.5),
+    "trained share": of_model("trainable_fraction", 0.5),
+    "adapters": of_model("trainable_fraction", 0.005),
+}
+"""Inputs that need not be whole numbers, and the vocabulary.
+
+No relation holds for a tenth of a percent where a rule has a threshold: at 10 % of trained parameters adapters end
+(`ADAPTER_FRACTION`), at 15 % of waiting for the host a run becomes `host_bound`, which has another range
+(`accuracy_class`), and a job leaves one leaf switch of a network with known rails (`leaf_nodes`). Counts have
+thresholds of their own: heads in whole lanes of a TPU, softmax kernels up to 4,096 keys and for multiples of four
+heads, layers that do not divide evenly, a second micro-batch, a second island.
+"""
+LARGEST_JUMP = 0.004
+"""Of a logarithm, for 0.1 %: nothing grows faster than the third power of an input."""
+
+
+@pytest.mark.parametrize("what", SMALL)
+@FEWER
+@given(spec=runs())
+def test_a_tenth_of_a_percent_is_no_jump(what: str, spec: RunSpec) -> None:
+    before, after = (predict_step(SMALL[what](spec, factor)) for factor in (1.0, 1.001))
+
+    for one, other in zip(numbers_of(before), numbers_of(after), strict=True):
+        if before.accuracy_class == after.accuracy_class:
+            assert abs(math.log(one / other)) < LARGEST_JUMP
+    assert before.memory.fit_probability == pytest.approx(after.memory.fit_probability, abs=0.03)
