@@ -14,7 +14,7 @@ from marked_tables import replace_marked, table
 
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
-from carbon_plugin.validate.hardware.memory import FitSummary
+from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, fit_bins, fit_levels
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import overall_phrase
@@ -248,6 +248,8 @@ def tables(result: Validation) -> str:
         ),
         "\n## Layouts that fit\n",
         *_fits(result),
+        "\n## How likely a layout is said to fit\n",
+        *_likely(result.memory_rows),
         "\n## Which layout we would pick\n",
         "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
         *(
@@ -273,6 +275,21 @@ def _fits(result: Validation) -> Iterator[str]:
         yield f"| {_name(one.source)} | {_counts([one])} |"
     yield f"| {len(others)} others | {_counts(others)} |"
     yield f"| **all** | {_counts(result.fits)} |"
+
+
+def _likely(rows: Sequence[ValidatedMemory]) -> Iterator[str]:
+    """Yield what came of layouts by the probability with which they were said to fit: published ones, and measured
+    peaks in the memory for which the probability would have been so.
+    """
+    yield "| said to fit with a probability of | published layouts | ran |\n|---|---|---|"
+    for one in fit_bins(rows):
+        ran = f"{one.ran} ({percent(one.ran / one.rows, 0)})" if one.rows else ""
+        yield f"| {percent(one.low, 0)} to {percent(one.high, 0)} | {one.rows} | {ran} |"
+    levels = fit_levels(rows)
+    yield "\n| a peak fits with a probability of | " + " | ".join(percent(one.probability, 0) for one in levels) + " |"
+    yield "|---" * (1 + len(levels)) + "|"
+    said = f"fitted ({levels[0].rows} peaks of {levels[0].sources} sources, spread without the source)"
+    yield f"| {said} | " + " | ".join(f"**{percent(one.share, 0)}**" for one in levels) + " |"
 
 
 def _counts(items: Sequence[FitSummary]) -> str:

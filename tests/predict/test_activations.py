@@ -304,3 +304,36 @@ def test_a_layout_lists_modules_only_with_selective_recompute() -> None:
 
     with pytest.raises(InfeasibleLayoutError, match="recompute_modules mlp need recompute selective, got full"):
         ParallelLayout(recompute="full", recompute_modules=("mlp",))
+
+
+def test_a_layer_that_comes_back_is_there_once_beside_its_input(rates: MakeRates) -> None:
+    usual, layers = Stack(cross_entropy="chunked"), LLAMA.layers
+    layer = predicted(LLAMA, rates(), stack=usual) * SEQ_LEN
+    boundary = 2 * LLAMA.hidden * SEQ_LEN
+    gradients = 2 * 2 * LLAMA.ffn * SEQ_LEN
+    logits = LLAMA.vocab * SEQ_LEN  # at the peak the logits or the layer, whichever is more
+    none, full, offloaded = (
+        parts(LLAMA, rates(), layout, usual, **plan)
+        for layout, plan in (
+            (ParallelLayout(), {}),
+            (ParallelLayout(recompute="full"), {}),
+            (ParallelLayout(), {"activation_offload": 1.0}),
+        )
+    )
+
+    assert none["activations"] == pytest.approx(layers * layer)
+    assert none["working"] == pytest.approx(gradients - logits)
+    assert full["activations"] == pytest.approx(layers * boundary)
+    assert full["working"] == pytest.approx(layer - boundary + gradients - logits)
+    assert offloaded["activations"] == 0
+    assert offloaded["working"] == full["working"]
+
+
+def test_a_policy_that_does_not_know_the_kernel_of_attention_keeps_less_by_its_output(rates: MakeRates) -> None:
+    layout = ParallelLayout(recompute="operators")
+    known, alone = (
+        parts(LLAMA, rates(), layout, Stack(operators_keep=what))["activations"]
+        for what in ("products", "products_alone")
+    )
+
+    assert known - alone == pytest.approx(2 * LLAMA.heads * LLAMA.head_dim * SEQ_LEN * LLAMA.layers)

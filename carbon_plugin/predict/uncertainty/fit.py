@@ -75,7 +75,16 @@ def error_density(population: Population) -> tuple[Floats, Floats]:
 
     The errors follow Student's t distribution with one degree of freedom fewer than there are sources.
     """
+    return _student(MEMORY[population].sources - 1)
+
+
+def _student(degrees: int) -> tuple[Floats, Floats]:
     points = np.linspace(-_WIDEST, _WIDEST, _POINTS)
-    degrees = MEMORY[population].sources - 1
     density = (1 + points**2 / degrees) ** (-(degrees + 1) / 2)
     return points, density / density.sum()
+
+
+def error_at(probability: float, effects: Effects) -> float:
+    """Return the ln(measured peak / predicted) below which a run of the next source lies with this probability."""
+    points, density = _student(effects.sources - 1)
+    return width(effects) * float(np.interp(probability, np.cumsum(density) - density / 2, points))

@@ -7,6 +7,7 @@ and peaks of runs with padded sequences.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,14 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import memory_parts
 from carbon_plugin.predict.peak import CONTEXT_BYTES, allocated_bytes, memory_bytes, reserved_bytes
-from carbon_plugin.predict.uncertainty.fit import fit_probability, fits, width
+from carbon_plugin.predict.uncertainty.fit import error_at, fit_probability, fits, width
 from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Population
 
+BINS = (0.0, 0.1, 0.4, 0.6, 0.9, 0.99, 1.0)
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Probabilities of fitting for which the validation counts what came of them."""
 PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
 """Scopes of a source's figure that show the need. A device also shows its context and all that the allocator keeps."""
 
@@ -74,6 +78,26 @@ class MemorySummary(Struct, frozen=True, kw_only=True):
     mape: float
     worst: float
     bias: float
+
+
+class FitBin(Struct, frozen=True, kw_only=True):
+    """The published layouts that are said to fit with a probability from `low` up to `high`, and those that ran."""
+
+    low: float
+    high: float
+    rows: int
+    ran: int
+
+
+class FitLevel(Struct, frozen=True, kw_only=True):
+    """The share of measured peaks that lie below the memory in which they were said to fit with this probability, with
+    every source counted once and the spread computed without it.
+    """
+
+    probability: float
+    share: float
+    rows: int
+    sources: int
 
 
 def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> list[MemoryRow]:
@@ -139,6 +163,36 @@ def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> E
     """
     own, tuned = _effects(rows, population), _effects(rows, TUNED)
     return max(own, tuned, key=width) if population == ORDINARY else own
+
+
+def fit_bins(rows: Sequence[ValidatedMemory]) -> tuple[FitBin, ...]:
+    """Return how many published layouts ran, by how likely they were said to fit.
+
+    Nearly all that is published ran, so that the share says little of layouts that nobody has tried (`fit_levels`).
+    """
+    found = []
+    for low, high in itertools.pairwise(BINS):
+        own = [row for row in rows if low <= row.fit_probability < high or row.fit_probability == high == 1]
+        found.append(FitBin(low=low, high=high, rows=len(own), ran=sum(not row.out_of_memory for row in own)))
+    return tuple(found)
+
+
+def fit_levels(rows: Sequence[ValidatedMemory]) -> tuple[FitLevel, ...]:
+    """Return how often a peak lies below the memory in which it was said to fit, for some probabilities."""
+    peaks = [row for row in rows if row.measured_bytes is not None and row.scope in PEAKS]
+    origins = list(dict.fromkeys(row.origin for row in peaks))
+    found = []
+    for probability in LEVELS:
+        shares = []
+        for origin in origins:
+            others = [row for row in rows if row.origin != origin]
+            own = [row for row in peaks if row.origin == origin]
+            limits = [error_at(probability, memory_effects(others, row.population)) for row in own]
+            shares.append(np.mean(_log_errors(own) <= limits))
+        found.append(
+            FitLevel(probability=probability, share=float(np.mean(shares)), rows=len(peaks), sources=len(origins))
+        )
+    return tuple(found)
 
 
 def _effects(rows: Sequence[ValidatedMemory], population: str) -> Effects:

@@ -413,6 +413,27 @@ def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() 
     assert routing_spread_of(STACKS["compiled"]) == ROUTING_SPREAD
 
 
+def test_torchtitans_policy_did_not_keep_what_cudnn_returns_before_december_2025() -> None:
+    common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "B200", "recompute": "selective (per operation)"}
+    kept = {
+        date: parsed(**common, framework=f"torchtitan ({date})").spec.stack.operators_keep
+        for date in ("2025-11", "2025-12")
+    }
+
+    assert kept == {"2025-11": "products_alone", "2025-12": "products"}
+    assert parsed(**common, framework="torchtitan (2025-12)").spec.layout.recompute == "operators"
+
+
+def test_automodel_and_torchtune_train_in_16_bit_throughout() -> None:
+    common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "H100-SXM", "precision": "bf16"}
+    masters = [
+        parsed(**common, framework=name).spec.training.master_weights
+        for name in ("NeMo AutoModel (PyTorch FSDP2)", "torchtune", "torchtune (compile)", "torchtitan")
+    ]
+
+    assert masters == [False, False, False, True]
+
+
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
     assert parsed(attention_kernel="flash3").spec.stack.attention_kernel == "flash3"
     assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of eager, ")

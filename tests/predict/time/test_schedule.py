@@ -196,3 +196,16 @@ def test_hybrid_sharding_shows_the_exchange_of_one_layer_where_compute_hides_the
     gradients = sum(device_parameters(shape, layout)) * 4 / 8
     every_layer = network.all_reduce_time(gradients, np.float64(8), np.float64(8), quick)
     assert float(exposed) == pytest.approx(float(every_layer) / layers, rel=0.05)
+
+
+def test_a_bubble_does_not_wait_again_for_what_sharding_sends_once_a_step(gpt, rates) -> None:
+    """Parameters are gathered once a step by all stages together: with twice the batch a step had been shorter."""
+    layout = ParallelLayout(pp=8, dp_shard=8, zero_stage=3)
+    slow = rates(nic=1e9)
+    few, many = (
+        total(gpt, layout, slow, TrainingPlan(seq_len=2048, global_batch_size=8 * rounds, steps=1)) for rounds in (2, 4)
+    )
+
+    assert few.terms["dp_shard"] == pytest.approx(float(many.terms["dp_shard"]))
+    assert few.terms["pp_bubble"] == pytest.approx(float(many.terms["pp_bubble"]))
+    assert few.total < many.total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carbon_plugin.predict.uncertainty.fit import MEMORY, error_density, fit_probability, fits, spread
+from carbon_plugin.predict.uncertainty.fit import MEMORY, error_at, error_density, fit_probability, fits, spread
 
 POPULATIONS = tuple(MEMORY)
 
@@ -41,3 +41,10 @@ def test_the_density_adds_up_and_is_that_of_as_many_sources_as_there_are(populat
     assert density.sum() == pytest.approx(1)
     assert float((points * density).sum()) == pytest.approx(0, abs=1e-9)
     assert spread(population) == pytest.approx(np.sqrt(between**2 * (1 + 1 / sources) + within**2))
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_an_error_at_a_probability_is_the_room_that_makes_it(population: str) -> None:
+    for probability in (0.1, 0.5, 0.8):
+        room = error_at(probability, MEMORY[population])
+        assert float(fit_probability(np.exp(-room), population)) == pytest.approx(probability, abs=1e-3)
