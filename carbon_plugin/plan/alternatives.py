@@ -23,6 +23,7 @@ from carbon_plugin.plan.search.feasibility import MORE_NODES, nodes_phrase, with
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.layouts import FoundLayouts, ProgressCallback, search, search_layout
 from carbon_plugin.plan.search.pareto import not_dominated, steps_of
+from carbon_plugin.plan.search.slow_network import network_slowdown
 from carbon_plugin.plan.search.space import EVERYTHING
 from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
 from carbon_plugin.spec.hardware.cluster import Cluster
@@ -193,10 +194,13 @@ class _Candidate(NamedTuple):
 
     @property
     def objectives(self) -> tuple[float, ...]:
-        """Return the expected values of `OBJECTIVES`: those of the forecast times what filling the memory costs."""
+        """Return the expected values of `OBJECTIVES`: those of the forecast times what filling the memory and a slow
+        network may cost.
+        """
         forecast = self.forecast
         memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
         slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, forecast.spec.stack.population))
+        slower *= network_slowdown(forecast.spec)
         return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.counted_kg))
 
 

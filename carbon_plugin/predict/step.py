@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from carbon_plugin.errors import SpecError
@@ -81,6 +83,15 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         activity=activity,
         assumptions=(*assumptions, *step_assumptions(spec), *power_assumptions(spec.cluster)),
     )
+
+
+def step_time_with(spec: RunSpec, changed: Callable[[Rates], Rates]) -> float:
+    """Return the seconds of one step of `spec`, whose layout must be set, under changed rates of its cluster."""
+    if spec.layout is None:
+        raise SpecError("layout: auto was not searched yet; a step time needs one layout")
+    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
+    terms, _, _ = _evaluate(spec, spec.layout, changed(rates), check_work(spec.layout, spec.training))
+    return float(sum(terms.values()))
 
 
 def _evaluate(

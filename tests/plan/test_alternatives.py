@@ -12,6 +12,7 @@ from carbon_plugin.errors import FootprintError, InfeasibleLayoutError, SpecErro
 from carbon_plugin.plan.alternatives import Question, SearchReport, search_alternatives
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.plan.search.slow_network import network_slowdown
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec
@@ -31,17 +32,17 @@ def spec() -> RunSpec:
     )
 
 
-def objectives(report: SearchReport) -> np.ndarray:
+def objectives(report: SearchReport, specs: tuple[RunSpec, ...]) -> np.ndarray:
     """Return expected time, energy and carbon of every option."""
     values = np.array([(o.run_time_s.value, o.energy_j.value, o.total_kg.value) for o in report.options])
     slower = expected_slowdown([o.memory_bytes / o.memory_capacity_bytes for o in report.options], "ordinary")
-    return values * slower[:, None]
+    return values * (slower * [network_slowdown(spec) for spec in specs])[:, None]
 
 
 def test_no_option_is_beaten_in_time_energy_and_carbon_and_each_best_is_named(spec: RunSpec) -> None:
     question = Question(nodes=(1, 4, 32), accelerators=("h100-sxm", "a100-sxm-80gb"), zones=("FRA", "POL"))
-    report = search_alternatives(spec, question).report
-    values = objectives(report)
+    report, specs = search_alternatives(spec, question)
+    values = objectives(report, specs)
     assert len(values) >= 2
     assert (np.diff(values[:, 0]) >= 0).all()
     for one in values:

@@ -44,6 +44,7 @@ A100 = {
     "nic": 11.6e9,
     "nic_across": 11.6e9,
     "nic_latency": 80e-6,
+    "nic_hop": 14e-6,
     "island": 8,
     "devices": 64,
     "in_network": 0.0,

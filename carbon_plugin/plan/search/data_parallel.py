@@ -15,6 +15,7 @@ import msgspec
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import STEP
+from carbon_plugin.plan.search.slow_network import network_slowdown
 from carbon_plugin.plan.search.space import describe, held_phrase, shardings
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
@@ -79,7 +80,9 @@ def _layouts(spec: RunSpec, share: int) -> Iterator[ParallelLayout]:
 
 
 def _candidate(spec: RunSpec, layout: ParallelLayout) -> Candidate:
-    prediction = predict_step(with_layout(spec, layout))
+    planned = with_layout(spec, layout)
+    prediction = predict_step(planned)
     memory, step_s = prediction.memory, prediction.step_time_s.value
     slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, spec.stack.population))
-    return Candidate(layout, step_s, step_s * slower, memory.total_bytes, memory.fits)
+    expected_s = step_s * slower * network_slowdown(planned)
+    return Candidate(layout, step_s, expected_s, memory.total_bytes, memory.fits)

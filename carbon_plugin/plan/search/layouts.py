@@ -1,15 +1,16 @@
 """Search the layouts of one cluster: which fit, and which of those no other beats in time and energy.
 
 Grids come from `space`, all equations from `predict`. Memory is cheap to compute and comes first; steps are timed only
-where a layout fits. Only the front is kept between grids, so that memory does not grow with the number of layouts.
-Layouts are compared by the time that they are expected to take: a layout that nearly fills the memory runs slower than
-the equations say, or not at all (`fullness`).
+where a layout fits. Only what may be on the front is kept between grids, so that memory hardly grows with the number of
+layouts. Layouts are compared by the time that they are expected to take: a layout that nearly fills the memory runs
+slower than the equations say, or not at all (`fullness`), and one that hides much traffic is slower on a slow network
+(`slow_network`), which is asked of those near the front alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from carbon_plugin.plan.search.data_parallel import data_parallel_layouts
 from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of, no_layout, no_memory
 from carbon_plugin.plan.search.fullness import expected_slowdown
-from carbon_plugin.plan.search.pareto import Floats, Indices, front
+from carbon_plugin.plan.search.pareto import STEP, Floats, Indices, front, not_hopeless
+from carbon_plugin.plan.search.slow_network import MOST, expected_on_networks, slow
 from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
 from carbon_plugin.predict.arrays import Flags
 from carbon_plugin.predict.case.inputs import Layout, take
@@ -30,6 +32,10 @@ from carbon_plugin.spec.run import RunSpec
 
 __all__ = ["FoundLayouts", "Front", "ProgressCallback", "SearchResult", "describe", "search", "search_layout"]
 
+COLUMNS = ("step_time_s", "expected_time_s", "power_w", "memory_bytes", "complexity")
+FURTHEST = MOST * (1 + 2 * STEP)
+"""How far a layout may lie behind others and still be the best for the network of some cluster."""
+
 ProgressCallback = Callable[[float], None]
 """A function that is told the share of the search that is done, 0 to 1."""
 
@@ -39,7 +45,8 @@ class Front:
     """One front holds layouts that no other beats in both expected step time and energy, by rising expected time.
 
     Its arrays have shape (k,). `step_time_s` is the predicted time, `expected_time_s` that times
-    `fullness.expected_slowdown`. `power_w` is the mean power of a device; `complexity` is that of `space.complexity`.
+    `fullness.expected_slowdown` and what a slow network may cost (`slow_network`). `power_w` is the mean power of a
+    device; `complexity` is that of `space.complexity`.
     """
 
     layouts: Layout
@@ -120,19 +127,19 @@ def search(spec: RunSpec, space: Space, on_progress: ProgressCallback | None = N
         considered += int(np.count_nonzero(grid.valid))
         fitting += int(np.count_nonzero(feasible))
         if feasible.any():
-            here = _front_of(inputs, *grid.cropped(feasible))
-            best = here if best is None else _merged(best, here)
+            here = _near(_fitting(inputs, *grid.cropped(feasible)))
+            best = here if best is None else _near(_joined(best, here))
         elif need.min() < smallest:
             smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
         if on_progress is not None:
             on_progress(done)
     if best is not None:
-        return FoundLayouts(best, considered, fitting)
+        return FoundLayouts(_ranked(inputs, best), considered, fitting)
     raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
 
 
-def _front_of(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
-    """Return the front of the layouts of a grid that fit."""
+def _fitting(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
+    """Return the layouts of a grid that fit and lie near its front, timed on a network that is as fast as its ports."""
     step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
     power = step_power_w(step.terms, inputs.spec.cluster)
     flat = np.flatnonzero(feasible)
@@ -143,19 +150,31 @@ def _front_of(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
     time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
     need = fitting(inputs.need_bytes(grid))
     expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes, inputs.spec.stack.population)
-    kept = _kept(expected_s, power_w, effort)
-    return Front(grid.at(flat[kept]), time_s[kept], expected_s[kept], power_w[kept], need[kept], effort[kept])
+    near = not_hopeless(expected_s, expected_s * power_w, FURTHEST)
+    return Front(grid.at(flat[near]), *(column[near] for column in (time_s, expected_s, power_w, need, effort)))
 
 
-def _kept(expected_s: Floats, power_w: Floats, effort: Floats) -> Indices:
-    return front(expected_s, expected_s * power_w, effort)
+def _near(found: Front) -> Front:
+    """Return the layouts that no extreme beats by more than a slow network may cost at most."""
+    return _at(found, not_hopeless(found.expected_time_s, found.expected_time_s * found.power_w, FURTHEST))
 
 
-def _merged(first: Front, second: Front) -> Front:
+def _ranked(inputs: SearchInputs, found: Front) -> Front:
+    """Return the front of the layouts by the time that they are expected to take on the network of some cluster."""
+    expected_s = found.expected_time_s
+    if inputs.spec.cluster.nodes > 1:
+        slow_s = np.asarray(step_time(inputs.shape, found.layouts, inputs.work, slow(inputs.rates)).total)
+        expected_s = expected_s * expected_on_networks(found.step_time_s, slow_s) / found.step_time_s
+    ranked = replace(found, expected_time_s=expected_s)
+    return _at(ranked, front(expected_s, expected_s * found.power_w, found.complexity))
+
+
+def _joined(first: Front, second: Front) -> Front:
     layouts = Layout(
         **{name: np.append(getattr(first.layouts, name), getattr(second.layouts, name)) for name in Layout.__slots__}
     )
-    columns = ("step_time_s", "expected_time_s", "power_w", "memory_bytes", "complexity")
-    joined = {name: np.append(getattr(first, name), getattr(second, name)) for name in columns}
-    kept = _kept(joined["expected_time_s"], joined["power_w"], joined["complexity"])
-    return Front(take(layouts, kept), **{name: column[kept] for name, column in joined.items()})
+    return Front(layouts, **{name: np.append(getattr(first, name), getattr(second, name)) for name in COLUMNS})
+
+
+def _at(found: Front, indices: Indices) -> Front:
+    return Front(take(found.layouts, indices), **{name: getattr(found, name)[indices] for name in COLUMNS})

@@ -34,7 +34,7 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
     """
     if not time.size:
         return np.arange(0)
-    near = _not_hopeless(time, energy)
+    near = not_hopeless(time, energy)
     times, energies = steps_of(time[near]), steps_of(energy[near])
     order = np.lexsort((time[near], complexity[near], energies, times))
     lowest = np.minimum.accumulate(energies[order])
@@ -42,12 +42,11 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
     return np.asarray(near[order[first]])
 
 
-def _not_hopeless(time: Floats, energy: Floats) -> Indices:
-    """Return the candidates that neither the fastest nor the most frugal candidate beats in both. Few remain to be
-    sorted.
+def not_hopeless(time: Floats, energy: Floats, margin: float = 1 + 2 * STEP) -> Indices:
+    """Return the candidates that neither the fastest nor the most frugal candidate beats in both by the factor
+    `margin`. Few remain to be sorted.
     """
     fastest, frugal = int(np.argmin(time)), int(np.argmin(energy))
-    margin = 1 + 2 * STEP
     return np.flatnonzero((time <= time[frugal] * margin) & (energy <= energy[fastest] * margin))
 
 

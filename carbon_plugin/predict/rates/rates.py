@@ -7,7 +7,7 @@ stack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,9 @@ GPUs Run Faster When Given Predictable Data"). On H100 fewer random bits bring 7
 the tokens of a batch are alike, so are the rows of all activations, but the weights stay random: the full gain is an
 upper bound.
 """
+
+HOP_BETWEEN_S = 14e-6
+"""Seconds of one step of a ring over a network, with the simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class Rates:
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
     by one, `sorted_loop` where their tokens are sorted before. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
     `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
-    `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
+    `broadcasts` are fields of `spec.stack`. `nic_hop` are the seconds of one step of a ring between nodes.
+    `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -153,6 +157,7 @@ class Rates:
     nic: Values
     nic_across: Values
     nic_latency: Values
+    nic_hop: Values
     island: Values
     devices: Values
     in_network: Values
@@ -204,6 +209,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         nic=sheet.nic * constants.scaleout_share,
         nic_across=sheet.nic_across * constants.scaleout_share,
         nic_latency=constants.scaleout_latency_s,
+        nic_hop=np.float64(HOP_BETWEEN_S),
         island=sheet.island,
         devices=sheet.devices,
         in_network=sheet.in_network,
@@ -214,4 +220,15 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         framework_factor=sheet.framework_factor,
         host_memory=sheet.host_memory,
         host_link=sheet.host_link,
+    )
+
+
+def with_slower_network(rates: Rates, slower: float) -> Rates:
+    """Return the rates where everything between nodes takes `slower` times as long."""
+    return replace(
+        rates,
+        nic=rates.nic / slower,
+        nic_across=rates.nic_across / slower,
+        nic_latency=rates.nic_latency * slower,
+        nic_hop=rates.nic_hop * slower,
     )

@@ -12,9 +12,8 @@ import numpy as np
 from carbon_plugin.predict.arrays import Values, any_of, clip, where
 from carbon_plugin.predict.rates.rates import Rates
 
-HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
-"""Seconds of one step of a ring over NVLink and over a network, with the simple protocol (NCCL src/graph/tuning.cc,
-hwLat)."""
+HOP_INSIDE_S = 3.4e-6
+"""Seconds of one step of a ring over NVLink, with the simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
 ALL_GROUPS: Values = np.float64(1)
 """Share of the groups of experts where a token may use experts of all of them."""
 REDUCE_LATENCY_SHARE = 0.6
@@ -70,7 +69,7 @@ def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
     Gathers and scatters have no tree, so that their latency grows with the number of ranks and not with its logarithm.
     """
     islands = ranks / ranks_in_island(ranks, stride, rates)
-    return where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
+    return where(islands > 1, (islands - 1) * rates.nic_hop + (ranks - islands) * HOP_INSIDE_S, 0.0)
 
 
 def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:

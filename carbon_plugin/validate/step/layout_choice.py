@@ -2,8 +2,9 @@
 
 The measures are rank correlation and regret. A job is one model, trained in one way by one release of one software, on
 a certain number of devices of one kind, so that only the layout differs. The pick is the layout of the least expected
-time, which includes what it costs to fill the memory. All layouts are known to have run, so that none is avoided
-because it might not fit: how well that is known is counted apart (`validate.hardware.memory`).
+time, which includes what it costs to fill the memory and what a slow network may cost. All layouts are known to have
+run, so that none is avoided because it might not fit: how well that is known is counted apart
+(`validate.hardware.memory`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.calibrate.rows.table import tabulate
+from carbon_plugin.plan.search.slow_network import expected_on_networks, slow
+from carbon_plugin.predict.rates.rates import combine
+from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.numbers.amounts import percent, plural
 
 MIN_RANKED = 3
@@ -59,6 +64,16 @@ def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64
         jobs.setdefault(_job(row), []).append(index)
     chosen = (members for members in jobs.values() if len({rows[i].spec.layout for i in members}) > 1)
     return tuple(_choice([rows[i] for i in members], predicted_s[members]) for members in chosen)
+
+
+def on_networks(rows: Sequence[PublishedRow]) -> NDArray[np.float64]:
+    """Return expected over predicted time of each row by what a slow network may cost, of shape (rows,)."""
+    if not rows:
+        return np.ones(0)
+    table = tabulate(rows)
+    case, rates = (table.shape, table.layout, table.work), combine(table.sheet, table.shipped)
+    predicted_s, slow_s = (np.asarray(step_time(*case, each).total) for each in (rates, slow(rates)))
+    return expected_on_networks(predicted_s, slow_s) / predicted_s
 
 
 def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, ...]:

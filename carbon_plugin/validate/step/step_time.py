@@ -40,7 +40,13 @@ from carbon_plugin.validate.run.real_runs import ClassOverrun, class_overruns, w
 from carbon_plugin.validate.step import baselines
 from carbon_plugin.validate.step.error_summary import ErrorSummary, mean, summarise
 from carbon_plugin.validate.step.headlines import CollectionError, headlines
-from carbon_plugin.validate.step.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
+from carbon_plugin.validate.step.layout_choice import (
+    LayoutChoice,
+    LayoutSummary,
+    layout_choices,
+    on_networks,
+    summarise_choices,
+)
 from carbon_plugin.validate.step.unknown_device import unknown_device_step_time_s
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
@@ -96,7 +102,7 @@ def validate(records: Path | None = None) -> Validation:
     hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
     memory = validate_memory(memory_rows(found, skipped))
     # The list begins with the memory of every row, in the order of the rows. That of rows without a step time follows.
-    slowdowns = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]]
+    slowdowns = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]] * on_networks(rows)
     report = _with_hybrids(_validation(rows, slowdowns, missing, records, published, shipped, seen), hybrids)
     return _with_memory(report, memory)
 

@@ -17,6 +17,7 @@ from carbon_plugin.plan.search.feasibility import inputs_of
 from carbon_plugin.plan.search.fullness import SLOWDOWN_AT_LIMIT, expected_slowdown, slowdown_of_a_run
 from carbon_plugin.plan.search.layouts import search, search_layout
 from carbon_plugin.plan.search.pareto import STEP, front
+from carbon_plugin.plan.search.slow_network import expected_on_networks, slow
 from carbon_plugin.plan.search.space import (
     EVERYTHING,
     MAX_CHUNKS,
@@ -208,15 +209,18 @@ def test_a_batch_that_nothing_divides_says_the_next_one_that_would_do() -> None:
 
 def test_the_layout_that_is_taken_is_the_one_of_least_expected_time_and_not_of_least_predicted_time() -> None:
     spec = spec_of("llama3-70b", 4, seq_len=8192)
-    inputs, times, needs = inputs_of(spec), [], []
+    inputs, times, slow_times, needs = inputs_of(spec), [], [], []
     for grid, _ in inputs.grids(USUAL):
         need = inputs.need_bytes(grid)
         fits = np.flatnonzero(need <= inputs.capacity_bytes)
         step = step_time(inputs.shape, grid.at(fits), inputs.work, inputs.rates)
+        slowly = step_time(inputs.shape, grid.at(fits), inputs.work, slow(inputs.rates))
         times.append(np.broadcast_to(step.total, fits.shape))
+        slow_times.append(np.broadcast_to(slowly.total, fits.shape))
         needs.append(need.ravel()[fits])
     predicted, fill = np.concatenate(times), np.concatenate(needs) / inputs.capacity_bytes
-    expected = predicted * expected_slowdown(fill, spec.stack.population)
+    on_networks = expected_on_networks(predicted, np.concatenate(slow_times))
+    expected = on_networks * expected_slowdown(fill, spec.stack.population)
 
     found = search_layout(spec)
 
