@@ -1,8 +1,9 @@
-"""What the pages with generated tables share: a table in Markdown, and putting it between the markers of a page."""
+"""What the pages with generated parts share: tables and paragraphs in Markdown, put between the markers of a page."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from pathlib import Path
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return one table in Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines of at most 120 characters, of which none begins with a percent sign."""
+    joined = re.sub(r"(?<=\d) (?=%)", "\u00a0", text)
+    return textwrap.fill(joined, 120, break_long_words=False, break_on_hyphens=False).replace("\u00a0", " ")
 
 
 def replace_marked(page: Path, parts: Mapping[str, str]) -> None:

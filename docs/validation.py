@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from marked_tables import replace_marked, table
+from marked_tables import replace_marked, table, wrapped
 
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
@@ -206,7 +205,7 @@ def readme(result: Validation) -> str:
         f"{percent(feasible, 1)} are called feasible."
     )
     lines = table(README_HEADINGS, [_readme_line(item) for item in errors])
-    return f"{_wrapped(before)}\n\n{lines}\n\n{_wrapped(after)}"
+    return f"{wrapped(before)}\n\n{lines}\n\n{wrapped(after)}"
 
 
 def _readme_line(item: CollectionError) -> list[str]:
@@ -215,10 +214,6 @@ def _readme_line(item: CollectionError) -> list[str]:
     kind = "dense" if item.kind == "dense" else "mixtures of experts"
     error, coverage = percent(item.source_left_out / 100, 1), percent(item.coverage, 0)
     return [f"{kind}, {name}{told}", str(item.sources), error, coverage]
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def newest_first(items: Sequence[CollectionError]) -> list[CollectionError]:

@@ -131,6 +131,15 @@ def test_readme_has_the_errors_of_the_page_about_the_validation():
     assert shown == found, "run `python docs/validation.py`"
 
 
+def test_readme_has_the_coverage_of_whole_runs_of_the_page_about_carbon():
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/carbon_validation.md"))
+
+    marked = readme.partition("<!-- whole runs -->")[2].partition("<!-- end -->")[0]
+    shown = re.findall(r"(\d+) % of the", marked.replace("\n", " "))
+
+    assert shown == re.findall(r"(\d+) % where the factor saw nothing", page), "run `python docs/carbon_validation.py`"
+
+
 def test_tables_about_scaling_are_those_of_their_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
