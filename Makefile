@@ -84,6 +84,7 @@ docs: $(VENV)/.installed .venv-docs/.installed ## commands and tables in docs/, 
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python docs/goodput.py
+	$(BIN)/python docs/scaling.py
 	$(BIN)/python docs/readme.py
 	$(BIN)/python -m carbon_plugin.audit.exports.json_schemas
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet
