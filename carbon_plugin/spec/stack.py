@@ -40,6 +40,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     "iteration" the whole iteration, in which the host issues no operation of a layer and waits for nothing (dropless
     experts included).
 
+    `launch_blocking` says that the host waits for every kernel before it issues the next (`CUDA_LAUNCH_BLOCKING=1`), so
+    that the times of host and device add up.
+
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
     `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
     some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
@@ -94,6 +97,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cuda_graphs: CudaGraphs = "none"
     fused_experts: bool = False
     expert_dispatch: ExpertDispatch = "all_to_all"
+    launch_blocking: bool = False
     expert_loop: bool = False
     sorted_loop: bool = False
     plain_dispatch: bool = False

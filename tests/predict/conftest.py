@@ -24,6 +24,7 @@ A100 = {
     "shard_host_ops": 0.0,
     "fused": 0.0,
     "scoped_graphs": 0.0,
+    "launch_blocking": 0.0,
     "fused_experts": 0.0,
     "deduplicated": 0.0,
     "expert_loop": 0.0,

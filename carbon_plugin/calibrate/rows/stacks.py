@@ -148,6 +148,8 @@ def stack_of(
         changes["plain_modules"] = True
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
         changes["accumulates_beside"] = True
+    if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
+        changes["launch_blocking"] = True
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.

@@ -67,6 +67,7 @@ class Datasheet:
     fused: Values
     scoped_graphs: Values
     iteration_graphs: Values
+    launch_blocking: Values
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
@@ -136,6 +137,7 @@ class Rates:
     attention_length: Values
     fused: Values
     scoped_graphs: Values
+    launch_blocking: Values
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
@@ -189,6 +191,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         shard_host_ops=sheet.shard_host_ops,
         fused=sheet.fused,
         scoped_graphs=sheet.scoped_graphs,
+        launch_blocking=sheet.launch_blocking,
         fused_experts=sheet.fused_experts,
         deduplicated=sheet.deduplicated,
         expert_loop=sheet.expert_loop,

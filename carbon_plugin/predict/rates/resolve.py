@@ -161,6 +161,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "fused": stack.fused,
         "scoped_graphs": stack.cuda_graphs == "scoped",
         "iteration_graphs": stack.cuda_graphs == "iteration",
+        "launch_blocking": stack.launch_blocking,
         "fused_experts": stack.fused_experts,
         "deduplicated": stack.expert_dispatch == "deepep",
         "expert_loop": stack.expert_loop,

@@ -85,8 +85,10 @@ def layer_time(
         sliced, issued = sorted_loop(shape, layout, work, rates)
         matmul, device, host = matmul + sliced, device + sliced, host + issued
     wait = host_wait(rates) if sparse else np.float64(0)
-    forward = smooth_max(device.forward, host.forward) + wait
-    backward = smooth_max(device.backward, host.backward) + wait
+    forward, backward = (
+        both + wait
+        for both in (_issued(device.forward, host.forward, rates), _issued(device.backward, host.backward, rates))
+    )
     if sparse and any_of(rates.expert_loop > 0):
         looped = (rates.expert_loop > 0) & (rates.sorted_loop == 0)
         passes = expert_loop(shape, layout, rates)
@@ -128,6 +130,14 @@ def layer_time(
             "dp_shard": exposed.forward + exposed.backward,
         },
     )
+
+
+def _issued(device: Values, host: Values, rates: Rates) -> Values:
+    """Return the seconds of a pass whose operations the host issues beside the device, or one by one where it waits for
+    each of them.
+    """
+    beside = smooth_max(device, host)
+    return where(rates.launch_blocking > 0, device + host, beside) if any_of(rates.launch_blocking > 0) else beside
 
 
 def attention_projections(

@@ -64,3 +64,16 @@ def test_transformers_of_before_gates_drop_a_tenth_of_their_states_and_later_one
     assert read(**plain).spec.model.dropout == 0.1
     assert read(**plain | {"mlp": "swiglu"}).spec.model.dropout == 0
     assert read(**plain | {"framework": "PyTorch"}).spec.model.dropout == 0
+
+
+@pytest.mark.parametrize(("notes", "blocking"), [("", False), ("CUDA_LAUNCH_BLOCKING=1, by its log", True)])
+def test_a_row_says_that_its_host_waited_for_every_kernel(notes: str, blocking: bool) -> None:
+    row = {
+        "id": "a", "model": "GPT", "layers": 24, "hidden": 2048, "ffn": 8192, "heads": 16, "seq_len": 2048,
+        "precision": "bf16", "gpu": "A100-80GB-SXM", "n_gpus": 8, "tp": 2, "pp": 1, "sharding": "ZeRO-1", "mbs": 1,
+        "gbs": 8, "framework": "Megatron-DeepSpeed (2022)", "step_time_s": 10.0, "notes": notes,
+    }  # fmt: skip
+
+    (found,), _ = parse_rows([row], {})
+
+    assert found.spec.stack.launch_blocking is blocking

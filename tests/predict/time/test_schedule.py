@@ -209,3 +209,17 @@ def test_a_bubble_does_not_wait_again_for_what_sharding_sends_once_a_step(gpt, r
     assert few.terms["dp_shard"] == pytest.approx(float(many.terms["dp_shard"]))
     assert few.terms["pp_bubble"] == pytest.approx(float(many.terms["pp_bubble"]))
     assert few.total < many.total
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(layout=layouts())
+def test_a_host_that_waits_for_every_kernel_adds_its_time_to_that_of_the_device(gpt, rates, layout) -> None:
+    usual, waiting = rates(), rates(launch_blocking=1.0)
+
+    beside, after = (total(gpt, layout, each).terms for each in (usual, waiting))
+
+    assert float(after["host"]) > float(beside["host"])
+    # What the host takes by itself is what a step of a device without any work takes.
+    free = rates(memory=1e30, gemm_flops=1e30, wide_gemm_flops=1e30, attention_flops=1e30, kernel_time=0.0)
+    alone = total(gpt, msgspec.structs.replace(layout, tp=1, sequence_parallel=False), free).terms["host"]
+    assert layout.tp > 1 or float(after["host"]) == pytest.approx(float(alone), rel=1e-6)
