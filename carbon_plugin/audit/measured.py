@@ -10,7 +10,6 @@ from carbon_plugin.footprint.values import EnergyItem
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, chargeable, energy_item, reservations, scope_of
 from carbon_plugin.ledger.held.unobserved import unobserved_scope
 from carbon_plugin.plan.whatif.measured_run import MeasuredRun
-from carbon_plugin.predict.power import idle_with_context_w
 from carbon_plugin.spec.hardware.profiles import find_accelerator
 from carbon_plugin.spec.numbers.range import Range
 
@@ -64,7 +63,7 @@ def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
             profile = find_accelerator(identity.profile) if identity.profile else None
             if profile is None:
                 return None
-            power_w = idle_with_context_w(profile)
+            power_w = profile.idle_with_context_w
         if power_w is not None and identity.rung != "facility":
             scope = f"{identity.rung} in pauses"
             items.append(EnergyItem(rung=identity.rung, scope=scope, energy=Range.exactly(power_w)))

@@ -19,7 +19,7 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
 from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.power import idle_with_context_w, sustained_w
+from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import EFFECTS
@@ -186,7 +186,7 @@ def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
     weight = len(known) / (len(known) + (POWER_NOISE / POWER_SIGMA) ** 2)
     ratio = float(np.exp(weight * np.mean(np.log([row.power_ratio for row in known if row.power_ratio]))))
     cluster = known[0].spec.cluster
-    idle, before = idle_with_context_w(cluster.accelerator), sustained_w(cluster)
+    idle, before = cluster.accelerator.idle_with_context_w, sustained_w(cluster)
     drawn = float(np.mean([predict_step(row.spec).gpu_power_w.value for row in known]))
     after = idle + (before - idle) * max(ratio * drawn - idle, 0.0) / (drawn - idle)
     limit = cluster.power_limit_w

@@ -18,7 +18,7 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.result import Activity
-from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
+from carbon_plugin.spec.hardware.cluster import CONTEXT_POWER_W, Accelerator, Cluster
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.numbers.range import Range
@@ -66,19 +66,8 @@ convention)."""
 VOLTAGE_SLOPE, LEAST_VOLTAGE_SQUARED = 2.3, 0.65
 """The square of the voltage, divided by that at full clock, falls with the clock at this slope, down to the least value
 that the chip runs at."""
-CONTEXT_POWER_W = 40.0
-"""Power that an open context adds to idle, where only the figure of the empty board is known (26-66 W, arXiv
-2605.23918)."""
 IDLE_RELATIVE = 0.12
 """Half of the relative range of idle power between boards of one kind."""
-
-
-def idle_with_context_w(accelerator: Accelerator) -> float:
-    """Return the power with a context open and nothing running, in W."""
-    if accelerator.idle_context_power_w is not None:
-        return accelerator.idle_context_power_w.value
-    idle = accelerator.idle_power_w.value
-    return min(idle + CONTEXT_POWER_W, 0.5 * accelerator.tdp_w.value) if accelerator.kind == "gpu" else idle
 
 
 def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
@@ -93,7 +82,7 @@ def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
         return Figure(
             idle, (1 - UNREAD_IDLE_RELATIVE) * idle, (1 + UNREAD_IDLE_RELATIVE) * idle, "W", "modelled", source
         )
-    limit, idle = accelerator.tdp_w.value, idle_with_context_w(accelerator)
+    limit, idle = accelerator.tdp_w.value, accelerator.idle_with_context_w
     central = max(idle, TRAINING_SHARE * limit)
     source = f"{percent(TRAINING_SHARE, 0)} of the limit of {accelerator.name}, from idle up to all of it"
     return Figure(central, min(idle, central), max(limit, central), "W", "modelled", source)
@@ -101,7 +90,7 @@ def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
 
 def idle_power_figure(cluster: Cluster) -> Figure:
     """Return the power, W, of a device that is reserved and does nothing, with the range between boards."""
-    idle = idle_with_context_w(cluster.accelerator)
+    idle = cluster.accelerator.idle_with_context_w
     spread = idle * IDLE_RELATIVE
     return Figure(idle, idle - spread, idle + spread, "W", "modelled", "idle with an open context")
 
@@ -114,7 +103,7 @@ def power_assumptions(cluster: Cluster) -> list[Assumption]:
         found.append(Assumption(f"{device.name}.sustained_power_w", f"{sustained_w(cluster):.4g}", said))
     if device.idle_context_power_w is None and device.kind == "gpu":
         said = f"idle power and at most {CONTEXT_POWER_W:g} W for an open context (arXiv 2605.23918); none is measured"
-        found.append(Assumption(f"{device.name}.idle_context_power_w", f"{idle_with_context_w(device):.4g}", said))
+        found.append(Assumption(f"{device.name}.idle_context_power_w", f"{device.idle_with_context_w:.4g}", said))
     return found
 
 
@@ -130,9 +119,9 @@ def sustained_w(cluster: Cluster) -> float:
 
 def capped_share(cluster: Cluster) -> float:
     """Return the rate of matrix products under the cluster's power cap, divided by the rate without one."""
-    idle = idle_with_context_w(cluster.accelerator)
+    idle = cluster.accelerator.idle_with_context_w
     free = sustained_w(msgspec.structs.replace(cluster, power_cap_w=None))
-    return clock_share((cluster.power_limit_w - idle) / (free - idle))
+    return clock_share((cluster.power_limit_w - idle) / (free - idle)) if free > idle else 1.0
 
 
 def clock_share(dynamic_share: float) -> float:
@@ -175,7 +164,7 @@ def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Acti
             {name: draw.high for name, draw in DRAWS.items()},
         )
     )
-    idle = idle_with_context_w(cluster.accelerator) * IDLE_RELATIVE
+    idle = cluster.accelerator.idle_with_context_w * IDLE_RELATIVE
     figure = Figure(
         central,
         max(low - idle, 0.0),
@@ -188,7 +177,7 @@ def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Acti
 
 
 def _power_w(shares: dict[str, Values], cluster: Cluster, draws: dict[str, float]) -> Values:
-    idle, full = idle_with_context_w(cluster.accelerator), sustained_w(cluster)
+    idle, full = cluster.accelerator.idle_with_context_w, sustained_w(cluster)
     dynamic = max(full - idle, 0.0)
     drawn = idle + dynamic * np.asarray(sum(draws[name] * share for name, share in shares.items()))
     return np.minimum(drawn, cluster.power_limit_w)

@@ -204,7 +204,7 @@ def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_ra
     (none, wide), (one, narrower), (three, narrow) = (error_and_width(seen) for seen in (0, 1, 3))
 
     assert none > 0.15
-    assert one < none / 2
+    assert one < 0.6 * none  # about half, whatever constants the next fit ships
     assert three < 0.06
     assert narrow < narrower < wide
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.plan.forecast import Forecast, make_forecast
-from carbon_plugin.predict.power import idle_with_context_w
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
 from tests.predict.random_runs import runs
@@ -66,7 +65,7 @@ def test_a_forecast_has_ordered_ranges_and_energy_between_idle_and_the_limit(spe
         assert 0 <= figure.low <= figure.value <= figure.high
 
     mean_w = footprint.energy_j["gpu"].value / (forecast.device_hours.value * 3600)
-    assert idle_with_context_w(cluster.accelerator) * (1 - 1e-9) <= mean_w <= cluster.power_limit_w * (1 + 1e-9)
+    assert cluster.accelerator.idle_with_context_w * (1 - 1e-9) <= mean_w <= cluster.power_limit_w * (1 + 1e-9)
 
 
 def turned(value: Any) -> Any:

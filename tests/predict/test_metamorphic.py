@@ -7,21 +7,16 @@ a relation does not hold for a reason of the model, the test says which.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.power import idle_with_context_w
-from carbon_plugin.predict.rates.resolve import PRIORS, resolve_constants
-from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.stack import host_op_time_of
+from tests.predict.random_changes import FASTER, SMALL, need_bytes, numbers_of, step_s
 from tests.predict.random_runs import runs
 
 replace = msgspec.structs.replace
@@ -29,101 +24,6 @@ EQUAL = 1 + 1e-9
 """Rounding of sums of many terms."""
 FEWER = settings(max_examples=max(1, settings.default.max_examples // 3))  # type: ignore[union-attr]
 """For tests of many changes."""
-Change = Callable[[RunSpec, float], RunSpec]
-
-
-def step_s(spec: RunSpec) -> float:
-    return predict_step(spec).step_time_s.value
-
-
-def need_bytes(spec: RunSpec) -> float:
-    return predict_step(spec).memory.total_bytes
-
-
-def times(value: Sourced, factor: float) -> Sourced:
-    return replace(value, value=value.value * factor, low=None, high=None)
-
-
-def with_device(spec: RunSpec, **changes: Any) -> RunSpec:
-    device = replace(spec.cluster.accelerator, **changes)
-    return replace(spec, cluster=replace(spec.cluster, accelerator=device))
-
-
-def with_network(spec: RunSpec, **changes: Any) -> RunSpec:
-    node = spec.cluster.node
-    node = replace(node, network=replace(node.network, **changes))
-    return replace(spec, cluster=replace(spec.cluster, node=node))
-
-
-def of_peaks(spec: RunSpec, factor: float) -> RunSpec:
-    """Peaks of all precisions together: how far power bounds a clock follows from the peak in 16 bit."""
-    peaks = {dtype: times(peak, factor) for dtype, peak in spec.cluster.accelerator.peak_flops.items()}
-    return with_device(spec, peak_flops=peaks)
-
-
-def of_memory(spec: RunSpec, factor: float) -> RunSpec:
-    bandwidth = spec.cluster.accelerator.memory_bandwidth_bytes_per_s
-    return with_device(spec, memory_bandwidth_bytes_per_s=times(bandwidth, factor))
-
-
-def of_links(spec: RunSpec, factor: float) -> RunSpec:
-    scaleup = spec.cluster.accelerator.scaleup
-    faster = replace(scaleup, bandwidth_bytes_per_s=times(scaleup.bandwidth_bytes_per_s, factor))
-    return with_device(spec, scaleup=faster)
-
-
-def of_nics(spec: RunSpec, factor: float) -> RunSpec:
-    return with_network(spec, bandwidth_bytes_per_s=times(spec.cluster.node.network.bandwidth_bytes_per_s, factor))
-
-
-def of_power(spec: RunSpec, factor: float) -> RunSpec:
-    return with_device(spec, tdp_w=times(spec.cluster.accelerator.tdp_w, factor))
-
-
-def of_constant(name: str) -> Change:
-    """Return the change of a constant of the device, from what it is for this run."""
-
-    def changed(spec: RunSpec, factor: float) -> RunSpec:
-        device = spec.cluster.accelerator
-        constants, _ = resolve_constants(device, spec.stack, spec.training.precision)
-        stated = Sourced(float(getattr(constants, name)) * factor, "a test", "fitted")
-        return with_device(spec, efficiency=replace(device.efficiency, **{name: stated}))
-
-    return changed
-
-
-def of_host(spec: RunSpec, factor: float) -> RunSpec:
-    efficiency = spec.cluster.accelerator.efficiency
-    own = efficiency.host_op_time_s.value if efficiency.host_op_time_s else PRIORS["host_op_time_s"][0]
-    now = host_op_time_of(spec.stack)
-    return replace(spec, stack=replace(spec.stack, host_op_time_s=factor * (own if now is None else now)))
-
-
-def of_attention(spec: RunSpec, factor: float) -> RunSpec:
-    efficiency = spec.cluster.accelerator.efficiency
-    known = {kernel: times(rate, factor) for kernel, rate in efficiency.attention_flops.items()}
-    return with_device(spec, efficiency=replace(efficiency, attention_flops=known))
-
-
-FASTER: Mapping[str, tuple[Change, int]] = {
-    # The change, and whether more of it (1) or less of it (-1) makes a machine faster.
-    "peak": (of_peaks, 1),
-    "memory bandwidth": (of_memory, 1),
-    "links": (of_links, 1),
-    "NICs": (of_nics, 1),
-    "power": (of_power, 1),
-    "attention kernels": (of_attention, 1),
-    **{
-        name: (of_constant(name), 1)
-        for name in ("gemm_share", "memory_share", "scaleup_share", "scaleout_share", "all_to_all_share")
-    },
-    **{
-        name: (of_constant(name), -1)
-        for name in ("kernel_time_s", "scaleup_latency_s", "scaleout_latency_s", "overlap_contention")
-    },
-    "host time": (of_host, -1),
-    "framework factor": (lambda spec, factor: replace(spec, stack=replace(spec.stack, framework_factor=factor)), -1),
-}
 
 
 @pytest.mark.parametrize("what", FASTER)
@@ -252,20 +152,6 @@ def test_terms_and_parts_add_up_and_everything_is_finite_and_positive(spec: RunS
     assert sum(msgspec.structs.astuple(found.activity)) == pytest.approx(1)
 
 
-def numbers_of(found: StepPrediction) -> list[float]:
-    figures = [found.step_time_s, found.gpu_power_w, found.gpu_energy_per_step_j]
-    return [
-        *(number for figure in figures for number in (figure.value, figure.low, figure.high)),
-        *found.step_time_95_s,
-        found.tokens_per_s_per_device,
-        found.model_flops_per_step,
-        found.hardware_flops_per_step,
-        found.mfu,
-        found.hfu,
-        found.memory.total_bytes,
-    ]
-
-
 @given(spec=runs())
 def test_ranges_hold_their_central_values_and_power_lies_between_idle_and_the_limit(spec: RunSpec) -> None:
     found, cluster = predict_step(spec), spec.cluster
@@ -275,73 +161,26 @@ def test_ranges_hold_their_central_values_and_power_lies_between_idle_and_the_li
     assert low < found.step_time_s.low < found.step_time_s.high < high
 
     power = found.gpu_power_w
-    assert idle_with_context_w(cluster.accelerator) <= power.value * EQUAL
+    assert cluster.accelerator.idle_with_context_w <= power.value * EQUAL
     assert power.high <= cluster.power_limit_w * EQUAL
     energy_j = power.value * found.step_time_s.value * cluster.devices
     assert found.gpu_energy_per_step_j.value == pytest.approx(energy_j)
 
 
-def of_cap(spec: RunSpec, factor: float) -> RunSpec:
-    limit, idle = spec.cluster.accelerator.tdp_w.value, idle_with_context_w(spec.cluster.accelerator)
-    return replace(spec, cluster=replace(spec.cluster, power_cap_w=min(limit, (idle + 0.7 * (limit - idle)) * factor)))
+@given(spec=runs(), share=st.floats(0.001, 1))
+def test_a_device_at_any_cap_that_is_accepted_is_slower_and_not_absurd(spec: RunSpec, share: float) -> None:
+    device = spec.cluster.accelerator
+    idle, limit = device.idle_with_context_w, device.tdp_w.value
+    capped = replace(spec, cluster=replace(spec.cluster, power_cap_w=min(limit, idle + share * (limit - idle))))
+
+    found = predict_step(capped)
+
+    assert all(math.isfinite(number) and number > 0 for number in numbers_of(found))
+    assert found.step_time_s.value >= step_s(spec) / EQUAL
+    with pytest.raises(SpecError, match="power_cap_w is"):
+        replace(spec.cluster, power_cap_w=idle)
 
 
-def of_plan(name: str, middle: float) -> Change:
-    return lambda spec, factor: replace(spec, training=replace(spec.training, **{name: middle * factor}))
-
-
-def of_stack(name: str, middle: float) -> Change:
-    return lambda spec, factor: replace(spec, stack=replace(spec.stack, **{name: middle * factor}))
-
-
-def of_model(name: str, middle: float) -> Change:
-    return lambda spec, factor: replace(spec, model=replace(spec.model, **{name: middle * factor}))
-
-
-def of_vocabulary(spec: RunSpec, factor: float) -> RunSpec:
-    return replace(spec, model=replace(spec.model, vocab=round(spec.model.vocab * factor)))
-
-
-def of_length(spec: RunSpec, factor: float) -> RunSpec:
-    layout = spec.layout
-    assert layout is not None
-    seq_len = 8 * layout.cp * round(spec.training.seq_len * factor / (8 * layout.cp))
-    return replace(spec, training=replace(spec.training, seq_len=seq_len))
-
-
-def of_imbalance(spec: RunSpec, factor: float) -> RunSpec:
-    moe = spec.model.moe
-    return spec if moe is None else replace(spec, model=replace(spec.model, moe=replace(moe, imbalance=1.5 * factor)))
-
-
-def of_oversubscription(spec: RunSpec, factor: float) -> RunSpec:
-    """Where no rails are stated: with them, a job outgrows a leaf switch at a whole number of nodes."""
-    return with_network(spec, oversubscription=2.0 * factor, rails=None)
-
-
-SMALL: Mapping[str, Change] = {
-    **{name: change for name, (change, _) in FASTER.items()},
-    "power cap": of_cap,
-    "imbalance": of_imbalance,
-    "oversubscription": of_oversubscription,
-    "vocabulary": of_vocabulary,
-    "share of gradients that overlap": of_stack("dp_overlap", 0.5),
-    "capacity": of_stack("capacity_factor", 1.25),
-    "spread of the routing": of_stack("routing_spread", 0.3),
-    "slots of sharding": of_stack("shard_host_ops", 60.0),
-    "wait at transfers": of_stack("transfer_wait_s", 1e-3),
-    "share of offloaded activations": of_plan("activation_offload", 0.5),
-    "trained share": of_model("trainable_fraction", 0.5),
-    "adapters": of_model("trainable_fraction", 0.005),
-}
-"""Inputs that need not be whole numbers, and the vocabulary.
-
-No relation holds for a tenth of a percent where a rule has a threshold: at 10 % of trained parameters adapters end
-(`ADAPTER_FRACTION`), at 15 % of waiting for the host a run becomes `host_bound`, which has another range
-(`accuracy_class`), and a job leaves one leaf switch of a network with known rails (`leaf_nodes`). Counts have
-thresholds of their own: heads in whole lanes of a TPU, softmax kernels up to 4,096 keys and for multiples of four
-heads, layers that do not divide evenly, a second micro-batch, a second island.
-"""
 LARGEST_JUMP = 0.004
 """Of a logarithm, for 0.1 %: nothing grows faster than the third power of an input."""
 

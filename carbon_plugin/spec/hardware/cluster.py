@@ -15,6 +15,9 @@ from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 MOST_NODES = 10**12
 """The most nodes of a cluster: more is a mistake, and nobody could wait for the search of its layouts."""
+CONTEXT_POWER_W = 40.0
+"""Power that an open context adds to idle, where only the figure of the empty board is known (26-66 W, arXiv
+2605.23918)."""
 MOST_SHARE = 10.0
 """The largest share of a datasheet's rate. Caches and clocks may bring a probed machine above 1; 77 that was written
 for 0.77 is refused.
@@ -162,6 +165,18 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             if idle is not None and idle.value >= self.tdp_w.value:
                 raise SpecError(f"{field} is {idle.value:g}, expected below tdp_w {self.tdp_w.value:g}")
 
+    @property
+    def idle_with_context_w(self) -> float:
+        """Return the power with a context open and nothing running, in W: the profile's, or for a GPU that of the empty
+        board and `CONTEXT_POWER_W`, up to half of the limit where the empty board draws less than that.
+        """
+        if self.idle_context_power_w is not None:
+            return self.idle_context_power_w.value
+        idle = self.idle_power_w.value
+        if self.kind != "gpu":
+            return idle
+        return max(idle, min(idle + CONTEXT_POWER_W, 0.5 * self.tdp_w.value))
+
 
 class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance describes the server around the devices.
@@ -264,12 +279,12 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"cluster: devices_per_node is {self.devices_per_node}, "
                 f"expected 1 to {self.node.accelerators} (node {self.node.name})"
             )
-        idle = (self.accelerator.idle_context_power_w or self.accelerator.idle_power_w).value
+        idle = self.accelerator.idle_with_context_w
         limit = self.accelerator.tdp_w.value
         if self.power_cap_w is not None and not idle < self.power_cap_w <= limit:
             raise SpecError(
                 f"cluster: power_cap_w is {self.power_cap_w:g}, expected above {idle:g} and at most {limit:g} "
-                f"(idle power and limit of {self.accelerator.name})"
+                f"(idle power with an open context and limit of {self.accelerator.name})"
             )
 
     @property
