@@ -36,8 +36,8 @@ that has rows has a deviation from it."""
 BLIND_COLLECTIONS = ("second", "third", "fourth", "fifth", "sixth", "seventh")
 """Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
-"""Shipped stacks of ordinary software. They share one factor and one host cost, because the next user's software is not
-among them."""
+"""Shipped stacks of ordinary software. They share two factors and one host cost, because the next user's software is
+not among them."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
@@ -98,7 +98,9 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
     ]
     found.append(FitParameter(f"{FACTOR}.vendor", FACTOR, _frameworks(*VENDOR_FRAMEWORKS), 0.3))
     found += [FitParameter(f"{FACTOR}.{name}", FACTOR, _frameworks(name), 0.1) for name in FACTOR_FRAMEWORKS]
-    found.append(FitParameter(f"{FACTOR}.ordinary", FACTOR, _ordinary, 0.3))
+    # What ordinary software decides itself varies more than the kernels that all software shares.
+    found.append(FitParameter("overhead.ordinary", "overhead", _ordinary, 0.3))
+    found.append(FitParameter(f"{FACTOR}.ordinary", FACTOR, _ordinary, 0.1))
     found.append(FitParameter("host_op_time_s.ordinary", "host_op_time_s", _ordinary, 0.4, EAGER_HOST))
     return tuple(found)
 
@@ -106,8 +108,8 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
 def cluster_offsets(table: RowArrays) -> tuple[FitParameter, ...]:
     """Return an offset for each cluster of ordinary software, which applies to all of its rows alike.
 
-    The offsets are fitted together with the two numbers of ordinary software, so that a source with many rows does not
-    determine these alone. They are not shipped, because the next cluster's offset is unknown.
+    The offsets are fitted together with the three numbers of ordinary software, so that a source with many rows does
+    not determine these alone. They are not shipped, because the next cluster's offset is unknown.
     """
     groups = zip(table.origin[table.ordinary], table.accelerator[table.ordinary], strict=True)
     return tuple(
@@ -122,8 +124,8 @@ def calibration_rows(table: RowArrays) -> Mask:
     """Return the rows that the shipped constants are fitted to.
 
     They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
-    that is kept for blind prediction only ordinary software is included: the other collection has none, and two numbers
-    can be fitted to such software only.
+    that is kept for blind prediction only ordinary software is included: the other collection has none, and three
+    numbers can be fitted to such software only.
     """
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
     blind = np.isin(table.collection, BLIND_COLLECTIONS)

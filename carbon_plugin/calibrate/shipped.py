@@ -110,7 +110,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict
 
 
 def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
-    """Return host cost and factor of each framework."""
+    """Return host cost and factors of each framework."""
     host = prior_constants()["host_op_time_s"]
     found: dict[str, dict[str, float]] = {}
     for group, members in (*HOST_GROUPS.items(), ("ordinary", ORDINARY_FRAMEWORKS)):
@@ -124,6 +124,9 @@ def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
     factors |= {name: vendor * fitted.multiplier(f"{FACTOR}.{name}") for name in FACTOR_FRAMEWORKS}
     for framework, value in factors.items():
         found[framework]["framework_factor"] = float(f"{value:.{DIGITS}g}")
+    for framework in ORDINARY_FRAMEWORKS:
+        value = fitted.multiplier("overhead.ordinary")
+        found[framework]["overhead_factor"] = float(f"{value:.{DIGITS}g}")
     return found
 
 

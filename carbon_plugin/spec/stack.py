@@ -85,12 +85,14 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     (`predict.rates.rates.UNIFORM_GAIN`).
 
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
-    is ordinary software. `framework_factor` multiplies the step time; unset, it is that of ordinary software, as fitted
-    over its frameworks, or 1 for a tuned stack.
+    is ordinary software. `overhead_factor` multiplies what is neither a matrix product nor an attention core, whose
+    kernels are the same in any software; unset, it is that of ordinary software, as fitted over its frameworks, or 1
+    for a tuned stack. `framework_factor` multiplies the whole step time.
     """
 
     population: Population = "ordinary"
     framework_factor: float | None = None
+    overhead_factor: float | None = None
     shard_host_ops: float = 0.0
     attention_kernel: AttentionKernel | None = None
     fused: bool = False
@@ -128,7 +130,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     interleaves: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "framework_factor", "capacity_factor", owner="stack: ")
+        check_positive(self, "framework_factor", "overhead_factor", "capacity_factor", owner="stack: ")
         check_not_negative(
             self, "host_op_time_s", "shard_host_ops", "routing_spread", "transfer_wait_s", owner="stack: "
         )
@@ -140,6 +142,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 ORDINARY, TUNED = "ordinary", "tuned"
 """The names of the shipped stacks that stand for software of which nothing else is known."""
+
+
+def overhead_of(stack: Stack) -> float:
+    """Return the factor on what is neither product nor attention: the stated one, or that of the stack's population."""
+    if stack.overhead_factor is not None:
+        return stack.overhead_factor
+    return (STACKS[ORDINARY].overhead_factor if stack.population == ORDINARY else None) or 1.0
 
 
 def factor_of(stack: Stack) -> float:

@@ -54,6 +54,7 @@ A100 = {
     "dp_overlap": 0.0,
     "gather_overlap": 0.0,
     "framework_factor": 1.0,
+    "overhead": 1.0,
     "host_memory": 41e9,
     "host_link": 25e9,
 }

@@ -142,7 +142,8 @@ def _blank(device: Accelerator) -> Accelerator:
 
 
 def _bare(stack: Stack) -> Stack:
-    return msgspec.structs.replace(stack, host_op_time_s=None, framework_factor=1.0, population=TUNED)
+    bare = {"host_op_time_s": None, "framework_factor": 1.0, "overhead_factor": 1.0, "population": TUNED}
+    return msgspec.structs.replace(stack, **bare)
 
 
 def _transformer(row: PublishedRow) -> TransformerModel:

@@ -105,6 +105,7 @@ class Constants:
     scaleout_latency_s: Values
     overlap_contention: Values
     all_to_all_share: Values
+    overhead: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,8 @@ class Rates:
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
     by one, `sorted_loop` where their tokens are sorted before. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
     `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
-    `broadcasts` are fields of `spec.stack`. `nic_hop` are the seconds of one step of a ring between nodes.
-    `host_memory` and `host_link` are the shares of one device.
+    `broadcasts` are fields of `spec.stack`, and `overhead` is its `overhead_factor`. `nic_hop` are the seconds of one
+    step of a ring between nodes. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -168,6 +169,7 @@ class Rates:
     dp_overlap: Values
     gather_overlap: Values
     framework_factor: Values
+    overhead: Values
     host_memory: Values
     host_link: Values
 
@@ -221,6 +223,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         dp_overlap=sheet.dp_overlap,
         gather_overlap=sheet.gather_overlap,
         framework_factor=sheet.framework_factor,
+        overhead=constants.overhead,
         host_memory=sheet.host_memory,
         host_link=sheet.host_link,
     )

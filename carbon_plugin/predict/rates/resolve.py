@@ -35,6 +35,7 @@ from carbon_plugin.spec.stack import (
     factor_of,
     gather_overlap_of,
     host_op_time_of,
+    overhead_of,
     routing_spread_of,
 )
 from carbon_plugin.spec.training import Precision
@@ -205,6 +206,7 @@ def resolve_constants(
         "attention_flops": _attention(resolver, stack, peak_16bit),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
         "host_op_time_s": resolver.prior("host_op_time_s") if host is None else host,
+        "overhead": overhead_of(stack),
         **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})
