@@ -18,6 +18,9 @@ AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 """Degrees that multiply to the number of devices."""
 DEGREES = (*AXES, "ep", "expert_tp")
 """All degrees of parallelism; those of experts share out ranks that the axes have already made."""
+TABLES = 2
+"""Embedding and head, which pipelines may count as layers (Megatron-core, `account_for_embedding_in_pipeline_split` and
+`account_for_loss_in_pipeline_split`: 126 layers in 16 stages of 8 chunks)."""
 COUNTS = (*DEGREES, "virtual_stages", "micro_batch_size")
 
 

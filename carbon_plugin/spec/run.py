@@ -14,7 +14,7 @@ from msgspec import Struct
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.spec.degrees import divisors, listed, splits_heads, what_would_do
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import TABLES, ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Assumption
@@ -115,7 +115,7 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
         )
     chunks = layout.pp * layout.virtual_stages
     # Embedding and head may take a chunk each (Megatron counts them as layers: 126 layers in 128 chunks).
-    if chunks > model.layers + (2 if layout.virtual_stages > 1 else 0):
+    if chunks > model.layers + (TABLES if layout.virtual_stages > 1 else 0):
         raise InfeasibleLayoutError(
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
             f"but {model.name} has only {plural(model.layers, 'layer')}"

@@ -11,7 +11,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import peak_of, wide_precision
 from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
+from carbon_plugin.spec.layout import TABLES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
@@ -219,7 +219,7 @@ def _chunks(
     stated = row.optional_count("vp") or (int(words.group(1) or words.group(2)) if words else None)
     overlap = row.text("overlap")
     if stated is not None or "interleaved" in overlap:
-        return min(stated or 2, max(1, model.layers // pp))
+        return min(stated or 2, max(1, (model.layers + TABLES) // pp))
     plain = re.search(r"\b1F1B\b|one-forward-one-backward|gpipe", f"{overlap} {row.text('framework')}", re.IGNORECASE)
     if plain or row.states("vp"):
         return 1

@@ -22,7 +22,15 @@ from carbon_plugin.predict.case.inputs import NOT, Layout
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, splits_heads
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import AXES, DEGREES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
+from carbon_plugin.spec.layout import (
+    AXES,
+    DEGREES,
+    TABLES,
+    ContextParallelKind,
+    ParallelLayout,
+    PipelineSchedule,
+    Recompute,
+)
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -129,10 +137,6 @@ def splits(
         # An all-to-all hands each rank whole heads (Ulysses, arXiv 2309.14509).
         if kind == "ring" or splits_heads(model, tp * cp)
     ]
-
-
-TABLES = 2
-"""Embedding and head, which a pipeline may count as layers."""
 
 
 def schedules(model: TransformerModel, pp: int, space: Space, held: HeldDegrees = NOTHING) -> list[StagedSchedule]:

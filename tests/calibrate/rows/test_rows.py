@@ -673,3 +673,16 @@ def test_torchtitan_takes_cudnn_on_blackwell_where_cudnn_takes_the_heads() -> No
     assert parsed(gpu="B200-SXM").spec.stack.attention_kernel == "cudnn"
     assert parsed(gpu="B200-SXM", **latent).spec.stack.attention_kernel == "flash2"
     assert parsed(gpu="A100-80GB-SXM").spec.stack.attention_kernel == "flash2"
+
+
+def test_embedding_and_head_count_as_layers_where_a_pipeline_is_cut_into_chunks() -> None:
+    row = {
+        "id": "a", "model": "Llama 405B", "layers": 126, "hidden": 16384, "ffn": 53248, "heads": 128, "seq_len": 8192,
+        "precision": "bf16", "gpu": "B200-180GB-SXM", "n_gpus": 256, "tp": 4, "pp": 16, "vp": 8, "mbs": 1, "gbs": 1536,
+        "framework": "Megatron-Bridge (container 26.02)", "step_time_s": 100.0,
+    }  # fmt: skip
+
+    (found,), _ = parse_rows([row], {})
+
+    assert found.spec.layout is not None
+    assert found.spec.layout.virtual_stages == 8
