@@ -101,6 +101,17 @@ def test_full_recompute_takes_longer_and_needs_less_than_none(spec: RunSpec) -> 
     assert need_bytes(full) <= need_bytes(none) * EQUAL
 
 
+@given(spec=runs())
+def test_an_overhead_on_exposed_traffic_bends_a_relation_by_little(spec: RunSpec) -> None:
+    stretched = replace(spec, stack=replace(spec.stack, overhead_factor=1.8))
+    none, full = (
+        replace(stretched, layout=replace(spec.layout, recompute=kind, recompute_modules=()))
+        for kind in ("none", "full")
+    )
+
+    assert step_s(full) >= 0.9 * step_s(none)
+
+
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(spec=runs(), stage=st.sampled_from((0, 1, 2)))
 def test_a_higher_stage_of_sharding_never_needs_more_memory(spec: RunSpec, stage: int) -> None:
