@@ -23,6 +23,7 @@ THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 """Kernel classes whose scores go through memory."""
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
+TokenCounts = Literal["host", "exchange", "device"]
 CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half"]
 
 
@@ -34,7 +35,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     two products around Megatron's fused softmax, and the fused kernels. `fused` says that elementwise chains are fused
     (compiled or hand-written). `host_op_time_s` is the time that the host takes to issue one operation. `dp_overlap` is
     the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass; `gather_overlap` is
-    the share of the gather of new parameters that runs beside the next forward pass (unset: the same).
+    the share of the gather of new parameters that runs beside the next forward pass (unset: the same). `gathers_ahead`
+    says that the parameters of a sharded layer are gathered while the layer before it computes (FSDP and DeepSpeed
+    prefetch them); XLA gathers those of a layer of a scan when the layer begins, unless it pipelines its collectives.
     `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what is captured and replayed:
     "scoped" the attention and routing of a layer with experts, whose exchange and products the host still issues;
     "iteration" the whole iteration, in which the host issues no operation of a layer and waits for nothing (dropless
@@ -53,8 +56,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed). `capacity_factor` is the
     largest number of rows of an expert over their mean, where tokens beyond it are dropped; unset, none is dropped.
     `static_dispatch` says that an expert always takes as many rows as its capacity (it is padded too), so that the host
-    waits for no count; without a `capacity_factor` it is the mean. `narrow_dispatch` says that tokens, and gradients,
-    are sent to experts in the low precision of the products (what comes back is 16 bit). `transfer_wait_s` is the time
+    waits for no count; without a `capacity_factor` it is the mean. `token_counts` says where counts of routed tokens
+    are needed: on the "host" always (Transformer Engine's grouped products, MegaBlocks, a loop over experts), on the
+    host for an "exchange" between ranks alone (PyTorch's `grouped_mm`, ScatterMoE), or on the "device" alone (XLA,
+    whose shapes are fixed). `narrow_dispatch` says that tokens, and gradients, are sent to experts in the low precision
+    of the products (what comes back is 16 bit). `transfer_wait_s` is the time
     for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited by
     itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
     tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread` is
@@ -107,6 +113,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     one_hot_batch: bool = False
     capacity_factor: float | None = None
     static_dispatch: bool = False
+    token_counts: TokenCounts = "exchange"
     narrow_dispatch: bool = False
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False
@@ -117,6 +124,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_op_time_s: float | None = None
     dp_overlap: float = 0.0
     gather_overlap: float | None = None
+    gathers_ahead: bool = True
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     narrow_inputs: bool = False
     narrow_kept: bool = False

@@ -25,7 +25,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
     compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients. `pure`
     says that weights, gradients and states are 16-bit values, without a master copy. `adapters` are the matrices that
-    have adapters where the row does not say.
+    have adapters where the row does not say. `xla` says that XLA compiles the whole step.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     one_region: bool = False
     adapters: Adapters | None = None
     pure: bool = False
+    xla: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -80,7 +81,7 @@ NEMO_BEFORE_FLASH = Conventions(
 is fused and the scores go through memory. MLPerf's submissions run kernels of their own."""
 # Step times treat every policy of MaxText that recomputes in part as one class. Memory depends on what the policy
 # keeps.
-MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
+MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators", xla=True)
 XLA = msgspec.structs.replace(MAXTEXT, name="compiled")
 """Relatives of MaxText shard and recompute like it. The factor that its makers' recipes reach on their devices is not
 theirs: XLA compiles their steps, and nobody says that they were tuned. AXLearn's makers make no devices."""

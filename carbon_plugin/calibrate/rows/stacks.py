@@ -11,6 +11,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.conventions import (
     AUTOMODEL,
     LEVANTER,
+    MAXTEXT,
     MEGATRON_BRIDGE,
     MEGATRON_CORE,
     MEGATRON_SWIFT,
@@ -54,6 +55,8 @@ GROUPED_EXPERTS = re.compile(r"(?i)(?<!un)grouped (products?|kernels?)|scattermo
 that users put in place of a loop are named ScatterMoE (arXiv 2403.08245), MegaBlocks (arXiv 2211.15841) or SonicMoE."""
 SCATTERING = re.compile(r"(?i)scattermoe|megablocks|sonic-?moe")
 """Those of them that sort tokens and add them up in kernels of their own."""
+HOST_COUNTS = re.compile(r"(?i)megablocks")
+"""Grouped products whose callers read back to the host how many rows they get (`padded_gather` of MegaBlocks)."""
 SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 """Models of transformers before its version 5 whose experts loop over rows that were sorted before
 (`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
@@ -155,9 +158,23 @@ def stack_of(
     # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.
     if row.text("remat_policy") == "full" or row.text("activation_offload").startswith("layer inputs ("):
         changes["operators_keep"] = "inputs"
+    if conventions.xla:
+        changes |= _compiled_by_xla(conventions, row, device)
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return the fields that follow from a step that XLA compiles as a whole.
+
+    Its shapes are fixed, so that the host reads no count. On GPUs it gathers the parameters of a layer of a scan when
+    the layer begins, unless flags let it pipeline the gathers (`xla_gpu_enable_pipelined_all_gather`, which is off in
+    its debug_options_flags.cc). The recipes of MaxText's makers set them, and TPUs are taken to need none.
+    """
+    said = f"{row.text('overlap')} {row.text('notes')}"
+    ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
+    return {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
 
 
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:
@@ -222,6 +239,9 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
     if loops and not grouped:
         changes |= {"expert_loop": True, "sorted_loop": SORTED_EXPERTS.search(notes) is not None}
+        changes["token_counts"] = "host"
+    elif HOST_COUNTS.search(said):
+        changes["token_counts"] = "host"
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
     elif "balanced by force" in notes:
@@ -248,8 +268,9 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     if EINSUM_EXPERTS.match(row.text("framework")):
         changes |= {"one_hot_dispatch": True, "one_hot_batch": True}
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
-    # by `scatter_add` (its models/moe.py), and MaxText sorts, takes and sums (`permute` of its layers/moe.py).
-    single = row.text("framework").lower().startswith(("torchtitan", "maxtext"))
+    # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
+    # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
+    single = conventions.xla or conventions.name == "torchtitan"
     # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
     by_transformers = EXPERT_LOOPS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
     if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single or by_transformers:

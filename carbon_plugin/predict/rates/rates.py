@@ -74,6 +74,8 @@ class Datasheet:
     sorted_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
+    counts_on_host: Values
+    counts_to_exchange: Values
     one_hot_dispatch: Values
     one_hot_batch: Values
     capacity_factor: Values
@@ -83,6 +85,7 @@ class Datasheet:
     shard_host_ops: Values
     dp_overlap: Values
     gather_overlap: Values
+    gathers_ahead: Values
     framework_factor: Values
     host_memory: Values
     host_link: Values
@@ -121,10 +124,12 @@ class Rates:
     per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one, `sorted_loop` where their tokens are sorted before. `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
-    `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
-    `broadcasts` are fields of `spec.stack`, and `overhead` is its `overhead_factor`. `nic_hop` are the seconds of one
-    step of a ring between nodes. `host_memory` and `host_link` are the shares of one device.
+    by one, `sorted_loop` where their tokens are sorted before. `counts_on_host` is 1 where the host always needs counts
+    of routed tokens, and `counts_to_exchange` where only an exchange needs them there. `gathers_ahead`,
+    `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0 where no token is
+    dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`, and `overhead` is its
+    `overhead_factor`. `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are
+    the shares of one device.
     """
 
     gemm_flops: Values
@@ -145,6 +150,8 @@ class Rates:
     sorted_loop: Values
     plain_dispatch: Values
     static_dispatch: Values
+    counts_on_host: Values
+    counts_to_exchange: Values
     one_hot_dispatch: Values
     one_hot_batch: Values
     capacity_factor: Values
@@ -168,6 +175,7 @@ class Rates:
     all_to_all_share: Values
     dp_overlap: Values
     gather_overlap: Values
+    gathers_ahead: Values
     framework_factor: Values
     overhead: Values
     host_memory: Values
@@ -200,6 +208,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         sorted_loop=sheet.sorted_loop,
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
+        counts_on_host=sheet.counts_on_host,
+        counts_to_exchange=sheet.counts_to_exchange,
         one_hot_dispatch=sheet.one_hot_dispatch,
         one_hot_batch=sheet.one_hot_batch,
         capacity_factor=sheet.capacity_factor,
@@ -222,6 +232,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         all_to_all_share=constants.all_to_all_share,
         dp_overlap=sheet.dp_overlap,
         gather_overlap=sheet.gather_overlap,
+        gathers_ahead=sheet.gathers_ahead,
         framework_factor=sheet.framework_factor,
         overhead=constants.overhead,
         host_memory=sheet.host_memory,

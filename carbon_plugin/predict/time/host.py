@@ -25,12 +25,13 @@ in proportion to the matrices that have one. Each adapter takes a
 dropout, two products, a scale and a sum."""
 HOST_OPS_EXPERTS = (40, 60)
 """Additional slots of a sparse layer, forward and backward, for routing and permutation."""
-HOST_OPS_WAIT = 100
-"""Slots in which device and host wait for each other, in each direction of a sparse layer.
+HOST_OPS_WAIT = 200
+"""Slots for which the device waits in the forward pass of a sparse layer, and in its repetition.
 
 Dropless dispatch sizes its buffers by token counts that the host must read back, which drains the queue (Megatron-LM
 pull request 2368 explains it). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such
-a constant. The constant is absent where the iteration is one CUDA graph.
+a constant. The constant is absent where the iteration is one CUDA graph. Autograd keeps the counts that an exchange was
+given (`all_to_all_single_autograd` of PyTorch, `_AllToAll` of Megatron-core), so that the backward pass reads none.
 """
 HOST_SCOPED_GRAPHS = 0.5
 """Share of a sparse layer's additional slots and wait that remains where graphs hold attention and routing.
@@ -71,11 +72,15 @@ def _operations(shape: Shape, work: StepWork, rates: Rates) -> tuple[Values, Val
     return where(work.eager > 0, eager[0], forward), where(work.eager > 0, eager[1], backward)
 
 
-def host_wait(rates: Rates) -> Values:
-    """Return the seconds for which device and host wait for each other in each direction of a sparse layer.
+def host_wait(layout: Layout, rates: Rates) -> Values:
+    """Return the seconds that the device stands still in the forward pass of a sparse layer until the host, which read
+    token counts from it, issues operations again.
 
-    They are 0 where every expert takes a fixed number of rows, because the host then has no count to read
-    (`MoEAlltoAllTokenDispatcher` of Megatron-core has no point of synchronisation with `drop_and_pad`).
+    The host reads them where grouped products, or a loop over experts, take them from it, and where only an exchange
+    between the ranks of expert parallelism does. The backward pass has the counts of the forward pass. Where every
+    expert takes a fixed number of rows there is no count to read (`MoEAlltoAllTokenDispatcher` of Megatron-core has no
+    point of synchronisation with `drop_and_pad`).
     """
+    read = (rates.counts_on_host > 0) | ((rates.counts_to_exchange > 0) & (layout.ep > 1))
     share = where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
-    return HOST_OPS_WAIT * rates.host_op_time * where(rates.static_dispatch > 0, 0.0, share)
+    return HOST_OPS_WAIT * rates.host_op_time * where(read & (rates.static_dispatch == 0), share, 0.0)

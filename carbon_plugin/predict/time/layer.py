@@ -84,11 +84,10 @@ def layer_time(
     if sparse and any_of(rates.sorted_loop > 0):
         sliced, issued = sorted_loop(shape, layout, work, rates)
         matmul, device, host = matmul + sliced, device + sliced, host + issued
-    wait = host_wait(rates) if sparse else np.float64(0)
-    forward, backward = (
-        both + wait
-        for both in (_issued(device.forward, host.forward, rates), _issued(device.backward, host.backward, rates))
-    )
+    # Where the host is the slower of the two, the device has nothing left to do when the host reads counts from it.
+    wait = host_wait(layout, rates) if sparse else np.float64(0)
+    forward = _issued(device.forward + wait, host.forward, rates)
+    backward = _issued(device.backward, host.backward, rates)
     if sparse and any_of(rates.expert_loop > 0):
         looped = (rates.expert_loop > 0) & (rates.sorted_loop == 0)
         passes = expert_loop(shape, layout, rates)
@@ -320,7 +319,7 @@ def _fsdp_exposed(
     The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
     the step still pays a `contention` share of the time that these bytes take at scale-up speed. Waiting for a network
     costs no memory bandwidth. Under a pipeline parameters are gathered and gradients are scattered once per step,
-    beside one micro-batch.
+    beside one micro-batch. Software that does not gather ahead waits for the parameters of each layer.
     """
     if not any_of(layout.zero_stage >= 2):
         return Cost(np.float64(0), np.float64(0))
@@ -347,4 +346,10 @@ def _fsdp_exposed(
         overlapped(forward, gather, near_gather, rates) - forward,
         overlapped(backward, after, near_after, rates) - backward,
     )
+    if any_of(rates.gathers_ahead == 0):
+        sent = overlapped(backward, scatter, near_scatter, rates) - backward
+        exposed = Cost(
+            where(rates.gathers_ahead > 0, exposed.forward, gather),
+            where(rates.gathers_ahead > 0, exposed.backward, where(again, gather, 0.0) + sent),
+        )
     return exposed * where(layout.zero_stage >= 2, 1 / where(layout.pp > 1, micro_batches, 1.0), 0.0)

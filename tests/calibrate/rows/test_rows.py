@@ -365,6 +365,34 @@ def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipe
     assert factors[0] < factors[1] == factors[2] == factors[3] == 1
 
 
+def test_xla_needs_no_count_on_the_host_and_gathers_ahead_on_gpus_where_recipe_or_flags_say_so() -> None:
+    def ahead(framework: str, **changes: str) -> bool:
+        stack = parsed(framework=framework, **changes).spec.stack
+        assert (stack.token_counts, stack.plain_dispatch) == ("device", True)
+        return bool(stack.gathers_ahead)
+
+    assert [ahead(name) for name in ("MaxText", "Levanter", "AXLearn (JAX)")] == [True, False, False]
+    assert ahead("Levanter", overlap="pipelined collectives")
+    assert not ahead("MaxText", overlap="latency hiding alone, no pipelined collectives")
+    assert ahead("Levanter", gpu="TPUv5p")
+    assert parsed(framework="torchtitan").spec.stack.gathers_ahead
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({"framework": "Megatron-Core"}, "host"),
+        ({"framework": "torchtitan"}, "exchange"),
+        ({"framework": "Hugging Face transformers 5.2"}, "exchange"),
+        ({"framework": "Hugging Face transformers 4.49"}, "host"),
+        ({"framework": "HF Trainer (4.45) with ScatterMoE"}, "exchange"),
+        ({"framework": "HF Trainer (4.45)", "notes": "MegaBlocks"}, "host"),
+    ],
+)
+def test_where_token_counts_are_needed_follows_from_the_kernels_of_the_experts(changes: dict[str, str], needed) -> None:
+    assert parsed(tp=1, pp=1, **changes).spec.stack.token_counts == needed
+
+
 def test_levanter_keeps_the_inputs_of_layers_alone_and_its_relatives_the_results_of_products() -> None:
     kinds = [
         parsed(framework=name, recompute=None).spec.layout.recompute for name in ("Levanter", "AXLearn", "MaxText")

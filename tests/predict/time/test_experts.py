@@ -20,7 +20,7 @@ from carbon_plugin.predict.time.experts import (
     fullest_rank,
     one_hot_products,
 )
-from carbon_plugin.predict.time.host import HOST_OPS_WAIT
+from carbon_plugin.predict.time.host import HOST_OPS_WAIT, host_wait
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.overlap import DEVICE_SMS, EXCHANGE_SMS, exposed_experts, smooth_max
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
@@ -41,22 +41,33 @@ def step(model: TransformerModel, rates, **layout) -> StepTime:
     return step_time(shape_of(model), layout_of(ParallelLayout(**layout)), work_of(PLAN, Stack()), rates)
 
 
-def test_device_and_host_wait_for_each_other_in_every_sparse_layer(sparse, rates) -> None:
-    slow, graphs = rates(), rates(host_op_time=0.0)
-    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8, "micro_batch_size": 4}
+def test_the_device_waits_for_the_host_in_the_forward_pass_where_it_is_the_slower_of_the_two(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+    waits = HOST_OPS_WAIT * sparse.layers * 256 / 64
 
-    lost = float(step(sparse, slow, **layout).total - step(sparse, graphs, **layout).total)
+    def lost(**changes: float) -> float:
+        free, waiting = (
+            step(sparse, rates(counts_on_host=flag, kernel_time=0.0, **changes), **layout) for flag in (0.0, 1.0)
+        )
+        return float(waiting.total - free.total)
 
-    waits = 2 * HOST_OPS_WAIT * 31e-6 * sparse.layers * 256 / 64 / 4
-    assert lost > waits
+    assert lost(host_op_time=1e-6) == pytest.approx(waits * 1e-6, rel=0.02)
+    assert lost(host_op_time=1e-6, static_dispatch=1.0) == 0
+    # A host that is far slower than the device waits anyway, and the device has nothing queued that it could drain.
+    assert lost(host_op_time=1e-3, gemm_flops=1e30, memory=1e30, scaleup=1e30) < 0.8 * waits * 1e-3
 
 
-def test_experts_that_always_take_their_capacity_leave_the_host_nothing_to_wait_for(sparse, rates) -> None:
-    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8, "micro_batch_size": 4}
-    dropless, static = (step(sparse, rates(static_dispatch=flag), **layout).terms["host"] for flag in (0.0, 1.0))
+@pytest.mark.parametrize(
+    ("needed", "apart", "together"),
+    [("host", True, True), ("exchange", False, True), ("device", False, False)],
+)
+def test_the_host_reads_token_counts_where_its_software_needs_them(rates, needed: str, apart, together) -> None:
+    own = rates(counts_on_host=needed == "host", counts_to_exchange=needed == "exchange")
 
-    waits = 2 * HOST_OPS_WAIT * 31e-6 * sparse.layers * 256 / 64 / 4
-    assert float(dropless - static) == pytest.approx(waits)
+    waits = [float(host_wait(layout_of(ParallelLayout(dp_shard=8, zero_stage=1, ep=ep)), own)) for ep in (1, 8)]
+
+    assert [wait > 0 for wait in waits] == [apart, together]
+    assert max(waits) in (0, pytest.approx(HOST_OPS_WAIT * float(own.host_op_time)))
 
 
 def test_routed_experts_gather_no_tokens_over_tensor_parallel_ranks_and_shared_ones_do(sparse, rates) -> None:
@@ -255,7 +266,7 @@ def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_adds_up_a_gradi
         found = step(sparse, rates(devices=1, **changes)).terms
         return {name: float(seconds) for name, seconds in found.items()}
 
-    slow = {"host_op_time": 1.0, "kernel_time": 0.0}
+    slow = {"host_op_time": 1.0, "kernel_time": 0.0, "counts_on_host": 0.0}
     more = terms(expert_loop=1.0, sorted_loop=1.0, **slow)["host"] - terms(**slow)["host"]
     runs = sparse.layers * sparse.moe.experts * PLAN.global_batch_size
     assert more == pytest.approx(runs * sum(HOST_OPS_SORTED), rel=1e-3)

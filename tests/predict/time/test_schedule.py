@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.time import network
+from carbon_plugin.predict.time.layer import layer_parameters
 from carbon_plugin.predict.time.operators import EAGER_BYTES
 from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
@@ -232,3 +233,14 @@ def test_a_host_that_waits_for_every_kernel_adds_its_time_to_that_of_the_device(
     free = rates(memory=1e30, gemm_flops=1e30, wide_gemm_flops=1e30, attention_flops=1e30, kernel_time=0.0)
     alone = total(gpt, msgspec.structs.replace(layout, tp=1, sequence_parallel=False), free).terms["host"]
     assert layout.tp > 1 or float(after["host"]) == pytest.approx(float(alone), rel=1e-6)
+
+
+def test_software_that_gathers_nothing_ahead_waits_for_the_parameters_of_every_layer_twice(gpt, rates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3, micro_batch_size=8)
+    long_compute = {"contention": 0.0, "gemm_flops": 1e13, "devices": 8}
+
+    ahead, late = (total(gpt, layout, rates(gathers_ahead=flag, **long_compute)).terms["dp_shard"] for flag in (1, 0))
+
+    (shared, _) = layer_parameters(shape_of(gpt), layout_of(layout), sparse=False)
+    gather = network.gather_time(2 * shared, np.float64(8), np.float64(1), rates(devices=8))
+    assert float(late - ahead) == pytest.approx(2 * float(gather) * gpt.layers * 512 / 8 / 8, rel=0.01)
