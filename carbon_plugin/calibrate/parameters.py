@@ -125,12 +125,16 @@ def calibration_rows(table: RowArrays) -> Mask:
 
     They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
     that is kept for blind prediction only ordinary software is included: the other collection has none, and three
-    numbers can be fitted to such software only.
+    numbers can be fitted to such software only. Its mixtures are not: how their experts run differs from one program to
+    the next, and would count as what PyTorch costs.
     """
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
     blind = np.isin(table.collection, BLIND_COLLECTIONS)
     return np.asarray(
-        np.isin(table.family, FAMILIES) & ~rowwise & (~blind | table.ordinary) & (table.shape.trainable == 1)
+        np.isin(table.family, FAMILIES)
+        & ~rowwise
+        & (~blind | (table.ordinary & ~table.sparse))
+        & (table.shape.trainable == 1)
     )
 
 
