@@ -239,8 +239,7 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
     if loops and not grouped:
         changes |= {"expert_loop": True, "sorted_loop": SORTED_EXPERTS.search(notes) is not None}
-        changes["token_counts"] = "host"
-    elif HOST_COUNTS.search(said):
+    if changes or HOST_COUNTS.search(said):
         changes["token_counts"] = "host"
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
@@ -263,10 +262,9 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
         # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
         changes["static_dispatch"] = "not padded" not in notes
-    if "one-hot dispatch" in notes:
-        changes["one_hot_dispatch"] = True
-    if EINSUM_EXPERTS.match(row.text("framework")):
-        changes |= {"one_hot_dispatch": True, "one_hot_batch": True}
+    einsum = EINSUM_EXPERTS.match(row.text("framework"))
+    if einsum or "one-hot dispatch" in notes:
+        changes |= {"one_hot_dispatch": True, "one_hot_batch": einsum is not None}
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
     # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
