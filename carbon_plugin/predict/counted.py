@@ -74,9 +74,7 @@ def counted_step_terms(
         "optimizer": on_device + STEP_FIXED_TIME,
         "offload": float(offload_time(updated, state_bytes, master, rates)) if training.optimizer_offload else 0.0,
     }
-    total = sum(terms.values())
-    around = (float(rates.overhead) - 1) * (total - sum(terms[name] for name in ("matmul", "host", "offload")))
-    terms["framework"] = float(rates.framework_factor) * (total + around) - total
+    terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
     return {name: time for name, time in terms.items() if time != 0}
 
 

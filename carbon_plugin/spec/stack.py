@@ -91,9 +91,10 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     (`predict.rates.rates.UNIFORM_GAIN`).
 
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
-    is ordinary software. `overhead_factor` multiplies what is neither a matrix product nor an attention core, whose
-    kernels are the same in any software; unset, it is that of ordinary software, as fitted over its frameworks, or 1
-    for a tuned stack. `framework_factor` multiplies the whole step time.
+    is ordinary software. `overhead_factor` divides the rates at which bytes move through memory and over
+    links, and not those of matrix products and attention cores, whose kernels are the same in any software; unset, it
+    is that of ordinary software, as fitted over its frameworks, or 1 for a tuned stack. `framework_factor` multiplies
+    the whole step time.
     """
 
     population: Population = "ordinary"
@@ -153,7 +154,7 @@ ORDINARY, TUNED = "ordinary", "tuned"
 
 
 def overhead_of(stack: Stack) -> float:
-    """Return the factor on what is neither product nor attention: the stated one, or that of the stack's population."""
+    """Return the divisor of the rates of memory and links: the stated one, or that of the stack's population."""
     if stack.overhead_factor is not None:
         return stack.overhead_factor
     return (STACKS[ORDINARY].overhead_factor if stack.population == ORDINARY else None) or 1.0

@@ -57,7 +57,6 @@ A100 = {
     "gather_overlap": 0.0,
     "gathers_ahead": 1.0,
     "framework_factor": 1.0,
-    "overhead": 1.0,
     "host_memory": 41e9,
     "host_link": 25e9,
 }

@@ -93,7 +93,10 @@ class Datasheet:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Shares of the datasheet's rates and fixed costs, which calibration fits (`spec.hardware.cluster.Efficiency`)."""
+    """Shares of the datasheet's rates and fixed costs, which calibration fits (`spec.hardware.cluster.Efficiency`).
+
+    `overhead` divides the rates at which software moves bytes through memory and over links.
+    """
 
     gemm_share: Values
     fp8_gemm_share: Values
@@ -127,9 +130,8 @@ class Rates:
     by one, `sorted_loop` where their tokens are sorted before. `counts_on_host` is 1 where the host always needs counts
     of routed tokens, and `counts_to_exchange` where only an exchange needs them there. `gathers_ahead`,
     `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0 where no token is
-    dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`, and `overhead` is its
-    `overhead_factor`. `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are
-    the shares of one device.
+    dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `nic_hop` are the
+    seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -177,7 +179,6 @@ class Rates:
     gather_overlap: Values
     gathers_ahead: Values
     framework_factor: Values
-    overhead: Values
     host_memory: Values
     host_link: Values
 
@@ -191,8 +192,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
     return Rates(
         gemm_flops=sheet.peak * gemm_share * narrow_share,
         wide_gemm_flops=sheet.wide_peak * gemm_share,
-        memory=sheet.memory * constants.memory_share,
-        streaming=sheet.memory * STREAMING_SHARE,
+        memory=sheet.memory * constants.memory_share / constants.overhead,
+        streaming=sheet.memory * STREAMING_SHARE / constants.overhead,
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
         attention_eager=sheet.attention_eager,
@@ -219,10 +220,10 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
         kernel_time=constants.kernel_time_s,
         host_op_time=where(sheet.iteration_graphs > 0, 0.0, constants.host_op_time_s),
-        scaleup=sheet.scaleup * constants.scaleup_share,
+        scaleup=sheet.scaleup * constants.scaleup_share / constants.overhead,
         scaleup_latency=constants.scaleup_latency_s,
-        nic=sheet.nic * constants.scaleout_share,
-        nic_across=sheet.nic_across * constants.scaleout_share,
+        nic=sheet.nic * constants.scaleout_share / constants.overhead,
+        nic_across=sheet.nic_across * constants.scaleout_share / constants.overhead,
         nic_latency=constants.scaleout_latency_s,
         nic_hop=np.float64(HOP_BETWEEN_S),
         island=sheet.island,
@@ -234,7 +235,6 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         gather_overlap=sheet.gather_overlap,
         gathers_ahead=sheet.gathers_ahead,
         framework_factor=sheet.framework_factor,
-        overhead=constants.overhead,
         host_memory=sheet.host_memory,
         host_link=sheet.host_link,
     )

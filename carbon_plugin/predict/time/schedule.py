@@ -40,12 +40,6 @@ OFFLOAD_LINK_BYTES = 6
 2101.06840)."""
 
 
-KERNELS = ("matmul", "attention", "recompute", "host", "offload")
-"""Terms that `rates.overhead` does not stretch: matrix products and attention cores, which are the same kernels in any
-software, what is repeated of a layer, which is mostly these, the host's time, which has a constant of its own, and
-copies over the link to the host."""
-
-
 @dataclass(frozen=True, slots=True)
 class StepTime:
     """Terms of the step in seconds, which add up to `total`, and the micro-batches that a rank runs."""
@@ -89,10 +83,8 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     if any_of(work.offload > 0):
         terms["offload"] = offloaded
     total = np.asarray(sum(terms.values()))
-    around = (rates.overhead - 1) * (total - np.asarray(sum(terms[name] for name in KERNELS if name in terms)))
-    slow = rates.framework_factor * (total + around)
-    terms["framework"] = slow - total
-    return StepTime(terms, slow, m)
+    terms["framework"] = (rates.framework_factor - 1) * total
+    return StepTime(terms, total * rates.framework_factor, m)
 
 
 def _bubble_share(layout: Layout) -> Values:

@@ -121,15 +121,6 @@ def test_the_framework_factor_multiplies_the_whole_step(gpt, rates) -> None:
     assert float(slow.total) == pytest.approx(1.3 * float(fast.total))
 
 
-def test_the_overhead_of_ordinary_software_stretches_no_kernel_that_all_software_shares(gpt, rates) -> None:
-    layout = ParallelLayout(tp=8, dp_replicate=8)
-    slow, fast = total(gpt, layout, rates(overhead=2.0)), total(gpt, layout, rates())
-    kernels = sum(float(fast.terms[name]) for name in ("matmul", "attention", "recompute", "host"))
-
-    assert float(slow.total) == pytest.approx(2 * float(fast.total) - kernels)
-    assert float(slow.total) == pytest.approx(sum(float(seconds) for seconds in slow.terms.values()))
-
-
 def test_balanced_stages_share_out_the_head_and_the_odd_layers(gpt, rates) -> None:
     layout = {"tp": 8, "pp": 8, "micro_batch_size": 1}
 
