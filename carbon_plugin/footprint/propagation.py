@@ -157,7 +157,9 @@ def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
 
 def sampled_carbon(inputs: UncertainInputs, scores: Floats) -> Carbon[Floats]:
     """Return the energy and location-based carbon that `evaluate` returns."""
-    drawn = spread(*inputs.columns(), scores)
+    columns = inputs.columns()
+    give_way()
+    drawn = spread(*columns, scores)
     give_way()
     return _combine(inputs, list(drawn))
 

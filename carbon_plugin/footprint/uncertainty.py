@@ -62,7 +62,9 @@ def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
     """
     positive = low > 0
     median, lower, upper = (np.where(positive, edge, 1.0) for edge in (value, low, high))
+    give_way()
     below = score < 0
+    give_way()
     # In place: a fresh array of this size costs as much in page faults as the arithmetic in it.
     drawn: Floats = np.where(
         below, (np.log(median) - np.log(lower))[:, None], (np.log(upper) - np.log(median))[:, None]
@@ -115,6 +117,7 @@ def percentiles(samples: Floats) -> Floats:
     They lie at the midpoints of strata, as the scores do (Hazen 1914)."""
     # A full sort takes a sixth of the time of `np.quantile`, which selects.
     ranked = np.sort(samples, axis=-1)
+    give_way()
     below, above, share = _places(samples.shape[-1])
     ends: Floats = ranked[..., below] * (1 - share) + ranked[..., above] * share
     return ends.transpose(-1, *range(ends.ndim - 1))

@@ -20,7 +20,7 @@ TURN_S = 0.1e-3
 """A thread that takes turns works for about this long at a time. One more piece may follow, so that the longest wait is
 about twice as long. Both times of a turn, and that of a pause, were chosen by the monitor's own benchmark,
 `benchmarks/beside_others.py`."""
-LONGEST_TURN_S = 0.4e-3
+LONGEST_TURN_S = 0.25e-3
 """A turn goes on for up to this long while the training thread computes without the interpreter, as in a product of
 matrices: then nothing waits for this thread, and a pause would only cost the caches that it has filled. Another thread
 may wait all the same, so that no turn is longer."""
