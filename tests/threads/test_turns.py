@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def test_a_turn_goes_on_while_the_training_computes_without_the_interpreter(
 
     run(background)
 
-    longest = round(turns.LONGEST_TURN_S / (A_LOOK * turns.TURN_S))
+    longest = math.ceil(turns.LONGEST_TURN_S / (A_LOOK * turns.TURN_S))
     assert paused_after == ([longest] if share == 1.0 else [2, 4, 6, 8])
 
 
