@@ -72,9 +72,12 @@ def test_error_without_the_source_is_under_the_floor(result, collection, kind) -
     assert found.source_left_out <= HEADLINE_FLOORS[collection, kind]
 
 
-def test_the_eighty_percent_interval_holds_about_that_often_without_the_source(result) -> None:
+def test_the_eighty_percent_interval_holds_at_least_about_that_often_without_the_source(result) -> None:
+    """The range counts the blind sets as they were predicted blind. About predictions after the mends it holds more
+    often than it says; the next test has no such advantage and bounds it from above too.
+    """
     found = next(item for item in result.headlines if (item.collection, item.kind) == ("all", "dense"))
-    assert 0.75 <= found.coverage <= 0.9
+    assert 0.75 <= found.coverage <= 0.95
 
 
 def test_each_class_holds_about_that_often_with_a_spread_that_never_saw_the_source(result) -> None:
