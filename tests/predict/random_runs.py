@@ -167,12 +167,9 @@ def layouts(draw: st.DrawFn, model: TransformerModel, cluster: Cluster) -> tuple
 
 @st.composite
 def stacks(draw: st.DrawFn) -> Stack:
-    """Draw software: a shipped stack, or plain PyTorch, with some of it replaced, and without the overhead of ordinary
-    software. That one stretches traffic where no compute hides it and not the compute that does, so that more compute
-    may shorten a step (`test_an_overhead_on_exposed_traffic_bends_a_relation_by_little`).
-    """
+    """Draw software: a shipped stack, or plain PyTorch, with some of it replaced."""
     base = draw(st.sampled_from((*sorted(STACKS), None)))
-    changes = draw(st.sampled_from(OF_SOFTWARE)) | {"overhead_factor": 1.0}
+    changes = draw(st.sampled_from(OF_SOFTWARE))
     return msgspec.structs.replace(Stack() if base is None else STACKS[base], **changes)
 
 

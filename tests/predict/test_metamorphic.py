@@ -102,14 +102,14 @@ def test_full_recompute_takes_longer_and_needs_less_than_none(spec: RunSpec) -> 
 
 
 @given(spec=runs())
-def test_an_overhead_on_exposed_traffic_bends_a_relation_by_little(spec: RunSpec) -> None:
+def test_full_recompute_takes_longer_in_software_with_a_large_overhead(spec: RunSpec) -> None:
     stretched = replace(spec, stack=replace(spec.stack, overhead_factor=1.8))
     none, full = (
         replace(stretched, layout=replace(spec.layout, recompute=kind, recompute_modules=()))
         for kind in ("none", "full")
     )
 
-    assert step_s(full) >= 0.9 * step_s(none)
+    assert step_s(none) <= step_s(full) * EQUAL
 
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
