@@ -35,10 +35,13 @@ PLAN = {
     "training": {"seq_len": 2048, "global_batch_size": 1, "steps": 10_000, "precision": "bf16"},
     "site": {"zone": "FRA"},
 }
+POWERS_W = [300.0, 400.0]
 TWO_GPUS = "gpus=2;power=300,400"
+SCRAPE_S = 0.5
+"""Time between two scrapes, and the longest that one may take, s."""
 AGENT = "from carbon_plugin.cli.main import main; main()"
 SETTINGS = """
-global: {{scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 1s}}
+global: {{scrape_interval: {scrape_ms}ms, scrape_timeout: {scrape_ms}ms, evaluation_interval: 1s}}
 rule_files: ["{rules}"]
 scrape_configs:
   - job_name: carbon-plugin-agent
@@ -52,8 +55,10 @@ def free_port() -> int:
 
 
 def await_it(what: Callable[[], Any], said: str) -> Any:
-    """Call a function again and again, and return its result as soon as that is true."""
-    deadline_s = time.monotonic() + 60
+    """Call a function again and again, and return its result as soon as that is true. The deadline is for what never
+    comes, however slow the machine is.
+    """
+    deadline_s = time.monotonic() + 180
     while not (found := what()):
         assert time.monotonic() < deadline_s, f"never came: {said}"
         time.sleep(0.05)
@@ -78,6 +83,11 @@ class Server:
         data = self.ask("query", query=expression)
         return [(series["metric"], float(series["value"][1])) for series in data["result"]]
 
+    def samples(self, series: str) -> list[list[tuple[float, float]]]:
+        """Return the unix time and the value of each sample of each series."""
+        data = self.ask("query", query=f"{series}[1h]")
+        return [[(at_s, float(value)) for at_s, value in found["values"]] for found in data["result"]]
+
     def answers(self) -> bool:
         with contextlib.suppress(URLError, ConnectionError):
             return bool(self.ask("status/runtimeinfo"))
@@ -85,10 +95,12 @@ class Server:
 
 
 class Site:
-    """`run_dir` of the training, `port` of the agent, and the server, None where Prometheus is not installed."""
+    """`run_dir` of the training, `port` of the agent, the unix time before it was started, and the server, None where
+    Prometheus is not installed.
+    """
 
-    def __init__(self, run_dir: Path, port: int, server: Server | None) -> None:
-        self.run_dir, self.port, self.server = run_dir, port, server
+    def __init__(self, run_dir: Path, port: int, agent_started_s: float, server: Server | None) -> None:
+        self.run_dir, self.port, self.agent_started_s, self.server = run_dir, port, agent_started_s, server
 
     def scrape(self) -> str:
         with contextlib.suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
@@ -116,6 +128,7 @@ def site(simulated_nvml, tmp_path_factory) -> Iterator[Site]:
         "--interval",
         "0.25",
     ]
+    agent_started_s = time.time()
     processes = [
         subprocess.Popen([sys.executable, str(JOB), "close", str(folder / "run"), "600"], env=environ),
         subprocess.Popen([*command, "--label", "cluster=a"], env=environ),
@@ -123,7 +136,9 @@ def site(simulated_nvml, tmp_path_factory) -> Iterator[Site]:
     server = None
     if shutil.which("prometheus"):
         settings = folder / "prometheus.yml"
-        settings.write_text(SETTINGS.format(rules=DEPLOY / "prometheus" / "alerts.yml", port=port))
+        settings.write_text(
+            SETTINGS.format(rules=DEPLOY / "prometheus" / "alerts.yml", port=port, scrape_ms=int(1000 * SCRAPE_S))
+        )
         arguments = {
             "config.file": settings,
             "storage.tsdb.path": folder / "data",
@@ -140,7 +155,7 @@ def site(simulated_nvml, tmp_path_factory) -> Iterator[Site]:
         )
         server = Server(server_port)
     try:
-        yield Site(folder / "run", port, server)
+        yield Site(folder / "run", port, agent_started_s, server)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
