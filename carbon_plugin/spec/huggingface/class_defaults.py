@@ -17,7 +17,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.families import Family, derived_defaults
 from carbon_plugin.spec.huggingface.feeds import EXPERT_WIDTH, SHARED, TOP_K
 from carbon_plugin.spec.huggingface.json_text import read_config
-from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCAB, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import EVERY, EXPERTS, FIRST_DENSE, SWITCHES
 from carbon_plugin.spec.huggingface.mixers import CONV, HEAD_DIM
 
@@ -27,7 +27,7 @@ ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DEN
 """The groups of names for the same thing: where the config states one name of a group, the default of another name is
 not used.
 """
-OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, "vocab_size"))
+OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, *VOCAB))
 """The keys whose defaults are not used: a file that does not state them is not the whole config of a model, and is
 refused.
 """

@@ -21,7 +21,7 @@ from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_
 from carbon_plugin.spec.huggingface.families import Family, family_of, with_nested_parts
 from carbon_plugin.spec.huggingface.feeds import feed_at
 from carbon_plugin.spec.huggingface.json_text import read_config
-from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import HIDDEN, VOCAB, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
 from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
 from carbon_plugin.spec.huggingface.nas import nas_blocks
@@ -92,7 +92,7 @@ def model_from_hf_config(
     fields: dict[str, Any] = {
         "name": name,
         "hidden": keys.integer(*HIDDEN),
-        "vocab": keys.integer("vocab_size"),
+        "vocab": keys.integer(*VOCAB),
         "gated": gated,
         "tied_embeddings": _tied(config, keys, family),
         "learned_positions": learned_positions(keys, family),

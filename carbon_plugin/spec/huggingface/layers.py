@@ -158,12 +158,25 @@ def windowed_layers(keys: ConfigKeys, family: Family, layers: int) -> int:
     """Return the number of layers with a sliding window, for a config that does not list its layers."""
     if family.name.startswith("llama4"):
         return layers - layers // 4
+    if letters := keys.text("sliding_window_pattern"):
+        return _lettered_windows(keys, letters, layers)
     # The last layer of each group sees the whole sequence.
     if pattern := keys.optional("sliding_window_pattern", "_sliding_window_pattern"):
         return layers - layers // pattern
     if full := keys.optional("max_window_layers"):
         return max(0, layers - full)
     return layers // ALTERNATING.get(family.name, 1)
+
+
+def _lettered_windows(keys: ConfigKeys, letters: str, layers: int) -> int:
+    """Return the number of layers with a window by letters that repeat over the layers: L has one, G has none, and
+    neither has the last layer (modeling_exaone4.py of transformers 4.54).
+    """
+    if set(letters) - set("LG"):
+        raise SpecError(
+            f"{keys.origin}: sliding_window_pattern: expected a whole number or letters L and G, got {letters!r}"
+        )
+    return sum(letters[layer % len(letters)] == "L" for layer in range(layers - 1))
 
 
 def has_experts(keys: ConfigKeys, family: Family) -> bool:

@@ -217,9 +217,13 @@ def _inner(keys: ConfigKeys, *stated: str) -> int:
 
 
 def _mamba(keys: ConfigKeys) -> Mixer:
-    """Return the state-space module of Mamba (arXiv 2312.00752 section 3.4)."""
+    """Return the state-space module of Mamba (arXiv 2312.00752 section 3.4).
+
+    A config of nothing but such modules may state their inner width, which counts before `expand` (Falcon Mamba states
+    an `expand` of 16 and a width of 2). In Jamba the same key is the width of its feed-forward layers.
+    """
     hidden = keys.integer(*HIDDEN)
-    inner = _inner(keys)
+    inner = _inner(keys) if "mamba_expand" in keys.config else _inner(keys, "intermediate_size")
     state = keys.integer("mamba_d_state", "state_size")
     rank = keys.config.get("mamba_dt_rank", keys.config.get("time_step_rank", "auto"))
     steps = math.ceil(hidden / 16) if rank == "auto" else keys.integer("mamba_dt_rank", "time_step_rank")

@@ -178,7 +178,7 @@ def test_an_unknown_family_is_refused_until_its_feed_forward_layer_is_stated():
         ({"depth_config": {"hidden_size": 8}}, "depth_config describes a part that is not known here"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layers that are not modelled: linear_attention"),
         ({"hidden_size": "absent"}, r"key hidden_size is missing \(also looked for n_embd, d_model"),
-        ({"vocab_size": None}, "key vocab_size is missing$"),
+        ({"vocab_size": None}, "key vocab_size is missing \\(also looked for padded_vocab_size\\)$"),
         ({"hidden_size": "4096"}, "hidden_size: expected a whole number, got '4096'"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a positive integer"),
         ({"num_attention_heads": 3}, "hidden_size 4096 is not a multiple of num_attention_heads 3"),
