@@ -200,7 +200,7 @@ class _Candidate(NamedTuple):
         forecast = self.forecast
         memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
         slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, forecast.spec.stack.population))
-        slower *= network_slowdown(forecast.spec)
+        slower *= network_slowdown(forecast.spec, forecast.prediction.step_time_s.value)
         return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.counted_kg))
 
 

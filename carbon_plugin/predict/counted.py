@@ -34,7 +34,7 @@ def counted_step_terms(
     """Return the seconds of a step by term. Only data parallelism applies, because `check_layout` refuses the rest."""
     samples = layout.micro_batch_size
     trained = model.trainable_parameters / max(model.parameters, 1)
-    again = 1.0 if layout.recompute == "full" else 0.0
+    again = layout.recompute_share if layout.recompute == "full" else 0.0
     passes = 2 + trained + again
     matmul = samples * model.forward_flops_per_sample * passes / float(rates.gemm_flops)
     moved = samples * model.activation_bytes_per_sample * (2 + BACKWARD_KERNELS + again) / float(rates.memory)

@@ -103,7 +103,7 @@ def _evaluate(
         forward = spec.model.forward_flops_per_sample * spec.training.global_batch_size
         trained = spec.model.trainable_parameters / max(spec.model.parameters, 1)
         model_flops = forward * (2 + trained)
-        again = forward if layout.recompute == "full" else 0.0
+        again = forward * layout.recompute_share if layout.recompute == "full" else 0.0
         return terms, counted_memory_bytes(spec.model, layout, spec.training), (model_flops, model_flops + again)
     shape, grid, work = shape_of(spec.model), layout_of(layout), work_of(spec.training, spec.stack)
     step = step_time(shape, grid, work, rates)

@@ -12,6 +12,8 @@ from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 Recompute = Literal["none", "selective", "operators", "full"]
 RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "mla_up_proj", "mlp", "moe", "shared_experts"]
 """The parts of a layer that selective recompute can name, as Megatron-core's `recompute_modules`."""
+SHARED_OUT: tuple[Recompute, ...] = ("full", "operators")
+"""The kinds of recompute that may take some layers and leave others."""
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 ContextParallelKind = Literal["ring", "all_to_all"]
 AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
@@ -45,13 +47,14 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     micro_batch_size: int | None = None
     recompute: Recompute | None = None
     recompute_modules: tuple[RecomputedModule, ...] | None = None
+    recompute_share: float | None = None
     recompute_reentrant: bool | None = None
     async_tp: bool | None = None
     expert_overlap: bool | None = None
     balanced_stages: bool | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_numbers(self)
 
     @property
     def held(self) -> dict[str, Any]:
@@ -81,6 +84,9 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `recompute` says what is computed again in the backward pass: "selective" the attention core (Megatron), "operators"
     cheap operations but not matrix products (torchtitan's per-op policy), "full" whole layers. `recompute_modules` are
     the parts that "selective" computes again where these are not the attention core alone, as in Megatron-core.
+    `recompute_share` is the share of the layers that "full" or "operators" computes again, the others keep everything:
+    0.5 where every second layer does (torchtitan's `selective_ac_option` 2), 0.25 for 2 of the 8 layers of each stage
+    (Megatron-core's `recompute_method` block with `recompute_num_layers` 2).
 
     `virtual_stages` is the number of model chunks that a pipeline rank holds. `micro_batch_size` is in sequences.
     `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
@@ -105,13 +111,14 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     micro_batch_size: int = 1
     recompute: Recompute = "none"
     recompute_modules: tuple[RecomputedModule, ...] = ()
+    recompute_share: float = 1.0
     recompute_reentrant: bool = False
     async_tp: bool = False
     expert_overlap: bool = False
     balanced_stages: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_numbers(self)
         if self.dp_shard > 1 and self.zero_stage == 0:
             raise InfeasibleLayoutError(
                 f"layout: dp_shard {self.dp_shard} shards nothing while zero_stage is 0; "
@@ -162,8 +169,17 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return global_batch_size // per_round
 
 
-def _check_positive(layout: StatedLayout | ParallelLayout) -> None:
+def _check_numbers(layout: StatedLayout | ParallelLayout) -> None:
     for field in COUNTS:
         value = getattr(layout, field)
         if value is not None and value < 1:
             raise SpecError(f"layout: {field} is {value}, expected a positive integer")
+    share = layout.recompute_share
+    if share is None or share == 1:
+        return
+    if not 0 < share < 1:
+        raise SpecError(f"layout: recompute_share is {share:g}, expected more than 0 and at most 1")
+    if layout.recompute not in (None, *SHARED_OUT):
+        raise InfeasibleLayoutError(
+            f"layout: recompute_share {share:g} needs recompute {' or '.join(SHARED_OUT)}, got {layout.recompute}"
+        )

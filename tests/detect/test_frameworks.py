@@ -332,6 +332,8 @@ def test_megatron_states_batches_recomputation_and_precision(found):
     assert (fields["layout.micro_batch_size"], fields["training.micro_batches"]) == (2, 2)
     assert (fields["layout.recompute"], fields["training.precision"]) == ("selective", "bf16")
     assert tuple(fields["layout.recompute_modules"]) == ("core_attn", "layernorm")
+    some = of_job(found, "megatron_tp_ep")["fields"]
+    assert (some["layout.recompute"], some["layout.recompute_share"]) == ("full", 1 / 3)  # the first of three layers
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from carbon_plugin.plan.alternatives import Question, SearchReport, search_alter
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.slow_network import network_slowdown
+from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
 from carbon_plugin.spec.run import RunSpec
@@ -36,7 +37,8 @@ def objectives(report: SearchReport, specs: tuple[RunSpec, ...]) -> np.ndarray:
     """Return expected time, energy and carbon of every option."""
     values = np.array([(o.run_time_s.value, o.energy_j.value, o.total_kg.value) for o in report.options])
     slower = expected_slowdown([o.memory_bytes / o.memory_capacity_bytes for o in report.options], "ordinary")
-    return values * (slower * [network_slowdown(spec) for spec in specs])[:, None]
+    networks = [network_slowdown(spec, predict_step(spec).step_time_s.value) for spec in specs]
+    return values * (slower * networks)[:, None]
 
 
 def test_no_option_is_beaten_in_time_energy_and_carbon_and_each_best_is_named(spec: RunSpec) -> None:

@@ -13,7 +13,7 @@ from carbon_plugin.spec.degrees import allowed_degrees, divisors
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import list_accelerators, load_accelerator, usual_node
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import SHARED_OUT, ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.models.presets import list_presets, load_preset
 from carbon_plugin.spec.run import RunSpec
@@ -157,6 +157,7 @@ def layouts(draw: st.DrawFn, model: TransformerModel, cluster: Cluster) -> tuple
         virtual_stages=chunks,
         micro_batch_size=draw(st.sampled_from((1, 2, 8))),
         recompute=recompute,
+        recompute_share=draw(st.sampled_from((1.0, 1.0, 0.5))) if recompute in SHARED_OUT else 1.0,
         recompute_reentrant=draw(st.booleans()),
         async_tp=draw(st.booleans()),
         balanced_stages=draw(st.booleans()),

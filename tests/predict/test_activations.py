@@ -45,7 +45,8 @@ def kept_by_autograd(attention: str, *, llama: bool, recompute: bool = False) ->
     return (two - one) / (SEQ_LEN * BATCH)
 
 
-def _kept(layers: int, attention: str, *, llama: bool, recompute: bool) -> int:
+def _kept(layers: int, attention: str, *, llama: bool, recompute: bool, every: int | None = None) -> int:
+    """Return the bytes that the layers keep; `every` recomputes each layer whose number from 1 on is a multiple."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     if llama:
@@ -75,6 +76,11 @@ def _kept(layers: int, attention: str, *, llama: bool, recompute: bool) -> int:
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         model.enable_input_require_grads()
+    if every is not None:
+        from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+        for number in range(every - 1, layers, every):  # as torchtitan's layer policy counts
+            model.layers[number] = checkpoint_wrapper(model.layers[number], preserve_rng_state=False)
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept = {}
 
@@ -304,6 +310,37 @@ def test_a_layout_lists_modules_only_with_selective_recompute() -> None:
 
     with pytest.raises(InfeasibleLayoutError, match="recompute_modules mlp need recompute selective, got full"):
         ParallelLayout(recompute="full", recompute_modules=("mlp",))
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_recompute_of_every_nth_layer_keeps_the_inputs_of_those_and_all_of_the_others(
+    rates: MakeRates, every: int
+) -> None:
+    kept = float(_kept(6, "sdpa", llama=True, recompute=False, every=every))
+    whole, inputs = (_kept(6, "sdpa", llama=True, recompute=again) for again in (False, True))
+    share = (6 // every) / 6
+
+    assert kept == pytest.approx(share * inputs + (1 - share) * whole, rel=0.001)
+    model = msgspec.structs.replace(LLAMA, layers=6)
+    none, some, full = (
+        parts(model, rates(), layout, Stack())["activations"]
+        for layout in (
+            ParallelLayout(),
+            ParallelLayout(recompute="full", recompute_share=share),
+            ParallelLayout(recompute="full"),
+        )
+    )
+    assert some == pytest.approx(share * full + (1 - share) * none)
+    assert (none - some) / (none - full) == pytest.approx((whole - kept) / (whole - inputs), rel=0.001)
+
+
+def test_a_share_of_the_layers_needs_a_recompute_that_takes_layers() -> None:
+    from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+
+    with pytest.raises(InfeasibleLayoutError, match=r"recompute_share 0.5 needs recompute full or operators, got none"):
+        ParallelLayout(recompute_share=0.5)
+    with pytest.raises(SpecError, match="recompute_share is 0, expected more than 0 and at most 1"):
+        ParallelLayout(recompute="full", recompute_share=0.0)
 
 
 def test_a_layer_that_comes_back_is_there_once_beside_its_input(rates: MakeRates) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.layout import SHARED_OUT, Recompute
 from carbon_plugin.spec.run import RunSpec
 from tests.predict.random_changes import FASTER, SMALL, need_bytes, numbers_of, step_s
 from tests.predict.random_runs import runs
@@ -91,23 +92,42 @@ def test_twice_the_batch_takes_at_most_twice_as_long_and_never_less(spec: RunSpe
     assert step_s(twice) <= 2 * step_s(once) * EQUAL
 
 
+def recomputing(spec: RunSpec, kind: Recompute, share: float = 1.0) -> RunSpec:
+    """Return the run with this kind of recompute in a share of the layers."""
+    return replace(spec, layout=replace(spec.layout, recompute=kind, recompute_modules=(), recompute_share=share))
+
+
 @given(spec=runs())
 def test_full_recompute_takes_longer_and_needs_less_than_none(spec: RunSpec) -> None:
     none, full = (
-        replace(spec, layout=replace(spec.layout, recompute=kind, recompute_modules=())) for kind in ("none", "full")
+        replace(spec, layout=replace(spec.layout, recompute=kind, recompute_modules=(), recompute_share=1.0))
+        for kind in ("none", "full")
     )
 
     assert step_s(none) <= step_s(full) * EQUAL
     assert need_bytes(full) <= need_bytes(none) * EQUAL
 
 
+@pytest.mark.parametrize("kind", SHARED_OUT)
+@given(spec=runs(), share=st.floats(0.05, 0.95))
+def test_recompute_of_some_layers_lies_between_that_of_none_and_of_all(
+    kind: Recompute, spec: RunSpec, share: float
+) -> None:
+    """Of memory it needs no less than recompute of all layers. It may need more than none, because the layer that is
+    repeated is there once more.
+    """
+    plain = recomputing(spec, "none")
+    some, every = (recomputing(spec, kind, part) for part in (share, 1.0))
+
+    assert step_s(plain) <= step_s(some) * EQUAL
+    assert step_s(some) <= step_s(every) * EQUAL
+    assert need_bytes(every) <= need_bytes(some) * EQUAL
+
+
 @given(spec=runs())
 def test_full_recompute_takes_longer_in_software_with_a_large_overhead(spec: RunSpec) -> None:
     stretched = replace(spec, stack=replace(spec.stack, overhead_factor=1.8))
-    none, full = (
-        replace(stretched, layout=replace(spec.layout, recompute=kind, recompute_modules=()))
-        for kind in ("none", "full")
-    )
+    none, full = (recomputing(stretched, kind) for kind in ("none", "full"))
 
     assert step_s(none) <= step_s(full) * EQUAL
 

@@ -16,6 +16,8 @@ from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
+ORDINALS = {"other": 2, "second": 2, "third": 3, "fourth": 4}
+"""Strides in words, by which a row says that every n-th layer is recomputed."""
 MAX_UNSPLIT_BATCH = 16
 """The largest number of sequences per rank that count as one micro-batch where neither micro-batch nor accumulation is
 stated.
@@ -86,7 +88,7 @@ def row_execution(
     recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
     if recipe is not None:
         assumed.append(recipe.said)
-    recompute, modules = _recompute(row, conventions, assumed)
+    recompute, modules, share = _recompute(row, model.layers, conventions, assumed)
     layout = ParallelLayout(
         tp=tp,
         cp=cp,
@@ -102,6 +104,7 @@ def row_execution(
         micro_batch_size=size,
         recompute=recompute,
         recompute_modules=modules,
+        recompute_share=share,
         recompute_reentrant=conventions.reentrant,
         async_tp=_hides_tensor_parallel(row, conventions),
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
@@ -269,13 +272,37 @@ def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed:
 
 
 def _recompute(
-    row: Fields, conventions: Conventions, assumed: list[str]
-) -> tuple[Recompute, tuple[RecomputedModule, ...]]:
-    """Return the kind of recompute, and the modules that it repeats where they are listed."""
+    row: Fields, layers: int, conventions: Conventions, assumed: list[str]
+) -> tuple[Recompute, tuple[RecomputedModule, ...], float]:
+    """Return the kind of recompute, the modules that it repeats where they are listed, and the share of the layers."""
+    if number := _recomputed_layers(row.text("recompute").lower(), layers):
+        return "full", (), number / layers
     words = re.split(r"[\s,+/]+", row.text("recompute").lower())
     if parts := dict.fromkeys(RECOMPUTED_PARTS[word] for word in words if word in RECOMPUTED_PARTS):
-        return "selective", tuple(parts)
-    return _recompute_kind(row, conventions, assumed), ()
+        return "selective", tuple(parts), 1.0
+    return _recompute_kind(row, conventions, assumed), (), 1.0
+
+
+def _recomputed_layers(text: str, layers: int) -> int | None:
+    """Return how many whole layers are recomputed where a phrase says so: "every second layer", "8 of 32 layers", or
+    torchtitan's "selective ac 2", whose wrapper takes the layers whose number from 1 on is a multiple of 2.
+
+    Raises `SpecError` where the model has fewer layers.
+    """
+    counted = re.search(r"(\d+) of (\d+) layers", text)
+    stride = re.search(r"every ([a-z]+|\d+)(?:nd|rd|th)? layers?\b|selective ac (\d+)\b", text)
+    if counted is None and stride is None:
+        return None
+    if counted is not None:
+        number = int(counted.group(1))
+        if int(counted.group(2)) != layers or not 0 < number <= layers:
+            raise SpecError(f"recompute {text!r} does not match the {layers} layers of the model")
+        return number
+    word = stride.group(1) or stride.group(2) if stride else ""
+    step = ORDINALS.get(word) or (int(word) if word.isdigit() else 0)
+    if not 0 < step <= layers:
+        raise SpecError(f"recompute {text!r} does not match the {layers} layers of the model")
+    return layers // step
 
 
 def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -> Recompute:

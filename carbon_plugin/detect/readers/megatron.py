@@ -106,6 +106,8 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
     granularity = getattr(config, "recompute_granularity", None)
     source = f"config.recompute_granularity is {granularity}"
     fields["layout.recompute"] = Observed(granularity or "none", source)
+    if granularity == "full":
+        fields["layout.recompute_share"] = _recomputed_share(config, axes)
     listed = getattr(config, "recompute_modules", None) or ()
     named = tuple(name for name in listed if name in get_args(RecomputedModule))
     if granularity == "selective" and named not in ((), ("core_attn",)):
@@ -116,6 +118,17 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
             fields["training.precision"] = Observed("mxfp8" if mx else precision, f"config.{name}")
             break
     return fields | _batches()
+
+
+def _recomputed_share(config: Any, axes: dict[str, Observed]) -> Observed:
+    """Return the share of the layers that full recompute repeats: the first ones of each model chunk by the method
+    "block", all by "uniform"."""
+    method, number = getattr(config, "recompute_method", None), getattr(config, "recompute_num_layers", None)
+    source = f"config.recompute_method {method}, recompute_num_layers {number}"
+    if method != "block" or number is None:
+        return Observed(1.0, source)
+    chunks = axes["pp"].value * (axes["virtual_stages"].value if "virtual_stages" in axes else 1)
+    return Observed(min(1.0, number * chunks / config.num_layers), source)
 
 
 def _kernels(config: Any) -> dict[str, Observed]:

@@ -15,6 +15,7 @@ from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.shape.structure import repeated_blocks
 from carbon_plugin.detect.wrappers import is_compiled
+from carbon_plugin.spec.layout import SHARED_OUT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,11 +65,12 @@ class RecomputeWatch:
             source = f"no module of {len(seen)} blocks was called in the backward pass"
             return Findings(fields={"layout.recompute": Observed("none", source)})
         kind, number = rerun[0]
-        source = f"modules of {sum(n for _, n in rerun)} of {len(seen)} blocks were called again in the backward pass"
-        fields = {"layout.recompute": Observed(kind, source)}
+        again = sum(n for _, n in rerun)
+        source = f"modules of {again} of {len(seen)} blocks were called again in the backward pass"
+        fields = _of_blocks(kind, again, len(seen), source)
         if self._reentrant:
             fields["layout.recompute_reentrant"] = Observed(True, "their forward pass ran without gradients")
-        return Findings(fields=fields, problems=_partial(kind, number, len(seen)))
+        return Findings(fields=fields, problems=_unlike(kind, number, again, len(seen)))
 
     def remove(self) -> None:
         """Stop watching. It is safe to call this twice."""
@@ -132,10 +134,9 @@ def _stated(model: nn.Module) -> Findings | None:
         if not modules:
             continue
         blocks = repeated_blocks(model)
-        number = len(blocks.modules) if blocks else len(modules)
+        number = len(modules) if modules is flagged or not blocks else max(len(blocks.modules), len(modules))
         kind: RecomputeKind = "operators" if any(_has_policy(module) for module in modules) else "full"
-        fields = {"layout.recompute": Observed(kind, f"{source} on {len(modules)} modules")}
-        return Findings(fields=fields, problems=() if modules is flagged else _partial(kind, len(modules), number))
+        return Findings(fields=_of_blocks(kind, len(modules), number, f"{source} on {len(modules)} modules"))
     return None
 
 
@@ -143,7 +144,19 @@ def _has_policy(module: nn.Module) -> bool:
     return "context_fn" in getattr(getattr(module, "checkpoint_fn", None), "keywords", {})
 
 
-def _partial(kind: RecomputeKind, number: int, blocks: int) -> tuple[tuple[str, str], ...]:
-    if number >= blocks:
-        return ()
-    return (("recompute", f"only {number} of {blocks} blocks recompute ({kind}); predicted as all"),)
+def _of_blocks(kind: RecomputeKind, number: int, blocks: int, source: str) -> dict[str, Observed]:
+    """Return the kind of recomputation, and the share of the blocks that recompute where this kind has one."""
+    fields = {"layout.recompute": Observed(kind, source)}
+    if kind in SHARED_OUT:
+        fields["layout.recompute_share"] = Observed(number / blocks, source)
+    return fields
+
+
+def _unlike(kind: RecomputeKind, number: int, again: int, blocks: int) -> tuple[tuple[str, str], ...]:
+    """Return what the prediction leaves out: blocks that recompute in another way, or not at all where the kind has no
+    share."""
+    if number < again:
+        return (("recompute", f"only {number} of {again} blocks that recompute do so by {kind}; predicted as all"),)
+    if again < blocks and kind not in SHARED_OUT:
+        return (("recompute", f"only {again} of {blocks} blocks recompute ({kind}); predicted as all"),)
+    return ()

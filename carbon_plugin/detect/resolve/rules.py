@@ -15,7 +15,7 @@ from carbon_plugin.detect.resolve.fields import PLANNED, FieldTable
 from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import TOKENS, note_tokens
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import SHARED_OUT, ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
@@ -128,6 +128,8 @@ def _layout(
     if values["recompute"] != "selective":
         # The modules in a plan belong to its kind of recompute; where another kind is seen, there are none.
         values["recompute_modules"] = ()
+    if values["recompute"] not in SHARED_OUT:
+        values["recompute_share"] = 1.0  # that of the plan belongs to its kind of recompute, too
     ranks = 1
     for axis in DEGREES:
         ranks *= values[axis]

@@ -84,5 +84,5 @@ def _candidate(spec: RunSpec, layout: ParallelLayout) -> Candidate:
     prediction = predict_step(planned)
     memory, step_s = prediction.memory, prediction.step_time_s.value
     slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, spec.stack.population))
-    expected_s = step_s * slower * network_slowdown(planned)
+    expected_s = step_s * slower * network_slowdown(planned, step_s)
     return Candidate(layout, step_s, expected_s, memory.total_bytes, memory.fits)

@@ -39,9 +39,8 @@ def expected_on_networks(step_time_s: Any, slow_step_time_s: Any) -> Floats:
     return np.asarray((1 - SLOW_CLUSTERS) * step_time_s + SLOW_CLUSTERS * slow_step_time_s)
 
 
-def network_slowdown(spec: RunSpec) -> float:
-    """Return expected over predicted time of one run, whose layout must be set."""
+def network_slowdown(spec: RunSpec, step_time_s: float) -> float:
+    """Return expected over predicted time of one run, whose layout must be set and whose predicted step is given."""
     if spec.cluster.nodes == 1:
         return 1.0
-    predicted = step_time_with(spec, lambda rates: rates)
-    return float(expected_on_networks(predicted, step_time_with(spec, slow)) / predicted)
+    return float(expected_on_networks(step_time_s, step_time_with(spec, slow)) / step_time_s)

@@ -25,6 +25,7 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import (
     AXES,
     DEGREES,
+    SHARED_OUT,
     TABLES,
     ContextParallelKind,
     ParallelLayout,
@@ -233,7 +234,10 @@ def _grid(
     replicate, shard, stage = (column(ways[..., part], (0, 2)) for part in range(3))
     chunks = column([[v for _, v in row[2]] for row in rows], (0, 4))
     ep, size = column(experts, (1,)), column(sizes, (3,))
-    tried = (held["recompute"],) if "recompute" in held else RECOMPUTE
+    # A stated share of the layers says that some recompute as a whole or by their operations.
+    open_kinds = SHARED_OUT if "recompute_share" in held else RECOMPUTE
+    tried = (held["recompute"],) if "recompute" in held else open_kinds
+    again_share = held.get("recompute_share", 1.0)
     kinds = [column([kind == name for name in tried], (5,)) for kind in RECOMPUTE]
 
     again = again_flags("selective", held.get("recompute_modules", ()))
@@ -270,8 +274,8 @@ def _grid(
         gpipe=scheduled("gpipe"),
         virtual_stages=chunks,
         micro_batch_size=size,
-        recompute_operators=kinds[2],
-        recompute_full=kinds[3],
+        recompute_operators=kinds[2] * again_share,
+        recompute_full=kinds[3] * again_share,
         reentrant=switch("recompute_reentrant"),
         async_tp=switch("async_tp"),
         expert_overlap=np.maximum(dualpipe, switch("expert_overlap")),
@@ -288,7 +292,7 @@ def complexity(layout: Layout) -> Values:
     parallel = [layout.tp, layout.cp, layout.pp, layout.ep]
     hybrid = (layout.dp_replicate > 1) & (layout.dp_shard > 1)
     selective = sum(getattr(layout, flag) for flag in AGAIN.values()) > 0
-    recompute = selective + layout.recompute_operators + layout.recompute_full
+    recompute = selective + (layout.recompute_operators > 0) + (layout.recompute_full > 0)
     switches = [*(degree > 1 for degree in parallel), layout.virtual_stages > 1, layout.zero_stage > 0, hybrid]
     used = sum(np.asarray(switch, dtype=np.float64) for switch in switches)
     used = used + recompute + layout.zero_bubble + layout.dualpipe + (layout.ring == 0) * (layout.cp > 1)
@@ -300,7 +304,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     """Return one layout of an array of them as the spec type."""
     one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
     modules = tuple(module for module, flag in AGAIN.items() if one[flag])
-    kinds = [bool(modules), one["recompute_operators"], one["recompute_full"]]
+    shares = [float(bool(modules)), float(one["recompute_operators"]), float(one["recompute_full"])]
     chunks = int(one["virtual_stages"])
     schedule: PipelineSchedule = "interleaved" if chunks > 1 else "1f1b"
     for kind in ("zero_bubble", "dualpipe", "gpipe"):
@@ -315,7 +319,8 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         pipeline_schedule=schedule,
         virtual_stages=chunks,
         micro_batch_size=int(one["micro_batch_size"]),
-        recompute=RECOMPUTE[1 + kinds.index(1)] if any(kinds) else "none",
+        recompute=RECOMPUTE[1 + shares.index(max(shares))] if any(shares) else "none",
+        recompute_share=max(shares) or 1.0,
         recompute_modules=() if modules == ("core_attn",) else modules,
         recompute_reentrant=bool(one["reentrant"]),
         async_tp=bool(one["async_tp"]),
@@ -349,5 +354,6 @@ def describe(layout: ParallelLayout) -> str:
     switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
     parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
     parts.append(f"micro-batch {layout.micro_batch_size}")
-    parts.append(f"recompute {' + '.join(layout.recompute_modules) or layout.recompute}")
+    again = f"recompute {' + '.join(layout.recompute_modules) or layout.recompute}"
+    parts.append(again if layout.recompute_share == 1 else f"{again} in {layout.recompute_share:.2g} of the layers")
     return ", ".join(parts)

@@ -91,8 +91,9 @@ class Shape:
 class Layout:
     """Degrees of parallelism and schedule of one or many layouts.
 
-    Flags are 0 or 1. At most one of the `recompute_*` flags is set; all are 0 without recompute. `recompute_selective`
-    stands for the attention core, and the `again_*` flags for the other parts that selective recompute can name.
+    Flags are 0 or 1. At most one of the `recompute_*` fields is above 0; all are 0 without recompute. `recompute_full`
+    and `recompute_operators` are the share of the layers that recompute. `recompute_selective` stands for the attention
+    core, and the `again_*` flags for the other parts that selective recompute can name.
     """
 
     tp: Values

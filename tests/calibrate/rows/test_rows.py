@@ -291,6 +291,27 @@ def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
     assert (listed.recompute, listed.recompute_modules) == ("selective", ("layernorm", "mlp"))
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("selective (every second layer)", 16 / 32),
+        ("selective ac 2", 16 / 32),
+        ("every 3rd layer", 10 / 32),
+        ("full, 8 of 32 layers", 8 / 32),
+        ("full AC", 1.0),
+    ],
+)
+def test_a_stride_of_layers_is_read_as_the_share_of_whole_layers_that_are_recomputed(text: str, share: float) -> None:
+    layout = parsed(recompute=text).spec.layout
+
+    assert (layout.recompute, layout.recompute_share) == ("full", share)
+
+
+@pytest.mark.parametrize("text", ["8 of 40 layers", "every 64th layer", "every odd layer"])
+def test_a_stride_that_the_model_cannot_have_is_refused(text: str) -> None:
+    assert parsed(recompute=text).reason == f"recompute {text!r} does not match the 32 layers of the model"
+
+
 def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
     kernel = {
         framework: parsed(framework=framework, sharding=None).spec.stack.attention_kernel

@@ -100,5 +100,6 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         "cuda_graph_scope": "attn",
         "use_transformer_engine_op_fuser": True,
     }
-    told = overlapped | captured
+    some = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1}
+    told = overlapped | captured | some
     yield "megatron_tp_ep", lambda: parallel(**tp, **ep, experts=True, told=told, expert_tensor_parallel_size=1)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.readers.recompute import read
+from carbon_plugin.spec.layout import SHARED_OUT
 
 MATMULS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
 keep_matmuls = functools.partial(create_selective_checkpoint_contexts, MATMULS)
@@ -87,21 +88,45 @@ def values(reading: Findings) -> dict[str, object]:
 def test_what_runs_again_in_the_backward_pass_is_what_counts(model, kind):
     reading = seen(model)
 
-    assert values(reading) == {"layout.recompute": kind}
+    whole = {"layout.recompute_share": 1.0} if kind in SHARED_OUT else {}
+    assert values(reading) == {"layout.recompute": kind} | whole
     assert reading.problems == ()
 
 
 def test_reentrant_recomputation_is_told_by_its_forward_pass_without_gradients():
     model = Model(around=functools.partial(checkpoint, use_reentrant=True))
 
-    assert values(seen(model)) == {"layout.recompute": "full", "layout.recompute_reentrant": True}
+    assert values(seen(model)) == {
+        "layout.recompute": "full",
+        "layout.recompute_share": 1.0,
+        "layout.recompute_reentrant": True,
+    }
 
 
-def test_share_of_the_blocks_is_said():
-    reading = seen(Model(around=recomputing(), every=2))
+@pytest.mark.parametrize(("policy", "kind"), [({}, "full"), ({"context_fn": keep_matmuls}, "operators")])
+def test_every_second_block_is_seen_as_half_of_them(policy, kind):
+    reading = seen(Model(around=recomputing(**policy), every=2))
 
     assert "modules of 2 of 4 blocks" in reading.fields["layout.recompute"].source
-    assert reading.problems == (("recompute", "only 2 of 4 blocks recompute (full); predicted as all"),)
+    assert values(reading) == {"layout.recompute": kind, "layout.recompute_share": 0.5}
+    assert reading.problems == ()
+
+
+def test_blocks_that_recompute_in_different_ways_are_said_to_be_predicted_as_one():
+    model = Model(around=recomputing(), every=2)
+    model.blocks[1].around = recomputing()
+    reading = seen(model)
+
+    assert values(reading) == {"layout.recompute": "full", "layout.recompute_share": 0.75}
+    assert reading.problems == (("recompute", "only 2 of 3 blocks that recompute do so by full; predicted as all"),)
+
+
+def test_part_of_some_blocks_is_said_to_be_predicted_as_part_of_all():
+    model = Model()
+    for block in model.blocks[:2]:
+        block.around = recomputing()
+
+    assert seen(model).problems == (("recompute", "only 2 of 4 blocks recompute (selective); predicted as all"),)
 
 
 def test_evaluation_is_no_recomputation():
@@ -137,6 +162,7 @@ def test_compiled_model_is_not_watched_but_asked():
     reading = read(Job(model=compiled, world_size=1, batch=watch))
 
     assert reading.fields["layout.recompute"].source == "CheckpointWrapper on 2 modules"
-    assert reading.problems == (("recompute", "only 2 of 4 blocks recompute (full); predicted as all"),)
-    assert values(read(Job(model=flagged, world_size=1))) == {"layout.recompute": "full"}
+    assert reading.fields["layout.recompute_share"].value == 0.5
+    assert reading.problems == ()
+    assert values(read(Job(model=flagged, world_size=1))) == {"layout.recompute": "full", "layout.recompute_share": 1.0}
     assert read(Job(model=nn.Linear(2, 2), world_size=1)) is None

@@ -112,6 +112,15 @@ def test_planned_modules_fall_away_where_another_kind_of_recompute_is_seen():
     assert (full.spec.layout.recompute, full.spec.layout.recompute_modules) == ("full", ())
 
 
+def test_planned_share_of_the_layers_falls_away_where_none_recompute():
+    plan = planned(dp_shard=8, zero_stage=3, recompute="full", recompute_share=0.5)
+    kept = resolve(plan, Declared(), detected(shaped(), **FSDP, **STEP), EIGHT)
+    none = resolve(plan, Declared(), detected(shaped(), layout__recompute="none", **FSDP, **STEP), EIGHT)
+
+    assert kept.spec.layout.recompute_share == 0.5
+    assert (none.spec.layout.recompute, none.spec.layout.recompute_share) == ("none", 1.0)
+
+
 def test_what_is_planned_of_the_training_and_cannot_be_seen_counts():
     training = TrainingPlan(
         seq_len=128,

@@ -288,6 +288,7 @@ HELD = [
     {"sequence_parallel": False, "tp": 2}, {"async_tp": True, "tp": 2}, {"balanced_stages": True, "pp": 2},
     {"context_parallel_kind": "all_to_all", "cp": 2}, {"recompute_reentrant": True, "recompute": "full"},
     {"recompute": "selective", "recompute_modules": ("core_attn", "layernorm")},
+    {"recompute": "full", "recompute_share": 0.5}, {"recompute_share": 0.25},
 ]  # fmt: skip
 
 
