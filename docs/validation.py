@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from marked_tables import replace_marked, table, wrapped
 
+from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, fit_bins, fit_levels
@@ -23,16 +24,16 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = {
-    "seventh": "recipes, benchmark pages, repositories",
-    "sixth": "vendors' pages, papers, repositories",
-    "fifth": "consumer cards, AMD, people's own code, adapters",
-    "fourth": "half ordinary, half tuned software",
-    "third": "ordinary software",
-    "second": "ordinary software, other vendors",
-    "first": "mostly tuned software",
+COLLECTIONS = ("seventh", "sixth", "fifth", "fourth", "third", "second", "first")
+"""The newest first."""
+CLASSES: dict[AccuracyClass, str] = {
+    "calibrated": "dense, tuned software on a known device",
+    "low_precision": "dense, tuned software in 8 bit and less",
+    "sustained_law": "dense, tuned software on a device of which little is known",
+    "ordinary": "dense, ordinary software",
+    "moe": "mixtures of experts",
 }
-"""What the README says of the dense rows of each collection, the newest first."""
+"""What the README calls the classes of which several sources were measured, in its order."""
 SOURCES = {
     "vtrain_single_node": ("vTrain, up to 8 A100", "10 / 6"),
     "vtrain_single_node, by cluster": ("the same, each of 54 clusters once", "10 / 6"),
@@ -170,10 +171,10 @@ COLLECTION_HEADINGS = (
     "6ND at 40 %",
 )  # fmt: skip
 SPREAD_HEADINGS = (
-    "class", "rows", "sources", "spread between", "within", "from sources", "p10–p90", "80 % covers",
+    "class", "rows", "sources", "source left out", "spread between", "within", "from sources", "p10–p90", "80 % covers",
     "spread without the source",
 )  # fmt: skip
-README_HEADINGS = ("step time", "sources", "mean error", "the 80 % range holds")
+README_HEADINGS = ("step time", "sources", "mean error", "80 % range", "it holds")
 
 
 def collections(result: Validation) -> str:
@@ -187,37 +188,42 @@ def intervals(result: Validation) -> str:
 
 
 def readme(result: Validation) -> str:
-    """Return what the README says of the errors, dense models first."""
-    errors = sorted(newest_first(result.headlines), key=lambda item: item.kind)
+    """Return what the README says of the errors, by what is run and over all."""
     predicted = [row for row in result.rows if row.skipped is None]
-    tuned, ordinary, mixtures = (
-        f"× {factors.p10:.2f} to {factors.p90:.2f}" for factors in map(spread_of, ("calibrated", "ordinary", "moe"))
-    )
     feasible = sum(one.called_feasible for one in result.fits) / sum(one.ran for one in result.fits)
     before = (
         "Errors of predictions that saw **no row of the source** that measured them, every source counted once, on "
         f"{len(predicted):,} published measurements of {len({row.origin for row in predicted})} sources "
-        "([docs/validation.md](docs/validation.md)):"
+        "([docs/validation.md](docs/validation.md), where they stand by collection and by source too):"
     )
     after = (
-        f"The printed range counts blind sets as they were predicted blind (below): {tuned} for tuned software, "
-        f"{ordinary} for ordinary software and {mixtures} for mixtures. Of layouts that ran, "
+        "The printed range counts blind sets as they were predicted blind (below). Of layouts that ran, "
         f"{percent(feasible, 1)} are called feasible."
     )
-    lines = table(README_HEADINGS, [_readme_line(item) for item in errors])
-    return f"{wrapped(before)}\n\n{lines}\n\n{wrapped(after)}"
+    classes = {item.kind: item for item in class_spreads(result.rows)}
+    shown = [(name, classes[kind], _range(kind)) for kind, name in CLASSES.items()]
+    overall = [item for item in result.headlines if item.collection == ALL]
+    lines = [
+        *(_readme_line(name, item.sources, item.error, factors, item.coverage) for name, item, factors in shown),
+        *(
+            _readme_line(f"all, {one.kind}", one.sources, one.source_left_out / 100, "", one.coverage)
+            for one in overall
+        ),
+    ]
+    return f"{wrapped(before)}\n\n{table(README_HEADINGS, lines)}\n\n{wrapped(after)}"
 
 
-def _readme_line(item: CollectionError) -> list[str]:
-    name = "all collections" if item.collection == ALL else f"{item.collection} collection"
-    told = f" ({COLLECTIONS[item.collection]})" if item.kind == "dense" and item.collection != ALL else ""
-    kind = "dense" if item.kind == "dense" else "mixtures of experts"
-    error, coverage = percent(item.source_left_out / 100, 1), percent(item.coverage, 0)
-    return [f"{kind}, {name}{told}", str(item.sources), error, coverage]
+def _readme_line(name: str, sources: int, error: float, factors: str, coverage: float) -> list[str]:
+    return [name, str(sources), percent(error, 1), factors, percent(coverage, 0)]
+
+
+def _range(kind: AccuracyClass) -> str:
+    factors = spread_of(kind)
+    return f"× {factors.p10:.2f}–{factors.p90:.2f}"
 
 
 def newest_first(items: Sequence[CollectionError]) -> list[CollectionError]:
-    """Return the errors in the order of the pages. A collection that `COLLECTIONS` does not describe is an error."""
+    """Return the errors in the order of the pages. A collection that `COLLECTIONS` does not name is an error."""
     order = [ALL, *COLLECTIONS]
     return sorted(items, key=lambda item: (order.index(item.collection), item.kind))
 
@@ -309,15 +315,15 @@ def _headline(item: CollectionError) -> list[str]:
 
 def _spread(item: ClassSpread) -> list[str]:
     between, within, sources = item.effects
-    factors = spread_of(item.kind)
     return [
         item.kind,
         str(item.rows),
         str(item.sources),
+        percent(item.error, 1),
         f"{between:.3f}",
         f"{within:.3f}",
         str(sources),
-        f"× {factors.p10:.2f}–{factors.p90:.2f}",
+        _range(item.kind),
         f"**{percent(item.coverage, 0)}**",
         "" if item.blind_coverage is None else percent(item.blind_coverage, 0),
     ]

@@ -38,17 +38,18 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     """One instance says how far predictions of a class lie from what was measured, where the constants have not seen
     the source.
 
-    `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too,
-    and count rows of blind sets as they were predicted blind. `coverage` is the share of rows inside the shipped 80 %
-    range about the prediction without the source, with every source counted once. `blind_coverage` is the same about
-    the prediction that `effects` count, with the spread computed without the row's source, None where the other
-    sources are too few.
+    `rows` and `sources` are those that are of the class today; `effects` may come from related rows too,
+    and count rows of blind sets as they were predicted blind. `error` is the mean relative error of predictions without
+    the source and `coverage` the share of rows inside the shipped 80 % range about them, with every source counted
+    once. `blind_coverage` is that share about the prediction that `effects` count, with the spread computed without the
+    row's source, None where the other sources are too few.
     """
 
     kind: AccuracyClass
     rows: int
     sources: int
     effects: Effects
+    error: float
     coverage: float
     blind_coverage: float | None
 
@@ -86,8 +87,11 @@ def class_spreads(
         few = names.size if borrowed else None
         shipped = interval.spread_of(kind)
         blind = [
-            _inside(
-                errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few))
+            np.mean(
+                _inside(
+                    errors[own & (sources == name)],
+                    factors(_effects(errors, sources, counted & (sources != name), few)),
+                )
             )
             for name in names
             if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
@@ -96,9 +100,10 @@ def class_spreads(
             ClassSpread(
                 kind=kind,
                 rows=int(np.sum(now == kind)),
-                sources=int(names.size),
+                sources=int(np.unique(sources[now == kind]).size),
                 effects=_effects(errors, sources, counted, few),
-                coverage=_by_source(left_out, sources, now == kind, shipped),
+                error=_by_source(np.abs(np.expm1(-left_out)), sources, now == kind),
+                coverage=_by_source(_inside(left_out, shipped), sources, now == kind),
                 blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
             )
         )
@@ -149,15 +154,17 @@ def _effects(
 
 
 def _by_source(
-    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], spread: Spread
+    figures: NDArray[np.float64] | NDArray[np.bool_], sources: NDArray[np.str_], mask: NDArray[np.bool_]
 ) -> float:
-    """Return the share of the rows in `mask` inside the spread, with every source counted once."""
+    """Return the mean of the figures of the rows in `mask`, with every source counted once."""
     names = np.unique(sources[mask])
-    return float(np.mean([_inside(errors[mask & (sources == name)], spread) for name in names])) if names.size else 1.0
+    return float(np.mean([np.mean(figures[mask & (sources == name)]) for name in names])) if names.size else math.nan
 
 
-def _inside(errors: NDArray[np.float64], spread: Spread) -> float:
-    return float(np.mean((np.log(spread.p10) <= errors) & (errors <= np.log(spread.p90))))
+def _inside(errors: NDArray[np.float64], spread: Spread) -> NDArray[np.bool_]:
+    """Return for each error, as the logarithm of measured over predicted, whether the 80 % range holds it."""
+    low, high = math.log(spread.p10), math.log(spread.p90)
+    return (low <= errors) & (errors <= high)
 
 
 def _measured_over_predicted(row: ValidatedRow, blind_s: float | None = None) -> float:
