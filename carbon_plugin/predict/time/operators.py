@@ -72,7 +72,7 @@ def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: 
     They are max(2mnk/P, bytes/W) and the time of one kernel.
     """
     busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
-    return where(n * k > 0, busy + rates.kernel_time, 0.0)
+    return where(m * n * k > 0, busy + rates.kernel_time, 0.0)
 
 
 def linear(
@@ -90,7 +90,7 @@ def linear(
     accumulate = 4 * n * k / rates.memory * (micro_batches > 1)
     if wide or not any_of(rates.cast_bytes):
         return Cost(forward, backward + accumulate)
-    cast = rates.cast_bytes / rates.memory
+    cast = where(n * k > 0, rates.cast_bytes / rates.memory, 0.0)
     weights = cast * k * n / micro_batches
     return Cost(forward + cast * m * k + weights, backward + accumulate + cast * m * n)
 

@@ -243,7 +243,8 @@ def _gradient_exchange(
     if any_of(routed > 0):
         experts = exchange(routed, layout.expert_shards, layout.expert_split)
         sent, near_sent, fetched, near_fetched = (
-            both + more for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
+            both + where(routed > 0, more, 0.0)
+            for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
         )
     # Hybrid sharding reduces over replicas layer by layer during the backward pass, as it scatters: only the layer that
     # the backward pass computes last has no compute left beside its exchange (`_reduce_grad` of PyTorch's FSDP).

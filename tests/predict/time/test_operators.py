@@ -1,0 +1,31 @@
+"""Products of matrices without rows or columns, as a model has them that lacks a part of its neighbours in an array."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from carbon_plugin.predict.case.from_spec import work_of
+from carbon_plugin.predict.time.operators import linear, product_time
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+WORK = work_of(TrainingPlan(seq_len=2048, global_batch_size=8, steps=1), Stack())
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_product_that_lacks_a_dimension_takes_no_time(rates, empty) -> None:
+    sizes = [np.float64(4096)] * 3
+    sizes[empty] = np.float64(0)
+
+    assert product_time(*sizes, rates().gemm_flops, 2.0, rates()) == 0
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(0, 4096), (4096, 0)])
+def test_a_layer_without_outputs_or_inputs_takes_no_time_in_any_format(rates, outputs, inputs) -> None:
+    narrow = replace(rates(), cast_bytes=np.float64(3))
+    cost = linear(np.float64(2048), np.float64(outputs), np.float64(inputs), WORK, np.float64(4), narrow)
+
+    assert (cost.forward, cost.backward) == (0, 0)
