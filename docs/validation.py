@@ -24,7 +24,7 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = ("seventh", "sixth", "fifth", "fourth", "third", "second", "first")
+COLLECTIONS = ("ninth", "seventh", "sixth", "fifth", "fourth", "third", "second", "first")
 """The newest first."""
 CLASSES: dict[AccuracyClass, str] = {
     "calibrated": "dense, tuned software on a known device",
@@ -159,7 +159,17 @@ SOURCES = {
     "dsgist": ("One user's DeepSpeed, A800", ""),
     "hfblog": ("transformers 5 and NeMo AutoModel, H100", ""),
     "primerl": ("prime-rl, B200/H100/A6000", ""),
-    "mbpulls": ("Megatron-Bridge's pull requests, H100 to GB200", ""),
+    "mbpulls": ("Megatron-Bridge's pull requests, H100 to GB300", ""),
+    "bionemo_mixtral": ("BioNeMo's Mixtral, B200/B300", ""),
+    "primerl_bench": ("torchtitan and prime-rl, B300", ""),
+    "gke_hy3": ("A cloud guide's Hunyuan 3, GB300", ""),
+    "gke_a4x": ("A cloud guide's Megatron-core, GB200", ""),
+    "awsmoe": ("AWS's exchanges over EFA, H100/B300", ""),
+    "gke_tpu": ("A cloud guide's MaxText, TPU v5p/v7", ""),
+    "hanuman": ("One user's JAX, TPU v5e", ""),
+    "primus_turbo": ("Primus-Turbo, MI355X", ""),
+    "zoouser": ("One user's Megatron-core, B200", ""),
+    "axolotl": ("Axolotl, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}

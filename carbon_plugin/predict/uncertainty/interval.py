@@ -46,7 +46,7 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "calibrated": Effects(0.102, 0.108, 40),
     "host_bound": Effects(0.143, 0.108, 40),
     "low_precision": Effects(0.076, 0.093, 21),
-    "moe": Effects(0.334, 0.242, 32),
+    "moe": Effects(0.416, 0.236, 38),
     "ordinary": Effects(0.268, 0.165, 45),
     "sustained_law": Effects(0.196, 0.159, 14),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
