@@ -32,7 +32,7 @@ from carbon_plugin.calibrate.parameters import (
 )
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, family, tabulate
-from carbon_plugin.predict.rates.laws import attention_share, gemm_share_law, memory_share_law, peak_16bit
+from carbon_plugin.predict.rates.laws import attention_rate, gemm_share_law, memory_share_law, peak_16bit
 from carbon_plugin.predict.rates.resolve import CALIBRATION, prior_constants
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import list_accelerators
@@ -99,9 +99,8 @@ def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict
     for kernel in KERNELS:
         seen = (table.family == family(device)) & (table.kernel == kernel) & calibration_rows(table)
         if np.any(seen):
-            share = attention_share(kernel, device.architecture)
-            share *= fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")
-            numbers[f"attention_flops.{kernel}"] = share * peak
+            multiplier = fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")
+            numbers[f"attention_flops.{kernel}"] = attention_rate(kernel, device, peak) * multiplier
     if "fp8" in device.peak_flops:
         numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}")
     for name in ("overlap_contention", "scaleup_latency_s", "scaleout_latency_s", "scaleout_share", "all_to_all_share"):

@@ -8,22 +8,26 @@ import pytest
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.rates.laws import (
     LAW_GEMM_SHARE,
+    LENGTH_REFERENCE,
     MOST_GEMM_SHARE,
+    attention_rate,
     attention_share,
     gemm_share_law,
     host_rates,
+    length_scale,
     peak_16bit,
 )
 from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants
-from carbon_plugin.predict.time.operators import attention_core
+from carbon_plugin.predict.time.operators import FLASH_BACKWARD, attention_core
 from carbon_plugin.spec.hardware.cluster import OWN_RUNS, Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, list_accelerators, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.numbers.figure import Sourced
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import AttentionKernel, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=8, steps=1)
+KERNELS: tuple[AttentionKernel, ...] = ("cudnn", "flash2")
 LAYOUT = layout_of(ParallelLayout(dp_shard=8, zero_stage=1))
 
 
@@ -35,31 +39,84 @@ def core(model, rates, **changes: float) -> float:
 def test_a_window_on_half_of_the_layers_leaves_the_rate_of_the_others(gpt, rates) -> None:
     def windowed(layers: int | None) -> float:
         model = msgspec.structs.replace(gpt, sliding_window=128, sliding_window_layers=layers)
-        return core(model, rates, attention_length=1.0)
+        return core(model, rates, attention_length=2048.0)
 
-    plain = core(gpt, rates, attention_length=1.0)
+    plain = core(gpt, rates, attention_length=2048.0)
     assert windowed(gpt.layers // 2) == pytest.approx((plain + windowed(None)) / 2)
 
 
 def test_a_short_window_fills_a_kernel_less_than_a_long_one(gpt, rates) -> None:
     model = msgspec.structs.replace(gpt, sliding_window=128)
-    assert core(model, rates, attention_length=1.0) > core(model, rates)
+    assert core(model, rates, attention_length=2048.0) > core(model, rates)
+
+
+def filled(kernel, device, keys: int) -> float:
+    """Return the rate on sequences of `keys` tokens over that on long ones."""
+    return 1 / (1 + length_scale(kernel, device) / keys)
 
 
 @pytest.mark.parametrize("name", ["a100-sxm-80gb", "h100-sxm"])
-def test_cudnn_fills_with_length_only_where_loads_are_asynchronous(name) -> None:
+def test_cudnn_needs_longer_sequences_only_where_loads_are_asynchronous(name) -> None:
     device = load_accelerator(name)
     cluster = Cluster(accelerator=device, node=default_node_for(device), nodes=1, devices_per_node=8)
+    scales = [datasheet(cluster, Stack(attention_kernel=kernel), "bf16").attention_length for kernel in KERNELS]
     later = device.architecture.startswith("hopper")
-    assert bool(datasheet(cluster, Stack(attention_kernel="cudnn"), "bf16").attention_length) is later
+    assert bool(scales[0] > scales[1]) is later
+    assert bool(scales[0] == scales[1]) is not later
     same = attention_share("cudnn", device.architecture) == attention_share("flash2", device.architecture)
     assert same is not later
+
+
+def test_flash_attention_2_fills_with_length_as_its_table_says() -> None:
+    # TFLOP/s on an H100, forward, causal, heads of 128 (arXiv 2407.08608, figure 5)
+    table = {512: 191, 1024: 260, 2048: 298, 4096: 319, 8192: 333, 16384: 335}
+    device = load_accelerator("h100-sxm")
+    for keys, rate in table.items():
+        relative = filled("flash2", device, keys) / filled("flash2", device, 16384)
+        assert relative == pytest.approx(rate / table[16384], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("a100-sxm-80gb", None, None),
+        ("h100-sxm", 319e12, 310e12),  # arXiv 2407.08608, figures 5 and 6: 4,096 tokens, heads of 128
+        ("h100-sxm", 284e12, 287e12),  # pull request 1791 of Dao-AILab/flash-attention: 8,192 tokens, causal
+        ("b200-sxm", 307e12, 315e12),  # its issue 1589: 4,096 tokens, heads of 64
+    ],
+)
+def test_flash_attention_2_has_the_rate_of_its_published_tables(name, forward, backward) -> None:
+    device = load_accelerator(name)
+    rate = attention_rate("flash2", device, peak_16bit(device))
+    # Both passes together, counted as the kernels' authors do: 2 products forward and 5 backward.
+    both = 3.5 / (1 + FLASH_BACKWARD) * rate
+    # arXiv 2307.08691, figure 4: 0.52 of an A100's peak for both passes of version 2 on 2,048 to 4,096 tokens
+    published = 0.52 * peak_16bit(device) if forward is None else 3.5 / (1 / forward + 2.5 / backward)
+    assert both == pytest.approx(published, rel=0.1)
 
 
 def test_kernels_for_ampere_keep_less_of_their_share_on_every_later_architecture() -> None:
     shares = [attention_share("flash2", kind) for kind in ("ampere-ga100", "hopper", "cdna3", "blackwell")]
     assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 2 * shares[1]
+    assert shares[0] > 1.7 * shares[1]
+
+
+def test_attention_slows_with_the_clock_of_a_device_with_less_power() -> None:
+    usual, capped = (load_accelerator(name) for name in ("h100-sxm", "h100-sxm-96gb-hbm2e-500w"))
+    rates = [attention_rate("flash2", device, peak_16bit(device)) for device in (usual, capped)]
+    assert rates[1] / rates[0] == pytest.approx((500 / 700) ** 0.65)
+
+
+def test_a_layer_without_a_causal_mask_fills_like_a_causal_one_of_twice_the_length(gpt, rates) -> None:
+    encoder = msgspec.structs.replace(gpt, causal=False)
+    slowed = core(encoder, rates, attention_length=2048.0) / core(encoder, rates)
+    keys = 2 * PLAN.seq_len
+    assert slowed == pytest.approx((1 + 2048 / keys) / (1 + 2048 / LENGTH_REFERENCE))
+
+
+def test_the_rate_on_a_cpu_has_no_length() -> None:
+    device = msgspec.structs.replace(load_accelerator("h100-sxm"), kind="cpu", architecture="x86_64")
+    assert length_scale("flash", device) == 0
 
 
 def test_one_chip_sustains_less_at_a_lower_power_limit() -> None:

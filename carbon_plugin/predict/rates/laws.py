@@ -55,19 +55,29 @@ ATTENTION_SHARE: dict[AttentionKernel, float] = {
 """Ratio of the causal-counted FLOP/s of the attention core to the bf16 peak, used where the device has no measured
 value.
 
-For `LENGTH_KERNELS` it holds at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1
-reaches 0.34 (arXiv 2307.08691, forward and backward, causal). In the fp8 kernel only the products are twice as fast,
-and the softmax is not: 1.3 times the 16-bit kernel is a guess that rows correct.
+It holds at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1 reaches 0.34 (arXiv
+2307.08691, forward and backward, causal). In the fp8 kernel only the products are twice as fast, and the softmax is
+not: 1.3 times the 16-bit kernel is a guess that rows correct.
 """
 AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
 SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada"))
 """Architectures without asynchronous products and loads. On them cuDNN's kernel is built like FlashAttention 2 and has
-its price, at every length."""
-LENGTH_KERNELS: frozenset[AttentionKernel] = frozenset(("flash3", "cudnn", "cudnn_fp8"))
-LENGTH_REFERENCE, LENGTH_SCALE = 4096, 2048
-"""Kernels that pipeline loads under products reach their rate only on long sequences: rate(s) = rate(4096) (1 +
-s0/4096) / (1 + s0/s) with s0 of 2,048 tokens (rows from 2k to 1M tokens; leaving one source out, the error falls from
-10.0 to 9.1 % in the study)."""
+its price."""
+LENGTH_REFERENCE = 4096
+LENGTH_SCALE: dict[AttentionKernel, int] = {
+    "flash": 350,
+    "flash2": 350,
+    "flash3": 2048,
+    "cudnn": 2048,
+    "cudnn_fp8": 2048,
+}
+"""Tokens s0 by which a causal kernel fills with the length of sequences: rate(s) = rate(4096) (1 + s0/4096) / (1 +
+s0/s).
+
+FlashAttention 2 on an H100 reaches 191, 260, 298, 319, 333 and 335 TFLOP/s on 512 to 16,384 tokens (forward, causal,
+heads of 128; arXiv 2407.08608, figure 5). Kernels that pipeline loads under products need longer sequences in training
+(rows from 2k to 1M tokens; leaving one source out, the error fell from 10.0 to 9.1 % in the study).
+"""
 PCIE4_ARCHITECTURES = frozenset(("volta", "turing", "ampere", "ada", "cdna2", "gaudi2"))
 PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
 """Bytes/s of host memory and of the host link that one device of eight gets.
@@ -78,13 +88,15 @@ links (NVLink-C2C) and older ones (PCIe 3) are treated like these.
 ULTRA_ATTENTION = 1.5
 """Factor of the attention rate on Blackwell Ultra, which has twice the exponential units. They limit the softmax of an
 attention core."""
-LATER_SHARES: dict[str, float] = {"hopper": 0.45, "blackwell": 0.2, "cdna3": 0.34, "cdna4": 0.34}
+LATER_SHARES: dict[str, float] = {"hopper": 0.565, "blackwell": 0.253, "cdna3": 0.34, "cdna4": 0.34}
 """Share of their rate that FlashAttention 1 and 2, written for Ampere, keep on later architectures, whose new
 instructions for products they do not use.
 
-They reach 35 % of peak on H100 and 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4). On Blackwell
-they run at about the speed of an H100, whose peak is 0.44 times Blackwell's. They do so on a MI300X too, whose peak is
-1.3 times that of an H100 (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory).
+With heads of 128 version 2 reaches 319 TFLOP/s forward and 310 backward on an H100 of 700 W and 4,096 tokens (arXiv
+2407.08608, figures 5 and 6) and 284 and 287 on 8,192 (pull request 1791 of Dao-AILab/flash-attention): 0.33 of its peak
+as the rate is counted here. On a B200 it is as fast as on an H100, within 8 % (heads of 64: 312 and 288 TFLOP/s, issue
+1589 and pull request 2688; heads of 128, forward: 354 and 368, pull request 171 of meta-pytorch/tritonbench). On a
+MI300X the value is that of the first fit (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory).
 """
 PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
     "bf16": ("bf16", "fp16"),
@@ -123,17 +135,25 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
     clock follows power more closely.
     """
     relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
-    family = re.split(r"[-+]", architecture)[0]
-    usual = USUAL_W_PER_FLOPS.get(family)
-    below = 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
-    most = LAW_GEMM_SHARE if family in FIRST_MATRIX_UNITS else MOST_GEMM_SHARE
+    below = _power_below_usual(tdp_w, peak_16bit_flops, architecture)
+    most = LAW_GEMM_SHARE if _family(architecture) in FIRST_MATRIX_UNITS else MOST_GEMM_SHARE
     across = min(most, LAW_GEMM_SHARE * math.pow(relative / below, LAW_GEMM_EXPONENT))
     return across * math.pow(below, WITHIN_EXPONENT)
 
 
+def _family(architecture: str) -> str:
+    return re.split(r"[-+]", architecture)[0]
+
+
+def _power_below_usual(tdp_w: float, peak_16bit_flops: float, architecture: str) -> float:
+    """Return the power per FLOP/s over that of the reference device of the architecture, at most 1."""
+    usual = USUAL_W_PER_FLOPS.get(_family(architecture))
+    return 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
+
+
 def limited_by_power(architecture: str) -> bool:
     """Return whether power limits the matrix products of an architecture, and not the way of the operands."""
-    return re.split(r"[-+]", architecture)[0] not in FIRST_MATRIX_UNITS
+    return _family(architecture) not in FIRST_MATRIX_UNITS
 
 
 def peak_16bit(accelerator: Accelerator) -> float:
@@ -152,18 +172,34 @@ def memory_share_law(bandwidth_bytes_per_s: float) -> float:
     return LAW_MEMORY_SHARE * math.pow(max(1.0, bandwidth_bytes_per_s / REFERENCE_BANDWIDTH), -LAW_MEMORY_EXPONENT)
 
 
+def attention_rate(kernel: AttentionKernel, device: Accelerator, peak_flops: float) -> float:
+    """Return the assumed causal-counted FLOP/s of an attention kernel on `LENGTH_REFERENCE` tokens.
+
+    `peak_flops` is the peak of the device in the precision of its attention.
+
+    A part of an architecture with less power than its reference device clocks its attention as its products.
+    """
+    below = _power_below_usual(device.tdp_w.value, peak_16bit(device), device.architecture)
+    return attention_share(kernel, device.architecture) * peak_flops * math.pow(below, WITHIN_EXPONENT)
+
+
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     """Return the assumed share of the bf16 peak that an attention kernel reaches on an architecture."""
-    if not fills_with_length(kernel, architecture) and kernel == "cudnn":
-        kernel = "flash2"
-    later = LATER_SHARES.get(re.split(r"[-+]", architecture)[0], 1.0) if kernel in AMPERE_KERNELS else 1.0
+    kernel = _built_like(kernel, architecture)
+    later = LATER_SHARES.get(_family(architecture), 1.0) if kernel in AMPERE_KERNELS else 1.0
     ultra = ULTRA_ATTENTION if architecture == "blackwell-ultra" else 1.0
     return ATTENTION_SHARE[kernel] * ultra * later
 
 
-def fills_with_length(kernel: AttentionKernel, architecture: str) -> bool:
-    """Return whether a kernel reaches its rate only with long sequences on this architecture."""
-    return kernel in LENGTH_KERNELS and re.split(r"[-+]", architecture)[0] not in SYNCHRONOUS
+def _built_like(kernel: AttentionKernel, architecture: str) -> AttentionKernel:
+    return "flash2" if kernel == "cudnn" and _family(architecture) in SYNCHRONOUS else kernel
+
+
+def length_scale(kernel: AttentionKernel, device: Accelerator) -> int:
+    """Return the tokens by which a kernel fills with the length of sequences, or 0 where its rate has no length."""
+    if device.kind == "cpu":
+        return 0
+    return LENGTH_SCALE.get(_built_like(kernel, device.architecture), 0)
 
 
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
@@ -177,7 +213,7 @@ def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
 
 def host_rates(device: Accelerator) -> tuple[float, float]:
     """Return the bytes/s of host memory that one device of eight gets, and the bytes/s of its link to the host."""
-    pcie4 = re.split(r"[-+]", device.architecture)[0] in PCIE4_ARCHITECTURES
+    pcie4 = _family(device.architecture) in PCIE4_ARCHITECTURES
     return PCIE4_HOST if pcie4 else PCIE5_HOST
 
 

@@ -123,15 +123,16 @@ class Rates:
     products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
     `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is
     1 where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
-    compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `cast_bytes` are the bytes moved
-    per element for a cast to low precision (0 in
-    16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
-    `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one, `sorted_loop` where their tokens are sorted before. `counts_on_host` is 1 where the host always needs counts
-    of routed tokens, and `counts_to_exchange` where only an exchange needs them there. `gathers_ahead`,
-    `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0 where no token is
-    dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`. `nic_hop` are the
-    seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one device.
+    compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `attention_length` are the tokens
+    by which they fill with the length of sequences. `cast_bytes` are the bytes moved per element for a cast to low
+    precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole
+    iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where
+    experts run one by one, `sorted_loop` where their tokens are sorted before. `counts_on_host` is 1 where the host
+    always needs counts of routed tokens, and `counts_to_exchange` where only an exchange needs them there.
+    `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0
+    where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
+    `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one
+    device.
     """
 
     gemm_flops: Values

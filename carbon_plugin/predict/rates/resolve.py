@@ -14,11 +14,11 @@ from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.laws import (
     LAW_SOURCE,
     NARROW,
-    attention_share,
+    attention_rate,
     default_attention_kernel,
-    fills_with_length,
     gemm_share_law,
     host_rates,
+    length_scale,
     limited_by_power,
     memory_share_law,
     peak_of,
@@ -157,7 +157,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "attention_unfused": kernel in THROUGH_MEMORY,
         "attention_eager": kernel == "eager",
         "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
-        "attention_length": fills_with_length(kernel, device.architecture),
+        "attention_length": length_scale(kernel, device),
         "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,
         "scoped_graphs": stack.cuda_graphs == "scoped",
@@ -249,7 +249,7 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
     known = device.efficiency.attention_flops.get(kernel)
     if known is not None:
         return known.value
-    rate = attention_share(kernel, device.architecture) * peak_16bit_flops
+    rate = attention_rate(kernel, device, peak_16bit_flops)
     resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
     return rate
 

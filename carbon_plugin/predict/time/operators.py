@@ -13,7 +13,7 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Flags, Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.rates.laws import LENGTH_REFERENCE, LENGTH_SCALE
+from carbon_plugin.predict.rates.laws import LENGTH_REFERENCE
 from carbon_plugin.predict.rates.rates import Rates
 
 FLASH_BACKWARD = 2.9
@@ -107,13 +107,19 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     window = np.minimum(shape.window, keys)
     # The scores under the causal mask are half of the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
-    scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) / _fill(keys, rates)
+    scores = (
+        (1 - shape.windowed_share)
+        * square
+        / 2
+        * (1 + shape.bidirectional)
+        / _fill(keys * (1 + shape.bidirectional), rates)
+    )
     scores = scores + shape.windowed_share * band / _fill(window, rates)
     width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
     core = heads * 2 * scores * width / rates.attention_flops + rates.kernel_time
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
-        rate = rates.attention_flops * _fill(np.maximum(work.input_len, 1), rates)
+        rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
         core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
     core = where(heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
@@ -138,9 +144,10 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
 
 
 def _fill(keys: Values, rates: Rates) -> Values:
-    """Return the rate of an attention core over this many keys per query, divided by its rate at `LENGTH_REFERENCE`."""
-    fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / keys)
-    return where(rates.attention_length > 0, fill, 1.0)
+    """Return the rate of an attention core on causal sequences of this many keys, divided by its rate at
+    `LENGTH_REFERENCE`. Without a mask a query sees twice as many of them.
+    """
+    return (1 + rates.attention_length / LENGTH_REFERENCE) / (1 + rates.attention_length / keys)
 
 
 def filled_lanes(width: Values, rates: Rates) -> Values:
