@@ -12,11 +12,20 @@ from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import leaves_experts_open
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"
 """Field of the assumption that a model's positions work beyond the longest sequence that the model is made for."""
 ADAPTERS = "model.adapters"
 """Field of the assumption on what a model trains whose spec states only the trained share."""
+
+EXPERT_LOOP = "stack.expert_loop"
+"""Field of the assumption on how software computes experts that nobody tuned and of which nobody says it."""
+
+
+def leaves_open_how_experts_run(spec: RunSpec) -> bool:
+    """Return whether a run has experts and nothing says whether they are one grouped product or a loop."""
+    return isinstance(spec.model, TransformerModel) and spec.model.moe is not None and leaves_experts_open(spec.stack)
 
 
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
@@ -27,6 +36,12 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         found += _beyond(longest, training.seq_len)
     if isinstance(spec.model, TransformerModel) and spec.model.adapters is None and spec.model.trainable_fraction < 1:
         found.append(Assumption(ADAPTERS, spec.model.adapted, why_usual(spec.model.trainable_fraction)))
+    if leaves_open_how_experts_run(spec):
+        said = (
+            "transformers does so since version 5; before, a loop ran one expert after the other, which the range "
+            "reaches to. State stack.expert_loop: true for a loop, false for grouped products"
+        )
+        found.append(Assumption(EXPERT_LOOP, "false, one grouped product for all experts", said))
     if isinstance(spec.model, TransformerModel) and spec.model.has_towers and training.input_len is None:
         said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
         found.append(Assumption("training.input_len", "no time of towers", said))

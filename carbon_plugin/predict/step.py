@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.arrays import Values
-from carbon_plugin.predict.assumed import step_assumptions
+from carbon_plugin.predict.assumed import EXPERT_LOOP, leaves_open_how_experts_run, step_assumptions
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
 from carbon_plugin.predict.flops import step_flops
@@ -51,7 +52,10 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     own = own_rows(device, spec.stack)
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
     assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
-    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack))
+    looped = 1.0 if own else expert_loop_factor(spec, total)
+    figure, interval = step_time_figure(
+        total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
+    )
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())
@@ -83,6 +87,17 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         activity=activity,
         assumptions=(*assumptions, *step_assumptions(spec), *power_assumptions(spec.cluster)),
     )
+
+
+def expert_loop_factor(spec: RunSpec, step_time_s: float) -> float:
+    """Return how many times longer than `step_time_s` a step takes if a loop runs the experts and not the grouped
+    products that are assumed. It is 1 where a spec leaves nothing open about its experts."""
+    return step_time_with(spec, _with_expert_loop) / step_time_s if leaves_open_how_experts_run(spec) else 1.0
+
+
+def _with_expert_loop(rates: Rates) -> Rates:
+    """Return the rates of software that runs one expert after the other, in which the host needs each one's tokens."""
+    return replace(rates, expert_loop=np.float64(1), counts_on_host=np.float64(1))
 
 
 def step_time_with(spec: RunSpec, changed: Callable[[Rates], Rates]) -> float:

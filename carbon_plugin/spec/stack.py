@@ -49,8 +49,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
     `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
     some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
-    did before its version 5, and `sorted_loop` that tokens are sorted by expert before this loop, so that the host
-    waits once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says that tokens are sorted by
+    did before its version 5 (unset: one grouped product, which for ordinary software is an assumption,
+    `leaves_experts_open`), and `sorted_loop` that tokens are sorted by expert before this loop, so that the host waits
+    once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says that tokens are sorted by
     expert and added up again by single PyTorch operations (Megatron without `moe_permute_fusion`), and
     `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without `sparse_matmul`). Such a
     matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed). `capacity_factor` is the
@@ -107,7 +108,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fused_experts: bool = False
     expert_dispatch: ExpertDispatch = "all_to_all"
     launch_blocking: bool = False
-    expert_loop: bool = False
+    expert_loop: bool | None = None
     sorted_loop: bool = False
     plain_dispatch: bool = False
     one_hot_dispatch: bool = False
@@ -188,6 +189,16 @@ def routing_spread_of(stack: Stack) -> float:
     if stack.routing_spread is not None:
         return stack.routing_spread
     return ROUTING_SPREAD if stack.population == ORDINARY else 0.0
+
+
+def leaves_experts_open(stack: Stack) -> bool:
+    """Return whether nobody says how this software computes its experts: by grouped products or by a loop over them.
+
+    People who tune a stack group them. Of ordinary software only a field that rules out a loop says so: products with
+    one-hot matrices compute all experts at once, and so do fused kernels.
+    """
+    stated = stack.expert_loop is not None or stack.one_hot_dispatch or stack.fused_experts
+    return stack.population == ORDINARY and not stated
 
 
 def host_op_time_of(stack: Stack) -> float | None:

@@ -207,3 +207,40 @@ def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_paral
     assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s.value)
     with pytest.raises(InfeasibleLayoutError, match="known only by its counted FLOPs"):
         predict_step(msgspec.structs.replace(spec_of(stack={}), model=counted))
+
+
+MIXTURE = {
+    "model": "mixtral-8x7b",
+    "cluster": {"accelerator": "h100-sxm", "nodes": 1},
+    "layout": {"dp_shard": 8, "zero_stage": 3, "recompute": "full"},
+    "training": {"seq_len": 4096, "global_batch_size": 8, "steps": 1, "precision": "bf16"},
+}
+
+
+def test_ordinary_software_that_does_not_state_how_its_experts_run_has_a_range_up_to_that_of_a_loop() -> None:
+    opened, grouped, looped = (
+        predict_step(spec_of(**MIXTURE, stack=stack))
+        for stack in ({}, {"expert_loop": False}, {"expert_loop": True, "token_counts": "host"})
+    )
+
+    assert opened.step_time_s.value == grouped.step_time_s.value < looped.step_time_s.value
+    assert opened.step_time_s.low == pytest.approx(grouped.step_time_s.low)
+    assert opened.step_time_s.high == pytest.approx(looped.step_time_s.high)
+    assert opened.step_time_95_s == pytest.approx((grouped.step_time_95_s[0], looped.step_time_95_s[1]))
+    (said,) = [item for item in opened.assumptions if item.field == "stack.expert_loop"]
+    assert "true for a loop" in said.source
+    assert "stack.expert_loop" in opened.step_time_s.source
+
+
+@pytest.mark.parametrize("stack", [{"expert_loop": False}, {"expert_loop": True}, {"one_hot_dispatch": True}, "tuned"])
+def test_nothing_is_assumed_of_experts_where_the_software_says_how_they_run(stack) -> None:
+    found = predict_step(spec_of(**MIXTURE, stack=stack))
+
+    assert "stack.expert_loop" not in {item.field for item in found.assumptions}
+    assert "expert_loop" not in found.step_time_s.source
+
+
+def test_a_dense_model_has_no_experts_to_assume_anything_of() -> None:
+    found = predict_step(spec_of(stack={}))
+
+    assert "stack.expert_loop" not in {item.field for item in found.assumptions}

@@ -26,6 +26,7 @@ from carbon_plugin.calibrate.rows.model import row_model
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.predict.assumed import leaves_open_how_experts_run
 from carbon_plugin.predict.rates.laws import default_attention_kernel
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
@@ -213,6 +214,8 @@ def _row(
         assumed.append(f"{spec.stack.population} software")
     elif conventions_of(row.text("framework")) == UNKNOWN:
         assumed.append(f"software priced like {conventions.name}")
+    if leaves_open_how_experts_run(spec):
+        assumed.append("experts in grouped products")
     if spec.stack.attention_kernel is None:
         assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)

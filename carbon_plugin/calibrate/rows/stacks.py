@@ -17,7 +17,6 @@ from carbon_plugin.calibrate.rows.conventions import (
     MEGATRON_SWIFT,
     NEMO,
     OWN_KERNELS,
-    PYTORCH,
     PYTORCH_BASED,
     TRANSFORMER_ENGINE,
     UNKNOWN,
@@ -30,7 +29,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.resolve import TPU_LANES
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import ROUTING_SPREAD, AttentionKernel, CrossEntropy, Stack
+from carbon_plugin.spec.stack import ORDINARY, ROUTING_SPREAD, AttentionKernel, CrossEntropy, Stack
 
 HOPPER_KERNELS_SINCE = (25, 1)
 """Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
@@ -63,9 +62,12 @@ SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 EINSUM_EXPERTS = re.compile(r"(?i)megatron-deepspeed|deepspeed-moe")
 """Frameworks whose experts are DeepSpeed's: products with one-hot matrices over the tokens of a micro-batch send these
 to them and back (`MOELayer.forward` of its moe/sharded_moe.py, which takes Tutel's kernels only where told to)."""
-EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
-"""Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
-experts of code that people write in plain PyTorch."""
+TRANSFORMERS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
+"""Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
+LOOP_TRANSFORMERS = re.compile(r"(?i)transformers v?4\b|\b4\.\d\d|\b20(1\d|2[0-5])\b")
+"""Releases of transformers before its version 5 (December 2025), and years of software that had them."""
+LOOPED_EXPERTS = re.compile(r"(?i)experts (in a |run in a )?loop|loop (over|runs|pads) |ungrouped (products|experts)")
+"""Words by which a row says that experts run one after the other."""
 LOSS_COMPILED_SINCE = ("2025", "04")
 """torchtitan compiles the loss with the model since this month (pull request 1033)."""
 LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
@@ -234,12 +236,12 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     """Return the fields by which the row says how experts run and how tokens reach them."""
     changes: dict[str, Any] = {}
     notes = row.text("notes")
-    loops = conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework"))
     said = f"{row.text('framework')} {notes}"
     grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
-    if loops and not grouped:
-        changes |= {"expert_loop": True, "sorted_loop": SORTED_EXPERTS.search(notes) is not None}
-    if changes or HOST_COUNTS.search(said):
+    looped = _loops_over_experts(conventions, row) if grouped is None else False
+    if looped is not None:
+        changes |= {"expert_loop": looped, "sorted_loop": looped and SORTED_EXPERTS.search(notes) is not None}
+    if looped or HOST_COUNTS.search(said):
         changes["token_counts"] = "host"
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
@@ -270,12 +272,24 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
     single = conventions.xla or conventions.name == "torchtitan"
     # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
-    by_transformers = EXPERT_LOOPS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
+    by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
     if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
     if conventions.name == MEGATRON_CORE.name and CURRENT.search(f"{row.text('framework')} {row.text('source')}"):
         changes["weighted_experts"] = True
     return changes
+
+
+def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
+    """Return whether a loop runs the experts of a row that names no grouped products, or None where it does not say."""
+    framework = row.text("framework")
+    transformers = TRANSFORMERS.match(framework)
+    if conventions == MEGATRON_SWIFT:
+        return False  # `moe_grouped_gemm` is on unless told otherwise (swift/megatron/argument/megatron_args.py)
+    if not transformers and conventions.stack.population != ORDINARY:
+        return None
+    old = transformers and LOOP_TRANSFORMERS.search(f"{framework} {row.text('source')}")
+    return True if old or LOOPED_EXPERTS.search(f"{framework} {row.text('notes')}") else None
 
 
 def _drops_by_recipe(row: Fields) -> bool:

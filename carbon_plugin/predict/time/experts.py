@@ -142,9 +142,10 @@ def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> t
 def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     """Return the seconds of a loop over the experts that a rank holds.
 
-    Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where parameters are
-    sharded, each module of an expert adds the latency of a gather forward, and of a gather and a scatter backward.
-    These let all ranks go on with the slowest one, because the hosts take different times for the same expert.
+    Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where hooks gather the
+    parameters of each module by itself (DeepSpeed's ZeRO-3; FSDP gathers a layer), each module of an expert adds the
+    latency of a gather forward, and of a gather and a scatter backward. These let all ranks go on with the slowest one,
+    because the hosts take different times for the same expert.
     """
     local = np.maximum(shape.experts / layout.ep, 1)
     hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
@@ -152,6 +153,7 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     ranks = layout.dp_shard * layout.cp
     latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
     slowest = 1 + LOOP_SPREAD * expected_maximum(ranks)
+    latency = where(rates.shard_host_ops > 0, latency, 0.0)
     sharded = layout.zero_stage >= 3
     return Cost(
         where(sharded, forward * slowest + latency, forward), where(sharded, backward * slowest + 2 * latency, backward)

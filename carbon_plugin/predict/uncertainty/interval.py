@@ -72,6 +72,12 @@ def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) 
     return factors(Effects(left, within, sources), ASSUMED_SIGMA if assumed else 0.0)
 
 
+def reaching_to(spread: Spread, other: float) -> Spread:
+    """Return a spread about both the central value and `other` times this value."""
+    less, more = min(other, 1.0), max(other, 1.0)
+    return Spread(spread.p10 * less, spread.p90 * more, spread.low95 * less, spread.high95 * more)
+
+
 @cache
 def factors(effects: Effects, further: float = 0.0) -> Spread:
     """Return the factors around the prediction under these spreads and a `further`, independent deviation."""
@@ -120,14 +126,22 @@ def accuracy_class(
 
 
 def step_time_figure(
-    step_time_s: float, kind: AccuracyClass, *, assumed: Sequence[str] = (), own_rows: int = 0
+    step_time_s: float,
+    kind: AccuracyClass,
+    *,
+    assumed: Sequence[str] = (),
+    own_rows: int = 0,
+    other: tuple[str, float] = ("", 1.0),
 ) -> tuple[Figure, tuple[float, float]]:
     """Return a step time with its range from p10 to p90, and its 95 % interval, in seconds.
 
-    `assumed` names the fields that rules filled because nobody stated them; they make the range wider.
+    `assumed` names the fields that rules filled because nobody stated them; they make the range wider. `other` names
+    one more such field, and how many times longer a step takes with its other value: the range reaches as far beyond
+    the other step time as it does beyond this one.
     """
-    spread = spread_of(kind, assumed=bool(assumed), own_rows=own_rows)
-    wider = f", wider because of assumed {', '.join(dict.fromkeys(assumed))}" if assumed else ""
+    spread = reaching_to(spread_of(kind, assumed=bool(assumed), own_rows=own_rows), other[1])
+    fields = dict.fromkeys([*assumed, *([other[0]] if other[1] != 1 else [])])
+    wider = f", wider because of assumed {', '.join(fields)}" if fields else ""
     figure = Figure(
         step_time_s,
         step_time_s * spread.p10,

@@ -24,7 +24,8 @@ from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, witho
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, tabulate
-from carbon_plugin.predict.uncertainty.interval import accuracy_class, spread_of
+from carbon_plugin.predict.step import expert_loop_factor
+from carbon_plugin.predict.uncertainty.interval import accuracy_class, reaching_to, spread_of
 from carbon_plugin.validate.hardware.memory import (
     FitSummary,
     MemorySummary,
@@ -192,7 +193,7 @@ def _validated(
         device = row.spec.cluster.accelerator
         spec = row.spec
         kind = accuracy_class(spec.model, device, spec.training.precision, spec.stack, float(host[i]))
-        spread = spread_of(kind)
+        spread = reaching_to(spread_of(kind), expert_loop_factor(spec, float(predicted[i])))
         central = float(predicted[i] if left_out is None else left_out.source[i])
         held = left_out is not None and bool(left_out.held[i])
         unknown = np.nan if left_out is None else float(left_out.family[i])

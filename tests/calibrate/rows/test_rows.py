@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.stack import ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
+from carbon_plugin.validate.step.step_time import validate
 
 ROW = """
 rows:
@@ -527,7 +529,8 @@ def test_how_experts_run_is_read_from_framework_and_notes() -> None:
         ((row,), _) = parse_rows([record], {"mine": experts})
         return row.spec.stack
 
-    assert stack("PyTorch FSDP2").expert_loop
+    assert stack("PyTorch FSDP2").expert_loop is None
+    assert stack("PyTorch FSDP2", "a Python loop runs one expert after the other").expert_loop
     assert not stack("torchtitan").expert_loop
     assert stack("Megatron-Core").expert_dispatch == "all_to_all"
     assert stack("Megatron-Core", "routing balanced by force; DeepEP").expert_dispatch == "deepep"
@@ -668,10 +671,30 @@ def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_g
         ({"framework": "HF Trainer (4.45)", "notes": "MegaBlocks"}, False),
         ({"framework": "PyTorch", "notes": "ungrouped products"}, True),
         ({"framework": "HF Trainer (4.45)"}, True),
+        ({"framework": "HF Trainer (2024)"}, True),
+        ({"framework": "HF Trainer"}, None),
+        ({"framework": "PyTorch FSDP2"}, None),
+        ({"framework": "DeepSpeed"}, None),
+        ({"framework": "our own code"}, None),
     ],
 )
-def test_experts_are_no_loop_where_a_row_names_a_kernel_that_groups_them(changes: dict[str, str], loop: bool) -> None:
+def test_experts_are_a_loop_grouped_or_open_by_what_a_row_says(changes: dict[str, str], loop: bool | None) -> None:
     assert parsed(tp=1, pp=1, **changes).spec.stack.expert_loop is loop
+
+
+def test_a_row_that_leaves_open_how_its_experts_run_says_so_and_has_a_wider_range(tmp_path: Path) -> None:
+    experts = {"layers": 8, "hidden": 2048, "ffn": 7168, "heads": 16, "n_experts": 16, "top_k": 2, "mlp": "swiglu"}
+    record = {**RECORD, "arch": "mine", "tp": 1, "pp": 1, "framework": "PyTorch FSDP2"}
+    records = [{**record, "id": "open-1"}, {**record, "id": "told-1", "notes": "grouped products"}]
+    path = tmp_path / "rows.yaml"
+    path.write_text(yaml.safe_dump({"architectures": {"mine": experts}, "rows": records}), "utf-8")
+    opened, told = validate(path).rows
+
+    assert "experts in grouped products" in (opened.assumed or ())
+    assert "experts in grouped products" not in (told.assumed or ())
+    assert opened.predicted_step_time_s == told.predicted_step_time_s
+    assert opened.low_s == told.low_s
+    assert (opened.high_s or 0) > 1.2 * (told.high_s or 0)
 
 
 def test_experts_of_granite_loop_over_sorted_rows_before_version_5_of_transformers() -> None:

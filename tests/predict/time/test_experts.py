@@ -351,12 +351,31 @@ def test_a_loop_over_sharded_experts_waits_for_the_slowest_of_more_ranks(sparse,
         looped, grouped = (
             step_time(
                 shape_of(sparse), layout_of(ParallelLayout(**layout)), work_of(plan, Stack()), rates(expert_loop=flag)
-            ).total
+            ).terms["host"]
             for flag in (1.0, 0.0)
         )
         return float(looped - grouped)
 
     assert loop_s(2) < loop_s(8) < loop_s(64)
+
+
+def test_a_loop_waits_for_gathers_of_single_modules_only_where_hooks_gather_them(sparse, rates) -> None:
+    def loop_s(hooks: float, latency: float) -> float:
+        sharded = ParallelLayout(dp_shard=64, zero_stage=3)
+        work = work_of(msgspec.structs.replace(PLAN, global_batch_size=64), Stack())
+        looped, grouped = (
+            step_time(
+                shape_of(sparse),
+                layout_of(sharded),
+                work,
+                rates(expert_loop=flag, shard_host_ops=hooks, nic_latency=latency, scaleup_latency=latency),
+            ).terms["host"]
+            for flag in (1.0, 0.0)
+        )
+        return float(looped - grouped)
+
+    assert loop_s(65.0, 1e-3) > 1.1 * loop_s(65.0, 0.0)
+    assert loop_s(0.0, 1e-3) == pytest.approx(loop_s(0.0, 0.0), rel=0.02)
 
 
 @pytest.mark.parametrize(
