@@ -31,7 +31,8 @@ CLASSES: dict[AccuracyClass, str] = {
     "low_precision": "dense, tuned software in 8 bit and less",
     "sustained_law": "dense, tuned software on a device of which little is known",
     "ordinary": "dense, ordinary software",
-    "moe": "mixtures of experts",
+    "moe": "mixtures of experts, tuned software",
+    "moe_ordinary": "mixtures of experts, ordinary software",
 }
 """What the README calls the classes of which several sources were measured, in its order."""
 SOURCES = {

@@ -9,7 +9,16 @@ from msgspec import Struct
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 
 AccuracyClass = Literal[
-    "calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "ordinary", "counted", "unvalidated"
+    "calibrated",
+    "probed",
+    "sustained_law",
+    "low_precision",
+    "moe",
+    "moe_ordinary",
+    "host_bound",
+    "ordinary",
+    "counted",
+    "unvalidated",
 ]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
@@ -244,3 +245,14 @@ def test_a_dense_model_has_no_experts_to_assume_anything_of() -> None:
     found = predict_step(spec_of(stack={}))
 
     assert "stack.expert_loop" not in {item.field for item in found.assumptions}
+
+
+@pytest.mark.parametrize(
+    ("stack", "kind"), [("megatron-core", "moe"), ({}, "moe_ordinary"), ("deepspeed", "moe_ordinary")]
+)
+def test_mixtures_of_experts_are_less_certain_in_ordinary_software(stack, kind) -> None:
+    found = predict_step(spec_of(**MIXTURE, stack=stack))
+
+    assert found.accuracy_class == kind
+    wide, narrow = (spread_of(name) for name in ("moe_ordinary", "moe"))
+    assert wide.p10 < narrow.p10 < narrow.p90 < wide.p90

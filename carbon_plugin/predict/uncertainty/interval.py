@@ -20,7 +20,7 @@ from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Figure
-from carbon_plugin.spec.stack import ORDINARY, Stack
+from carbon_plugin.spec.stack import ORDINARY, Population, Stack
 from carbon_plugin.spec.training import Precision
 
 
@@ -46,7 +46,8 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "calibrated": Effects(0.102, 0.108, 40),
     "host_bound": Effects(0.143, 0.108, 40),
     "low_precision": Effects(0.076, 0.093, 21),
-    "moe": Effects(0.416, 0.236, 38),
+    "moe": Effects(0.303, 0.192, 31),
+    "moe_ordinary": Effects(0.753, 0.343, 10),
     "ordinary": Effects(0.268, 0.165, 45),
     "sustained_law": Effects(0.196, 0.159, 14),
     # Not validated on published rows: stated, wide. A probe measures the machine and leaves the software.
@@ -54,6 +55,8 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "counted": Effects(0.30, 0.20, 5),
     "unvalidated": Effects(0.30, 0.20, 5),
 }
+MIXTURES: dict[Population, AccuracyClass] = {"tuned": "moe", "ordinary": "moe_ordinary"}
+"""The classes of mixtures of experts."""
 NOT_VALIDATED: tuple[AccuracyClass, ...] = ("probed", "counted", "unvalidated")
 """Classes whose spreads are stated and not computed, because no published row belongs to them."""
 ASSUMED_SIGMA = 0.075
@@ -114,7 +117,7 @@ def accuracy_class(
     if isinstance(model, CountedModel) or not model.is_validated_kind:
         return "counted" if isinstance(model, CountedModel) else "unvalidated"
     if model.moe is not None or stack.population == ORDINARY:
-        return "moe" if model.moe is not None else "ordinary"
+        return MIXTURES[stack.population] if model.moe is not None else "ordinary"
     if not is_calibrated(accelerator):
         return "sustained_law"
     if precision in NARROW:

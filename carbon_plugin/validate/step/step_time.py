@@ -274,12 +274,12 @@ def _summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
 
 def _unknown_summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
     predicted = _column([row.unknown_device_step_time_s for row in rows])
-    spread = spread_of("moe" if rows[0].moe else "sustained_law")
+    spreads = [spread_of((row.moe and row.accuracy_class) or "sustained_law") for row in rows]
     return summarise(
         name,
         _column([row.measured_step_time_s for row in rows]),
         predicted,
-        (predicted * spread.p10, predicted * spread.p90),
+        (predicted * [spread.p10 for spread in spreads], predicted * [spread.p90 for spread in spreads]),
         _baselines(rows),
         left_out=True,
     )

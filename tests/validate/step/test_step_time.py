@@ -85,6 +85,7 @@ def test_each_class_holds_about_that_often_with_a_spread_that_never_saw_the_sour
     blind = {spread.kind: spread.blind_coverage for spread in class_spreads(result.rows) if spread.sources > 1}
 
     assert blind["moe"] is not None
+    assert blind["moe_ordinary"] is not None
     assert all(0.75 <= held <= 0.9 for held in blind.values() if held is not None), blind
 
 
