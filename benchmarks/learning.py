@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import fit_populations, fit_without, fitted_constants
+from carbon_plugin.calibrate.fit import fit_populations, fit_without, fitted_constants, problem_of
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
 from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.published import published_rows
@@ -87,9 +87,9 @@ def _jobs(table: RowArrays) -> NDArray[np.intp]:
 def published_clusters() -> Iterator[tuple[str, RowArrays]]:
     """Yield the name of each cluster of at least `LEAST_LAYOUTS` layouts, and its rows under a stranger's constants."""
     table = tabulate(without_hybrids(published_rows()[0]))
-    parameters = (*shipped_parameters(), *cluster_offsets(table))
+    problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
     kept = calibration_rows(table)
-    whole = fit_populations(table, parameters, kept)
+    whole = fit_populations(problem, kept)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for index, row in enumerate(table.rows):
         groups.setdefault((row.origin, row.accelerator, row.framework), []).append(index)
@@ -98,7 +98,7 @@ def published_clusters() -> Iterator[tuple[str, RowArrays]]:
         if np.unique(_jobs(select(table, np.array(members)))).size < LEAST_LAYOUTS:
             continue
         if origin not in known:
-            without = fit_without(table, parameters, kept, whole, table.origin == origin)
+            without = fit_without(problem, kept, whole, table.origin == origin)
             constants, factor = fitted_constants(table, without)
             known[origin] = replace(table, prior=constants, prior_factor=factor)
         drawn = sorted(random.Random(0).sample(members, min(len(members), MOST_ROWS)))

@@ -8,16 +8,16 @@ dominate. Data sets are weighted, so that a thousand rows of one machine do not 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.rows.table import RowArrays, predict, select
+from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, select, step_time_of
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case.inputs import take
 from carbon_plugin.predict.rates.rates import Constants
 
 FACTOR = "framework_factor"
@@ -74,74 +74,142 @@ class FitParameter:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Holds the logarithms of the fitted multipliers and their posterior spreads (one sigma), in the order of
-    `parameters`.
+    """Holds the logarithms of the fitted multipliers in the order of `parameters`.
+
+    `jacobian`, of shape (residuals, parameters), has the slopes of all residuals at the fit. A fit in several steps has
+    none.
     """
 
     parameters: tuple[FitParameter, ...]
     logs: Floats
-    spreads: Floats
+    jacobian: Floats | None = None
 
     def multiplier(self, name: str) -> float:
         """Return the fitted factor of a parameter on its prior, or 1 for a constant that is not a parameter."""
         names = [parameter.name for parameter in self.parameters]
         return float(np.exp(self.logs[names.index(name)])) if name in names else 1.0
 
+    def spreads(self) -> Floats:
+        """Return the posterior spread (one sigma) of each logarithm, of shape (parameters,)."""
+        if self.jacobian is None:
+            return np.zeros(0)
+        # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
+        return np.asarray(np.sqrt(np.diag(np.linalg.inv(self.jacobian.T @ self.jacobian))))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Holds rows and the parameters that are fitted to them, and for each parameter the rows that it multiplies.
+
+    It is what fits to several parts of one table share. `entering` says which rows enter a fit, `weights` is what each
+    counts there, and `constants` are those before any parameter, with the framework factor among them.
+    """
+
+    table: RowArrays
+    parameters: tuple[FitParameter, ...]
+    masks: tuple[Mask, ...]
+    entering: Mask
+    weights: Floats
+    constants: Mapping[str, Floats]
+
+    def columns(self, logs: Floats, names: Collection[str] | None = None) -> dict[str, Floats]:
+        """Return constants under the logarithms of the multipliers, of each row: those of these names, or all."""
+        found = {name: np.array(self.constants[name]) for name in names or self.constants}
+        for parameter, mask, log in zip(self.parameters, self.masks, logs, strict=True):
+            if parameter.field in found:
+                found[parameter.field][mask] *= np.exp(log)
+        return found
+
+    def step_time_s(self, logs: Floats, rows: Mask | None = None) -> Floats:
+        """Return the step times of these rows, or of all, under the logarithms of the multipliers, in seconds."""
+        index = np.flatnonzero(np.ones(self.entering.size, dtype=bool) if rows is None else rows)
+        columns = {name: column[index] for name, column in self.columns(logs).items()}
+        return step_time_of(cases_of(self.table, index), *_constants(columns))
+
+    def part(self, chosen: Sequence[int], rows: Mask, logs: Floats) -> Problem:
+        """Return the problem that fits only the chosen parameters, to these rows. The others stay at `logs`."""
+        known = self.columns(np.where(np.isin(np.arange(logs.size), chosen), 0.0, logs))
+        return Problem(
+            table=select(self.table, rows),
+            parameters=tuple(self.parameters[index] for index in chosen),
+            masks=tuple(self.masks[index][rows] for index in chosen),
+            entering=self.entering[rows],
+            weights=self.weights[rows],
+            constants={name: column[rows] for name, column in known.items()},
+        )
+
 
 def fit(
     table: RowArrays,
     parameters: Sequence[FitParameter],
-    keep: Mask | None = None,
-    start: Floats | None = None,
     weights: Floats | None = None,
-    tolerance: float = TOLERANCE,
 ) -> Fit:
-    """Return the fit of `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior.
+    """Return the fit of `parameters` to all rows. Parameters without rows stay at their prior.
 
     The weights of the rows are `row_weights` unless `weights` are given. Raises `SpecError` without scipy.
     """
+    whole = problem_of(table, parameters)
+    whole = whole if weights is None else replace(whole, weights=weights)
+    return _solved(whole.part(range(len(parameters)), whole.entering, np.zeros(len(parameters))))
+
+
+def problem_of(table: RowArrays, parameters: Sequence[FitParameter]) -> Problem:
+    """Return the problem of fitting `parameters` to rows of a table."""
+    return Problem(
+        table=table,
+        parameters=tuple(parameters),
+        masks=tuple(parameter.rows(table) for parameter in parameters),
+        entering=thinned(table),
+        weights=row_weights(table),
+        constants={**{f.name: getattr(table.prior, f.name) for f in fields(Constants)}, FACTOR: table.prior_factor},
+    )
+
+
+def _solved(problem: Problem, start: Floats | None = None, tolerance: float = TOLERANCE) -> Fit:
+    """Return the fit of the parameters of a problem to all of its rows."""
     least_squares = _solver()
-    used = (np.ones(table.measured_s.size, dtype=bool) if keep is None else keep) & thinned(table)
-    rows = select(table, used)
-    masks = [parameter.rows(rows) for parameter in parameters]
+    rows, parameters, masks = problem.table, problem.parameters, problem.masks
     sigmas = np.array([parameter.sigma for parameter in parameters])
     centres = np.array([parameter.centre for parameter in parameters])
     robust = np.array([parameter.robust for parameter in parameters])
-    most = np.array([_most(rows, parameter, mask) for parameter, mask in zip(parameters, masks, strict=True)])
-    roots = np.sqrt((row_weights(table) if weights is None else weights)[used])
+    most = np.array([_most(problem, parameter, mask) for parameter, mask in zip(parameters, masks, strict=True)])
+    roots = np.sqrt(problem.weights)
     spreads = row_sigmas(rows)
     groups = _disjoint_groups(masks)
-    # All slopes come from one call. It predicts all rows unchanged, followed by the rows that each group of parameters
-    # moves.
     touched = [np.flatnonzero(np.any([masks[index] for index in group], axis=0)) for group in groups]
-    copies = np.concatenate([np.arange(rows.measured_s.size), *touched])
-    below = np.cumsum([rows.measured_s.size, *(moved.size for moved in touched)])
-    repeated = select(rows, copies)
+    every = np.arange(rows.measured_s.size)
+    # All slopes come from one call. It predicts the rows that each group of parameters moves.
+    copies = np.concatenate(touched)
+    unchanged, moved_rows = cases_of(rows, every), cases_of(rows, copies)
 
     def robust_errors(predicted: Floats, index: Any) -> Floats:
         return np.asarray(roots[index] * _soft(np.log(predicted / rows.measured_s[index]) / spreads[index]))
 
+    @lru_cache(maxsize=1)  # the solver asks for the slopes where it last asked for the residuals
+    def errors_at(logs: bytes) -> Floats:
+        columns = problem.columns(np.frombuffer(logs))
+        return robust_errors(step_time_of(unchanged, *_constants(columns)), every)
+
     def residuals(logs: Floats) -> Floats:
-        errors = robust_errors(_predicted(rows, parameters, masks, logs), slice(None))
         away = (logs - centres) / sigmas
-        return np.concatenate([errors, np.where(robust, _soft(away), away)])
+        return np.concatenate([errors_at(logs.tobytes()), np.where(robust, _soft(away), away)])
 
     def jacobian(logs: Floats) -> Floats:
-        constants, factor = _constants(rows, parameters, masks, logs)
-        parts, factors = [constants], [factor]
+        here, parts = problem.columns(logs), []
         for group, moved in zip(groups, touched, strict=True):
             shifted = logs.copy()
             shifted[group] += DIFFERENCE
-            under, factor = _constants(rows, parameters, masks, shifted)
-            parts.append(take(under, moved))
-            factors.append(factor[moved])
-        predicted = predict(repeated, _joined(parts), np.concatenate(factors)).total
-        errors = robust_errors(np.asarray(predicted), copies)
-        here, *there = np.split(errors, below[:-1])
-        columns = np.zeros((here.size, logs.size))
-        for group, moved, error in zip(groups, touched, there, strict=True):
-            slope = np.zeros(here.size)
-            slope[moved] = (error - here[moved]) / DIFFERENCE
+            under = {**here, **problem.columns(shifted, {parameters[index].field for index in group})}
+            parts.append({name: column[moved] for name, column in under.items()})
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in here}
+        errors = robust_errors(step_time_of(moved_rows, *_constants(joined)), copies)
+        before = errors_at(logs.tobytes())
+        columns = np.zeros((before.size, logs.size))
+        for group, moved, error in zip(
+            groups, touched, np.split(errors, np.cumsum([moved.size for moved in touched])[:-1]), strict=True
+        ):
+            slope = np.zeros(before.size)
+            slope[moved] = (error - before[moved]) / DIFFERENCE
             for index in group:
                 columns[masks[index], index] = slope[masks[index]]
         away = (logs - centres) / sigmas
@@ -151,9 +219,7 @@ def fit(
     solution = least_squares(
         residuals, begin, jac=jacobian, bounds=(-np.inf, most), ftol=tolerance, max_nfev=MAX_EVALUATIONS
     )
-    # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
-    posterior = np.linalg.inv(solution.jac.T @ solution.jac)
-    return Fit(tuple(parameters), np.asarray(solution.x), np.sqrt(np.diag(posterior)))
+    return Fit(parameters, np.asarray(solution.x), solution.jac)
 
 
 def _soft(error: Floats) -> Floats:
@@ -191,16 +257,11 @@ def _solver() -> Callable[..., Any]:
     return solver
 
 
-def _joined(parts: Sequence[Constants]) -> Constants:
-    """Return the constants of several sets of rows, one set after the other."""
-    return Constants(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Constants)})
-
-
-def _most(rows: RowArrays, parameter: FitParameter, mask: Mask) -> float:
+def _most(problem: Problem, parameter: FitParameter, mask: Mask) -> float:
     """Return the upper bound of a parameter's logarithm."""
     if parameter.ceiling is None or not np.any(mask):
         return np.inf
-    return float(np.log(parameter.ceiling / np.max(getattr(rows.prior, parameter.field)[mask])))
+    return float(np.log(parameter.ceiling / np.max(problem.constants[parameter.field][mask])))
 
 
 def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
@@ -219,19 +280,16 @@ def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
 
 def fitted_constants(table: RowArrays, fitted: Fit) -> tuple[Constants, Floats]:
     """Return constants and framework factors of every row under a fit."""
-    masks = [parameter.rows(table) for parameter in fitted.parameters]
-    return _constants(table, fitted.parameters, masks, fitted.logs)
+    return _constants(problem_of(table, fitted.parameters).columns(fitted.logs))
 
 
 def fitted_step_time_s(table: RowArrays, fitted: Fit) -> Floats:
     """Return the step times of every row under a fit, in seconds."""
-    constants, factor = fitted_constants(table, fitted)
-    return np.asarray(predict(table, constants, factor).total)
+    return problem_of(table, fitted.parameters).step_time_s(fitted.logs)
 
 
 def fit_populations(
-    table: RowArrays,
-    parameters: Sequence[FitParameter],
+    problem: Problem,
     keep: Mask,
     start: Floats | None = None,
     tolerance: float = TOLERANCE,
@@ -245,51 +303,38 @@ def fit_populations(
     so that their rows would distort these constants. The second step has those parameters that only concern ordinary
     rows. `tuned` is a fit whose first step saw the same rows of tuned software, so that it need not be repeated.
     """
-    second = [_only_ordinary(parameter, table) for parameter in parameters]
-    logs = np.array([parameter.centre for parameter in parameters])
-    spreads = np.array([parameter.sigma for parameter in parameters])
+    ordinary = problem.table.ordinary
+    second = np.array([bool(np.any(mask)) and bool(np.all(ordinary[mask])) for mask in problem.masks])
+    logs = np.array([parameter.centre for parameter in problem.parameters])
     if tuned is not None:
-        first = ~np.array(second)
-        logs[first], spreads[first] = tuned.logs[first], tuned.spreads[first]
+        logs[~second] = tuned.logs[~second]
     for step in (False, True) if tuned is None else (True,):
-        chosen = [index for index, own in enumerate(second) if own == step]
-        rows = keep & (table.ordinary == step)
-        if not chosen or not np.any(rows):
+        chosen = np.flatnonzero(second == step)
+        rows = keep & (ordinary == step)
+        if not chosen.size or not np.any(rows):
             continue
-        known = Fit(tuple(parameters), np.where(np.isin(np.arange(logs.size), chosen), 0.0, logs), spreads)
-        constants, factor = fitted_constants(table, known)
-        under = replace(table, prior=constants, prior_factor=factor)
-        begin = None if start is None else start[chosen]
-        found = fit(under, [parameters[index] for index in chosen], rows, begin, row_weights(table), tolerance)
-        logs, spreads = logs.copy(), spreads.copy()
-        logs[chosen], spreads[chosen] = found.logs, found.spreads
-    return Fit(tuple(parameters), logs, spreads)
+        part = problem.part(chosen.tolist(), rows & problem.entering, logs)
+        logs[chosen] = _solved(part, None if start is None else start[chosen], tolerance).logs
+    return Fit(problem.parameters, logs)
 
 
-def _only_ordinary(parameter: FitParameter, table: RowArrays) -> bool:
-    rows = parameter.rows(table)
-    return bool(np.any(rows)) and bool(np.all(table.ordinary[rows]))
-
-
-def leave_out(
-    table: RowArrays, parameters: Sequence[FitParameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
-) -> Floats:
+def leave_out(problem: Problem, keep: Mask, whole: Fit, groups: NDArray[np.str_]) -> Floats:
     """Return the step time of each row from constants that saw no row of its group, in seconds.
 
     `groups` is a label of each row. `whole` is the fit to the rows where `keep` is true; it predicts the groups of
     which it saw no row.
     """
-    predicted = fitted_step_time_s(table, whole)
+    predicted = problem.step_time_s(whole.logs)
     for name in np.unique(groups[keep]):
         out = groups == name
-        predicted[out] = fitted_step_time_s(table, fit_without(table, parameters, keep, whole, out))[out]
+        predicted[out] = problem.step_time_s(fit_without(problem, keep, whole, out).logs, out)
     return predicted
 
 
-def fit_without(table: RowArrays, parameters: Sequence[FitParameter], keep: Mask, whole: Fit, out: Mask) -> Fit:
+def fit_without(problem: Problem, keep: Mask, whole: Fit, out: Mask) -> Fit:
     """Return the fit to the rows where `keep` is true and `out` is not. `whole` is the fit with the latter."""
-    tuned = None if np.any(keep & out & ~table.ordinary) else whole
-    return fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
+    tuned = None if np.any(keep & out & ~problem.table.ordinary) else whole
+    return fit_populations(problem, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
 
 
 def model_folds(table: RowArrays, keep: Mask) -> NDArray[np.str_]:
@@ -322,7 +367,7 @@ def row_weights(table: RowArrays) -> Floats:
     """Return the weight of each row: about `WEIGHT_ROWS` over the number of rows of its data set that enter a fit."""
     kept = thinned(table)
     names, inverse = np.unique(table.source, return_inverse=True)
-    counts = np.array([np.sum(kept & (table.source == name)) for name in names])
+    counts = np.bincount(inverse[kept], minlength=names.size)
     return np.clip(WEIGHT_ROWS / counts[inverse], *WEIGHT_BOUNDS)
 
 
@@ -337,17 +382,6 @@ def row_sigmas(table: RowArrays) -> Floats:
     return np.asarray(np.sqrt(spread**2 + waits**2))
 
 
-def _predicted(table: RowArrays, parameters: Sequence[FitParameter], masks: Sequence[Mask], logs: Floats) -> Floats:
-    constants, factor = _constants(table, parameters, masks, logs)
-    return np.asarray(predict(table, constants, factor).total)
-
-
-def _constants(
-    table: RowArrays, parameters: Sequence[FitParameter], masks: Sequence[Mask], logs: Floats
-) -> tuple[Constants, Floats]:
-    columns: dict[str, Any] = {f.name: np.array(getattr(table.prior, f.name)) for f in fields(Constants)}
-    factor = np.array(table.prior_factor)
-    for parameter, mask, log in zip(parameters, masks, logs, strict=True):
-        column = factor if parameter.field == FACTOR else columns[parameter.field]
-        column[mask] *= np.exp(log)
-    return replace(table.prior, **columns), factor
+def _constants(columns: Mapping[str, Floats]) -> tuple[Constants, Floats]:
+    """Return the constants and the framework factors of these columns."""
+    return Constants(**{name: column for name, column in columns.items() if name != FACTOR}), columns[FACTOR]

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.fit import FACTOR, Fit, fit_populations
+from carbon_plugin.calibrate.fit import FACTOR, Fit, fit_populations, problem_of
 from carbon_plugin.calibrate.parameters import (
     ANCHOR_FRAMEWORKS,
     CAPPED_H100,
@@ -57,7 +57,8 @@ class ShippedConstant(Struct, frozen=True, kw_only=True):
 def refit() -> tuple[RowArrays, Fit]:
     """Return the rows and a new fit of the shipped calibration."""
     table = tabulate(published_rows()[0])
-    return table, fit_populations(table, (*shipped_parameters(), *cluster_offsets(table)), calibration_rows(table))
+    problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
+    return table, fit_populations(problem, calibration_rows(table))
 
 
 def compare(table: RowArrays, fitted: Fit) -> list[ShippedConstant]:

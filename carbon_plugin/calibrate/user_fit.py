@@ -258,11 +258,12 @@ def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[
             kept.append(parameter)
     while kept:
         fitted = _fit(table, kept)
-        narrowed = fitted.spreads / np.array([parameter.sigma for parameter in kept])
+        spreads = fitted.spreads()
+        narrowed = spreads / np.array([parameter.sigma for parameter in kept])
         worst = int(np.argmax(narrowed))
         if narrowed[worst] <= NARROWED:
             break
-        reason = told_too_little(kept[worst].sigma, float(fitted.spreads[worst]))
+        reason = told_too_little(kept[worst].sigma, float(spreads[worst]))
         refused.append(RefusedConstant(name=kept.pop(worst).name, reason=reason))
     return kept, refused
 
@@ -278,7 +279,7 @@ def told_too_little(before: float, after: float) -> str:
 
 def _largest_change(table: RowArrays, parameter: FitParameter) -> float:
     """Return the relative change of the step time of the most sensitive row for a constant 10 % larger."""
-    nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]), np.zeros(1))
+    nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]))
     change = fitted_step_time_s(table, nudged) / fitted_step_time_s(table, _unfitted()) - 1
     return float(np.max(np.abs(change)))
 
@@ -296,7 +297,7 @@ def _fit(table: RowArrays, parameters: Sequence[FitParameter]) -> Fit:
 
 
 def _unfitted() -> Fit:
-    return Fit((), np.zeros(0), np.zeros(0))
+    return Fit((), np.zeros(0))
 
 
 def _constant(table: RowArrays, fitted: Fit, index: int) -> FittedConstant:
@@ -311,5 +312,5 @@ def _constant(table: RowArrays, fitted: Fit, index: int) -> FittedConstant:
         kernel=str(table.kernel[first]) if parameter.field == "attention_flops" else None,
         before=before,
         after=before * float(np.exp(fitted.logs[index])),
-        spread=float(fitted.spreads[index]),
+        spread=float(fitted.spreads()[index]),
     )

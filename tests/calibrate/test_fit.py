@@ -16,6 +16,7 @@ from carbon_plugin.calibrate.fit import (
     fit_populations,
     fitted_step_time_s,
     leave_out,
+    problem_of,
 )
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
@@ -85,10 +86,11 @@ def test_a_source_of_ordinary_software_is_left_out_as_if_all_were_fitted_again()
         FitParameter("ordinary", "framework_factor", lambda rows: rows.ordinary, 0.5),
     ]
     keep = np.ones(table.measured_s.size, dtype=bool)
-    left_out = leave_out(table, parameters, keep, fit_populations(table, parameters, keep), table.origin)
+    problem = problem_of(table, parameters)
+    left_out = leave_out(problem, keep, fit_populations(problem, keep), table.origin)
 
     out = table.origin == "tinyllama"
-    again = fitted_step_time_s(table, fit_populations(table, parameters, keep & ~out))
+    again = fitted_step_time_s(table, fit_populations(problem, keep & ~out))
     assert left_out[out] == pytest.approx(again[out], rel=1e-4)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -124,6 +124,38 @@ def predict(table: RowArrays, constants: Constants, framework_factor: Values | N
     """Return the step times of all rows under constants, with the shipped framework factors unless others are given."""
     sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
     return step_time(table.shape, table.layout, table.work, combine(sheet, constants))
+
+
+class Cases(NamedTuple):
+    """Rows as the equations take them, for one of many predictions. `index` are their places among all rows."""
+
+    index: NDArray[np.intp]
+    shape: Shape
+    layout: Layout
+    work: StepWork
+    sheet: Datasheet
+
+
+def cases_of(table: RowArrays, rows: NDArray[np.intp]) -> tuple[Cases, ...]:
+    """Return the rows at indices, which may repeat, with dense models and mixtures apart.
+
+    Together the equations would price experts for every dense model too.
+    """
+    sparse = table.sparse[rows]
+    parts = [np.flatnonzero(members) for members in (~sparse, sparse) if np.any(members)]
+    columns = (table.shape, table.layout, table.work, table.sheet)
+    return tuple(Cases(index, *(take(column, rows[index]) for column in columns)) for index in parts)
+
+
+def step_time_of(
+    cases: Sequence[Cases], constants: Constants, framework_factor: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the step times of all rows of `cases` under constants, in seconds."""
+    total = np.empty_like(framework_factor)
+    for index, shape, layout, work, sheet in cases:
+        own = replace(sheet, framework_factor=framework_factor[index])
+        total[index] = step_time(shape, layout, work, combine(own, take(constants, index))).total
+    return total
 
 
 def family(device: Accelerator) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds
+from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds, problem_of
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
 from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, without_hybrids
 from carbon_plugin.calibrate.rows.published import all_published_rows
@@ -126,15 +126,15 @@ def _validation(
         fitted = np.array([_identity(row) in known for row in rows])
         validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
         return _report(validated, missing, (), layout_choices(rows, predicted * slowdowns))
-    parameters = (*shipped_parameters(), *cluster_offsets(table))
-    whole = fit_populations(table, parameters, seen)
+    problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
+    whole = fit_populations(problem, seen)
     # Rows that did not enter the fit are also predicted without the rest of their source.
     held = np.isin(table.origin, table.origin[seen])
     left_out = LeftOut(
         held=held,
-        source=np.where(held, leave_out(table, parameters, seen, whole, table.origin), predicted),
-        model=np.where(seen, leave_out(table, parameters, seen, whole, model_folds(table, seen)), predicted),
-        family=unknown_device_step_time_s(table, parameters, seen, whole),
+        source=np.where(held, leave_out(problem, seen, whole, table.origin), predicted),
+        model=np.where(seen, leave_out(problem, seen, whole, model_folds(table, seen)), predicted),
+        family=unknown_device_step_time_s(problem, seen, whole),
     )
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
     choices = layout_choices(rows, left_out.model * slowdowns)
