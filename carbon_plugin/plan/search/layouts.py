@@ -127,7 +127,7 @@ def search(spec: RunSpec, space: Space, on_progress: ProgressCallback | None = N
         considered += int(np.count_nonzero(grid.valid))
         fitting += int(np.count_nonzero(feasible))
         if feasible.any():
-            here = _near(_fitting(inputs, *grid.cropped(feasible)))
+            here = _near(_fitting(inputs, *grid.cropped(feasible, need)))
             best = here if best is None else _near(_joined(best, here))
         elif need.min() < smallest:
             smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
@@ -138,7 +138,7 @@ def search(spec: RunSpec, space: Space, on_progress: ProgressCallback | None = N
     raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
 
 
-def _fitting(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
+def _fitting(inputs: SearchInputs, grid: Grid, feasible: Flags, need_bytes: Floats) -> Front:
     """Return the layouts of a grid that fit and lie near its front, timed on a network that is as fast as its ports."""
     step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
     power = step_power_w(step.terms, inputs.spec.cluster)
@@ -148,7 +148,7 @@ def _fitting(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
         return np.asarray(np.broadcast_to(values, feasible.shape).ravel()[flat])
 
     time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
-    need = fitting(inputs.need_bytes(grid))
+    need = fitting(need_bytes)
     expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes, inputs.spec.stack.population)
     near = not_hopeless(expected_s, expected_s * power_w, FURTHEST)
     return Front(grid.at(flat[near]), *(column[near] for column in (time_s, expected_s, power_w, need, effort)))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.predict.arrays import Flags, Values
 from carbon_plugin.predict.case.from_spec import AGAIN, again_flags
 from carbon_plugin.predict.case.inputs import NOT, Layout
@@ -41,6 +42,9 @@ MAX_CHUNKS = 12
 MAX_CONTEXT = 64
 GRID = 50_000
 """The most layouts of a grid, unless one split alone has more: its arrays then stay in cache."""
+SMALL_GRID = 15_000
+"""The most layouts of a grid that is filled up. One of so many takes about twice as long as one of 500, because in
+small arrays the number of operations counts."""
 
 ArrayShape = tuple[int, ...]
 StagedSchedule = tuple[PipelineSchedule, int]
@@ -73,6 +77,14 @@ EVERYTHING = Space(
 """All layouts that the predictor knows, which `plan --search` tries."""
 
 
+class GridRow(NamedTuple):
+    """One row of a grid: a way to split the world, how it may shard there, and how its stages may be scheduled."""
+
+    split: WorldSplit
+    shardings: list[Sharding]
+    schedules: list[StagedSchedule]
+
+
 class WorldSplit(NamedTuple):
     """One instance is a way to split the world among the axes that multiply to it."""
 
@@ -98,8 +110,11 @@ class Grid(NamedTuple):
             **{name: np.broadcast_to(getattr(self.layout, name), self.valid.shape)[where] for name in Layout.__slots__}
         )
 
-    def cropped(self, wanted: Flags) -> tuple[Grid, Flags]:
-        """Return the smallest grid with all wanted layouts, and which of its layouts are wanted."""
+    def cropped(self, wanted: Flags, values: Floats) -> tuple[Grid, Flags, Floats]:
+        """Return the smallest grid with all wanted layouts, which of its layouts are wanted, and the values of these.
+
+        `values` has one value for each layout of this grid.
+        """
         axes = range(wanted.ndim)
         kept = [np.flatnonzero(wanted.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
 
@@ -110,7 +125,7 @@ class Grid(NamedTuple):
             return column
 
         layout = Layout(**{name: crop(getattr(self.layout, name)) for name in Layout.__slots__})
-        return Grid(layout, crop(self.valid)), crop(wanted)
+        return Grid(layout, crop(self.valid)), crop(wanted), crop(values)
 
 
 def splits(
@@ -190,35 +205,54 @@ def grids(
     for split in splits(model, cluster, training, space, held):
         if batch % split.dp == 0:
             inner = max(1, island // (split.tp * split.cp))
-            row = (split, shardings(split.dp, inner, held), schedules(model, split.pp, space, held))
-            if row[1] and row[2]:
+            row = GridRow(split, shardings(split.dp, inner, held), schedules(model, split.pp, space, held))
+            if row.shardings and row.schedules:
                 rows.append(row)
-
-    # Splits with equally many ways to shard and to schedule share a grid, so that no axis has to be filled up.
-    def width(row: tuple[WorldSplit, list[Sharding], list[StagedSchedule]]) -> tuple[int, int]:
-        return len(row[1]), len(row[2])
-
     most = max(MAX_MICRO_BATCH, held.get("micro_batch_size", 1))
     experts = _choice(divisors(model.moe.experts) if model.moe else [1], held.get("ep"))
     sizes = _choice([size for size in divisors(batch) if size <= most], held.get("micro_batch_size"))
     if not (experts.size and sizes.size):
         return
     done = 0
-    for (ways, plans), group in itertools.groupby(sorted(rows, key=width), key=width):
-        alike = list(group)
-        most = max(1, GRID // (ways * plans * experts.size * sizes.size * len(RECOMPUTE)))
-        for start in range(0, len(alike), most):
-            part = alike[start : start + most]
-            done += len(part)
-            yield _grid(part, experts, sizes, batch, held), done / len(rows)
+    for part in _parted(rows, experts.size * sizes.size * len(RECOMPUTE)):
+        done += len(part)
+        yield _grid(part, experts, sizes, batch, held), done / len(rows)
+
+
+def _parted(rows: list[GridRow], each: int) -> Iterator[list[GridRow]]:
+    """Return the rows of one grid after the other. A pair of sharding and schedule stands for `each` layouts.
+
+    Rows with equally many ways to shard and to schedule share a grid, so that no axis has to be filled up. Small grids
+    also take others, because filling up costs them less than another grid.
+    """
+
+    def width(row: GridRow) -> tuple[int, int]:
+        return len(row.shardings), len(row.schedules)
+
+    part: list[GridRow] = []
+    for row in sorted(rows, key=width):
+        widths = {width(other) for other in (*part, row)}
+        ways, plans = (max(lengths) for lengths in zip(*widths, strict=True))
+        layouts = (len(part) + 1) * ways * plans * each
+        if part and layouts > (GRID if len(widths) == 1 else SMALL_GRID):
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def _choice(values: list[int], held: int | None) -> Values:
     return np.array([value for value in values if held in (None, value)], dtype=np.float64)
 
 
+def _filled(choices: list[Any], length: int) -> list[Any]:
+    """Return the choices, with the last of them again up to this length."""
+    return choices + choices[-1:] * (length - len(choices))
+
+
 def _grid(
-    rows: list[tuple[WorldSplit, list[Sharding], list[StagedSchedule]]],
+    rows: list[GridRow],
     experts: Values,
     sizes: Values,
     batch: int,
@@ -229,10 +263,12 @@ def _grid(
         array = np.asarray(values, dtype=np.float64)
         return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(6)])
 
-    tp, cp, ring, pp, dp = (column(values, (0,)) for values in zip(*(row[0] for row in rows), strict=True))
-    ways = np.array([row[1] for row in rows], dtype=np.float64)
+    tp, cp, ring, pp, dp = (column(values, (0,)) for values in zip(*(row.split for row in rows), strict=True))
+    most_ways, most_plans = max(len(row.shardings) for row in rows), max(len(row.schedules) for row in rows)
+    ways = np.array([_filled(row.shardings, most_ways) for row in rows], dtype=np.float64)
+    plans = [_filled(row.schedules, most_plans) for row in rows]
     replicate, shard, stage = (column(ways[..., part], (0, 2)) for part in range(3))
-    chunks = column([[v for _, v in row[2]] for row in rows], (0, 4))
+    chunks = column([[v for _, v in planned] for planned in plans], (0, 4))
     ep, size = column(experts, (1,)), column(sizes, (3,))
     # A stated share of the layers says that some recompute as a whole or by their operations.
     open_kinds = SHARED_OUT if "recompute_share" in held else RECOMPUTE
@@ -243,7 +279,11 @@ def _grid(
     again = again_flags("selective", held.get("recompute_modules", ()))
 
     def scheduled(name: PipelineSchedule) -> Any:
-        return column([[kind == name for kind, _ in row[2]] for row in rows], (0, 4))
+        return column([[kind == name for kind, _ in planned] for planned in plans], (0, 4))
+
+    def stated(lengths: list[int], most: int, axis: int) -> Flags:
+        """Return which choices along an axis are not filled up."""
+        return np.asarray(column(np.arange(most) < np.array(lengths)[:, None], (0, axis)) > 0)
 
     def switch(name: str) -> Values:
         return np.float64(held.get(name, False))
@@ -257,6 +297,8 @@ def _grid(
     # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
     dualpipe = scheduled("dualpipe")
     valid = valid & ((dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * pp)))
+    valid = valid & stated([len(row.shardings) for row in rows], most_ways, 2)
+    valid = valid & stated([len(row.schedules) for row in rows], most_plans, 4)
     shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(tried))
     layout = Layout(
         tp=tp,
