@@ -128,7 +128,7 @@ amdsmi_status_t amdsmi_init(uint64_t flags)
     const struct fault *denied = world_fault(&spec, TARGET_INIT, FAULT_NO_PERMISSION);
     const struct fault *failing = world_fault(&spec, TARGET_INIT, FAULT_ERROR);
     if (slow)
-        world_sleep(slow->argument / spec.speed);
+        world_sleep(&spec, slow->argument / spec.speed);
     amdsmi_status_t result = denied    ? AMDSMI_STATUS_NO_PERM
                              : failing ? (amdsmi_status_t)failing->argument
                                        : AMDSMI_STATUS_SUCCESS;
@@ -264,7 +264,7 @@ static amdsmi_status_t sensor(const struct device *device)
 {
     const struct fault *slow = world_fault(&spec, device->package, FAULT_SLOW);
     if (slow)
-        world_sleep(slow->argument / spec.speed);
+        world_sleep(&spec, slow->argument / spec.speed);
     const struct fault *failing = world_fault(&spec, device->package, FAULT_ERROR);
     if (world_fault(&spec, device->package, FAULT_NO_PERMISSION))
         return AMDSMI_STATUS_NO_PERM;

@@ -13,7 +13,7 @@ from tests.meters.scripts import runner
 
 PRELUDE = """
 # Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.
-os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()};armed={os.environ['ARMED']}"
+os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f"{follow};armed={os.environ['ARMED']}"
 
 def open_nvml_meter(*arguments, **settings):
     meter = open_gpu_meters(*arguments, **settings)

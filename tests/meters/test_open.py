@@ -229,7 +229,7 @@ show([meters.devices, *rounds])
 """
     spec = "gpus=4;power=500;counter_step=0.001"
     devices, first, last = metering(
-        spec, NODE + METERED_NODE + script, CUDA_VISIBLE_DEVICES="0", COUNTERS=str(tmp_path)
+        spec, NODE + METERED_NODE + script, true_time=True, CUDA_VISIBLE_DEVICES="0", COUNTERS=str(tmp_path)
     )
     # Three of the four GPUs are not the job's: the node meter contains them as well, and nobody here is charged.
     assert [(d["key"].partition("/")[2], d["rung"], d["energy_kind"]) for d in devices] == [

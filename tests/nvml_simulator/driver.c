@@ -69,7 +69,7 @@ nvmlReturn_t nvmlInitWithFlags(unsigned flags)
     const struct fault *denied = world_fault(&spec, TARGET_INIT, FAULT_NO_PERMISSION);
     const struct fault *failing = world_fault(&spec, TARGET_INIT, FAULT_ERROR);
     if (slow)
-        world_sleep(slow->argument / spec.speed);
+        world_sleep(&spec, slow->argument / spec.speed);
     nvmlReturn_t result = denied ? NVML_ERROR_NO_PERMISSION : failing ? (nvmlReturn_t)failing->argument : NVML_SUCCESS;
     if (result == NVML_SUCCESS)
         references++;

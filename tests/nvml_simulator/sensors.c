@@ -11,7 +11,7 @@ static nvmlReturn_t sensor(nvmlDevice_t device)
         return NVML_ERROR_NOT_SUPPORTED;
     const struct fault *slow = world_fault(&spec, device->gpu, FAULT_SLOW);
     if (slow)
-        world_sleep(slow->argument / spec.speed);
+        world_sleep(&spec, slow->argument / spec.speed);
     const struct fault *denied = world_fault(&spec, device->gpu, FAULT_NO_PERMISSION);
     const struct fault *failing = world_fault(&spec, device->gpu, FAULT_ERROR);
     if (denied)

@@ -86,7 +86,7 @@ struct spec {
     struct process process[MAX_PROCESSES];
     double epoch_s, speed, counter_step_s;
     bool module_is_default;
-    char log[4096], armed[4096];
+    char log[4096], armed[4096], clock[4096];
 };
 
 /* spec.c: fills `spec` from the text (or the file that it names); false and a line on stderr if it cannot. */
@@ -100,7 +100,8 @@ double world_mean_power_w(const struct spec *spec, int gpu, bool module);
 double world_energy_j(const struct spec *spec, int gpu, bool module);
 unsigned long long world_counter_mj(const struct spec *spec, int gpu, bool module);
 unsigned world_power_mw(const struct spec *spec, int gpu, double power_w);
-void world_sleep(double seconds);
+/* Lets so many seconds go by. A clock in a file is set ahead by them. */
+void world_sleep(const struct spec *spec, double seconds);
 /* Appends "pid function gpu" to the log that the spec names, in one write. */
 void world_log(const struct spec *spec, const char *function, int gpu);
 

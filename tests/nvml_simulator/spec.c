@@ -266,6 +266,8 @@ static bool setting(struct spec *spec, const char *key, char *value)
         return snprintf(spec->log, sizeof spec->log, "%s", value) < (int)sizeof spec->log;
     if (strcmp(key, "armed") == 0)
         return snprintf(spec->armed, sizeof spec->armed, "%s", value) < (int)sizeof spec->armed;
+    if (strcmp(key, "clock") == 0)
+        return snprintf(spec->clock, sizeof spec->clock, "%s", value) < (int)sizeof spec->clock;
     if (strcmp(key, "default_scope") == 0) {
         spec->module_is_default = strcmp(value, "module") == 0;
         return spec->module_is_default || strcmp(value, "gpu") == 0;

@@ -51,7 +51,7 @@ SCRIPT = """
 meters = open_meters(JobPart(include_host=False), boot_id="boot-1")
 rounds = [meters.read()]
 for number in range(6):
-    time.sleep(2)
+    wait(2)
     rounds.append(meters.read())
     arm()
 show(rounds)
