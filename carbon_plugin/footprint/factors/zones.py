@@ -152,6 +152,7 @@ def _within(place: str, country: str) -> bool:
 
 
 def _locate_bare(zone: str) -> Area:
+    zone = _with_alpha2(zone)
     word = key_of(zone)
     if word in AMBIGUOUS:
         raise FootprintError(f"zone {zone!r} is two places: write {AMBIGUOUS[word]}")
@@ -174,6 +175,13 @@ def _locate_bare(zone: str) -> Area:
             f"zone {zone!r}: no value of a part of {name} is in the tables; write {whole} for the country"
         )
     raise unknown_zone(zone, names_like(zone))
+
+
+def _with_alpha2(zone: str) -> str:
+    """Return the code of a part with the country's alpha-2 code where it has its alpha-3 code (USA-TX -> US-TX)."""
+    code, hyphen, part = zone.strip().partition("-")
+    country = tables.countries().get(code.upper()) if hyphen else None
+    return f"{country.alpha2}-{part}" if country and country.alpha2 else zone
 
 
 def _whole_of(zone: str) -> str | None:

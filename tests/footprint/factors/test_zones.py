@@ -49,6 +49,8 @@ from carbon_plugin.footprint.factors.zones import (
         ("azure:southcentralus", "gcp", "us-south1"),
         ("Texas", "gcp", "us-south1"),
         ("US-TX", "gcp", "us-south1"),
+        ("USA-TX", "gcp", "us-south1"),
+        ("can-qc", "gcp", "northamerica-northeast1"),
         ("US-TEX-ERCO", "gcp", "us-south1"),
         ("us-cal-ciso", "gcp", "us-west2"),
         ("California", "gcp", "us-west2"),
@@ -278,7 +280,8 @@ def test_the_countries_of_which_parts_are_known_are_named_where_a_zone_is_not() 
 
 
 @pytest.mark.parametrize(
-    ("zone", "kind"), [("US-TXX", "US-"), ("CA-QB", "CA-"), ("NO-NO9", "NO-"), ("egrid:ERC", "egrid:")]
+    ("zone", "kind"),
+    [("US-TXX", "US-"), ("USA-TXX", "US-"), ("CA-QB", "CA-"), ("NO-NO9", "NO-"), ("egrid:ERC", "egrid:")],
 )
 def test_nearest_names_are_of_the_kind_that_was_typed(zone: str, kind: str) -> None:
     with pytest.raises(FootprintError) as error:
