@@ -52,7 +52,7 @@ def warnings_of(spec: RunSpec, prediction: StepPrediction) -> list[str]:
     ]
     found += [
         f"{item.field} is not stated, and {item.value} is assumed: {item.source}; state all_matrices, attention, "
-        "query_key_value or none, because the step time depends on it by tens of percent"
+        "query_key_value, query_value or none, because the step time depends on it by tens of percent"
         for item in prediction.assumptions
         if item.field == ADAPTERS
     ]

@@ -121,7 +121,7 @@ def _adapter_fraction(model: TransformerModel, rank: int) -> float:
     An adapter of an m x n matrix has rank * (m + n) parameters (Hu et al. 2021, arXiv 2106.09685).
     """
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    sides = (model.hidden + queries) + 2 * (model.hidden + keys)
+    sides = (model.hidden + queries) + (1 if model.adapted == "query_value" else 2) * (model.hidden + keys)
     if model.adapted in ("attention", "all_matrices"):
         sides += model.hidden + queries
     if model.adapted == "all_matrices":

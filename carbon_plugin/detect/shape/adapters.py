@@ -17,20 +17,25 @@ FEED_FORWARD = re.compile(
 """The names of feed-forward blocks and of their matrices in transformers, torchtune and Megatron."""
 OUTPUT = re.compile(r"(?i)^(o|out|output|c)_?proj\w*$|^(wo|o|out|dense|linear_proj|out_lin)$")
 """The names of the output projection of an attention."""
+QUERY_OR_VALUE = re.compile(r"(?i)^(q|v|query|value|wq|wv)(_?proj\w*|_lin)?$")
+"""The names of the projections to queries alone and to values alone."""
 
 
 def adapted_matrices(model: nn.Module) -> Adapters | None:
     """Return which matrices of a layer have low-rank adapters, or None without any adapter.
 
     An adapter on any matrix of a feed-forward block stands for adapters on all matrices, one on an output projection
-    for adapters on the four of the attention.
+    for adapters on the four of the attention. Where queries and values have projections and adapters of their own,
+    keys may have none.
     """
     holders = _holders(model)
     if not holders:
         return None
     if any(FEED_FORWARD.search(part) for holder in holders for part in holder):
         return "all_matrices"
-    return "attention" if any(OUTPUT.match(holder[-1]) for holder in holders) else "query_key_value"
+    if any(OUTPUT.match(holder[-1]) for holder in holders):
+        return "attention"
+    return "query_value" if all(QUERY_OR_VALUE.match(holder[-1]) for holder in holders) else "query_key_value"
 
 
 def _holders(model: nn.Module) -> set[tuple[str, ...]]:

@@ -67,7 +67,8 @@ def shape_of(model: TransformerModel) -> Shape:
         "attention_params": model.attention_parameters,
         "trainable": model.trainable_fraction,
         "frozen_bits": model.frozen_bits,
-        "adapted_qkv": model.adapted != "none",
+        "adapted_query_value": model.adapted != "none",
+        "adapted_key": model.adapted not in ("none", "query_value"),
         "adapted_output": model.adapted in ("all_matrices", "attention"),
         "adapted_ffn": model.adapted == "all_matrices",
         "bidirectional": not model.causal,
@@ -160,6 +161,15 @@ A loss in place reads the logit twice and writes its gradient over it. A compile
 for maximum and sum and again for the gradient, then writes the gradient, which two products read. Other losses take 20
 bytes where elementwise chains are fused and 40 where single operations run.
 """
+SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (16.0, 16.0), "tf32": (16.0, 12.0), "fp32": (16.0, 12.0)}
+SOFTMAX_BYTES_BF16 = (24.0, 24.0)
+"""Bytes per score that mask and softmax of plain PyTorch move, forward and backward.
+
+Autocast runs the softmax in fp32. In bf16 these are the mask (4), a cast (6), the softmax (8) and a cast (6), and
+backward a cast (6), the softmax (12) and a cast (6). In fp16 on GPUs the softmax takes its input in 16 bit and gives
+its gradient in 16 bit, so that one cast is left each way (`softmax` of PyTorch's native/SoftMax.cpp, where
+`half_to_float` is true). In fp32 nothing is cast.
+"""
 EAGER_LOGIT_BYTES = 3.0
 """Additional bytes per whole logit where elementwise chains are not fused."""
 
@@ -169,6 +179,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     activation = ACTIVATION_BYTES[training.precision]
     narrow = NARROW_BYTES.get(training.precision, activation)
     whole, split = LOGIT_BYTES[stack.cross_entropy]
+    softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
         head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
@@ -183,6 +194,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         parameter_bytes=values(activation),
         reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
+        softmax_forward_bytes=values(softmax[0]),
+        softmax_backward_bytes=values(softmax[1]),
         logit_bytes=values(whole + extra),
         split_logit_bytes=values(split),
         optimizer_bytes=values(optimizer_state_bytes(training)),

@@ -67,7 +67,8 @@ class Shape:
     attention_params: Values
     trainable: Values
     frozen_bits: Values
-    adapted_qkv: Values
+    adapted_query_value: Values
+    adapted_key: Values
     adapted_output: Values
     adapted_ffn: Values
     parts: Values
@@ -150,12 +151,13 @@ class StepWork:
     `dispatch_bytes` that of an element on its way to experts, `kept_bytes` that of an element that the backward pass of
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, and `reduce_bytes` that of a
-    gradient as it is reduced. `optimizer_bytes` is the optimizer state per parameter. `logit_bytes` and
-    `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks, and
-    `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
-    elementwise operations run one by one. `offloaded` is the share of layers whose activations wait in host memory.
-    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_weights` are fields of `Stack` as
-    numbers.
+    gradient as it is reduced. `optimizer_bytes` is the optimizer state per parameter. `entropy_bytes` are those that
+    the loss moves per logit, and `softmax_forward_bytes` and `softmax_backward_bytes` those that a softmax of single
+    operations moves per score. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
+    split over tensor-parallel ranks, and `head_gradients` is the number of gradients of the head that lie beside them.
+    `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is the share of layers whose
+    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and
+    `gathers_weights` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -172,6 +174,8 @@ class StepWork:
     muon: Values
     offload: Values
     entropy_bytes: Values
+    softmax_forward_bytes: Values
+    softmax_backward_bytes: Values
     logit_bytes: Values
     split_logit_bytes: Values
     eager: Values

@@ -27,7 +27,9 @@ WIDE_BITS = 16
 
 def adapted_share(shape: Shape) -> Values:
     """Return how many of the seven matrices of a layer have adapters, divided by seven."""
-    return np.asarray((3 * shape.adapted_qkv + shape.adapted_output + 3 * shape.adapted_ffn) / 7)
+    return np.asarray(
+        (2 * shape.adapted_query_value + shape.adapted_key + shape.adapted_output + 3 * shape.adapted_ffn) / 7
+    )
 
 
 def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values, width: Values, rates: Rates) -> Cost:
@@ -38,10 +40,12 @@ def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values
     if not any_of(adapted_share(shape) > 0):
         return Cost(np.float64(0), np.float64(0))
     query, value = shape.heads * shape.qk_dim, shape.heads * shape.v_dim
-    both = shape.kv_heads * (shape.qk_dim + shape.v_dim)
-    qkv, output, ffn = shape.adapted_qkv, shape.adapted_output, shape.adapted_ffn
-    read = 3 * qkv * shape.hidden + output * value + ffn * ((1 + shape.gated) * shape.hidden + width)
-    written = qkv * (query + both) + output * shape.hidden + ffn * ((1 + shape.gated) * width + shape.hidden)
+    key, values = shape.kv_heads * shape.qk_dim, shape.kv_heads * shape.v_dim
+    outer, keys = shape.adapted_query_value, shape.adapted_key
+    output, ffn = shape.adapted_output, shape.adapted_ffn
+    read = (2 * outer + keys) * shape.hidden + output * value + ffn * ((1 + shape.gated) * shape.hidden + width)
+    written = outer * (query + values) + keys * key + output * shape.hidden
+    written = written + ffn * ((1 + shape.gated) * width + shape.hidden)
     elements = read + where(rates.fused > 0, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT) * written
     moved = elements * tokens * work.activation_bytes / layout.tp / rates.memory
     return Cost(np.asarray(moved), np.asarray(ELEMENTWISE_BACKWARD * moved))

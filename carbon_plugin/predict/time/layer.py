@@ -73,8 +73,6 @@ def layer_time(
     tp = _tensor_parallel(shape, layout, work, tokens, rates, sparse=sparse)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down
-    # Frozen weights need no gradient of their own, which saves one of the two products of the backward pass.
-    matmul = Cost(matmul.forward, matmul.backward * (1 + shape.trainable) / 2)
     scanned = scan(shape, layout, work, rates) if any_of(shape.scan_heads > 0) else None
     device = matmul + core + chain + tp + cp
     device = device if scanned is None else device + scanned
@@ -150,19 +148,23 @@ def attention_projections(
     plain = 1 - shape.mla
     kv = np.maximum(shape.kv_heads / tp, 1)
     qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain + shape.more_columns / tp
-    cost = linear(tokens, qkv, h, work, micro_batches, rates)
-    cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, work, micro_batches, rates)
+    cost = linear(tokens, qkv, h, shape.trainable, work, micro_batches, rates)
+    cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, shape.trainable, work, micro_batches, rates)
     if any_of(shape.scan_heads > 0):
-        cost = cost + linear(tokens, h, shape.scan_heads * shape.scan_value / tp, work, micro_batches, rates)
+        cost = cost + linear(
+            tokens, h, shape.scan_heads * shape.scan_value / tp, shape.trainable, work, micro_batches, rates
+        )
     if any_of(shape.cross_heads > 0):
         crossed = shape.cross_heads * shape.cross_dim / tp
         looked_at = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
-        cost = cost + linear(tokens, h, crossed, work, micro_batches, rates)
-        cost = cost + linear(looked_at, 2 * crossed, h, work, micro_batches, rates)
+        cost = cost + linear(tokens, h, crossed, shape.trainable, work, micro_batches, rates)
+        cost = cost + linear(looked_at, 2 * crossed, h, shape.trainable, work, micro_batches, rates)
     if not any_of(shape.mla):
         return cost
-    cost = cost + linear(tokens, shape.q_rank * shape.mla, h, work, micro_batches, rates)
-    cost = cost + linear(tokens, (shape.kv_rank + shape.rope_dim) * shape.mla, h, work, micro_batches, rates)
+    cost = cost + linear(tokens, shape.q_rank * shape.mla, h, shape.trainable, work, micro_batches, rates)
+    cost = cost + linear(
+        tokens, (shape.kv_rank + shape.rope_dim) * shape.mla, h, shape.trainable, work, micro_batches, rates
+    )
     return cost + _latent_expansion(shape, layout, work, tokens, micro_batches, rates)
 
 
@@ -171,17 +173,25 @@ def _latent_expansion(
 ) -> Cost:
     """Return the seconds of the products that expand latent vectors to queries, keys and values."""
     query_out = shape.heads * shape.qk_dim / layout.tp * shape.mla
-    query = linear(tokens, query_out, where(shape.q_rank > 0, shape.q_rank, shape.hidden), work, micro_batches, rates)
+    query = linear(
+        tokens,
+        query_out,
+        where(shape.q_rank > 0, shape.q_rank, shape.hidden),
+        shape.trainable,
+        work,
+        micro_batches,
+        rates,
+    )
     expand = shape.heads * (shape.qk_dim - shape.rope_dim + shape.v_dim) / layout.tp * shape.mla
-    return query + linear(tokens, expand, shape.kv_rank, work, micro_batches, rates)
+    return query + linear(tokens, expand, shape.kv_rank, shape.trainable, work, micro_batches, rates)
 
 
 def _mlp(
     width: Values, shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates
 ) -> tuple[Cost, Cost]:
     local = width / layout.tp
-    up = linear(tokens, local * (1 + shape.gated), shape.hidden, work, micro_batches, rates)
-    return up, linear(tokens, shape.hidden, local, work, micro_batches, rates)
+    up = linear(tokens, local * (1 + shape.gated), shape.hidden, shape.trainable, work, micro_batches, rates)
+    return up, linear(tokens, shape.hidden, local, shape.trainable, work, micro_batches, rates)
 
 
 def _experts(
@@ -202,11 +212,15 @@ def _experts(
     # An expert gets as many rows as the router sends, so that on average half of its last tile is empty.
     per_expert = per_expert + where(local_experts > 1, EXPERT_TILE_ROWS / 2, 0.0)
     width = shape.expert_ffn / sharers
-    up = linear(per_expert, width * (1 + shape.gated), shape.expert_hidden, work, micro_batches, rates) * local_experts
-    down = linear(per_expert, shape.expert_hidden, width, work, micro_batches, rates) * local_experts
+    up = (
+        linear(per_expert, width * (1 + shape.gated), shape.expert_hidden, shape.trainable, work, micro_batches, rates)
+        * local_experts
+    )
+    down = linear(per_expert, shape.expert_hidden, width, shape.trainable, work, micro_batches, rates) * local_experts
     # Grouped products are one kernel: the launch gap is paid once and not for each expert.
     gap = (local_experts - 1) * rates.kernel_time
-    up, down = up + Cost(-gap, -2 * gap), down + Cost(-gap, -2 * gap)
+    saved = Cost(-gap, -(1 + shape.trainable) * gap)
+    up, down = up + saved, down + saved
     if any_of(shape.shared_ffn):
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down

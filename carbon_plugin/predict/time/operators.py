@@ -30,9 +30,6 @@ heads must be a multiple of `SOFTMAX_GROUP` (`FusedScaleMaskSoftmax.is_kernel_av
 casts, scale, mask and softmax run one by one in fp32."""
 SOFTMAX_BYTES = ((4, 37), (6, 40))
 """Bytes per score, for the forward and the backward pass: first fused, then one by one."""
-EAGER_BYTES = (24, 24)
-"""Bytes per score of single PyTorch operations under autocast, which runs the softmax in fp32. Forward they are the
-mask (4), a cast (6), the softmax (8) and a cast (6), and backward a cast (6), the softmax (12) and a cast (6)."""
 ELEMENTWISE_BACKWARD = 1.6
 ELEMENTWISE_FUSED = 0.75
 ELEMENTWISE_KERNELS_FORWARD = 9
@@ -76,23 +73,32 @@ def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: 
 
 
 def linear(
-    m: Values, n: Values, k: Values, work: StepWork, micro_batches: Values, rates: Rates, *, wide: bool = False
+    m: Values,
+    n: Values,
+    k: Values,
+    trained: Values,
+    work: StepWork,
+    micro_batches: Values,
+    rates: Rates,
+    *,
+    wide: bool = False,
 ) -> Cost:
     """Return the seconds of a linear layer of m tokens, k inputs and n outputs: one product forward and two backward.
 
-    With more than one micro-batch, weight gradients are accumulated in fp32. Where the format is narrow, casts are
-    added.
+    The second one gives the gradients of the weights, and with more than one micro-batch they are accumulated in fp32:
+    both for the share `trained` of the weights. Where the format is narrow, casts are added.
     """
     flops = rates.wide_gemm_flops if wide else rates.gemm_flops
     size = work.activation_bytes
     forward = product_time(m, n, k, flops, size, rates)
-    backward = product_time(m, k, n, flops, size, rates) + product_time(n, k, m, flops, size, rates)
     accumulate = 4 * n * k / rates.memory * (micro_batches > 1)
+    gradients = product_time(n, k, m, flops, size, rates) + accumulate
+    backward = product_time(m, k, n, flops, size, rates) + trained * gradients
     if wide or not any_of(rates.cast_bytes):
-        return Cost(forward, backward + accumulate)
+        return Cost(forward, backward)
     cast = where(n * k > 0, rates.cast_bytes / rates.memory, 0.0)
     weights = cast * k * n / micro_batches
-    return Cost(forward + cast * m * k + weights, backward + accumulate + cast * m * n)
+    return Cost(forward + cast * m * k + weights, backward + cast * m * n)
 
 
 def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
@@ -132,13 +138,14 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
     separate = separate_softmax(shape, layout, work, rates)
     apart = separate & (rates.attention_eager > 0)
-    traffic = heads * square * size / where(apart, rates.streaming, rates.memory)
+    traffic = heads * square / where(apart, rates.streaming, rates.memory)
+    plain = work.softmax_forward_bytes, work.softmax_backward_bytes
     forward_bytes, backward_bytes = (
-        where(separate, where(rates.attention_eager > 0, eager, apart), fused)
-        for (fused, apart), eager in zip(SOFTMAX_BYTES, EAGER_BYTES, strict=True)
+        where(separate, where(rates.attention_eager > 0, eager, size * chain), size * fused)
+        for (fused, chain), eager in zip(SOFTMAX_BYTES, plain, strict=True)
     )
-    forward = products + (forward_bytes + 5 * shape.dropout) * traffic
-    backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
+    forward = products + (forward_bytes + 5 * shape.dropout * size) * traffic
+    backward = 2 * products + (backward_bytes + 5 * shape.dropout * size) * traffic
     unfused = (rates.attention_unfused > 0) & (heads > 0)
     return Cost(where(unfused, forward, cost.forward), where(unfused, backward, cost.backward))
 
@@ -216,7 +223,7 @@ def is_written_out(shape: Shape, work: StepWork) -> Flags:
 def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
     """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage."""
     columns = shape.vocab / layout.tp
-    product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
+    product = linear(tokens, columns, shape.hidden, shape.trainable, work, micro_batches, rates, wide=True)
     entropy = work.entropy_bytes * tokens * columns
     moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory
     traffic = moved * work.activation_bytes / 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-Adapters = Literal["all_matrices", "attention", "query_key_value", "none"]
+Adapters = Literal["all_matrices", "attention", "query_key_value", "query_value", "none"]
 """The matrices of every layer that have an adapter.
 
 `attention` stands for the projections to queries, keys, values and output, `query_key_value` for the first three of
-them. `none` says that the trained share consists of the model's own weights, such as some of its layers.
+them and `query_value` for those to queries and values, which PEFT takes for most models where a user names none
+(`TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING` of its utils/constants.py). `none` says that the trained share
+consists of the model's own weights, such as some of its layers.
 """
 ADAPTER_FRACTION = 0.1
 """A model with a smaller trained share than this is taken to have adapters on all matrices where nothing is stated.

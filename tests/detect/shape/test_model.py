@@ -300,13 +300,14 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     assert (found.fields["heads"], found.fields["ffn"]) == (8, 160)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable_parameters < found.parameters
-    assert found.fields["adapters"] == "query_key_value"
+    assert found.fields["adapters"] == "query_value"
 
 
 @pytest.mark.parametrize(
     ("holders", "adapters"),
     [
-        (["self_attn.q_proj", "self_attn.v_proj"], "query_key_value"),
+        (["self_attn.q_proj", "self_attn.v_proj"], "query_value"),
+        (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "query_key_value"),
         (["attn.c_attn"], "query_key_value"),
         (["self_attention.linear_qkv"], "query_key_value"),
         (["self_attn.q_proj", "self_attn.o_proj"], "attention"),

@@ -64,6 +64,11 @@ def test_sharded_four_bit_weights_are_gathered_at_four_bits(adapters, rates) -> 
     assert narrow == pytest.approx(plain * 4.127 / 16, rel=0.1)
 
 
+def test_the_head_of_an_adapted_model_is_frozen_too(adapters, gpt, rates) -> None:
+    products = rates(memory=1e30, streaming=1e30, kernel_time=0.0, host_op_time=0.0)
+    assert terms(adapters, products)["head"] == pytest.approx(terms(gpt, products)["head"] * 2 / 3, rel=0.01)
+
+
 def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates) -> None:
     barely = msgspec.structs.replace(gpt, trainable_fraction=0.5)
     more = terms(adapters, rates())["elementwise"] - terms(barely, rates())["elementwise"]
@@ -73,7 +78,7 @@ def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates) -> No
     assert more == pytest.approx(gpt.layers * 2.6 * elements * 2 * tokens / 1.37e12, rel=0.01)
 
 
-ADAPTERS = ("none", "query_key_value", "attention", "all_matrices")
+ADAPTERS = ("none", "query_value", "query_key_value", "attention", "all_matrices")
 
 
 @given(st.floats(0.001, 0.998), st.sampled_from(ADAPTERS), st.booleans())
@@ -100,7 +105,9 @@ def test_a_step_with_fewer_adapted_matrices_is_never_slower(gpt, rates, share, f
     assert seconds[0] < seconds[-1]
 
 
-@pytest.mark.parametrize(("stated", "inputs", "outputs"), [("query_key_value", 3, 3), ("attention", 4, 4)])
+@pytest.mark.parametrize(
+    ("stated", "inputs", "outputs"), [("query_value", 2, 2), ("query_key_value", 3, 3), ("attention", 4, 4)]
+)
 def test_only_the_stated_matrices_move_bytes_for_their_adapters(gpt, rates, stated, inputs, outputs) -> None:
     chosen, none = (
         terms(msgspec.structs.replace(gpt, trainable_fraction=0.005, adapters=one), rates()) for one in (stated, "none")

@@ -26,6 +26,21 @@ def test_a_product_that_lacks_a_dimension_takes_no_time(rates, empty) -> None:
 @pytest.mark.parametrize(("outputs", "inputs"), [(0, 4096), (4096, 0)])
 def test_a_layer_without_outputs_or_inputs_takes_no_time_in_any_format(rates, outputs, inputs) -> None:
     narrow = replace(rates(), cast_bytes=np.float64(3))
-    cost = linear(np.float64(2048), np.float64(outputs), np.float64(inputs), WORK, np.float64(4), narrow)
+    cost = linear(np.float64(2048), np.float64(outputs), np.float64(inputs), np.float64(1), WORK, np.float64(4), narrow)
 
     assert (cost.forward, cost.backward) == (0, 0)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_frozen_weights_have_one_product_backward_and_nothing_to_sum_over_micro_batches(rates, wide) -> None:
+    sizes = [np.float64(4096)] * 3
+
+    def backward(trained: float, micro_batches: int) -> float:
+        cost = linear(*sizes, np.float64(trained), WORK, np.float64(micro_batches), rates(), wide=wide)
+        return float(cost.backward)
+
+    forward = float(linear(*sizes, np.float64(1), WORK, np.float64(1), rates(), wide=wide).forward)
+    assert backward(0, 8) == pytest.approx(forward)
+    assert backward(1, 1) == pytest.approx(2 * forward)
+    assert backward(1, 8) > backward(1, 1)
+    assert backward(0.25, 8) == pytest.approx(0.75 * backward(0, 8) + 0.25 * backward(1, 8))

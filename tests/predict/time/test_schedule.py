@@ -12,7 +12,6 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.layer import layer_parameters
-from carbon_plugin.predict.time.operators import EAGER_BYTES
 from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
@@ -144,18 +143,19 @@ def test_unfused_attention_pays_for_a_softmax_that_megatrons_kernel_cannot_take(
     assert core(2, 8192) > 1.5 * 16 * core(2)
 
 
-def test_plain_pytorch_moves_48_bytes_a_score_at_every_length_and_a_compiler_makes_the_softmax_one_kernel(
-    gpt, rates
+@pytest.mark.parametrize(("precision", "moved", "fused_bytes"), [("bf16", 48, 10), ("fp16", 32, 10), ("fp32", 28, 20)])
+def test_plain_pytorch_moves_its_scores_at_every_length_and_a_compiler_makes_the_softmax_one_kernel(
+    gpt, rates, precision, moved, fused_bytes
 ) -> None:
     def core(seq_len: int = 2048, *, fused: float = 0.0, eager: float = 1.0, dropout: float = 0.0) -> float:
-        plan = msgspec.structs.replace(PLAN, seq_len=seq_len)
+        plan = msgspec.structs.replace(PLAN, seq_len=seq_len, precision=precision)
         model = msgspec.structs.replace(gpt, dropout=dropout)
         kernels = rates(attention_unfused=1.0, attention_eager=eager, fused=fused)
         layout = ParallelLayout(tp=8, dp_replicate=8, micro_batch_size=4)
         return float(total(model, layout, kernels, plan).terms["attention"])
 
     scores = gpt.layers * gpt.heads / 8 * (PLAN.global_batch_size / 8) * 2048**2
-    moved_s = sum(EAGER_BYTES) * scores / float(rates().streaming), 10 * scores / float(rates().memory)
+    moved_s = moved * scores / float(rates().streaming), fused_bytes * scores / float(rates().memory)
     assert core() - core(eager=0.0) == pytest.approx(moved_s[0] - moved_s[1])
     assert core(fused=1.0) == pytest.approx(core(eager=0.0))
     # Four times the sequence has sixteen times the scores, and no length at which a kernel ends.
