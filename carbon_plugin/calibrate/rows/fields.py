@@ -67,6 +67,15 @@ class Fields:
         """
         return self.count(name) if self.states(name) and self._values[name] != 0 else None
 
+    def number_or_zero(self, name: str, default: float) -> float:
+        """Return a positive number, 0 where that is what is stated, or the default where nothing is.
+
+        Raises `SpecError` naming field and value.
+        """
+        if not self._has(name):
+            return default
+        return 0.0 if self._values[name] == 0 and self._values[name] is not False else self.number(name)
+
     def number(self, name: str) -> float:
         """Return a positive number. Raises the same errors as `count`."""
         if not self._has(name):

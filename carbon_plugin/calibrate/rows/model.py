@@ -83,7 +83,7 @@ def row_model(
         vocab=shape.count("vocab", _usual_vocabulary(row)),
         gated=gated,
         tied_embeddings=not gated if tied is None else tied,
-        dropout=row.number("dropout") if row.states("dropout") else usual_dropout,
+        dropout=row.number_or_zero("dropout", usual_dropout),
         causal=not shape.text("note").startswith(ENCODER),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,

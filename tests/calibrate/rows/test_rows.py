@@ -334,6 +334,8 @@ def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
 def test_megatrons_own_modules_of_2023_drop_out_a_tenth_unless_the_row_says_otherwise() -> None:
     old, new = (parsed(framework=f"Megatron-LM ({year})", sharding="none").spec.model for year in (2023, 2024))
     assert (old.dropout, new.dropout) == (0.1, 0.0)
+    without = parsed(framework="Megatron-LM (2023)", sharding="none", dropout=0)
+    assert without.spec.model.dropout == 0.0
 
 
 def test_experts_of_a_stated_capacity_take_fixed_rows_and_those_of_torchtitan_are_sorted_by_single_operations() -> None:
