@@ -24,7 +24,7 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = ("ninth", "seventh", "sixth", "fifth", "fourth", "third", "second", "first")
+COLLECTIONS = ("ninth", "eighth", "seventh", "sixth", "fifth", "fourth", "third", "second", "first")
 """The newest first."""
 CLASSES: dict[AccuracyClass, str] = {
     "calibrated": "dense, tuned software on a known device",
@@ -171,6 +171,22 @@ SOURCES = {
     "primus_turbo": ("Primus-Turbo, MI355X", ""),
     "zoouser": ("One user's Megatron-core, B200", ""),
     "axolotl": ("Axolotl, H100", ""),
+    "skywork": ("Skywork's Megatron-LM, A800", ""),
+    "pythia": ("Pythia's GPT-NeoX, A100-40", ""),
+    "mtnlg": ("Megatron-Turing NLG, 2,240–3,360 A100", ""),
+    "bloomberg": ("BloombergGPT, A100-40", ""),
+    "danube": ("H2O-Danube, H100 fp8", ""),
+    "bmtrain": ("BMTrain and DeepSpeed, V100", ""),
+    "fastdit": ("Fast-DiT, A100", ""),
+    "tpuchat": ("One user's JAX, TPU v6e/v5e", ""),
+    "colossalissue": ("An issue on DeepSpeed, A800", ""),
+    "alst": ("ArcticTraining, long sequences, H100", ""),
+    "golf": ("Parameter Golf, H100", ""),
+    "gbtitan": ("torchtitan, GB200", ""),
+    "ezpztitan": ("torchtitan on Aurora, Max-1550", ""),
+    "ezpzfsdp": ("FSDP on Perlmutter, A100-40", ""),
+    "jaxgpt": ("One user's JAX, A100", ""),
+    "laiproj": ("A course's PyTorch, GH200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}
