@@ -63,9 +63,13 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     widened = (
         where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else np.float64(0)
     )
-    grad_bytes = where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
-    beside = where(stage < 2, work.accumulated_bytes, 0)
-    grad_bytes = (where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
+    grad_bytes = where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.gradient_bytes)
+    # DeepSpeed sums gradients up in their own precision, and widens those of a rank as it updates. Under a pipeline its
+    # bf16 optimizer keeps an fp32 sum beside them (`get_data_types` and `_do_optimizer_sanity_check` of its
+    # runtime/engine.py, `step` of its zero/stage_1_and_2.py).
+    beside = where((stage < 2) & (layout.pp > 1), work.accumulated_bytes, 0)
+    widened_late = where(layout.pp > 1, 0, work.accumulated_bytes) * where(work.offload > 0, 0.0, 1.0)
+    grad_bytes = (grad_bytes + beside) * work.gradients_kept
     gradients = where(pipelined, split(4), split(2))
     # Sharded gradients go to the host together with offloaded states (ZeRO-Offload, arXiv 2101.06840; FSDP).
     kept_here = where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
@@ -74,10 +78,12 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
         "gradients": copies * kept_here * gradients * trained,
         "optimizer": where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
         "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, _unsummed(shape, layout, work) * trained),
+        "update": widened_late * split(1) * trained,
         **_activations(shape, layout, work, rates),
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
     parts["cached"] = _cached(layout, work, shape)
+    parts["freed"] = _logits(shape, layout, work, whole=work.freed_logit_bytes, split=np.float64(0))
     return parts
 
 
@@ -241,7 +247,7 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
     working = passing + tokens * gradients * work.activation_bytes
-    logits = _logits(shape, layout, work)
+    logits = _logits(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
     return {
         "activations": np.asarray(kept * first_stage_layers(shape, layout) * in_flight),
         "working": np.maximum(working - logits, 0.0),
@@ -303,12 +309,13 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     return np.asarray(tokens * kept * work.activation_bytes)
 
 
-def _logits(shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the bytes of the logits of one micro-batch, 0 with a pipeline.
+def _logits(shape: Shape, layout: Layout, work: StepWork, *, whole: Values, split: Values) -> Values:
+    """Return the bytes of the logits of one micro-batch, of which each costs `whole` bytes, or `split` where
+    tensor-parallel ranks share them. They are 0 with a pipeline.
 
     With a pipeline they are on the last stage. In all published cases its activations are smaller than those of the
     first stage by more than the logits, so that the logits do not count.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    size = where(layout.tp > 1, work.split_logit_bytes, work.logit_bytes)
+    size = where(layout.tp > 1, split, whole)
     return where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)

@@ -21,6 +21,11 @@ from carbon_plugin.predict.rates.rates import Rates
 CONTEXT_BYTES = 1.2 * 2**30
 """Bytes of device context and communicator buffers, which lie outside the allocator."""
 FRAGMENTATION_SHARE = 0.04
+LAID_OUT_BYTES = 0.75 * 2**30
+"""Bytes of a TPU's memory that programs cannot use: XLA leaves 31.25 of 32 GiB on v6e, 30.75 of 32 on v4 and 15.75 of
+16 on v5e ("Used 31.29G of 31.25G hbm" in its errors of `RESOURCE_EXHAUSTED`; erfanzar/EasyDeL issue 166)."""
+LAID_OUT_SHARE = 0.01
+"""Share that is lost where a compiler gives every buffer its place: the same errors state 0.3 to 0.7 %."""
 PASSING = ("activations", "logits", "working")
 """Parts that are gone at the end of the backward pass."""
 
@@ -31,7 +36,9 @@ def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     Their sum, which includes `reserve`, is the need.
     """
     parts = at_peak(memory_parts(shape, layout, work, rates), shape, layout, work)
-    parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * _held(parts)
+    del parts["freed"]  # the allocator gives it back before memory runs out
+    laid_out = LAID_OUT_BYTES + LAID_OUT_SHARE * _held(parts)
+    parts["reserve"] = where(rates.laid_out > 0, laid_out, CONTEXT_BYTES + FRAGMENTATION_SHARE * _held(parts))
     parts["cached"] = parts.pop("cached")
     return parts
 
@@ -44,12 +51,14 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
     early = work.head_gradients * table
     passing = np.asarray(sum(parts[name] for name in PASSING))
     kept = keeps_gradients(layout, work)
-    at_loss = passing + early >= parts["gradients"] + last
-    gradients = where(kept, parts["gradients"], where(at_loss, early, parts["gradients"] + last))
-    return {
-        name: gradients if name == "gradients" else where(kept | at_loss, size, 0.0) if name in PASSING else size
-        for name, size in parts.items()
+    late = np.maximum(where(kept, 0.0, last), parts["update"])
+    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + late
+    present = {
+        "gradients": where(at_loss & ~kept, early, parts["gradients"]),
+        "update": where(at_loss, 0.0, late),
+        **{name: where(at_loss, parts[name], 0.0) for name in PASSING},
     }
+    return {**parts, **present}
 
 
 def keeps_gradients(layout: Layout, work: StepWork) -> Flags:
@@ -64,9 +73,11 @@ def keeps_gradients(layout: Layout, work: StepWork) -> Flags:
 def reserved_bytes(parts: Mapping[str, Values]) -> Values:
     """Return the bytes that the allocator holds of the parts that `memory_parts` returns, where there is room.
 
-    Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count.
+    Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count. What
+    an update needs takes the place of activations and logits, whose blocks are as large.
     """
-    return _held(parts) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
+    reused = np.minimum(parts["update"], sum(parts[name] for name in PASSING))
+    return (_held(parts) - reused + parts["freed"]) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
 
 
 def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: StepWork) -> Values:
@@ -76,7 +87,7 @@ def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, w
 
 def _held(parts: Mapping[str, Values]) -> Values:
     """Return the sum of the parts that hold values, without what the allocator and the context add."""
-    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached")))
+    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached", "freed")))
 
 
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:

@@ -24,7 +24,7 @@ THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
 TokenCounts = Literal["host", "exchange", "device"]
-CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half"]
+CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half", "narrow_kernel"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,8 +69,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
     software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
     (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16 bit and
-    the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit, "half"
-    single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
+    the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit,
+    "narrow_kernel" where a kernel writes it beside them (apex, flash-attention), "half" single operations on 16-bit
+    logits. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
     number of operation slots that hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that

@@ -233,13 +233,17 @@ def test_offloaded_activations_are_said_to_cost_no_time() -> None:
     assert "training.activation_offload" in {one.field for one in predict_step(spec).assumptions}
 
 
-def test_deepspeed_adds_16_bit_gradients_up_in_fp32_beside_them(rates: MakeRates) -> None:
-    layout = ParallelLayout(dp_shard=8, zero_stage=1)
-    plain, beside = (parts(GPT, rates(), layout, Stack(accumulates_beside=said))["gradients"] for said in (False, True))
-    half = parts(GPT, rates(), layout, Stack(accumulates_beside=True), precision="fp16")["gradients"]
+def test_deepspeed_adds_16_bit_gradients_up_in_fp32_beside_them_under_a_pipeline(rates: MakeRates) -> None:
+    alone = ParallelLayout(dp_shard=8, zero_stage=1)
+    piped = ParallelLayout(dp_shard=4, zero_stage=1, pp=2)
+    beside = Stack(accumulates_beside=True)
 
-    assert beside == pytest.approx(6 / 4 * plain)
-    assert half == pytest.approx(plain)  # its fp16 optimizer does not
+    def gradients(layout: ParallelLayout, stack: Stack, precision: str = "bf16") -> float:
+        return parts(GPT, rates(), layout, stack, precision=precision)["gradients"]
+
+    assert gradients(piped, beside) == pytest.approx(6 / 4 * gradients(piped, Stack()))
+    assert gradients(alone, beside) == pytest.approx(2 / 4 * gradients(alone, Stack()))
+    assert gradients(piped, beside, "fp16") == gradients(piped, beside) / 3  # its fp16 optimizer adds up in fp16
 
 
 def test_policies_of_selective_recompute_keep_less_in_order(rates: MakeRates) -> None:

@@ -19,6 +19,8 @@ from carbon_plugin.predict.memory import layer_activation_bytes, memory_parts
 from carbon_plugin.predict.peak import (
     CONTEXT_BYTES,
     FRAGMENTATION_SHARE,
+    LAID_OUT_BYTES,
+    LAID_OUT_SHARE,
     allocated_bytes,
     memory_bytes,
     reserved_bytes,
@@ -176,6 +178,50 @@ def test_reserved_memory_is_more_than_allocated(gpt, rates) -> None:
     assert reserved_bytes(parts) > allocated_bytes(parts, shape_of(gpt), layout, work)
 
 
+def all_parts(gpt, rates, layout: ParallelLayout, stack: Stack, **plan: Any) -> dict[str, float]:
+    """Return each part at its own largest, whether or not they are there at one time."""
+    work = work_of(msgspec.structs.replace(PLAN, **plan), stack)
+    found = memory_parts(shape_of(gpt), layout_of(layout), work, rates())
+    return {name: float(size) for name, size in found.items()}
+
+
+def test_blocks_that_an_eager_loss_frees_are_reserved_and_not_needed(gpt, rates) -> None:
+    single = all_parts(gpt, rates, ParallelLayout(), Stack())
+    fused = all_parts(gpt, rates, ParallelLayout(), Stack(fused=True))
+    need = memory(gpt, rates)
+
+    assert single["freed"] == 3 * PLAN.seq_len * gpt.vocab
+    assert fused["freed"] == 0
+    assert reserved_bytes(single) - reserved_bytes({**single, "freed": 0.0}) > 0
+    assert "freed" not in need
+
+
+def test_a_compiler_that_lays_out_memory_loses_less_of_it(gpt, rates) -> None:
+    shape, layout, work = shape_of(gpt), layout_of(ParallelLayout()), work_of(PLAN, Stack())
+    gpu, tpu = (memory_bytes(shape, layout, work, rates(laid_out=laid)) for laid in (0.0, 1.0))
+    held = sum(float(size) for name, size in tpu.items() if name != "reserve")
+
+    assert float(tpu["reserve"]) == pytest.approx(LAID_OUT_BYTES + LAID_OUT_SHARE * held)
+    assert float(tpu["reserve"]) < float(gpu["reserve"])
+    assert {name: float(size) for name, size in tpu.items() if name != "reserve"} == {
+        name: float(size) for name, size in gpu.items() if name != "reserve"
+    }
+
+
+def test_gradients_that_are_widened_as_a_step_updates_are_there_without_activations(gpt, rates) -> None:
+    """On one device the fp32 gradients of DeepSpeed outweigh what a short sequence keeps, and not a long one."""
+    stack = Stack(accumulates_beside=True)
+    parameters = float(memory(gpt, rates, stack=stack)["optimizer"]) / 12
+    short, long = (memory(gpt, rates, stack=stack, seq_len=length) for length in (8, 65536))
+    shared = memory(gpt, rates, ParallelLayout(dp_shard=8, zero_stage=1), stack, seq_len=8)
+
+    assert short["update"] == pytest.approx(4 * parameters)
+    assert (short["activations"], short["logits"]) == (0, 0)
+    assert long["update"] == 0 < long["logits"]
+    assert short["gradients"] == long["gradients"] == pytest.approx(2 * parameters)
+    assert shared["update"] == pytest.approx(4 * parameters / 8)
+
+
 def allocated(model, rates, stack: Stack, **plan: Any) -> tuple[float, dict[str, float]]:
     """Return the peak of one device and the parts that it consists of."""
     shape, layout = shape_of(model), layout_of(ParallelLayout())
@@ -229,6 +275,11 @@ def test_a_loss_in_chunks_holds_two_gradients_of_the_head_and_a_whole_one_none(g
         assert peak == pytest.approx(parts["parameters"] + parts["optimizer"] + passing + gradients * head)
 
 
+def wide_logit_bytes() -> float:
+    """Return the predicted bytes per logit of a model that trains in fp32."""
+    return float(work_of(msgspec.structs.replace(PLAN, precision="fp32"), Stack()).logit_bytes)
+
+
 @pytest.mark.exhaustive
 def test_an_eager_loss_costs_the_bytes_that_torch_allocates_for_it() -> None:
     """A profiler of PyTorch counts them in a process of its own, because loss parallelism needs a process group."""
@@ -237,7 +288,11 @@ def test_an_eager_loss_costs_the_bytes_that_torch_allocates_for_it() -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     whole, split = LOGIT_BYTES["eager"]
+    half, _ = LOGIT_BYTES["half"]
 
+    assert found["transformers"] == pytest.approx(whole, abs=0.1)
+    assert found["whole over 16 bit, held"] == pytest.approx(half, abs=0.1)
+    assert found["whole over fp32, held"] == pytest.approx(wide_logit_bytes(), abs=0.1)
     # Outputs of a model hold its whole logits. torchtitan, whose loss is the one that is split, lets them go.
     assert found["whole, held"] == pytest.approx(whole, abs=0.1)
     assert found["split, let go"] == pytest.approx(split, abs=0.1)
@@ -274,7 +329,7 @@ def test_an_optimizer_in_the_backward_pass_still_holds_the_gradient_of_a_table(g
     ],
 )
 def test_gathered_sequences_stay_in_the_cache_of_the_allocator(gpt, rates, stack, layout, sequences) -> None:
-    parts = memory(gpt, rates, layout, stack=stack)
+    parts = all_parts(gpt, rates, layout, stack)
 
     assert parts["cached"] == sequences * PLAN.seq_len * gpt.hidden * 2
     without = {**parts, "cached": 0.0}

@@ -10,18 +10,21 @@ import numpy as np
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.rates.resolve import resolve_rates
+from carbon_plugin.spec.layout import Recompute
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import THROUGH_MEMORY
 
 RECOMPUTE_NOT_STATED = ("recompute none", "recompute operators")
 MICRO_BATCH_NOT_STATED = "mbs 1"
-BEYOND_DOUBT = 1.25
-"""Predicted need over capacity from which on a layout that ran cannot be the assumed one. It is about twice the spread
-between measured and predicted peaks (`predict.uncertainty.fit`)."""
+BEYOND_DOUBT = 1.15
+"""Predicted need over capacity from which on a layout that ran is not taken to be the assumed one: it fits with one in
+six (`predict.uncertainty.fit`)."""
 
 
 def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:
-    """Return the run with full recompute where less of it was assumed, and only full recompute lets the run fit.
+    """Return the run with the least recompute that lets it fit, where less of it was assumed and does not: that of the
+    attention core, where its scores go through memory, or whole layers.
 
     What is assumed instead is written into `assumed`.
     """
@@ -32,12 +35,14 @@ def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:
     capacity = spec.cluster.accelerator.memory_bytes.value
     if need_bytes(spec) <= BEYOND_DOUBT * capacity:
         return spec
-    full = msgspec.structs.replace(spec, layout=msgspec.structs.replace(layout, recompute="full"))
-    if need_bytes(full) > BEYOND_DOUBT * capacity:
-        return spec
     less = "without it" if said == RECOMPUTE_NOT_STATED[0] else "with less of it"
-    assumed[assumed.index(said)] = f"recompute full: {less} the run does not fit in memory"
-    return full
+    kinds: tuple[Recompute, ...] = ("selective", "full") if spec.stack.attention_kernel in THROUGH_MEMORY else ("full",)
+    for kind in kinds:
+        more = msgspec.structs.replace(spec, layout=msgspec.structs.replace(layout, recompute=kind))
+        if need_bytes(more) <= BEYOND_DOUBT * capacity:
+            assumed[assumed.index(said)] = f"recompute {kind}: {less} the run does not fit in memory"
+            return more
+    return spec
 
 
 def with_filled_memory(spec: RunSpec, assumed: list[str]) -> RunSpec:

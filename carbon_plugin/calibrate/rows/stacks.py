@@ -48,7 +48,13 @@ HAND_KERNELS = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused")
 """Kernels for norms, rotary positions, gates and loss that users put in place of the modules of transformers
 (linkedin/Liger-Kernel, unslothai/unsloth and those of foundation-model-stack/fms-acceleration). Their losses write the
 gradient over the logits, and Liger's fused loss never holds them."""
+HALF_LOSS = "loss over 16-bit logits"
+"""Words of a note for code that hands a model's 16-bit logits to PyTorch's loss, which transformers' own loss and
+autocast widen to fp32."""
 FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
+GRUG = "Grug"
+"""Levanter's models of this name take the head and the loss in blocks, and never hold the logits
+(`fused_linear_softmax_cross_entropy_loss` of levanter/grug/loss.py)."""
 GROUPED_EXPERTS = re.compile(r"(?i)(?<!un)grouped (products?|kernels?)|scattermoe|megablocks|sonic-?moe")
 """Words by which a row says that all experts of a layer are one product, whoever's modules are around them: the kernels
 that users put in place of a loop are named ScatterMoE (arXiv 2403.08245), MegaBlocks (arXiv 2211.15841) or SonicMoE."""
@@ -170,13 +176,15 @@ def stack_of(
 def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
     """Return the fields that follow from a step that XLA compiles as a whole.
 
-    Its shapes are fixed, so that the host reads no count. On GPUs it gathers the parameters of a layer of a scan when
-    the layer begins, unless flags let it pipeline the gathers (`xla_gpu_enable_pipelined_all_gather`, which is off in
-    its debug_options_flags.cc). The recipes of MaxText's makers set them, and TPUs are taken to need none.
+    Its shapes are fixed, so that the host reads no count, and what is gathered of sharded parameters is the weight of a
+    product. On GPUs it gathers those of a layer of a scan when the layer begins, unless flags let it pipeline the
+    gathers (`xla_gpu_enable_pipelined_all_gather`, which is off in its debug_options_flags.cc). The recipes of
+    MaxText's makers set them, and TPUs are taken to need none.
     """
     said = f"{row.text('overlap')} {row.text('notes')}"
     ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
-    return {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
+    changes = {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
+    return changes | {"shard_unit": "weight"}
 
 
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:
@@ -312,8 +320,12 @@ def _attention_kernel(row: Fields) -> AttentionKernel:
 def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
     """Return how the row's release computes the loss, or None where it is as in its framework's stack."""
     overlap, framework = row.text("overlap"), row.text("framework")
+    if HALF_LOSS in row.text("notes"):
+        return "half"
     if "whole cross entropy" in overlap and conventions.chunks_the_loss:
         return "eager"  # torchtune's decoder returns whole logits in fp32, before anything that is compiled
+    if conventions == LEVANTER and GRUG in framework:
+        return "chunked"
     if "chunked cross entropy" in overlap or conventions.chunks_the_loss:
         return "chunked_output"
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)

@@ -141,16 +141,19 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "chunked": (1.0, 1.0),
     "chunked_output": (2.25, 2.25),
     "in_place": (2.0, 2.0),
-    "half": (6.0, 6.0),
+    "half": (8.0, 8.0),
+    "narrow_kernel": (4.0, 4.0),
 }
 """Bytes per logit at the peak, first whole and then split over tensor-parallel ranks.
 
 They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A chunked
-output holds all logits in 16 bit, and the gradient of one of eight chunks (torchtune's `CEWithChunkedOutputLoss`, whose
-chunks are compiled). An eager loss over whole logits holds three fp32 values beside the logits, which the outputs of a
-model keep; this also fits the memory that torchtitan reported in 2024. A loss on DTensors holds four fp32 values in its
-backward pass: the logarithm of the softmax, a gradient of zeros, and two steps of their sum
-(`torch.distributed.tensor.parallel.loss`); torchtitan, which has it, lets its logits go before.
+output holds all logits in 16 bit, and the gradient of one of eight chunks (torchtune's `CEWithChunkedOutputLoss`,
+whose chunks are compiled). An eager loss over whole logits holds three fp32 values (`EAGER_VALUES`) beside the logits,
+which the outputs of a model keep; this also fits the memory that torchtitan reported in 2024. Over 16-bit logits
+("half") the three are 16-bit values. A kernel that reads 16-bit logits keeps them and writes their gradient beside
+them (apex's and flash-attention's, which llm-foundry takes unless told otherwise: `loss_fn` of its models). A loss on
+DTensors holds four fp32 values in its backward pass: the logarithm of the softmax, a gradient of zeros, and two steps
+of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan, which has it, lets its logits go before.
 """
 HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
@@ -170,8 +173,12 @@ backward a cast (6), the softmax (12) and a cast (6). In fp16 on GPUs the softma
 its gradient in 16 bit, so that one cast is left each way (`softmax` of PyTorch's native/SoftMax.cpp, where
 `half_to_float` is true). In fp32 nothing is cast.
 """
-EAGER_LOGIT_BYTES = 3.0
-"""Additional bytes per whole logit where elementwise chains are not fused."""
+EAGER_VALUES = 3
+"""fp32 values per logit beside the logit at the peak of an eager loss: the logarithm of the softmax, and the gradients
+of the loss and of that logarithm."""
+FREED_LOGIT_BYTES = 3.0
+"""Bytes per whole logit that single operations have freed before the peak and the allocator still holds. They count in
+what it reserves where there is room, and not in what a step needs."""
 
 
 def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
@@ -180,7 +187,10 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     narrow = NARROW_BYTES.get(training.precision, activation)
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
-    extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
+    reduced_wide = stack.grad_reduce_dtype == "fp32" and training.master_weights
+    if stack.cross_entropy == "eager":
+        whole = activation + EAGER_VALUES * ACTIVATION_BYTES["fp32"]
+    freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
         head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
         input_len=values(training.input_len or 0),
@@ -192,11 +202,13 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         kept_bytes=values(narrow if stack.narrow_kept else activation),
         input_bytes=values(narrow if stack.narrow_inputs else activation),
         parameter_bytes=values(activation),
-        reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
+        gradient_bytes=values(activation if stack.accumulates_beside else 4 if reduced_wide else activation),
+        reduce_bytes=values(4 if reduced_wide else activation),
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
         softmax_forward_bytes=values(softmax[0]),
         softmax_backward_bytes=values(softmax[1]),
-        logit_bytes=values(whole + extra),
+        logit_bytes=values(whole),
+        freed_logit_bytes=values(freed),
         split_logit_bytes=values(split),
         optimizer_bytes=values(optimizer_state_bytes(training)),
         master=values(training.master_weights),
@@ -224,4 +236,4 @@ def written_out(stack: Stack) -> bool:
     """
     if stack.plain_modules is not None:
         return stack.plain_modules
-    return not stack.fused and stack.cross_entropy == "eager"
+    return not stack.fused and stack.cross_entropy in ("eager", "half")

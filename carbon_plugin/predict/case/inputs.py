@@ -150,14 +150,16 @@ class StepWork:
     `seq_len` is in tokens and `batch` in sequences. `activation_bytes` is the size of an activation element,
     `dispatch_bytes` that of an element on its way to experts, `kept_bytes` that of an element that the backward pass of
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
-    product takes it as input, `parameter_bytes` that of a parameter as stored for compute, and `reduce_bytes` that of a
-    gradient as it is reduced. `optimizer_bytes` is the optimizer state per parameter. `entropy_bytes` are those that
-    the loss moves per logit, and `softmax_forward_bytes` and `softmax_backward_bytes` those that a softmax of single
-    operations moves per score. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
-    split over tensor-parallel ranks, and `head_gradients` is the number of gradients of the head that lie beside them.
-    `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is the share of layers whose
-    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and
-    `gathers_weights` are fields of `Stack` as numbers.
+    product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
+    gradient as it waits for the update and `reduce_bytes` that of one as it is reduced. `optimizer_bytes` is the
+    optimizer state per parameter. `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes`
+    and `softmax_backward_bytes` those that a softmax of single operations moves per score. `logit_bytes` and
+    `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks,
+    `freed_logit_bytes` those per whole logit that the loss has freed by then and the allocator keeps, and
+    `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
+    elementwise operations run one by one. `offloaded` is the share of layers whose activations wait in host memory.
+    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_weights` are fields of `Stack` as
+    numbers.
     """
 
     seq_len: Values
@@ -167,6 +169,7 @@ class StepWork:
     kept_bytes: Values
     input_bytes: Values
     parameter_bytes: Values
+    gradient_bytes: Values
     reduce_bytes: Values
     optimizer_bytes: Values
     master: Values
@@ -191,6 +194,7 @@ class StepWork:
     input_len: Values = NOT
     inputs: Values = NOT
     head_gradients: Values = NOT
+    freed_logit_bytes: Values = NOT
 
 
 def own_case(kind: Shape, layout: Layout, work: StepWork) -> tuple[Layout, StepWork] | None:

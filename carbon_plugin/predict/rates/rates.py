@@ -39,7 +39,7 @@ HOP_BETWEEN_S = 14e-6
 @dataclass(frozen=True, slots=True)
 class Datasheet:
     """One datasheet holds what is known of hardware and software without calibration, in SI units. Each field can be
-    broadcast, and flags are 0 or 1.
+    broadcast, and flags are 0 or 1. `laid_out` is 1 where a compiler gives every buffer of a step its place in memory.
 
     `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
     devices of several nodes. `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1
@@ -63,6 +63,7 @@ class Datasheet:
     attention_unfused: Values
     attention_eager: Values
     attention_lanes: Values
+    laid_out: Values
     attention_length: Values
     fused: Values
     scoped_graphs: Values
@@ -143,6 +144,7 @@ class Rates:
     attention_unfused: Values
     attention_eager: Values
     attention_lanes: Values
+    laid_out: Values
     attention_length: Values
     fused: Values
     scoped_graphs: Values
@@ -199,6 +201,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         attention_unfused=sheet.attention_unfused,
         attention_eager=sheet.attention_eager,
         attention_lanes=sheet.attention_lanes,
+        laid_out=sheet.laid_out,
         attention_length=sheet.attention_length,
         shard_host_ops=sheet.shard_host_ops,
         fused=sheet.fused,

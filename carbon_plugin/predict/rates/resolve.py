@@ -157,6 +157,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "attention_unfused": kernel in THROUGH_MEMORY,
         "attention_eager": kernel == "eager",
         "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
+        "laid_out": float(device.kind == "tpu"),
         "attention_length": length_scale(kernel, device),
         "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,

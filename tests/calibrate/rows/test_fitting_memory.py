@@ -44,6 +44,13 @@ def test_recompute_is_assumed_where_a_run_could_not_fit_with_less_and_only_there
     assert read(framework=framework, mbs=size, gbs=8 * size, recompute="none").spec.layout.recompute == "none"
 
 
+def test_recompute_of_the_attention_core_comes_before_that_of_layers_where_scores_go_through_memory() -> None:
+    row = read(framework="Megatron-LM (somebody, 2023)", sharding="distributed optimizer", tp=4, mbs=1, gbs=8)
+
+    assert row.spec.layout.recompute == "selective"
+    assert "recompute selective: without it the run does not fit in memory" in row.assumed
+
+
 def micro_batch(**changes: Any) -> int:
     """Return the micro-batch of a row that states a global batch of 64 sequences a device and no micro-batch."""
     row = read(**{"seq_len": 2048, "gbs": 512, "recompute": "none", **changes})

@@ -706,6 +706,17 @@ def test_experts_of_granite_loop_over_sorted_rows_before_version_5_of_transforme
     assert (new.expert_loop, new.sorted_loop) == (False, False)
 
 
+def test_a_script_that_hands_16_bit_logits_to_the_loss_says_so_and_blocks_of_the_head_are_known_by_name() -> None:
+    plain = {"tp": 1, "pp": 1, "framework": "Hugging Face transformers 4.49"}
+    losses = [parsed(**plain, notes=notes).spec.stack.cross_entropy for notes in ("", "loss over 16-bit logits")]
+    assert losses == ["eager", "half"]
+    grug, other = (
+        parsed(tp=1, pp=1, framework=f"Levanter ({name})").spec.stack.cross_entropy for name in ("Grug, JAX", "JAX")
+    )
+    assert (grug, other) == ("chunked", "compiled")
+    assert STACKS["llm-foundry"].cross_entropy == "narrow_kernel"
+
+
 def test_kernels_of_unsloth_and_fms_acceleration_are_fused_by_hand() -> None:
     for changes in (
         {"framework": "HF Trainer", "notes": "Unsloth"},
