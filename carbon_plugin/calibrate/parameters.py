@@ -94,7 +94,7 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
         FitParameter("scaleup_latency_s", "scaleup_latency_s", _everywhere, 0.4),
         FitParameter("scaleout_latency_s", "scaleout_latency_s", _everywhere, 0.4),
         FitParameter("scaleout_share", "scaleout_share", _everywhere, 0.1, ceiling=1.0),
-        FitParameter("all_to_all_share", "all_to_all_share", _everywhere, 0.5, ceiling=1.0),
+        FitParameter("all_to_all_share", "all_to_all_share", _everywhere, 0.2, ceiling=1.0),
     ]
     found.append(FitParameter(f"{FACTOR}.vendor", FACTOR, _frameworks(*VENDOR_FRAMEWORKS), 0.3))
     found += [FitParameter(f"{FACTOR}.{name}", FACTOR, _frameworks(name), 0.1) for name in FACTOR_FRAMEWORKS]

@@ -48,9 +48,19 @@ PRIORS: dict[str, tuple[float, str]] = {
     "scaleout_share": (0.93, "share of NIC bandwidth, fitted on A100 rows"),
     "scaleout_latency_s": (80e-6, "fitted on A100 rows, weakly known"),
     "overlap_contention": (0.65, "share of hidden traffic that compute pays in memory bandwidth and SMs"),
-    "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
+    "all_to_all_share": (
+        0.9,
+        "of what other collectives reach: DeepEP on H800 and B200 (its README and docs/legacy.md)",
+    ),
 }
 """Constants that no datasheet gives, and where they come from. A profile's own value takes precedence."""
+
+TORUS_ALL_TO_ALL = (0.33, "bisection of a torus of 4 x 4 x 4 chips, over the six links of each")
+"""The share of link bandwidth of an all-to-all, and its reason, on TPUs, whose chips have no switch between them.
+
+Half of a torus of k x k x k chips reaches the other half over 2 k^2 links, and half of all rows cross, so that a chip
+sends at 8/k of the rate of one of its six links.
+"""
 
 CALIBRATION = "calibration"
 """Source of the constants that the fit to published rows writes into profiles."""
@@ -110,7 +120,8 @@ class _Resolver:
         return default
 
     def prior(self, field: str) -> float:
-        return self.pick(field, *PRIORS[field])
+        torus = field == "all_to_all_share" and self.accelerator.kind == "tpu"
+        return self.pick(field, *(TORUS_ALL_TO_ALL if torus else PRIORS[field]))
 
     def assume(self, field: str, value: str, why: str) -> None:
         self.assumptions.append(Assumption(field, value, why))

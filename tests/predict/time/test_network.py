@@ -8,7 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.predict.arrays import values
+from carbon_plugin.predict.rates.resolve import PRIORS, resolve_constants
 from carbon_plugin.predict.time import network
+from carbon_plugin.spec.hardware.profiles import load_accelerator
+from carbon_plugin.spec.stack import Stack
 
 ONE = np.float64(1)
 
@@ -20,6 +23,22 @@ def test_a_ring_all_reduce_moves_two_times_n_minus_1_over_n(rates) -> None:
     assert seconds == pytest.approx(2 * 7 / 8 * 1e9 / 231e9)
     halves = 2 * float(network.gather_time(size, np.float64(8), ONE, quiet))
     assert halves == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("link", "measured"), [(900e9, 733e9), (200e9, 155.5e9)])
+def test_an_all_to_all_on_a_device_that_nobody_calibrated_is_as_fast_as_deepep_measured(rates, link, measured) -> None:
+    # B200 and H800: means of dispatch and combine over 8 ranks (README.md and docs/legacy.md of deepseek-ai/DeepEP at
+    # 0297fc8), which count the eighth of the rows that stays on its rank.
+    share = {name: PRIORS[f"{name}_share"][0] for name in ("scaleup", "all_to_all")}
+    quiet = rates(scaleup_latency=0, scaleup=link * share["scaleup"], all_to_all_share=share["all_to_all"])
+    seconds = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(8), ONE, quiet))
+    assert 1e9 / seconds == pytest.approx(measured, rel=0.06)
+
+
+def test_an_all_to_all_of_tpus_has_the_bisection_of_their_torus() -> None:
+    tpu, gpu = (resolve_constants(load_accelerator(name), Stack(), "bf16")[0] for name in ("tpu-v5p", "mi300x"))
+    assert float(tpu.all_to_all_share) == pytest.approx(2 / 6, abs=0.01)
+    assert float(gpu.all_to_all_share) > 0.8
 
 
 def test_one_rank_communicates_nothing(rates) -> None:
