@@ -37,4 +37,6 @@ def any_of(flags: Any) -> bool:
 
 def clip(number: Any, low: Any, high: Any) -> Values:
     """Return `np.clip(number, low, high)`."""
-    return np.asarray(np.minimum(np.maximum(number, low), high))
+    if isinstance(number, np.ndarray) or isinstance(low, np.ndarray) or isinstance(high, np.ndarray):
+        return np.asarray(np.minimum(np.maximum(number, low), high))
+    return np.float64(min(max(number, low), high))

@@ -78,6 +78,14 @@ def counted_step_terms(
     return {name: time for name, time in terms.items() if time != 0}
 
 
+def counted_step_flops(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> tuple[float, float]:
+    """Return the FLOPs of a step over all devices: those of the model, and those with what is computed again."""
+    forward = model.forward_flops_per_sample * training.global_batch_size
+    trained = model.trainable_parameters / max(model.parameters, 1)
+    again = forward * layout.recompute_share if layout.recompute == "full" else 0.0
+    return forward * (2 + trained), forward * (2 + trained) + again
+
+
 def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:
     """Return the bytes on one device by part."""
     element = ACTIVATION_BYTES[training.precision]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.assumed import EXPERT_LOOP, leaves_open_how_experts_run, step_assumptions
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_flops, counted_step_terms
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
@@ -25,6 +27,8 @@ from carbon_plugin.predict.uncertainty.interval import accuracy_class, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
 
 FILLED_FIELDS = ("layout.micro_batch_size", "layout.recompute", "layout.virtual_stages")
 """Fields whose value changes the step so much that the interval is wider where a rule filled one of them."""
@@ -44,7 +48,10 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     micro_batches = check_work(spec.layout, spec.training)
     device, training = spec.cluster.accelerator, spec.training
     rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)
-    terms, memory, flops = _evaluate(spec, spec.layout, rates, micro_batches)
+    case = _case(spec, spec.layout)
+    terms = _terms(case, rates, micro_batches)
+    memory = _memory_parts(case, rates)
+    model_flops, hardware_flops = _flops(case)
     total = float(sum(terms.values()))
     peak_dtype, peak = peak_of(device, training.precision)
     budget = total * peak.value * spec.cluster.devices
@@ -52,7 +59,8 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     own = own_rows(device, spec.stack)
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
     assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
-    looped = 1.0 if own else expert_loop_factor(spec, total)
+    is_open = not own and leaves_open_how_experts_run(spec)
+    looped = sum(_terms(case, _with_expert_loop(rates), micro_batches).values()) / total if is_open else 1.0
     figure, interval = step_time_figure(
         total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
     )
@@ -66,10 +74,10 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         step_time_95_s=interval,
         breakdown_s=terms,
         tokens_per_s_per_device=training.tokens_per_step / total / spec.cluster.devices,
-        model_flops_per_step=flops[0],
-        hardware_flops_per_step=flops[1],
-        mfu=flops[0] / budget,
-        hfu=flops[1] / budget,
+        model_flops_per_step=model_flops,
+        hardware_flops_per_step=hardware_flops,
+        mfu=model_flops / budget,
+        hfu=hardware_flops / budget,
         peak_flops=peak.value,
         peak_dtype=peak_dtype,
         attention_convention="module's own" if isinstance(spec.model, CountedModel) else "causal",
@@ -105,24 +113,51 @@ def step_time_with(spec: RunSpec, changed: Callable[[Rates], Rates]) -> float:
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; a step time needs one layout")
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    terms, _, _ = _evaluate(spec, spec.layout, changed(rates), check_work(spec.layout, spec.training))
-    return float(sum(terms.values()))
+    micro_batches = check_work(spec.layout, spec.training)
+    return sum(_terms(_case(spec, spec.layout), changed(rates), micro_batches).values())
 
 
-def _evaluate(
-    spec: RunSpec, layout: ParallelLayout, rates: Rates, micro_batches: int
-) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
-    """Return terms in seconds (without zero ones), memory parts in bytes, and (model, hardware) FLOPs of a step."""
+class _CountedCase(NamedTuple):
+    """A counted model, its layout, its plan and its software, as the equations of `predict.counted` take them."""
+
+    model: CountedModel
+    layout: ParallelLayout
+    training: TrainingPlan
+    stack: Stack
+
+
+class _TransformerCase(NamedTuple):
+    """A transformer, its layout and its work as arrays."""
+
+    shape: Shape
+    layout: Layout
+    work: StepWork
+
+
+def _case(spec: RunSpec, layout: ParallelLayout) -> _CountedCase | _TransformerCase:
     if isinstance(spec.model, CountedModel):
-        terms = counted_step_terms(spec.model, layout, spec.training, spec.stack, rates, micro_batches)
-        forward = spec.model.forward_flops_per_sample * spec.training.global_batch_size
-        trained = spec.model.trainable_parameters / max(spec.model.parameters, 1)
-        model_flops = forward * (2 + trained)
-        again = forward * layout.recompute_share if layout.recompute == "full" else 0.0
-        return terms, counted_memory_bytes(spec.model, layout, spec.training), (model_flops, model_flops + again)
-    shape, grid, work = shape_of(spec.model), layout_of(layout), work_of(spec.training, spec.stack)
-    step = step_time(shape, grid, work, rates)
-    terms = {name: float(time) for name, time in step.terms.items() if abs(float(time)) > 0}
-    memory = {name: float(part) for name, part in memory_bytes(shape, grid, work, rates).items() if float(part) > 0}
-    model, hardware = step_flops(shape, grid, work)
-    return terms, memory, (float(model), float(hardware))
+        return _CountedCase(spec.model, layout, spec.training, spec.stack)
+    return _TransformerCase(shape_of(spec.model), layout_of(layout), work_of(spec.training, spec.stack))
+
+
+def _terms(case: _CountedCase | _TransformerCase, rates: Rates, micro_batches: int) -> dict[str, float]:
+    """Return the terms of a step in seconds, without those of zero."""
+    if isinstance(case, _CountedCase):
+        return counted_step_terms(*case, rates, micro_batches)
+    step = step_time(*case, rates)
+    return {name: float(time) for name, time in step.terms.items() if abs(float(time)) > 0}
+
+
+def _memory_parts(case: _CountedCase | _TransformerCase, rates: Rates) -> dict[str, float]:
+    """Return the parts of the peak of the fullest device in bytes, without those of zero."""
+    if isinstance(case, _CountedCase):
+        return counted_memory_bytes(case.model, case.layout, case.training)
+    return {name: float(part) for name, part in memory_bytes(*case, rates).items() if float(part) > 0}
+
+
+def _flops(case: _CountedCase | _TransformerCase) -> tuple[float, float]:
+    """Return the FLOPs of a step over all devices: those of the model, and those that the hardware executes."""
+    if isinstance(case, _CountedCase):
+        return counted_step_flops(case.model, case.layout, case.training)
+    model, hardware = step_flops(*case)
+    return float(model), float(hardware)
