@@ -123,8 +123,8 @@ class MonitorWork:
         meter."""
         job = self._job
         charged = RESERVED_TIME.begin(self, job.environ)
-        SHARED_MACHINE.begin(self)
         reserved_since_unix_s = job.wall.now_unix_s() - charged.before_s
+        SHARED_MACHINE.begin(self)
         baseline = Baseline(job.clock)  # before anything that takes time: energy used from here on is recorded
         if charged.note is not None:
             self.note("reserved_time", charged.note)
