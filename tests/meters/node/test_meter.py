@@ -245,7 +245,7 @@ def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(fil
     shown = (Path(__file__).parent / f"data/node_below_gpus/{file}.txt").read_text()
     (tmp_path / "ipmitool").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}END\n")
     (tmp_path / "ipmitool").chmod(0o755)
-    answer = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).ask(3.0)
+    answer = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).ask(60.0)
     node = Node(answer)
     last = node.follow(answer, 40)[-1]
     assert (last.kind, last.fault) == ("modelled", "below_gpus")
