@@ -69,7 +69,7 @@ def main(run_dir: str, folder: Path) -> None:
             (folder / f"checkpoint-{RANK}").write_text(str(step))
         if RANK == 0 and monitor._measurement.work.rest is not None:
             known += 1
-            if known == 3:
+            if known >= 3 and not paused:  # a busy machine may let the dirty seconds go by before both have looked
                 write_grid(folder / "grid.csv", DIRTY_S, 500, 20)
         seconds = monitor.pause_where_it_saves(300, forecast=folder / "grid.csv", most_h=1)
         if seconds:
