@@ -50,22 +50,25 @@ class Launch:
 
     def begin(self) -> None:
         """Let the steps begin."""
-        (self._folder / "written").write_text(str(time.monotonic()))
-        (self._folder / "written").rename(self._folder / "epoch")
+        self._write("epoch", time.monotonic())
 
     def stop(self) -> None:
-        """Let all nodes end."""
-        (self._folder / "stop").touch()
+        """Let all nodes end, after the same step."""
+        self._write("stop", time.monotonic() + 0.1)
 
     def end(self) -> None:
         """Let all nodes end, and wait for them."""
         self.stop()
         for process in self.processes:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
 
+    def _write(self, name: str, moment_s: float) -> None:
+        (self._folder / "written").write_text(str(moment_s))
+        (self._folder / "written").rename(self._folder / name)
 
-def wait_until(true: Callable[[], bool], at_most_s: float = 60.0) -> None:
+
+def wait_until(true: Callable[[], bool], at_most_s: float = 240.0) -> None:
     end_s = time.monotonic() + at_most_s
     while not true() and time.monotonic() < end_s:
         time.sleep(0.02)

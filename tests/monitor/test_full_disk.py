@@ -87,7 +87,7 @@ def outcomes(node: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     found = {}
     for name, launch in launches.items():
         launch.stop()
-        _, errors = launch.processes[0].communicate(timeout=60)
+        _, errors = launch.processes[0].communicate(timeout=240)
         assert launch.processes[0].returncode == 0, errors
         found[name] = Outcome(top / name, errors)
     return found

@@ -92,7 +92,7 @@ def live_environment(maps: LocalMaps, folder: Path, token: str = TOKEN, site: Si
 
 def test_a_job_asks_once_and_its_windows_carry_the_live_value(job, maps, tmp_path):
     process = job("close", tmp_path / "run", 2.0, **live_environment(maps, tmp_path))
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
 
     (file,) = read_run(tmp_path / "run").files
     windows = [record for record in file.records if isinstance(record, Window)]
@@ -113,7 +113,7 @@ def test_a_job_asks_once_and_its_windows_carry_the_live_value(job, maps, tmp_pat
 
 def run_at(site: Site, job, maps: LocalMaps, folder: Path) -> AuditSummary:
     """Return the audit of a run directory in which a job has trained at a site, after others that did so before."""
-    _, errors = job("close", folder / "run", **live_environment(maps, folder, site=site)).communicate(timeout=60)
+    _, errors = job("close", folder / "run", **live_environment(maps, folder, site=site)).communicate(timeout=240)
     expected = ("; the record is in", "; report:", "counts its steps from 0")  # a later attempt says the last one
     assert not [line for line in errors.splitlines() if not any(words in line for words in expected)]
     return summarise(folder / "run")
@@ -200,7 +200,7 @@ def test_a_series_is_named_with_the_mean_of_the_windows(job, maps, tmp_path):
 
 def test_a_refused_token_is_an_event_and_the_static_value_counts(job, maps, tmp_path):
     process = job("close", tmp_path / "run", **live_environment(maps, tmp_path, token="wrong"))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
 
     (file,) = read_run(tmp_path / "run").files
     troubles = [record for record in file.records if isinstance(record, Event) and "trouble" in record.kind]

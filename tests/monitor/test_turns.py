@@ -37,7 +37,7 @@ monitor.close()
 def test_windows_of_eight_gpus_are_recorded_and_projected_in_short_pieces(simulated_nvml, monitor_launcher, tmp_path):
     with started(simulated_nvml, monitor_launcher, tmp_path) as start:
         process = start("pieces.py", tmp_path / "run", WINDOWS, spec="gpus=8;power=300", interpreter=True)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=240)
 
     found = json.loads(output.splitlines()[-1])
     instructions, functions = found["longest"]

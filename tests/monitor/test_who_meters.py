@@ -151,7 +151,7 @@ class Job:
         least: dict[str, list[tuple[float, float]]] = {}
         most: dict[str, list[tuple[float, float]]] = {}
         for rank, process in zip(self.ranks, self.processes, strict=True):
-            output, errors = process.communicate(timeout=90)
+            output, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
             self.errors += errors
             started_s, began_s, closing_s, closed_s = json.loads(output.splitlines()[-1])

@@ -16,7 +16,7 @@ from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.budget import BudgetState, CarbonBudget
 
-WITHIN_S = 30.0
+WITHIN_S = 240.0
 
 
 def trained(run_dir: Path, budget: CarbonBudget, until: Callable[[CarbonMonitor], bool]) -> tuple[list[Event], bool]:

@@ -35,7 +35,7 @@ def folder(simulated_nvml, monitor_launcher, tmp_path_factory) -> Path:
     with started(simulated_nvml, monitor_launcher, folder) as start:
         ranks = [start("paused.py", folder / "run", folder, **common, RANK=n, LOCAL_RANK=n) for n in range(2)]
         for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
+            _, errors = rank.communicate(timeout=240)
             assert rank.returncode == 0, errors
     return folder
 

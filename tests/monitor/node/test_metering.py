@@ -87,7 +87,7 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, mo
         for name, (spec, variables, *_) in FAULTS.items()
     }
     for name, process in jobs.items():
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         _, _, ends, kind, event = FAULTS[name]
         (file,) = read_run(tmp_path / name).files
@@ -135,7 +135,7 @@ def test_tasks_that_see_only_their_own_gpu_under_slurm_are_all_metered(job, tmp_
         for rank, seed in enumerate((1, 2))
     ]
     for task in tasks:
-        _, errors = task.communicate(timeout=60)
+        _, errors = task.communicate(timeout=240)
         assert task.returncode == 0, errors
     manifests = [manifest_of(file.records) for file in read_run(tmp_path / "run").files]
     gpus = [device.key for manifest in manifests for device in manifest.devices if device.rung == "gpu"]
@@ -150,7 +150,7 @@ def test_a_node_meter_named_in_the_environment_is_in_the_ledger_and_imports_noth
     for name, content in (("energy", "1000 J 0 us"), ("power", "5000 W 0 us")):
         (tmp_path / name).write_text(content)
     process = job("close", tmp_path / "run", spec="gpus=8", CARBON_PLUGIN_NODE_METER=f"pm_counters://{tmp_path}")
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     (file,) = read_run(tmp_path / "run").files
     manifest = manifest_of(file.records)
 

@@ -36,7 +36,7 @@ class Ended:
     """A job that ended: its audit, its ledger's windows and projections, and what it said on standard error."""
 
     def __init__(self, run_dir: Path, process: Process) -> None:
-        _, self.errors = process.communicate(timeout=120)
+        _, self.errors = process.communicate(timeout=240)
         assert process.returncode == 0, self.errors
         self.summary: AuditSummary = summarise(run_dir)
         (file,) = read_run(run_dir).files
@@ -174,7 +174,7 @@ def test_planned_gpus_of_which_nothing_shows_one_are_said(job, plan, tmp_path):
     (tmp_path / "forecast.json").write_bytes(msgspec.json.encode(plan))
     broken, planned = "gpus=1;fault=init:driver_not_loaded", tmp_path / "forecast.json"
     process = job("close", tmp_path / "run", 0.5, spec=broken, JOB_PLAN=planned, CUDA_VISIBLE_DEVICES="")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
 
     assert process.returncode == 0, errors
     assert "nothing on this machine shows a GPU" in errors

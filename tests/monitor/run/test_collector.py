@@ -265,7 +265,7 @@ def test_rank_0_projects_a_node_whose_ledger_it_cannot_see(job, tmp_path, addres
         TMPDIR=tmp_path / "elsewhere",
     )  # fmt: skip
     for process in (second, first):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
 
     (own,), (other,) = (read_run(tmp_path / folder).files for folder in "ab")
