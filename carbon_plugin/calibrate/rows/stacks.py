@@ -83,6 +83,15 @@ BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b|megatron-lm.*\b2023
 fused and the scores go through memory."""
 
 
+WIDE_HEADS_SINCE = (25, 7)
+"""Containers from this release on have cuDNN 9.11 (from memory), the first whose backward pass on Blackwell takes the
+heads of latent attention (192 wide, with values of 128). Before, Transformer Engine has no fused kernel for them there,
+where on Hopper it has one since cuDNN 9.5 (`nvte_get_fused_attn_backend` of its common/fused_attn/fused_attn.cpp)."""
+WIDEST_USUAL_HEAD = 128
+ENGINE_BASED = (MEGATRON_CORE, MEGATRON_BRIDGE, NEMO, TRANSFORMER_ENGINE, AUTOMODEL)
+"""Frameworks whose attention is that of Transformer Engine."""
+
+
 XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)|axlearn.*\b202[0-4]\b")
 """Paxml has no fused kernel of its own: its attention is what XLA compiles, with the scores in memory
 (praxis/layers/attentions.py, `DotProductAttention`). Transformer Engine brings cuDNN's. AXLearn's models had XLA's
@@ -222,7 +231,7 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
     # (`_try_tpu_splash_attention` and `flash_attention` of its layers/attention.py at 98f257a).
     if conventions == LEVANTER and device.kind == "tpu" and model.head_dim % TPU_LANES:
         changes["attention_kernel"] = "eager"
-    if BEFORE_FLASH.match(framework.lower()):
+    if BEFORE_FLASH.match(framework.lower()) or _has_no_kernel_for_heads(conventions, framework, device, model):
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):
         said = _attention_kernel(row)
@@ -238,6 +247,14 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
     elif (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
         changes["cross_entropy"] = loss
     return changes
+
+
+def _has_no_kernel_for_heads(
+    conventions: Conventions, framework: str, device: Accelerator, model: TransformerModel
+) -> bool:
+    """Return whether Transformer Engine of the release that the framework names cannot fuse heads of this width."""
+    wide = model.qk_head_dim > WIDEST_USUAL_HEAD and device.architecture.startswith("blackwell")
+    return wide and conventions in ENGINE_BASED and (0, 0) < release_of(framework) < WIDE_HEADS_SINCE
 
 
 def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:

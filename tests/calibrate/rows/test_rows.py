@@ -523,6 +523,23 @@ def test_torchtitan_compiles_its_loss_since_a_date_that_its_sources_have(source,
     assert tensor_parallel.cross_entropy == "eager"
 
 
+@pytest.mark.parametrize(
+    ("framework", "gpu", "arch", "kernel"),
+    [
+        ("NeMo 2 (container 25.04.01)", "GB200", "deepseek_v3", "unfused"),
+        ("Megatron-Bridge (container 25.09)", "GB200", "deepseek_v3", "cudnn"),
+        ("NeMo 2 (container 25.04.01)", "GB200", "llama3_8b", "cudnn"),
+        ("NeMo 2 (container 25.04.01)", "H100-80GB-SXM", "deepseek_v3", "flash3"),
+        ("NeMo 2", "GB200", "deepseek_v3", "cudnn"),
+    ],
+)
+def test_heads_of_latent_attention_have_no_fused_kernel_on_blackwell_before_cudnn_9_11(
+    framework, gpu, arch, kernel
+) -> None:
+    found = parsed(framework=framework, gpu=gpu, arch=arch, tp=1, pp=1, step_time_s=100).spec.stack
+    assert found.attention_kernel == kernel
+
+
 def test_how_experts_run_is_read_from_framework_and_notes() -> None:
     experts = {"layers": 24, "hidden": 2048, "ffn": 7168, "heads": 16, "n_experts": 16, "top_k": 2, "mlp": "swiglu"}
 
