@@ -99,6 +99,9 @@ attention too unless a configuration ends in "-flash" (`flash_attention` of its 
 those of 2025 recompute around a flash kernel."""
 
 
+WEIGHTED_SINCE = (25, 1)
+"""Releases of Megatron-core's relatives from this month on have its experts whose activation is weighted.
+Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute knows `moe_act` as its rows do."""
 ALIKE = re.compile(rf"{ONE_WORD}|every token is the same")
 """Words of a note for a batch whose tokens are all alike."""
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
@@ -300,7 +303,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
     if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
-    if conventions.name == MEGATRON_CORE.name and CURRENT.search(f"{row.text('framework')} {row.text('source')}"):
+    current = CURRENT.search(f"{row.text('framework')} {row.text('source')}")
+    if conventions.name == MEGATRON_CORE.name and (current or release_of(row.text("framework")) >= WEIGHTED_SINCE):
         changes["weighted_experts"] = True
     return changes
 

@@ -734,6 +734,16 @@ def test_a_script_that_hands_16_bit_logits_to_the_loss_says_so_and_blocks_of_the
     assert STACKS["llm-foundry"].cross_entropy == "narrow_kernel"
 
 
+def test_relatives_of_megatron_core_of_2025_weight_the_activation_of_experts_and_fp8_of_llm_q_is_kept_narrow() -> None:
+    mixture = {"arch": "mixtral_8x7b", "sharding": "distributed optimizer", "mbs": 1}
+    weighted = [
+        parsed(**mixture, framework=f"Pai-Megatron-Patch {release}").spec.stack.weighted_experts
+        for release in ("24.08", "25.04")
+    ]
+    assert weighted == [False, True]
+    assert parsed(tp=1, pp=1, framework="LLM.Q (CUDA and C++)").spec.stack.narrow_inputs
+
+
 def test_kernels_of_unsloth_and_fms_acceleration_are_fused_by_hand() -> None:
     for changes in (
         {"framework": "HF Trainer", "notes": "Unsloth"},
