@@ -48,24 +48,26 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
     `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
-    some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
-    did before its version 5 (unset: one grouped product, which for ordinary software is an assumption,
-    `leaves_experts_open`), and `sorted_loop` that tokens are sorted by expert before this loop, so that the host waits
-    once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says that tokens are sorted by
-    expert and added up again by single PyTorch operations (Megatron without `moe_permute_fusion`), and
-    `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without `sparse_matmul`). Such a
-    matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed). `capacity_factor` is the
-    largest number of rows of an expert over their mean, where tokens beyond it are dropped; unset, none is dropped.
-    `static_dispatch` says that an expert always takes as many rows as its capacity (it is padded too), so that the host
-    waits for no count; without a `capacity_factor` it is the mean. `token_counts` says where counts of routed tokens
-    are needed: on the "host" always (Transformer Engine's grouped products, MegaBlocks, a loop over experts), on the
-    host for an "exchange" between ranks alone (PyTorch's `grouped_mm`, ScatterMoE), or on the "device" alone (XLA,
-    whose shapes are fixed). `narrow_dispatch` says that tokens, and gradients, are sent to experts in the low precision
-    of the products (what comes back is 16 bit). `transfer_wait_s` is the time
-    for which host and device stand still at every transfer between pipeline stages, where each is sent and awaited by
-    itself (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
-    tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread` is
-    the standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
+    some of a token's experts. `round_robin` says that a benchmark deals tokens out to the experts in turn, so that the
+    experts of a token are neighbours and few ranks hold them (`FakeBalancedGate` of NeMo AutoModel,
+    `_debug_force_load_balance_routing` of torchtitan, "even" of Primus). `expert_loop` says that a Python loop runs one
+    expert after the other, as transformers did before its version 5 (unset: one grouped product, which for ordinary
+    software is an assumption, `leaves_experts_open`), and `sorted_loop` that tokens are sorted by expert before this
+    loop, so that the host waits once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says
+    that tokens are sorted by expert and added up again by single PyTorch operations (Megatron without
+    `moe_permute_fusion`), and `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without
+    `sparse_matmul`). Such a matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed).
+    `capacity_factor` is the largest number of rows of an expert over their mean, where tokens beyond it are dropped;
+    unset, none is dropped. `static_dispatch` says that an expert always takes as many rows as its capacity (it is
+    padded too), so that the host waits for no count; without a `capacity_factor` it is the mean. `token_counts` says
+    where counts of routed tokens are needed: on the "host" always (Transformer Engine's grouped products, MegaBlocks, a
+    loop over experts), on the host for an "exchange" between ranks alone (PyTorch's `grouped_mm`, ScatterMoE), or on
+    the "device" alone (XLA, whose shapes are fixed). `narrow_dispatch` says that tokens, and gradients, are sent to
+    experts in the low precision of the products (what comes back is 16 bit). `transfer_wait_s` is the time for which
+    host and device stand still at every transfer between pipeline stages, where each is sent and awaited by itself
+    (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the tensors
+    that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread` is the
+    standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
     unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
     software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
     (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16 bit and
@@ -108,6 +110,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cuda_graphs: CudaGraphs = "none"
     fused_experts: bool = False
     expert_dispatch: ExpertDispatch = "all_to_all"
+    round_robin: bool = False
     launch_blocking: bool = False
     expert_loop: bool | None = None
     sorted_loop: bool = False

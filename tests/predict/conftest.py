@@ -29,6 +29,7 @@ A100 = {
     "fused_experts": 0.0,
     "deduplicated": 0.0,
     "expert_loop": 0.0,
+    "round_robin": 0.0,
     "sorted_loop": 0.0,
     "plain_dispatch": 0.0,
     "static_dispatch": 0.0,

@@ -71,6 +71,7 @@ class Datasheet:
     launch_blocking: Values
     fused_experts: Values
     deduplicated: Values
+    round_robin: Values
     expert_loop: Values
     sorted_loop: Values
     plain_dispatch: Values
@@ -127,9 +128,10 @@ class Rates:
     compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `attention_length` are the tokens
     by which they fill with the length of sequences. `cast_bytes` are the bytes moved per element for a cast to low
     precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole
-    iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where
-    experts run one by one, `sorted_loop` where their tokens are sorted before. `counts_on_host` is 1 where the host
-    always needs counts of routed tokens, and `counts_to_exchange` where only an exchange needs them there.
+    iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, `round_robin` where its
+    experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where their tokens are sorted
+    before. `counts_on_host` is 1 where the host always needs counts of routed tokens, and `counts_to_exchange` where
+    only an exchange needs them there.
     `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0
     where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
     `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one
@@ -151,6 +153,7 @@ class Rates:
     launch_blocking: Values
     fused_experts: Values
     deduplicated: Values
+    round_robin: Values
     expert_loop: Values
     sorted_loop: Values
     plain_dispatch: Values
@@ -209,6 +212,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         launch_blocking=sheet.launch_blocking,
         fused_experts=sheet.fused_experts,
         deduplicated=sheet.deduplicated,
+        round_robin=sheet.round_robin,
         expert_loop=sheet.expert_loop,
         sorted_loop=sheet.sorted_loop,
         plain_dispatch=sheet.plain_dispatch,

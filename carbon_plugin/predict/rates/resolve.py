@@ -177,6 +177,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "launch_blocking": stack.launch_blocking,
         "fused_experts": stack.fused_experts,
         "deduplicated": stack.expert_dispatch == "deepep",
+        "round_robin": stack.round_robin,
         "expert_loop": bool(stack.expert_loop),
         "sorted_loop": bool(stack.expert_loop) and stack.sorted_loop,
         "plain_dispatch": stack.plain_dispatch,

@@ -236,6 +236,7 @@ def _experts(
     sent = network.all_to_all_time(
         rows * load * element_bytes * shape.expert_hidden,
         shape.top_k,
+        shape.experts,
         layout.ep,
         layout.expert_tp,
         rates,

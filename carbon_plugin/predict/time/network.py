@@ -81,9 +81,15 @@ def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
 
 
 def all_to_all_time(
-    size_bytes: Values, top_k: Values, ranks: Values, stride: Values, rates: Rates, group_share: Values = ALL_GROUPS
+    size_bytes: Values,
+    top_k: Values,
+    experts: Values,
+    ranks: Values,
+    stride: Values,
+    rates: Rates,
+    group_share: Values = ALL_GROUPS,
 ) -> Values:
-    """Return the seconds to send `size_bytes` per rank to experts on `ranks` ranks that lie `stride` apart, or 0 for
+    """Return the seconds to send `size_bytes` per rank to `experts` on `ranks` ranks that lie `stride` apart, or 0 for
     one rank.
 
     A plain all-to-all sends a token once for each of its k experts: (n-m)/n of the rows leave an island of m of the n
@@ -91,19 +97,27 @@ def all_to_all_time(
     some of its experts, on which it goes on to each rank that holds one (DeepSeek-V3, arXiv 2412.19437 section 3.2).
     The router may pick experts from a share g (`group_share`) of the islands only, so that a token meets
     gi(1-(1-1/gi)^k) of them, of which (i-1)/i are others, and n(1-(1-1/n)^k) ranks, to which (m-1)/m of the copies come
-    over scale-up links. DeepEP sends a token to the device of the same index on the other node, along its rail, and
-    forwards it there; a plain all-to-all goes across rails.
+    over scale-up links. Experts in turn are neighbours: k of E of them lie on kn/E ranks, and on one at least. DeepEP
+    sends a token to the device of the same index on the other node, along its rail, and forwards it there; a plain
+    all-to-all goes across rails.
     """
     inside = ranks_in_island(ranks, stride, rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
         once, k, islands = rates.deduplicated > 0, np.maximum(top_k, 1), ranks / inside
-        met = different(k, np.maximum(islands * group_share, 1))
-        leaving = where(once, np.minimum(leaving, (islands - 1) / islands * met / k), leaving)
-        staying = where(once, (inside - 1) / inside * different(k, ranks) / k, staying)
+        in_turn, share = rates.round_robin > 0, k / np.maximum(experts, k)
+        far_met = where(in_turn, _neighbours(share, islands), different(k, np.maximum(islands * group_share, 1)))
+        near_met = where(in_turn, _neighbours(share, ranks), different(k, ranks))
+        leaving = where(once, np.minimum(leaving, (islands - 1) / islands * far_met / k), leaving)
+        staying = where(once, (inside - 1) / inside * near_met / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
     far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across)
     return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
+
+
+def _neighbours(share: Values, places: Values) -> Values:
+    """Return on how many of `places` that hold all experts in order a share of them lies that are neighbours."""
+    return np.asarray(np.maximum(share * places, 1))
 
 
 def different(choices: Values, places: Values) -> Values:

@@ -31,7 +31,7 @@ def test_an_all_to_all_on_a_device_that_nobody_calibrated_is_as_fast_as_deepep_m
     # 0297fc8), which count the eighth of the rows that stays on its rank.
     share = {name: PRIORS[f"{name}_share"][0] for name in ("scaleup", "all_to_all")}
     quiet = rates(scaleup_latency=0, scaleup=link * share["scaleup"], all_to_all_share=share["all_to_all"])
-    seconds = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(8), ONE, quiet))
+    seconds = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(64), np.float64(8), ONE, quiet))
     assert 1e9 / seconds == pytest.approx(measured, rel=0.06)
 
 
@@ -45,7 +45,7 @@ def test_one_rank_communicates_nothing(rates) -> None:
     size = np.float64(1e9)
     assert float(network.all_reduce_time(size, ONE, ONE, rates())) == 0
     assert float(network.gather_time(size, ONE, ONE, rates())) == 0
-    assert float(network.all_to_all_time(size, np.float64(2), ONE, ONE, rates())) == 0
+    assert float(network.all_to_all_time(size, np.float64(2), np.float64(64), ONE, ONE, rates())) == 0
 
 
 @pytest.mark.parametrize(("stride", "nics"), [(1, 8), (2, 4), (8, 1)])
@@ -65,7 +65,7 @@ def test_more_bytes_never_take_less_time(rates, small, ranks, stride) -> None:
 def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one_once_to_each_expert(rates) -> None:
     def time(top_k: int, flag: float) -> float:
         lean = rates(scaleup_latency=0, deduplicated=flag)
-        return float(network.all_to_all_time(values(1e9), values(top_k), values(16), ONE, lean))
+        return float(network.all_to_all_time(values(1e9), values(top_k), values(64), values(16), ONE, lean))
 
     # Over two islands at most one of eight copies has to leave. A plain exchange sends all that are for the other half.
     assert time(8, 1.0) == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)
@@ -77,7 +77,7 @@ def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one
 def test_a_router_that_is_limited_to_some_groups_sends_a_token_to_no_more_nodes(rates, share, nodes) -> None:
     lean = rates(scaleup_latency=0, scaleup=1e30, deduplicated=1.0)
 
-    seconds = float(network.all_to_all_time(values(1e9), values(8), values(64), ONE, lean, values(share)))
+    seconds = float(network.all_to_all_time(values(1e9), values(8), values(64), values(64), ONE, lean, values(share)))
 
     # A token with eight experts on `nodes` nodes, of which 7 in 8 are other ones than its own.
     met = nodes * (1 - (1 - 1 / nodes) ** 8)
@@ -88,7 +88,8 @@ def test_copies_that_come_from_other_nodes_are_forwarded_within_the_node(rates) 
     lean = rates(scaleup_latency=0, nic=1e30, nic_across=1e30, deduplicated=1.0, all_to_all_share=1.0)
 
     within, across = (
-        float(network.all_to_all_time(values(1e9), values(8), values(ranks), ONE, lean)) for ranks in (8, 64)
+        float(network.all_to_all_time(values(1e9), values(8), values(64), values(ranks), ONE, lean))
+        for ranks in (8, 64)
     )
 
     # Eight experts of a token are on 5.3 of 8 ranks, or on 7.6 of 64: each copy but one in eight takes a scale-up link.
@@ -101,10 +102,10 @@ def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> Non
     once = rates(scaleup_latency=0, deduplicated=1.0, nic_across=11.6e9 / 4)
     size, ranks = values(1e9), values(16)
 
-    plain = network.all_to_all_time(size, values(1), ranks, ONE, level)
-    assert network.all_to_all_time(size, values(1), ranks, ONE, narrow) == pytest.approx(4 * plain)
+    plain = network.all_to_all_time(size, values(1), values(64), ranks, ONE, level)
+    assert network.all_to_all_time(size, values(1), values(64), ranks, ONE, narrow) == pytest.approx(4 * plain)
     # Deduplicated dispatch goes to the device of the same index first, along the rail.
-    assert network.all_to_all_time(size, values(1), ranks, ONE, once) == pytest.approx(plain)
+    assert network.all_to_all_time(size, values(1), values(64), ranks, ONE, once) == pytest.approx(plain)
     assert network.all_reduce_time(size, ranks, values(1), narrow) == network.all_reduce_time(
         size, ranks, values(1), level
     )
@@ -114,7 +115,7 @@ def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> Non
 def test_an_exchange_of_ranks_that_lie_apart_leaves_the_node_earlier(rates, ranks, stride, inside) -> None:
     free = rates(scaleup_latency=0, scaleup=1e30)
 
-    seconds = float(network.all_to_all_time(values(1e9), values(1), values(ranks), values(stride), free))
+    seconds = float(network.all_to_all_time(values(1e9), values(1), values(64), values(ranks), values(stride), free))
 
     assert seconds == pytest.approx(1e9 * (ranks - inside) / ranks / 11.6e9)
 
@@ -151,10 +152,45 @@ def test_waiting_for_a_slow_network_costs_no_memory_bandwidth(rates) -> None:
 def test_deduplicated_dispatch_sends_a_token_once_to_each_rank(rates, ranks, top_k) -> None:
     free = {"scaleup_latency": 0.0, "all_to_all_share": 1.0, "scaleup": 1.0}
     plain, once = (
-        float(network.all_to_all_time(values(1), values(top_k), values(ranks), ONE, rates(deduplicated=flag, **free)))
+        float(
+            network.all_to_all_time(
+                values(1), values(top_k), values(64), values(ranks), ONE, rates(deduplicated=flag, **free)
+            )
+        )
         for flag in (0.0, 1.0)
     )
     assert plain == pytest.approx((ranks - 1) / ranks)
     # Of top_k rows of a token, those that leave: one a rank that holds at least one of its experts.
     assert once == pytest.approx((ranks - 1) * (1 - (1 - 1 / ranks) ** top_k) / top_k)
     assert once <= plain * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("ranks", "top_k", "met"), [(8, 8, 1), (16, 8, 2), (64, 8, 8), (8, 1, 1)])
+def test_experts_in_turn_are_neighbours_that_few_ranks_hold(rates, ranks, top_k, met) -> None:
+    free = {"scaleup_latency": 0.0, "all_to_all_share": 1.0, "scaleup": 1.0, "nic": 1e-3}
+
+    def time(**flags: float) -> float:
+        return float(
+            network.all_to_all_time(
+                values(1), values(top_k), values(64), values(ranks), ONE, rates(**flags | free, island=ranks)
+            )
+        )
+
+    assert time(deduplicated=1.0, round_robin=1.0) == pytest.approx((ranks - 1) / ranks * met / top_k)
+    # A plain all-to-all sends each of the k rows whoever its neighbours are.
+    assert time(round_robin=1.0) == time()
+
+
+def test_experts_in_turn_keep_tokens_on_few_islands(rates) -> None:
+    slow = {"scaleup_latency": 0.0, "scaleup": 1e15, "nic": 1.0, "deduplicated": 1.0}
+
+    in_turn, drawn = (
+        float(
+            network.all_to_all_time(values(1), values(8), values(256), values(64), ONE, rates(**slow, round_robin=flag))
+        )
+        for flag in (1.0, 0.0)
+    )
+
+    # Of eight islands, one holds eight neighbours of 256 experts: 7/8 of the tokens leave, once, of eight rows each.
+    assert in_turn == pytest.approx(7 / 8 / 8)
+    assert drawn == pytest.approx(7 / 8 * 8 * (1 - (7 / 8) ** 8) / 8)
