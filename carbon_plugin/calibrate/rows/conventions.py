@@ -243,8 +243,8 @@ DEVICES: tuple[tuple[str, str], ...] = (
 def conventions_of_row(row: Fields) -> Conventions:
     """Return the defaults of the row's framework.
 
-    Plain PyTorch that the row says is compiled is compiled software, and unknown software that cuts a model over many
-    devices is tuned.
+    Plain PyTorch, and software that nobody here knows, is compiled software where the row says so. Unknown software
+    that cuts a model over many devices is tuned.
     """
     found = conventions_of(row.text("framework"))
     cut = any((row.optional_count(axis) or 1) > 1 for axis in ("tp", "pp"))
@@ -253,7 +253,7 @@ def conventions_of_row(row: Fields) -> Conventions:
     words = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if found in (PYTORCH, UNKNOWN) and (FUSED_BY_HAND.search(words) or XLA_DEVICE.search(row.text("framework"))):
         return COMPILED
-    return COMPILED if found == PYTORCH and "compile" in row.text("overlap") else found
+    return COMPILED if found in (PYTORCH, UNKNOWN) and "compile" in row.text("overlap") else found
 
 
 def conventions_of(framework: str) -> Conventions:

@@ -62,9 +62,14 @@ SCATTERING = re.compile(r"(?i)scattermoe|megablocks|sonic-?moe")
 """Those of them that sort tokens and add them up in kernels of their own."""
 HOST_COUNTS = re.compile(r"(?i)megablocks")
 """Grouped products whose callers read back to the host how many rows they get (`padded_gather` of MegaBlocks)."""
+SYNC_FREE = re.compile(r"(?i)sync-?free")
+"""Experts whose counts stay on the device in software that would read them (`turbo_sync_free_moe_stage` of Primus)."""
 SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 """Models of transformers before its version 5 whose experts loop over rows that were sorted before
 (`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
+COMPUTES_ALL = re.compile(r"(?i)llama[ -]?4")
+"""Models of transformers before its version 5 whose experts all take every token, with zeros for those that are not
+theirs (`Llama4TextMoe.forward`)."""
 EINSUM_EXPERTS = re.compile(r"(?i)megatron-deepspeed|deepspeed-moe")
 """Frameworks whose experts are DeepSpeed's: products with one-hot matrices over the tokens of a micro-batch send these
 to them and back (`MOELayer.forward` of its moe/sharded_moe.py, which takes Tutel's kernels only where told to)."""
@@ -156,7 +161,7 @@ def stack_of(
 
     The model says which heads the attention kernel has to take.
     """
-    changes = _kernels(conventions, row, device, model) | _experts(conventions, row, device)
+    changes = _kernels(conventions, row, device, model) | _experts(conventions, row, device, model)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
     if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
@@ -260,31 +265,76 @@ def _has_no_kernel_for_heads(
     return wide and conventions in ENGINE_BASED and (0, 0) < release_of(framework) < WIDE_HEADS_SINCE
 
 
-def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+def _experts(conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel) -> dict[str, Any]:
     """Return the fields by which the row says how experts run and how tokens reach them."""
+    said = f"{row.text('framework')} {row.text('notes')}"
+    grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
+    changes = _expert_products(conventions, row, model, grouped=grouped is not None)
+    changes |= _routing(conventions, row) | _dispatch(conventions, row, device)
+    # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
+    # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
+    # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
+    single = conventions.xla or conventions.name == "torchtitan"
+    # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
+    by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
+    unfused = "ungrouped experts" in said or "permutation not fused" in said
+    if unfused or conventions == MEGATRON_SWIFT or single or by_transformers:
+        changes["plain_dispatch"] = True
+    current = CURRENT.search(f"{row.text('framework')} {row.text('source')}")
+    if conventions.name == MEGATRON_CORE.name and (current or release_of(row.text("framework")) >= WEIGHTED_SINCE):
+        changes["weighted_experts"] = True
+    return changes
+
+
+def _expert_products(
+    conventions: Conventions, row: Fields, model: TransformerModel, *, grouped: bool
+) -> dict[str, Any]:
+    """Return the fields by which the row says what multiplies the rows of its experts, and what starts this."""
     changes: dict[str, Any] = {}
     notes = row.text("notes")
-    said = f"{row.text('framework')} {notes}"
-    grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
-    looped = _loops_over_experts(conventions, row) if grouped is None else False
-    if looped is not None:
+    looped = False if grouped else _loops_over_experts(conventions, row)
+    if looped and model.moe is not None and COMPUTES_ALL.search(row.text("model")):
+        changes |= {"expert_loop": False, "capacity_factor": model.moe.experts / model.moe.top_k}
+        changes |= {"static_dispatch": True, "plain_dispatch": True}
+        looped = False
+    elif looped is not None:
         changes |= {"expert_loop": looped, "sorted_loop": looped and SORTED_EXPERTS.search(notes) is not None}
-    if looped or HOST_COUNTS.search(said):
+    if looped or HOST_COUNTS.search(f"{row.text('framework')} {notes}"):
         changes["token_counts"] = "host"
+    if SYNC_FREE.search(notes):
+        changes["token_counts"] = "device"
+    if "fused experts" in notes:
+        changes["fused_experts"] = True
+    if "full-iteration CUDA graphs" in notes:
+        changes["cuda_graphs"] = "iteration"
+    elif re.search(r"CUDA graphs of (attention and )?router", notes):
+        changes["cuda_graphs"] = "scoped"
+    return changes
+
+
+def _routing(conventions: Conventions, row: Fields) -> dict[str, Any]:
+    """Return the fields by which the row says how its tokens fall on experts."""
+    changes: dict[str, Any] = {}
+    notes = row.text("notes")
     if "natural routing" in notes:
         changes["routing_spread"] = ROUTING_SPREAD
     elif "balanced by force" in notes:
         changes["routing_spread"] = 0.0
+    if _deals_in_turn(conventions, notes):
+        changes["round_robin"] = True
+    return changes
+
+
+def _dispatch(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return the fields by which the row says how tokens are sent to experts, and which are dropped."""
+    changes: dict[str, Any] = {}
+    notes = row.text("notes")
     capacity = re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)|\(tokendrop\)", notes)
     # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
     # and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
     leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
     if (leaves and capacity is None) or conventions.dualpipe or SENT_ONCE.search(notes):
         changes["expert_dispatch"] = "deepep"
-    if "full-iteration CUDA graphs" in notes:
-        changes["cuda_graphs"] = "iteration"
-    elif re.search(r"CUDA graphs of (attention and )?router", notes):
-        changes["cuda_graphs"] = "scoped"
     if capacity is None and conventions == NEMO and _drops_by_recipe(row):
         changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}
     elif capacity is not None:
@@ -295,17 +345,6 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     einsum = EINSUM_EXPERTS.match(row.text("framework"))
     if einsum or "one-hot dispatch" in notes:
         changes |= {"one_hot_dispatch": True, "one_hot_batch": einsum is not None}
-    # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
-    # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
-    # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
-    single = conventions.xla or conventions.name == "torchtitan"
-    # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
-    by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
-    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT or single or by_transformers:
-        changes["plain_dispatch"] = True
-    current = CURRENT.search(f"{row.text('framework')} {row.text('source')}")
-    if conventions.name == MEGATRON_CORE.name and (current or release_of(row.text("framework")) >= WEIGHTED_SINCE):
-        changes["weighted_experts"] = True
     return changes
 
 
@@ -319,6 +358,19 @@ def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
         return None
     old = transformers and LOOP_TRANSFORMERS.search(f"{framework} {row.text('source')}")
     return True if old or LOOPED_EXPERTS.search(f"{framework} {row.text('notes')}") else None
+
+
+def _deals_in_turn(conventions: Conventions, notes: str) -> bool:
+    """Return whether a benchmark gave its tokens to the experts in turn, in place of the router.
+
+    The row says so, or its framework does it: AutoModel's benchmarks set `fake_balanced_gate`
+    (examples/llm_benchmark/), and torchtitan balances by force in this way alone
+    (`_debug_force_load_balance_routing` of its models/moe.py). Megatron draws random scores instead
+    (`apply_random_logits`).
+    """
+    if conventions == AUTOMODEL:
+        return "natural routing" not in notes
+    return "in turn" in notes or (conventions.name == "torchtitan" and "balanced by force" in notes)
 
 
 def _drops_by_recipe(row: Fields) -> bool:
@@ -376,7 +428,9 @@ def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, pr
         return None
     if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
         return WHOLE_ITERATIONS
-    return SCOPED_GRAPHS if device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since else None
+    stated = "CUDA graphs" in row.text("notes")
+    captures = device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since
+    return SCOPED_GRAPHS if captures and not stated else None
 
 
 def _release(row: Fields) -> tuple[int, int]:

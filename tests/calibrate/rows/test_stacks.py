@@ -77,3 +77,72 @@ def test_a_row_says_that_its_host_waited_for_every_kernel(notes: str, blocking: 
     (found,), _ = parse_rows([row], {})
 
     assert found.spec.stack.launch_blocking is blocking
+
+
+EXPERTS = {
+    "layers": 8, "hidden": 2048, "ffn": 768, "heads": 32, "n_experts": 128, "top_k": 8, "vocab": 151936,
+    "mlp": "swiglu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("framework", "notes", "in_turn"),
+    [
+        ("NeMo Automodel", "", True),
+        ("NeMo Automodel", "natural routing", False),
+        ("torchtitan", "routing balanced by force", True),
+        ("torchtitan", "", False),
+        ("Megatron-Core", "routing balanced by force", False),
+        ("Megatron-Core", "routing balanced by force, in turn", True),
+    ],
+)
+def test_a_benchmark_that_deals_tokens_out_in_turn_is_known_by_its_framework_or_its_words(
+    framework: str, notes: str, in_turn: bool
+) -> None:
+    assert read(**EXPERTS, framework=framework, notes=notes).spec.stack.round_robin is in_turn
+
+
+@pytest.mark.parametrize(
+    ("notes", "field", "value"),
+    [
+        ("sync-free experts", "token_counts", "device"),
+        ("fused experts (cuteDSL)", "fused_experts", True),
+        ("permutation not fused by its command", "plain_dispatch", True),
+    ],
+)
+def test_words_of_a_row_say_which_kernels_its_experts_have(notes: str, field: str, value: object) -> None:
+    stacks = [read(**EXPERTS, framework="Megatron-Core (2025)", notes=words).spec.stack for words in ("", notes)]
+
+    assert [getattr(stack, field) == value for stack in stacks] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("notes", "graphs"), [("", "scoped"), ("no CUDA graphs", "none"), ("full-iteration CUDA graphs", "iteration")]
+)
+def test_graphs_that_a_row_states_come_before_those_of_the_recipe(notes: str, graphs: str) -> None:
+    row = EXPERTS | {"gpu": "GB300", "framework": "Megatron-Bridge, NeMo container 26.04", "precision": "bf16"}
+
+    assert read(**row, notes=notes).spec.stack.cuda_graphs == graphs
+
+
+@pytest.mark.parametrize(
+    ("model", "framework", "everything"),
+    [
+        ("Llama 4 Scout", "Hugging Face transformers 4.51", True),
+        ("Llama 4 Scout", "Hugging Face transformers 5.0", False),
+        ("Qwen3 30B-A3B", "Hugging Face transformers 4.51", False),
+    ],
+)
+def test_every_expert_of_llama_4_takes_every_token_before_version_5_of_transformers(
+    model: str, framework: str, everything: bool
+) -> None:
+    stack = read(**EXPERTS | {"n_experts": 16, "top_k": 1}, model=model, framework=framework).spec.stack
+
+    assert (stack.capacity_factor == 16, stack.static_dispatch) == (everything, everything)
+    assert not (everything and stack.expert_loop)
+
+
+def test_software_that_nobody_here_knows_is_compiled_where_a_row_says_so() -> None:
+    plain, compiled = (read(framework="a trainer", overlap=words).spec.stack for words in ("", "torch.compile"))
+
+    assert (plain.population, compiled) == ("ordinary", read(overlap="torch.compile").spec.stack)
