@@ -15,16 +15,17 @@ import time
 from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.meters.gpu import meter as gpu_meter
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.alerts import AlertRules
 from carbon_plugin.spec.options import SpanRule
 
 STEP_S = 0.03
-LEAST, MORE = 3.0, 10
+LEAST, MORE = 6.0, 20
 """A step deviates when it takes so much more than an ordinary one, and what is injected takes so many of them."""
 EVERY = 10
-"""Steps between two evaluations."""
+"""Steps between two evaluations. Each takes a share of the time that these steps took, however busy the machine is."""
 RANK = int(os.environ["RANK"])
 GPUS = ("GPU-00000051-5133-4d00-8000-000000000000", "GPU-00000051-5133-4d00-8000-000000000001")
 
@@ -61,10 +62,12 @@ def main(scenario: str, run_dir: str, folder: Path) -> None:
         alerts=AlertRules(least=LEAST, sustained=3, learn=4, webhook=os.environ.get("JOB_WEBHOOK")),
         options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.25, min_steps=3)),
     )
+    gpu_meter.READ_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver that is well, too
     other = joined(folder)
     monitor.start()
     monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))
     step, began_s, injected, more_s = 0, time.monotonic(), False, 0.0
+    evaluated_s = began_s
     while True:
         if not injected and (folder / "inject").exists():
             injected, more_s = True, MORE * max(STEP_S, (time.monotonic() - began_s) / max(1, step))
@@ -83,7 +86,8 @@ def main(scenario: str, run_dir: str, folder: Path) -> None:
             break
         if scenario == "evaluation" and step % EVERY == 0:
             with monitor.phase("evaluation"):
-                time.sleep(0.8 if injected else 0.1)
+                time.sleep((2.0 if injected else 0.3) * (time.monotonic() - evaluated_s))
+            evaluated_s = time.monotonic()
     monitor.close()
 
 

@@ -1,6 +1,7 @@
 """A training loop without a framework, measured by the real monitor: `live.py SCENARIO RUN_DIR [SECONDS]`.
 
-The scenario says how it ends. The last line of output says whether torch was ever imported.
+The scenario says how it ends. It trains for so long, or until there is the file JOB_UNTIL if that is later. The last
+line of output says whether torch was ever imported.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ STEP_S = 0.02
 
 
 def steps(monitor: CarbonMonitor, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end, awaited = time.monotonic() + seconds, os.environ.get("JOB_UNTIL")
+    while time.monotonic() < end or (awaited is not None and not os.path.exists(awaited)):
         time.sleep(STEP_S)
         monitor.step_end(tokens=100)
 

@@ -259,7 +259,10 @@ def test_rank_0_projects_a_node_whose_ledger_it_cannot_see(job, tmp_path, addres
         "CARBON_PLUGIN_RUN_ID": "run", "CARBON_PLUGIN_COLLECTOR": f"127.0.0.1:{address[1]}",
         "CARBON_PLUGIN_RUN_KEY": "0123456789abcdef",
     }  # fmt: skip
-    first = job("close", tmp_path / "a", 3.0, spec="gpus=1;power=300", **common, RANK=0, GROUP_RANK=0)
+    first = job(
+        "close", tmp_path / "a", 2.0, spec="gpus=1;power=300", **common, RANK=0, GROUP_RANK=0,
+        JOB_UNTIL=tmp_path / "the other has ended",
+    )  # fmt: skip
     second = job(
         "close", tmp_path / "b", 2.0, spec="gpus=1;power=400", **common, RANK=1, GROUP_RANK=1,
         TMPDIR=tmp_path / "elsewhere",
@@ -267,6 +270,7 @@ def test_rank_0_projects_a_node_whose_ledger_it_cannot_see(job, tmp_path, addres
     for process in (second, first):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
+        (tmp_path / "the other has ended").touch()
 
     (own,), (other,) = (read_run(tmp_path / folder).files for folder in "ab")
     last = [record for record in own.records if isinstance(record, Projection)][-1]
