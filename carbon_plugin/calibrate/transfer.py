@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -41,8 +42,18 @@ class CarriedOver(Struct, frozen=True, kw_only=True):
     carried: float
 
 
-def offset_of_cluster(means: Floats, between: float, within: float) -> tuple[float, float]:
-    """Return the part of the mean deviation that is put down to the cluster, and the spread of its layouts.
+class ClusterDeviation(NamedTuple):
+    """The mean deviation of the layouts of a cluster, the part of it that is put down to the cluster, and the spread of
+    the layouts about the mean.
+    """
+
+    mean: float
+    offset: float
+    spread: float
+
+
+def deviation_of_cluster(means: Floats, between: float, within: float) -> ClusterDeviation:
+    """Return how far a cluster deviates from its prediction, in logarithms.
 
     `means` has the mean logarithm of measured over predicted of each layout. The mean m of n of them is the offset plus
     the mean of n deviations of layouts, which scatters by s/sqrt(n). s is the usual spread `within` a source, as
@@ -53,17 +64,17 @@ def offset_of_cluster(means: Floats, between: float, within: float) -> tuple[flo
     them say so together.
     """
     n = means.size
-    means = _without_odd(means, within)
+    means = _winsorised(means, within)
     mean = float(np.mean(means))
     squares = PRIOR_DEGREES * within**2 + float(np.sum((means - mean) ** 2))
     spread = math.sqrt(squares / (PRIOR_DEGREES + n - 1))
     chance = spread**2 / n
     believed = mean * between**2 / (between**2 + chance) * mean**2 / (mean**2 + chance)
     most = n * between
-    return min(max(believed, -most), most), spread
+    return ClusterDeviation(mean, min(max(believed, -most), most), spread)
 
 
-def _without_odd(means: Floats, within: float) -> Floats:
+def _winsorised(means: Floats, within: float) -> Floats:
     """Return the means with odd ones brought to `ODD` spreads from their median (winsorising, Huber 1981)."""
     middle = float(np.median(means))
     away = means - middle
@@ -89,10 +100,9 @@ def believed_step_time_s(table: RowArrays, predicted_s: Floats) -> tuple[Floats,
             layouts.setdefault((spec.model, spec.layout, spec.training, spec.cluster.devices), []).append(index)
         means = np.array([np.mean(deviations[same]) for same in layouts.values()])
         between, within, _ = np.mean([EFFECTS[classes[index]] for index in members], axis=0)
-        offset, spread = offset_of_cluster(means, float(between), float(within))
-        shift = float(np.mean(_without_odd(means, float(within))))
-        moved[members] += offset - shift
-        carried.append(CarriedOver(framework=framework, layouts=means.size, shift=shift, spread=spread, carried=offset))
+        mean, offset, spread = deviation_of_cluster(means, float(between), float(within))
+        moved[members] += offset - mean
+        carried.append(CarriedOver(framework=framework, layouts=means.size, shift=mean, spread=spread, carried=offset))
     return predicted_s * np.exp(moved), tuple(carried)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, tabulate
-from carbon_plugin.calibrate.transfer import believed_step_time_s, offset_of_cluster
+from carbon_plugin.calibrate.transfer import believed_step_time_s, deviation_of_cluster
 
 logs = st.floats(-2.5, 2.5)
 spreads = st.floats(0.03, 0.5)
@@ -20,7 +20,7 @@ spreads = st.floats(0.03, 0.5)
 
 @given(st.lists(logs, min_size=1, max_size=12), spreads, spreads)
 def test_the_offset_lies_between_none_and_the_mean_and_one_run_moves_it_by_one_spread(means, between, within) -> None:
-    offset, spread = offset_of_cluster(np.array(means), between, within)
+    _, offset, spread = deviation_of_cluster(np.array(means), between, within)
 
     assert abs(offset) <= len(means) * between + 1e-9
     assert min(*means, 0) <= offset <= max(*means, 0)
@@ -29,21 +29,21 @@ def test_the_offset_lies_between_none_and_the_mean_and_one_run_moves_it_by_one_s
 
 @given(logs, spreads, spreads, st.integers(1, 20))
 def test_more_layouts_that_agree_are_believed_more(mean, between, within, count) -> None:
-    few, _ = offset_of_cluster(np.full(count, mean), between, within)
-    more, _ = offset_of_cluster(np.full(count + 1, mean), between, within)
+    few = deviation_of_cluster(np.full(count, mean), between, within).offset
+    more = deviation_of_cluster(np.full(count + 1, mean), between, within).offset
 
     assert abs(more) >= abs(few) - 1e-12
 
 
 def test_a_deviation_that_layouts_usually_have_is_hardly_carried_over_and_a_large_one_is_in_part() -> None:
-    (small, _), (large, _) = (offset_of_cluster(np.array([mean]), 0.3, 0.16) for mean in (0.05, 0.4))
+    small, large = (deviation_of_cluster(np.array([mean]), 0.3, 0.16).offset for mean in (0.05, 0.4))
 
     assert small < 0.1 * 0.05
     assert 0.5 * 0.4 < large < 0.4
 
 
 def test_layouts_that_differ_much_among_themselves_say_less_of_their_cluster() -> None:
-    (alike, _), (apart, _) = (offset_of_cluster(np.array(means), 0.3, 0.16) for means in ((0.4,) * 3, (0.0, 0.1, 1.1)))
+    alike, apart = (deviation_of_cluster(np.array(means), 0.3, 0.16).offset for means in ((0.4,) * 3, (0.0, 0.1, 1.1)))
 
     assert apart < 0.75 * alike
 

@@ -296,6 +296,6 @@ def accelerator_name(gpu: str) -> str:
         raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
     for start, profile in known:
-        if name.upper().startswith(start.upper()):
+        if re.match(rf"{re.escape(start)}(?!\d)", name, re.IGNORECASE):  # an H1000 is no H100
             return profile
     raise SpecError(f"gpu {gpu!r} has no profile")

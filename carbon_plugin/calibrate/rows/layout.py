@@ -191,8 +191,10 @@ def row_precision(text: str) -> Precision:
 def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
     text = row.text("sharding")
     lower = text.lower()
-    if match := re.search(r"zero[\s-]?([0123])", lower):
+    if match := re.search(r"zero[\s-]?(\d+)", lower):
         named = int(match.group(1))
+        if named > 3:
+            raise SpecError(f"sharding {text!r} names a stage {named} of ZeRO, expected 0, 1, 2 or 3")
         if named == 2 and pp > 1 and conventions.reentrant:
             # Megatron-DeepSpeed accumulates whole gradients over a pipeline's micro-batches and exchanges them once.
             assumed.append("gradients exchanged once a step")

@@ -18,6 +18,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
+from carbon_plugin.spec.parsing.names import nearest
 
 USUAL_VOCAB = 51200
 VOCABULARIES: tuple[tuple[str, int], ...] = (
@@ -159,8 +160,12 @@ def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str,
     if not name:
         return {}
     shape = architectures.get(name)
+    if shape is None:
+        near = nearest(name, map(str, architectures))
+        said = f"; nearest: {', '.join(near)}" if near else ""
+        raise SpecError(f"arch {name!r} is not among the architectures of the file or of this package{said}")
     if not isinstance(shape, Mapping):
-        raise SpecError(f"arch {name} is not among the file's architectures")
+        raise SpecError(f"architectures.{name} is {shape!r}, expected a mapping of the model's dimensions")
     return shape
 
 

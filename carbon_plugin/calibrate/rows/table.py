@@ -127,9 +127,9 @@ def predict(table: RowArrays, constants: Constants, framework_factor: Values | N
 
 
 class Cases(NamedTuple):
-    """Rows as the equations take them, for one of many predictions. `index` are their places among all rows."""
+    """Rows as the equations take them, for one of many predictions, and their places among all rows."""
 
-    index: NDArray[np.intp]
+    places: NDArray[np.intp]
     shape: Shape
     layout: Layout
     work: StepWork
@@ -143,8 +143,16 @@ def cases_of(table: RowArrays, rows: NDArray[np.intp]) -> tuple[Cases, ...]:
     """
     sparse = table.sparse[rows]
     parts = [np.flatnonzero(members) for members in (~sparse, sparse) if np.any(members)]
-    columns = (table.shape, table.layout, table.work, table.sheet)
-    return tuple(Cases(index, *(take(column, rows[index]) for column in columns)) for index in parts)
+    return tuple(
+        Cases(
+            places,
+            take(table.shape, rows[places]),
+            take(table.layout, rows[places]),
+            take(table.work, rows[places]),
+            take(table.sheet, rows[places]),
+        )
+        for places in parts
+    )
 
 
 def step_time_of(
@@ -152,9 +160,9 @@ def step_time_of(
 ) -> NDArray[np.float64]:
     """Return the step times of all rows of `cases` under constants, in seconds."""
     total = np.empty_like(framework_factor)
-    for index, shape, layout, work, sheet in cases:
-        own = replace(sheet, framework_factor=framework_factor[index])
-        total[index] = step_time(shape, layout, work, combine(own, take(constants, index))).total
+    for places, shape, layout, work, sheet in cases:
+        own = replace(sheet, framework_factor=framework_factor[places])
+        total[places] = step_time(shape, layout, work, combine(own, take(constants, places))).total
     return total
 
 

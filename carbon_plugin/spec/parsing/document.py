@@ -31,6 +31,8 @@ _MOST_DIGITS = 400
 """The most digits of an integer; a longer one is read as text, which no field for a number accepts."""
 _MOST_VALUES = 1_000_000
 """The most values of a document. A few lines of aliases of aliases can stand for more than any memory holds."""
+_NAME_OF_TEXT = ' in "<unicode string>",'
+"""How PyYAML names a text that came from no file; the message names the file."""
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
@@ -134,7 +136,8 @@ def valid_yaml(text: str, origin: str) -> Iterator[None]:
         place = f"{origin}:{mark.line + 1}" if mark else origin
         raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split()).replace(_NAME_OF_TEXT, ",")
+        raise SpecError(f"{origin}: not valid YAML: {said}") from None
 
 
 def _refuse_what_nobody_wrote(text: str, origin: str) -> None:

@@ -27,7 +27,8 @@ def normalized(name: str) -> str:
 def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
     """Return up to five known names, those with the fewest edits first.
 
-    A name that contains what was typed counts as near, and a name is as near as the nearest of its aliases.
+    A name that contains what was typed counts as near, or begins it, as "llama-3-8b" begins "llama-3-8b-instruct". A
+    name is as near as the nearest of its aliases.
     """
     if len(name) > _LONGEST:  # it is no typing error, and a comparison would take long
         return []
@@ -60,13 +61,16 @@ def edits(first: str, second: str) -> int:
 def _similarity(typed: str, candidate: str) -> float:
     """Return how near a candidate is to what was typed: the share of the longer word that need not be edited.
 
-    A candidate that begins with what was typed scores 1 more. One that contains it elsewhere scores at least just
-    enough to be offered.
+    A candidate that begins with what was typed scores 1 more. One that contains it elsewhere, or that begins what was
+    typed, scores at least just enough to be offered.
     """
     score = 1 - edits(typed, candidate) / max(len(typed), len(candidate), 1)
     if typed and candidate.startswith(typed):
         return score + 1
-    return max(score, _CLOSE + score / 10) if len(typed) >= _SHORTEST_PART and typed in candidate else score
+    inside = (len(typed) >= _SHORTEST_PART and typed in candidate) or (
+        len(candidate) >= _SHORTEST_PART and typed.startswith(candidate)
+    )
+    return max(score, _CLOSE + score / 10) if inside else score
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> SpecError:

@@ -33,6 +33,10 @@ def test_edits_count_letters_inserted_left_out_replaced_and_swapped(first, secon
     assert edits(first, second) == edits(second, first) == count
 
 
+def test_a_name_that_begins_what_was_typed_is_offered():
+    assert nearest("llama-3.1-8b-instruct-v2", ["llama-3.1-8b", "gpt2"]) == ["llama-3.1-8b"]
+
+
 def test_a_word_of_another_shape_is_not_offered_for_sharing_letters():
     assert nearest("Texsa", ["Tanzania", "Texas", "Tajikistan"]) == ["Texas"]
 
