@@ -11,6 +11,7 @@ from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.ledger.builder import waited_j
+from tests.monitor.launching import wait_until
 
 ENDS = {
     "close": (0, "closed"),
@@ -43,6 +44,10 @@ def watts(file: LedgerFile, *, phase: str = "train") -> dict[str, float]:
                 if energy.key.startswith("GPU"):
                     joules[energy.key[-1]] = joules.get(energy.key[-1], 0.0) + energy.energy_j
     return {key: energy / seconds for key, energy in joules.items()}
+
+
+def windows_in(ledger: Path) -> int:
+    return ledger.read_bytes().count(b'"type":"window"') if ledger.exists() else 0
 
 
 def test_ledger_survives_every_end(job, tmp_path):
@@ -87,7 +92,7 @@ def test_phases_cut_windows_and_spans_leave_them_out(job, tmp_path):
 
 
 def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
-    process = job("close", tmp_path / "run", 2.5)
+    process = job("close", tmp_path / "run", 2.5, spec="gpus=2;power=300,400;counter_step=0.01")
     output, _ = process.communicate(timeout=240)
     file = only_file(tmp_path / "run")
 
@@ -167,9 +172,12 @@ def test_rank_that_alone_sees_its_gpu_meters_it_in_a_ledger_of_its_own(job, tmp_
 
 def test_another_rank_takes_over_when_the_leader_is_killed(job, tmp_path):
     together = {"JOB_TOGETHER": 2, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    second = job("close", tmp_path / "run", 5.0, RANK=1, LOCAL_RANK=1, **together)
+    enough, taken_over = tmp_path / "enough", tmp_path / "run" / "node-0.attempt-1.jsonl"
+    second = job("close", tmp_path / "run", 2.0, RANK=1, LOCAL_RANK=1, JOB_UNTIL=enough, **together)
     first = job("SIGKILL", tmp_path / "run", 1.5, RANK=0, LOCAL_RANK=0, **together)
     first.communicate(timeout=240)
+    wait_until(lambda: windows_in(taken_over) >= 5)
+    enough.touch()
     second.communicate(timeout=240)
     files = read_run(tmp_path / "run").files
 
@@ -192,7 +200,15 @@ def test_forked_child_does_nothing(job, tmp_path):
 
 
 def test_lost_gpu_is_an_event_and_an_estimate_of_its_own_and_never_a_zero(job, tmp_path):
-    process = job("close", tmp_path / "run", 2.5, spec="gpus=2;power=300,400;fault=1:lost@1.5")
+    armed, enough, ledger = tmp_path / "armed", tmp_path / "enough", tmp_path / "run" / "node-0.attempt-0.jsonl"
+    spec = f"gpus=2;power=300,400;fault=1:lost@0;armed={armed}"
+    process = job("close", tmp_path / "run", 2.5, spec=spec, JOB_UNTIL=enough)
+    wait_until(lambda: windows_in(ledger) >= 3)
+    armed.touch()
+    wait_until(lambda: b'"kind":"meter_lost"' in ledger.read_bytes())
+    seen = windows_in(ledger)
+    wait_until(lambda: windows_in(ledger) >= seen + 2)
+    enough.touch()
     process.communicate(timeout=240)
     file = only_file(tmp_path / "run")
     last = records(file, Window)[-1]
