@@ -68,13 +68,13 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
     found: list[FitParameter] = []
     for family in FAMILIES:
         found += _device(family, _family(family))
-    found += _device("capped", lambda table: table.accelerator == CAPPED_H100)
-    for family in ("ampere", "hopper", "blackwell"):
+    found += _device("capped", _capped)
+    for group in ("ampere", "hopper", "blackwell", "capped"):
         found += [
             FitParameter(
-                f"attention_flops.{family}.{kernel}",
+                f"attention_flops.{group}.{kernel}",
                 "attention_flops",
-                _attention(family, kernel),
+                _attention(group, kernel),
                 ATTENTION_SIGMA[kernel],
             )
             for kernel in KERNELS
@@ -159,8 +159,13 @@ def _family(family: str) -> Callable[[RowArrays], Mask]:
     return lambda table: (table.family == family) & (table.accelerator != CAPPED_H100)
 
 
-def _attention(family: str, kernel: str) -> Callable[[RowArrays], Mask]:
-    return lambda table: (table.family == family) & (table.kernel == kernel)
+def _capped(table: RowArrays) -> Mask:
+    return np.asarray(table.accelerator == CAPPED_H100)
+
+
+def _attention(group: str, kernel: str) -> Callable[[RowArrays], Mask]:
+    rows = _capped if group == "capped" else _family(group)
+    return lambda table: rows(table) & (table.kernel == kernel)
 
 
 def _narrow(family: str) -> Callable[[RowArrays], Mask]:

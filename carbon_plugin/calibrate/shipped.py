@@ -100,7 +100,8 @@ def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict
     for kernel in KERNELS:
         seen = (table.family == family(device)) & (table.kernel == kernel) & calibration_rows(table)
         if np.any(seen):
-            multiplier = fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")
+            own = group == "capped" and np.any(seen & (table.accelerator == CAPPED_H100))
+            multiplier = fitted.multiplier(f"attention_flops.{group if own else family(device)}.{kernel}")
             numbers[f"attention_flops.{kernel}"] = attention_rate(kernel, device, peak) * multiplier
     if "fp8" in device.peak_flops:
         numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}")

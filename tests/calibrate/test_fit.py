@@ -11,6 +11,7 @@ import pytest
 
 from carbon_plugin.calibrate.fit import (
     THREADS_VARIABLE,
+    Fit,
     FitParameter,
     fit,
     fit_populations,
@@ -18,10 +19,13 @@ from carbon_plugin.calibrate.fit import (
     leave_out,
     problem_of,
 )
+from carbon_plugin.calibrate.parameters import CAPPED_H100, shipped_parameters
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
-from carbon_plugin.calibrate.shipped import compare, refit
+from carbon_plugin.calibrate.shipped import compare, device_constants, refit
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates.laws import attention_rate, peak_16bit
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,17 @@ def test_absent_scipy_is_named_without_blaming_the_command_that_was_not_called(a
         fit(a100_rows, [GEMM])
     assert str(caught.value).startswith("scipy is missing")
     assert "carbon-plugin[calibrate]" in str(caught.value)
+
+
+def test_a_device_with_a_power_cap_ships_the_attention_that_its_own_rows_have() -> None:
+    table = tabulate([row for row in published_rows()[0] if row.source == "titan"])
+    parameters = shipped_parameters()
+    slower = {"attention_flops.capped.flash2": np.log(0.5)}
+    fitted = Fit(parameters, np.array([slower.get(parameter.name, 0.0) for parameter in parameters]))
+    for name, share in ((CAPPED_H100, 0.5), ("h100-sxm", 1.0)):
+        device = load_accelerator(name)
+        shipped = device_constants(device, fitted, table)["attention_flops.flash2"]
+        assert shipped == pytest.approx(share * attention_rate("flash2", device, peak_16bit(device)), rel=1e-3)
 
 
 def test_one_odd_row_does_not_win(a100_rows) -> None:
