@@ -62,7 +62,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     padded too), so that the host waits for no count; without a `capacity_factor` it is the mean. `token_counts` says
     where counts of routed tokens are needed: on the "host" always (Transformer Engine's grouped products, MegaBlocks, a
     loop over experts), on the host for an "exchange" between ranks alone (PyTorch's `grouped_mm`, ScatterMoE), or on
-    the "device" alone (XLA, whose shapes are fixed). `narrow_dispatch` says that tokens, and gradients, are sent to
+    the "device" alone (XLA, whose shapes are fixed). `indexed_biases` says that each routed row
+    gathers the biases of its expert by index, whose backward pass in PyTorch adds up the rows of an expert one after
+    the other (transformers since its version 5). `narrow_dispatch` says that tokens, and gradients, are sent to
     experts in the low precision of the products (what comes back is 16 bit). `transfer_wait_s` is the time for which
     host and device stand still at every transfer between pipeline stages, where each is sent and awaited by itself
     (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the tensors
@@ -120,6 +122,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     capacity_factor: float | None = None
     static_dispatch: bool = False
     token_counts: TokenCounts = "exchange"
+    indexed_biases: bool = False
     narrow_dispatch: bool = False
     transfer_wait_s: float = 0.0
     broadcasts_parameters: bool = False

@@ -280,6 +280,8 @@ def _experts(conventions: Conventions, row: Fields, device: Accelerator, model: 
     unfused = "ungrouped experts" in said or "permutation not fused" in said
     if unfused or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
+    if by_transformers:
+        changes["indexed_biases"] = True  # `gate_up_proj_bias[expert_ids_g]` of its integrations/moe.py
     current = CURRENT.search(f"{row.text('framework')} {row.text('source')}")
     if conventions.name == MEGATRON_CORE.name and (current or release_of(row.text("framework")) >= WEIGHTED_SINCE):
         changes["weighted_experts"] = True

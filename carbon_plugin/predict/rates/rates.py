@@ -78,6 +78,8 @@ class Datasheet:
     static_dispatch: Values
     counts_on_host: Values
     counts_to_exchange: Values
+    indexed_biases: Values
+    one_kind_of_token: Values
     one_hot_dispatch: Values
     one_hot_batch: Values
     capacity_factor: Values
@@ -160,6 +162,8 @@ class Rates:
     static_dispatch: Values
     counts_on_host: Values
     counts_to_exchange: Values
+    indexed_biases: Values
+    one_kind_of_token: Values
     one_hot_dispatch: Values
     one_hot_batch: Values
     capacity_factor: Values
@@ -219,6 +223,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         static_dispatch=sheet.static_dispatch,
         counts_on_host=sheet.counts_on_host,
         counts_to_exchange=sheet.counts_to_exchange,
+        indexed_biases=sheet.indexed_biases,
+        one_kind_of_token=sheet.one_kind_of_token,
         one_hot_dispatch=sheet.one_hot_dispatch,
         one_hot_batch=sheet.one_hot_batch,
         capacity_factor=sheet.capacity_factor,

@@ -184,6 +184,8 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "static_dispatch": stack.static_dispatch,
         "counts_on_host": stack.token_counts == "host",
         "counts_to_exchange": stack.token_counts == "exchange",
+        "indexed_biases": stack.indexed_biases,
+        "one_kind_of_token": stack.uniform_tokens,
         "one_hot_dispatch": stack.one_hot_dispatch,
         "one_hot_batch": stack.one_hot_batch,
         "capacity_factor": stack.capacity_factor or 0.0,

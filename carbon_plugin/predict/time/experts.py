@@ -21,6 +21,16 @@ EXPERT_BIAS_BYTES = (28, 40)
 They are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
 (`TEGroupedMLP._apply_bias` of Megatron-core).
 """
+SAME_INDEX_S = 3.5e-6
+"""Seconds of PyTorch's backward pass of indexing for a further row of the same index.
+
+One warp for each 128 columns of an index adds up its rows one after the other, each behind three reads of memory
+(`indexing_backward_kernel` of ATen/native/cuda/Indexing.cu). The value is from stock TRL's rows of GPT-OSS on B300: 194
+to 34 ms a layer beyond what is predicted without it, for 32,768 to 4,096 rows of the fullest expert and two biases.
+Older devices took 0.15 and 0.59 us with one column (pull requests 99441 and 100505 of pytorch/pytorch).
+"""
+KINDS_OF_ALIKE_TOKENS = 2
+"""Kinds of tokens in text that is one word again and again: the word and the padding."""
 PERMUTATION_BYTES = ((8, 24), (8, 28))
 """Bytes per routed element in 16 bit, forward and backward, that sorting rows by expert and adding them up moves: first
 by fused kernels, then by single PyTorch operations.
@@ -125,6 +135,20 @@ def between_products(rows: Values, shape: Shape, work: StepWork, rates: Rates) -
     return Cost(where(fused, -saved * inner, activation + forward), where(fused, -saved * wide, activation + backward))
 
 
+def indexed_biases(rows: Values, shape: Shape, layout: Layout, rates: Rates) -> Values:
+    """Return the seconds of the backward pass in which the gradients of both biases of the fullest expert are added up
+    row by row, for `rows` routed rows a rank.
+
+    The load of the fullest expert is that of the fullest of so many ranks. Tokens that are alike all go to the same
+    experts.
+    """
+    hit = np.minimum(shape.experts, KINDS_OF_ALIKE_TOKENS * shape.top_k)
+    natural = (1 + rates.routing_spread * expected_maximum(shape.experts)) / np.maximum(shape.experts, 1)
+    fullest = rows * layout.ep * where(rates.one_kind_of_token > 0, 1 / np.maximum(hit, 1), natural)
+    trained = shape.expert_bias * (shape.trainable >= 1)
+    return np.asarray((rates.indexed_biases > 0) * trained * 2 * fullest * SAME_INDEX_S)
+
+
 def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> tuple[Cost, Cost]:
     """Return the seconds of the device and of the host for a loop over experts whose rows were sorted before.
 
@@ -132,7 +156,7 @@ def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> t
     """
     local = np.maximum(shape.experts / layout.ep, 1)
     weights = local * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn / layout.expert_tp
-    slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.memory
+    slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.streaming
     forward, backward = (local * rates.host_op_time * slots for slots in HOST_OPS_SORTED)
     flag = rates.sorted_loop > 0
     zero = np.float64(0)

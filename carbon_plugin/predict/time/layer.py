@@ -19,6 +19,7 @@ from carbon_plugin.predict.time.experts import (
     between_products,
     expert_loop,
     fullest_rank,
+    indexed_biases,
     one_hot_products,
     permutation,
     sorted_loop,
@@ -225,6 +226,8 @@ def _experts(
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows, shape, work, rates)
+    if any_of(rates.indexed_biases > 0):
+        up = up + Cost(np.float64(0), indexed_biases(rows, shape, layout, rates))
     if any_of(rates.one_hot_dispatch == 0):
         up = up + permutation(rows * load * sharers, local_tokens, shape, layout, work, rates)
     if any_of(rates.one_hot_dispatch > 0):

@@ -567,6 +567,11 @@ def test_how_experts_run_is_read_from_framework_and_notes() -> None:
     ]
     assert plain == [True, False]
     assert not stack("HF Trainer (transformers 4)").plain_dispatch
+    by_index = [
+        stack(f"Hugging Face TRL (transformers {release})", said).indexed_biases
+        for release, said in ((5, ""), (5, "ScatterMoE"), (4, ""))
+    ]
+    assert by_index == [True, False, False]
     # Megatron-core multiplies an expert's activation by its probability since 0.12, of 2025.
     assert [stack(f"Megatron-Core ({year})").weighted_experts for year in (2024, 2025)] == [False, True]
     assert stack("Megatron-Core").routing_spread is None

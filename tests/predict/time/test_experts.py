@@ -275,7 +275,7 @@ def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_adds_up_a_gradi
     plain, looped = (terms(**flags, **fast) for flags in ({}, {"expert_loop": 1.0, "sorted_loop": 1.0}))
     assert looped["host"] == pytest.approx(plain["host"])
     experts = sparse.moe.experts * (2 + sparse.gated) * sparse.hidden * sparse.moe.expert_ffn * sparse.layers
-    gradients = 4 * 2 * sparse.moe.experts * experts * PLAN.global_batch_size / float(rates().memory)
+    gradients = 4 * 2 * sparse.moe.experts * experts * PLAN.global_batch_size / float(rates().streaming)
     assert looped["matmul"] - plain["matmul"] == pytest.approx(gradients)
 
 
@@ -357,6 +357,24 @@ def test_a_loop_over_sharded_experts_waits_for_the_slowest_of_more_ranks(sparse,
         return float(looped - grouped)
 
     assert loop_s(2) < loop_s(8) < loop_s(64)
+
+
+def test_biases_that_are_gathered_by_index_are_added_up_row_by_row_of_the_fullest_expert(sparse, rates) -> None:
+    biased = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, bias=True))
+
+    def more_s(model: TransformerModel, **changes: float) -> float:
+        with_index, without = (
+            step(model, rates(devices=1, indexed_biases=flag, **changes)).terms["matmul"] for flag in (1.0, 0.0)
+        )
+        return float(with_index - without)
+
+    assert more_s(sparse) == 0
+    rows = PLAN.seq_len * sparse.moe.top_k * sparse.layers * PLAN.global_batch_size
+    assert more_s(biased) == pytest.approx(2 * 3.5e-6 * rows / sparse.moe.experts)
+    assert more_s(biased, routing_spread=0.5) > 1.3 * more_s(biased)
+    alike = more_s(biased, one_kind_of_token=1.0)
+    assert alike == pytest.approx(2 * 3.5e-6 * rows / min(sparse.moe.experts, 2 * sparse.moe.top_k))
+    assert more_s(msgspec.structs.replace(biased, trainable_fraction=0.01)) == 0
 
 
 def test_a_loop_waits_for_gathers_of_single_modules_only_where_hooks_gather_them(sparse, rates) -> None:
