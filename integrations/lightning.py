@@ -37,6 +37,8 @@ else:
     _bases = [import_module(name).Callback for name in _imported or [next(_installed)]]
     Callback = _bases[0] if len(_bases) == 1 else type("Callback", tuple(_bases), {})
 
+_OF_THE_MODULE = ("log", "log_dict")
+"""The methods of the module in training that a Trainer gives to each callback as attributes."""
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics; they get the head of the ledger too, as an anchor."""
 
@@ -90,8 +92,7 @@ class CarbonCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the step of a resumed run, which the trainer does not know earlier."""
         self._global_step = trainer.global_step
-        if self.monitor.step == 0:  # else our own state was in the checkpoint
-            self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
+        self._resume(trainer)
         if self.monitor.active:
             self._first = FirstStep(called_module(pl_module))
             self._sizes = BatchSizes()
@@ -174,6 +175,11 @@ class CarbonCallback(Callback):
         """Close the record at the end of a fit or an evaluation, before the loggers are finished."""
         self._close("closed", trainer)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy or a pickle. It holds nothing of the training, which this object measures."""
+        own = {"_trainer": None, "_first": None, "_sizes": BatchSizes(), "_methods": Methods(), "_saving": False}
+        return {name: value for name, value in vars(self).items() if name not in _OF_THE_MODULE} | own
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for the trainer's checkpoint."""
         return self.monitor.state_dict()
@@ -216,9 +222,14 @@ class CarbonCallback(Callback):
         self._trainer = trainer
         self.monitor.log_to(self._log)
 
+    def _resume(self, trainer: Trainer) -> None:
+        if self.monitor.step == 0:  # else our own state was in the checkpoint
+            self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
+
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _fits(trainer):
             self._start(trainer, pl_module)
+            self._resume(trainer)
         self.monitor.enter("evaluation")
 
     def _close(self, reason: str, trainer: Trainer | None = None) -> None:
@@ -257,7 +268,7 @@ def _joined(base: Any, others: tuple[type, ...]) -> type[CarbonCallback]:
     """Return the callback as a class that also derives from other packages' callbacks. Its objects are pickled as those
     of `base`.
     """
-    reduce = {"__reduce__": lambda self: (base.__new__, (base,), self.__dict__), "__doc__": base.__doc__}
+    reduce = {"__reduce__": lambda self: (base.__new__, (base,), self.__getstate__()), "__doc__": base.__doc__}
     return type(base.__name__, (base, *others), {"__module__": base.__module__, **reduce})
 
 

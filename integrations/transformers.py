@@ -136,6 +136,11 @@ class CarbonCallback(TrainerCallback):
         """
         self._close("closed")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy or a pickle. It holds nothing of the training, which this object measures."""
+        own = {"_trainer": None, "_first": None, "_tokens": None, "_methods": Methods()}
+        return vars(self) | own | dict.fromkeys(("_begun", "_training", "_evaluating"), False)
+
     def _start(self, state: Any, model: Any) -> None:
         if self._begun:
             self._close("another training began")

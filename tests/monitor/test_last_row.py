@@ -40,3 +40,30 @@ def test_last_row_has_the_totals(end, launcher, tmp_path: Path):
 
     assert last["carbon/energy_kwh"] == pytest.approx(summarise(tmp_path / "run").energy.energy_j / 3.6e6)
     assert (done.returncode == 0) == (end != "exception"), done.stderr
+
+
+EVALUATED_LATER = """
+import sys
+from carbon_plugin import CarbonMonitor
+from carbon_plugin.monitor.settings.options import MonitorOptions
+
+def measured():
+    options = MonitorOptions(min_window_s=0.2)
+    return CarbonMonitor(run_dir=sys.argv[1], site="FRA", window_s=0.5, total_steps=10, options=options)
+
+with measured() as monitor:
+    for _ in range(7):
+        monitor.step_end()
+with measured() as monitor:
+    with monitor.phase("evaluation"):
+        pass
+"""
+
+
+def test_evaluation_after_a_training_does_not_put_its_run_back_to_step_0(launcher, tmp_path: Path):
+    (tmp_path / "job.py").write_text(EVALUATED_LATER)
+    done = launcher.run(tmp_path / "job.py", tmp_path / "run", env={**os.environ, "TMPDIR": str(tmp_path)})
+
+    assert [line for line in done.stderr.splitlines() if "the run is at step 7 " in line][1:], done.stderr
+    assert "step 0 " not in done.stderr
+    assert summarise(tmp_path / "run").progress.steps == 7

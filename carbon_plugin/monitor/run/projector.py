@@ -139,8 +139,8 @@ class Projector:
         return end_s >= began_s - (0.0 if file.windows else START_S)
 
     def project(self, context: Context, step: int, *, stopped: bool = False) -> Projected:
-        """Read what is new and project the run. `step` is the last optimizer step of the run, after which nothing
-        remains if the run was `stopped`."""
+        """Read what is new and project the run. `step` is the last optimizer step of the run, 0 where this attempt
+        knows of none. Nothing remains after it if the run was `stopped`."""
         self._follower.poll()
         give_way()
         files = self._follower.files
@@ -160,6 +160,14 @@ class Projector:
             windows_until=self._follower.windows_until,
             expected_of=self._expected,
         )
+        before = [
+            file.last_step
+            for name, file in files.items()
+            if name != own_name
+            and file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
+        ]
+        reached = max(before, default=0)
+        step = step or reached  # an evaluation, or an attempt before its first step, is where the run was left
         own = self._own or next(iter(self._follower.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         steps = 0 if stopped else None if total_steps is None else max(0, total_steps - step)
@@ -183,12 +191,6 @@ class Projector:
             totals, view, step_time_s=measured_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
         )
         give_way()
-        before = [
-            file.last_step
-            for name, file in files.items()
-            if name != own_name
-            and file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
-        ]
         return Projected(
             record=record,
             metrics=metrics,
@@ -197,7 +199,7 @@ class Projector:
             remaining=remaining,
             view=view,
             measured=has_rates(totals),
-            reached_before=max(before, default=0),
+            reached_before=reached,
         )
 
 
