@@ -268,7 +268,7 @@ def test_a_layout_that_ran_is_slower_by_retries_alone() -> None:
     ran, unknown = slowdown_of_a_run(fills, "tuned"), expected_slowdown(fills, "tuned")
     assert (np.diff(ran) >= 0).all()
     assert (ran <= unknown).all()
-    assert ran[0] == pytest.approx(1)
+    assert ran[0] == pytest.approx(1, abs=1e-5)
     assert ran[-1] < 1 + SLOWDOWN_AT_LIMIT
 
 
