@@ -7,13 +7,16 @@ source that says so.
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import fmean, median
+from typing import cast
 
 import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.embodied.tables import embodied_table
+from carbon_plugin.predict.rates.laws import LENGTH_REFERENCE, length_scale
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
+from carbon_plugin.probe.measure import GPU_SIZES
 from carbon_plugin.probe.result import Machine, Measurements, contention
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
 from carbon_plugin.spec.numbers.amounts import memory, plural, quantity
@@ -26,6 +29,7 @@ from carbon_plugin.spec.numbers.units import (
     CALL_TIME_UNITS,
     FLOP_RATE_UNITS,
 )
+from carbon_plugin.spec.stack import AttentionKernel
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
 """The dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
@@ -75,7 +79,22 @@ def build_profiles(
         accelerator = _from_datasheet(name, machine, measurements, datasheet, link)
     else:
         accelerator = _from_measurements(name, machine, measurements, link)
+    accelerator = _with_attention_at_reference(accelerator, measurements)
     return accelerator, _node(name, machine, accelerator)
+
+
+def _with_attention_at_reference(device: Accelerator, measurements: Measurements) -> Accelerator:
+    """Return the device with the attention rates that its kernels have on `LENGTH_REFERENCE` tokens.
+
+    They were measured on other lengths too, of which the mean was kept. On shorter sequences a kernel is slower
+    (`predict.time.operators`).
+    """
+    rates = dict(device.efficiency.attention_flops)
+    for kernel in measurements.attention_flops:
+        scale = length_scale(cast("AttentionKernel", kernel), device)
+        filled = fmean((1 + scale / LENGTH_REFERENCE) / (1 + scale / length) for length in GPU_SIZES.attention_lengths)
+        rates[kernel] = msgspec.structs.replace(rates[kernel], value=rates[kernel].value / filled)
+    return msgspec.structs.replace(device, efficiency=msgspec.structs.replace(device.efficiency, attention_flops=rates))
 
 
 def probe_source(machine: Machine) -> str:

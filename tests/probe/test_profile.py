@@ -186,3 +186,18 @@ def _source_keys(value: object) -> set[str]:
         own = {value["source"]} if "confidence" in value else set()
         return own.union(*(_source_keys(item) for item in value.values()))
     return set()
+
+
+def test_attention_is_kept_at_the_rate_of_its_reference_length():
+    rates = msgspec.structs.replace(measured(*GPU_RATES), attention_flops={"flash2": 300e12, "cudnn": 400e12})
+    accelerator, _ = build_profiles("here", SERVER, rates, load_accelerator("h100-sxm"))
+    kept = {kernel: accelerator.efficiency.attention_flops[kernel].value for kernel in ("flash2", "cudnn")}
+
+    # Measured on 2,048 and 4,096 tokens, of which the mean was kept: on 4,096 both are faster, cuDNN by more.
+    assert kept["flash2"] == pytest.approx(300e12 * 2 / (1 + (1 + 350 / 4096) / (1 + 350 / 2048)))
+    assert kept["cudnn"] == pytest.approx(400e12 * 2 / (1 + 1.5 / 2))
+    on_cpu, _ = build_profiles("here", LAPTOP, measured(*CPU_RATES), None)
+    assert on_cpu.efficiency.attention_flops["flash"].value == 45e9
+
+
+GPU_RATES = (gemm("bf16", 4096, 600e12), gemm("fp32", 4096, 50e12))
