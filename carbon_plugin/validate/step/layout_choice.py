@@ -16,7 +16,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
-from carbon_plugin.calibrate.rows.table import tabulate
+from carbon_plugin.calibrate.rows.table import RowArrays
 from carbon_plugin.plan.search.slow_network import expected_on_networks, slow
 from carbon_plugin.predict.rates.rates import combine
 from carbon_plugin.predict.time.schedule import step_time
@@ -66,11 +66,8 @@ def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64
     return tuple(_choice([rows[i] for i in members], predicted_s[members]) for members in chosen)
 
 
-def on_networks(rows: Sequence[PublishedRow]) -> NDArray[np.float64]:
+def on_networks(table: RowArrays) -> NDArray[np.float64]:
     """Return expected over predicted time of each row by what a slow network may cost, of shape (rows,)."""
-    if not rows:
-        return np.ones(0)
-    table = tabulate(rows)
     case, rates = (table.shape, table.layout, table.work), combine(table.sheet, table.shipped)
     predicted_s, slow_s = (np.asarray(step_time(*case, each).total) for each in (rates, slow(rates)))
     return expected_on_networks(predicted_s, slow_s) / predicted_s

@@ -25,6 +25,7 @@ from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, tabulate
 from carbon_plugin.predict.step import expert_loop_factor
+from carbon_plugin.predict.time.schedule import StepTime
 from carbon_plugin.predict.uncertainty.interval import accuracy_class, reaching_to, spread_of
 from carbon_plugin.validate.hardware.memory import (
     FitSummary,
@@ -94,38 +95,45 @@ def validate(records: Path | None = None) -> Validation:
     Raises `SpecError` for a file that is not in the schema.
     """
     every, not_published = all_published_rows()
-    published = without_hybrids(every)
-    found, skipped = (every, not_published) if records is None else read_rows(records)
-    rows = without_hybrids(found)
-    missing = [ValidatedRow(id=row.id, source=row.source, skipped=row.reason) for row in skipped]
-    shipped = tabulate(published)
+    shipped = tabulate(without_hybrids(every))
     seen = calibration_rows(shipped)
-    hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
+    mfu = baselines.typical_mfu(shipped, seen)
+    found, skipped = (every, not_published) if records is None else read_rows(records)
+    missing = [ValidatedRow(id=row.id, source=row.source, skipped=row.reason) for row in skipped]
     memory = validate_memory(memory_rows(found, skipped))
-    # The list begins with the memory of every row, in the order of the rows. That of rows without a step time follows.
-    slowdowns = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]] * on_networks(rows)
-    report = _with_hybrids(_validation(rows, slowdowns, missing, records, published, shipped, seen), hybrids)
-    return _with_memory(report, memory)
-
-
-def _validation(
-    rows: list[PublishedRow],
-    slowdowns: Floats,
-    missing: list[ValidatedRow],
-    records: Path | None,
-    published: list[PublishedRow],
-    shipped: RowArrays,
-    seen: NDArray[np.bool_],
-) -> Validation:
+    rows = without_hybrids(found)
     if not rows:
-        return _report([], missing, (), ())
-    table = shipped if records is None else tabulate(rows)
-    predicted = np.asarray(predict(table, table.shipped).total)
-    if records is not None:
-        known = {_identity(row) for row, fitted in zip(published, seen, strict=True) if fitted}
-        fitted = np.array([_identity(row) in known for row in rows])
-        validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
-        return _report(validated, missing, (), layout_choices(rows, predicted * slowdowns))
+        report = _report([], missing, (), ())
+    else:
+        table = shipped if records is None else tabulate(rows)
+        # The memory of every row comes first, in the order of the rows. That of rows without a step time follows.
+        full = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]]
+        slowdowns = full * on_networks(table)
+        if records is None:
+            report = _of_shipped_rows(table, seen, mfu, slowdowns, missing)
+        else:
+            report = _of_own_rows(table, _fitted_among(shipped, seen, rows), mfu, slowdowns, missing)
+    return _with_memory(_with_hybrids(report, _hybrids(found, mfu)), memory)
+
+
+def _of_own_rows(
+    table: RowArrays, fitted: NDArray[np.bool_], mfu: float, slowdowns: Floats, missing: list[ValidatedRow]
+) -> Validation:
+    """Return the validation of a user's rows with the shipped constants, which were fitted to those of `fitted`."""
+    step = predict(table, table.shipped)
+    validated = _validated(table, step, fitted, mfu)
+    return _report(validated, missing, (), layout_choices(table.rows, np.asarray(step.total) * slowdowns))
+
+
+def _of_shipped_rows(
+    table: RowArrays, seen: NDArray[np.bool_], mfu: float, slowdowns: Floats, missing: list[ValidatedRow]
+) -> Validation:
+    """Return the validation of the shipped rows, each with constants that did not see what is left out of them.
+
+    `seen` are the rows to which the shipped constants were fitted.
+    """
+    step = predict(table, table.shipped)
+    predicted = np.asarray(step.total)
     problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
     whole = fit_populations(problem, seen)
     # Rows that did not enter the fit are also predicted without the rest of their source.
@@ -136,10 +144,16 @@ def _validation(
         model=np.where(seen, leave_out(problem, seen, whole, model_folds(table, seen)), predicted),
         family=unknown_device_step_time_s(problem, seen, whole),
     )
-    validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
-    choices = layout_choices(rows, left_out.model * slowdowns)
-    report = _report(validated, missing, _clusters(rows, validated), choices)
+    validated = _validated(table, step, seen, mfu, left_out)
+    choices = layout_choices(table.rows, left_out.model * slowdowns)
+    report = _report(validated, missing, _clusters(table.rows, validated), choices)
     return msgspec.structs.replace(report, full_runs=full_run_rows(), overruns=class_overruns(whole_runs()))
+
+
+def _fitted_among(shipped: RowArrays, seen: NDArray[np.bool_], rows: Sequence[PublishedRow]) -> NDArray[np.bool_]:
+    """Return which of a user's rows are shipped ones that the constants were fitted to."""
+    known = {_identity(row) for row, fitted in zip(shipped.rows, seen, strict=True) if fitted}
+    return np.array([_identity(row) in known for row in rows])
 
 
 def _hybrids(rows: Sequence[PublishedRow], mfu: float) -> list[ValidatedRow]:
@@ -147,8 +161,7 @@ def _hybrids(rows: Sequence[PublishedRow], mfu: float) -> list[ValidatedRow]:
     found: list[ValidatedRow] = []
     for group in hybrid_groups(rows):
         table = tabulate(group)
-        predicted = np.asarray(predict(table, table.shipped).total)
-        found += _validated(table, predicted, np.zeros(len(group), dtype=bool), mfu)
+        found += _validated(table, predict(table, table.shipped), np.zeros(len(group), dtype=bool), mfu)
     return found
 
 
@@ -181,13 +194,14 @@ def _identity(row: PublishedRow) -> tuple[str, float]:
 
 def _validated(
     table: RowArrays,
-    predicted: Floats,
+    step: StepTime,
     fitted: NDArray[np.bool_],
     mfu: float,
     left_out: LeftOut | None = None,
 ) -> list[ValidatedRow]:
     constant = baselines.constant_mfu(table, mfu)
-    host = np.asarray(predict(table, table.shipped).terms["host"]) / predicted
+    predicted = np.asarray(step.total)
+    host = np.asarray(step.terms["host"]) / predicted
     found = []
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
