@@ -21,7 +21,8 @@ from carbon_plugin.ledger.held import account_inputs
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
 from carbon_plugin.plan.search.feasibility import with_held
-from carbon_plugin.plan.search.layouts import describe, search_layout
+from carbon_plugin.plan.search.layouts import search_layout
+from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.plan.warnings import misfit, warnings_of
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import StepPrediction
@@ -176,7 +177,7 @@ def require_fit(forecast: Forecast) -> None:
     if not forecast.prediction.memory.fits:
         assert forecast.spec.layout is not None  # a forecast always has one
         raise InfeasibleLayoutError(
-            f"layout: {describe(forecast.spec.layout)} {misfit(forecast.prediction.memory)}; leave the layout out and "
+            f"layout: {phrase_of(forecast.spec.layout)} {misfit(forecast.prediction.memory)}; leave the layout out and "
             "it is searched, or plan it all the same with --force"
         )
 
@@ -298,4 +299,4 @@ def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:
 def layout_phrase(forecast: Forecast) -> str:
     """Return the layout of a forecast in one phrase."""
     assert forecast.spec.layout is not None  # a forecast always has one
-    return describe(forecast.spec.layout)
+    return phrase_of(forecast.spec.layout)

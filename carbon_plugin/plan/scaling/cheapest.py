@@ -43,7 +43,7 @@ from carbon_plugin.plan.scaling.options import (
     layouts_for,
 )
 from carbon_plugin.plan.scaling.shape import model_of
-from carbon_plugin.plan.search.layouts import describe
+from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
@@ -259,7 +259,7 @@ def _point(
         accelerator=cluster.accelerator.name,
         zone=site.zone or "stated",
         devices=cluster.devices,
-        layout=describe(spec.layout),
+        layout=phrase_of(spec.layout),
         step_time_s=prediction.step_time_s.value,
         mfu=prediction.mfu,
         goodput=option.goodput.useful_share,

@@ -15,8 +15,9 @@ import msgspec
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import STEP
+from carbon_plugin.plan.search.phrases import held_phrase, phrase_of
 from carbon_plugin.plan.search.slow_network import network_slowdown
-from carbon_plugin.plan.search.space import describe, held_phrase, shardings
+from carbon_plugin.plan.search.space import shardings
 from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.degrees import divisors
@@ -62,7 +63,7 @@ def data_parallel_layouts(spec: RunSpec) -> list[Candidate]:
         raise InfeasibleLayoutError(
             f"memory: none of {plural(len(found), 'layout')} of {spec.model.name} fits in {memory(capacity)} of "
             f"{spec.cluster.accelerator.name}; the smallest needs {memory(least.memory_bytes)} "
-            f"({describe(least.layout)})"
+            f"({phrase_of(least.layout)})"
         )
     return found
 

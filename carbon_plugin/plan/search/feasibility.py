@@ -13,7 +13,8 @@ import numpy as np
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.search.pareto import Floats
-from carbon_plugin.plan.search.space import Grid, Space, describe, grids, held_phrase, splits
+from carbon_plugin.plan.search.phrases import held_phrase, phrase_of
+from carbon_plugin.plan.search.space import Grid, Space, grids, splits
 from carbon_plugin.predict.case.from_spec import shape_of, work_of
 from carbon_plugin.predict.case.inputs import Shape, StepWork
 from carbon_plugin.predict.peak import memory_bytes
@@ -180,7 +181,7 @@ def no_memory(
         f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
         f"{nodes_phrase(spec)} fits in "
         f"{memory(capacity)} of {spec.cluster.accelerator.name}; the smallest needs {memory(need_bytes)} "
-        f"({describe(tightest)}); {next_step}"
+        f"({phrase_of(tightest)}); {next_step}"
     )
 
 

@@ -20,7 +20,7 @@ from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of, no_la
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import STEP, Floats, Indices, front, not_hopeless
 from carbon_plugin.plan.search.slow_network import MOST, expected_on_networks, slow
-from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
+from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, layout_at
 from carbon_plugin.predict.arrays import Flags
 from carbon_plugin.predict.case.inputs import Layout, take
 from carbon_plugin.predict.power import step_power_w
@@ -29,8 +29,6 @@ from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
-
-__all__ = ["FoundLayouts", "Front", "ProgressCallback", "SearchResult", "describe", "search", "search_layout"]
 
 COLUMNS = ("step_time_s", "expected_time_s", "power_w", "memory_bytes", "complexity")
 FURTHEST = MOST * (1 + 2 * STEP)

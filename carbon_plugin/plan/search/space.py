@@ -24,7 +24,6 @@ from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, splits_heads
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import (
-    AXES,
     DEGREES,
     SHARED_OUT,
     TABLES,
@@ -46,7 +45,10 @@ SMALL_GRID = 15_000
 """The most layouts of a grid that is filled up. One of so many takes about twice as long as one of 500, because in
 small arrays the number of operations counts."""
 
-ArrayShape = tuple[int, ...]
+SPLIT, EXPERTS, SHARDING, MICRO_BATCH, SCHEDULE, RECOMPUTED = range(6)
+"""The axes of a grid."""
+AXES_OF_GRID = 6
+
 StagedSchedule = tuple[PipelineSchedule, int]
 """A schedule and its number of virtual stages."""
 Sharding = tuple[int, int, int]
@@ -251,80 +253,77 @@ def _filled(choices: list[Any], length: int) -> list[Any]:
     return choices + choices[-1:] * (length - len(choices))
 
 
-def _grid(
-    rows: list[GridRow],
-    experts: Values,
-    sizes: Values,
-    batch: int,
-    held: HeldDegrees,
-) -> Grid:
-    def column(values: Any, axes: ArrayShape) -> Any:
-        """Return an array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
-        array = np.asarray(values, dtype=np.float64)
-        return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(6)])
+def _column(values: Any, *axes: int) -> Any:
+    """Return an array whose dimensions are those axes of a grid, with dimensions of 1 for the others."""
+    array = np.asarray(values, dtype=np.float64)
+    return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(AXES_OF_GRID)])
 
-    tp, cp, ring, pp, dp = (column(values, (0,)) for values in zip(*(row.split for row in rows), strict=True))
-    most_ways, most_plans = max(len(row.shardings) for row in rows), max(len(row.schedules) for row in rows)
-    ways = np.array([_filled(row.shardings, most_ways) for row in rows], dtype=np.float64)
-    plans = [_filled(row.schedules, most_plans) for row in rows]
-    replicate, shard, stage = (column(ways[..., part], (0, 2)) for part in range(3))
-    chunks = column([[v for _, v in planned] for planned in plans], (0, 4))
-    ep, size = column(experts, (1,)), column(sizes, (3,))
+
+def _stated(lengths: list[int], axis: int) -> Flags:
+    """Return which choices along an axis are not filled up, for rows with so many choices."""
+    return np.asarray(_column(np.arange(max(lengths)) < np.array(lengths)[:, None], SPLIT, axis) > 0)
+
+
+def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held: HeldDegrees) -> Grid:
+    tp, cp, ring, pp, _ = (_column(values, SPLIT) for values in zip(*(row.split for row in rows), strict=True))
+    ways, plans = [len(row.shardings) for row in rows], [len(row.schedules) for row in rows]
+    shards = np.array([_filled(row.shardings, max(ways)) for row in rows], dtype=np.float64)
+    planned = [_filled(row.schedules, max(plans)) for row in rows]
+    replicate, shard, stage = (_column(shards[..., part], SPLIT, SHARDING) for part in range(3))
     # A stated share of the layers says that some recompute as a whole or by their operations.
     open_kinds = SHARED_OUT if "recompute_share" in held else RECOMPUTE
     tried = (held["recompute"],) if "recompute" in held else open_kinds
     again_share = held.get("recompute_share", 1.0)
-    kinds = [column([kind == name for name in tried], (5,)) for kind in RECOMPUTE]
-
+    kinds = [_column([kind == name for name in tried], RECOMPUTED) for kind in RECOMPUTE]
     again = again_flags("selective", held.get("recompute_modules", ()))
 
     def scheduled(name: PipelineSchedule) -> Any:
-        return column([[kind == name for kind, _ in planned] for planned in plans], (0, 4))
-
-    def stated(lengths: list[int], most: int, axis: int) -> Flags:
-        """Return which choices along an axis are not filled up."""
-        return np.asarray(column(np.arange(most) < np.array(lengths)[:, None], (0, axis)) > 0)
+        return _column([[kind == name for kind, _ in row] for row in planned], SPLIT, SCHEDULE)
 
     def switch(name: str) -> Values:
         return np.float64(held.get(name, False))
 
-    expert_tp = np.float64(held.get("expert_tp", 1))
-    share = batch / dp
-    rounds = share / size
-    valid = ((dp * cp * tp) % (ep * expert_tp) == 0) & (share % size == 0) & ((expert_tp == 1) | (ep > 1))
-    # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
-    valid = valid & ((chunks == 1) | (rounds % pp == 0))
-    # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
-    dualpipe = scheduled("dualpipe")
-    valid = valid & ((dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * pp)))
-    valid = valid & stated([len(row.shardings) for row in rows], most_ways, 2)
-    valid = valid & stated([len(row.schedules) for row in rows], most_plans, 4)
-    shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(tried))
     layout = Layout(
         tp=tp,
         cp=cp,
         pp=pp,
         dp_replicate=replicate,
         dp_shard=shard,
-        ep=ep,
-        expert_tp=expert_tp,
+        ep=_column(experts, EXPERTS),
+        expert_tp=np.float64(held.get("expert_tp", 1)),
         zero_stage=stage,
         sequence_parallel=((tp > 1) & held.get("sequence_parallel", True)).astype(np.float64),
         ring=ring,
         zero_bubble=scheduled("zero_bubble"),
-        dualpipe=dualpipe,
+        dualpipe=scheduled("dualpipe"),
         gpipe=scheduled("gpipe"),
-        virtual_stages=chunks,
-        micro_batch_size=size,
+        virtual_stages=_column([[chunks for _, chunks in row] for row in planned], SPLIT, SCHEDULE),
+        micro_batch_size=_column(sizes, MICRO_BATCH),
         recompute_operators=kinds[2] * again_share,
         recompute_full=kinds[3] * again_share,
         reentrant=switch("recompute_reentrant"),
         async_tp=switch("async_tp"),
-        expert_overlap=np.maximum(dualpipe, switch("expert_overlap")),
+        expert_overlap=np.maximum(scheduled("dualpipe"), switch("expert_overlap")),
         balanced_stages=switch("balanced_stages"),
         **{flag: kinds[1] if named else NOT for flag, named in again.items()},
     )
+    dp = _column([row.split.dp for row in rows], SPLIT)
+    valid = _keeps_rules(layout, dp, batch) & _stated(ways, SHARDING) & _stated(plans, SCHEDULE)
+    shape = (len(rows), experts.size, max(ways), sizes.size, max(plans), len(tried))
     return Grid(layout, np.broadcast_to(valid, shape))
+
+
+def _keeps_rules(layout: Layout, dp: Values, batch: int) -> Flags:
+    """Return where the degrees divide the ranks, the batch divides among them, and its schedule can be run."""
+    share = batch / dp
+    rounds = share / layout.micro_batch_size
+    whole = (dp * layout.cp * layout.tp) % (layout.ep * layout.expert_tp) == 0
+    whole = whole & (share % layout.micro_batch_size == 0) & ((layout.expert_tp == 1) | (layout.ep > 1))
+    # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
+    in_rounds = (layout.virtual_stages == 1) | (rounds % layout.pp == 0)
+    # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
+    from_both_ends = (layout.dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * layout.pp))
+    return np.asarray(whole & in_rounds & from_both_ends)
 
 
 def complexity(layout: Layout) -> Values:
@@ -369,33 +368,3 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         expert_overlap=bool(one["expert_overlap"]) and not one["dualpipe"],
         balanced_stages=bool(one["balanced_stages"]),
     )
-
-
-def held_phrase(held: HeldDegrees) -> str:
-    """Return the held fields in words: "tp 8, recompute full"."""
-    words = {True: "true", False: "false"}
-    return ", ".join(
-        f"{name.replace('micro_batch_size', 'micro-batch').replace('_', ' ') if name not in AXES else name} "
-        f"{words[value] if isinstance(value, bool) else ' '.join(value) if isinstance(value, tuple) else value}"
-        for name, value in held.items()
-    )
-
-
-def describe(layout: ParallelLayout) -> str:
-    """Return a layout in one short phrase that leaves out degrees of 1."""
-    degrees = {name: getattr(layout, name) for name in DEGREES}
-    parts = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1] or ["one device"]
-    if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
-        parts.append("all-to-all cp")
-    if layout.zero_stage:
-        parts.append(f"ZeRO-{layout.zero_stage}")
-    if layout.pipeline_schedule in ("gpipe", "zero_bubble", "dualpipe"):
-        parts.append(layout.pipeline_schedule.replace("_", " "))
-    if layout.virtual_stages > 1:
-        parts.append(f"{layout.virtual_stages} virtual stages")
-    switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
-    parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
-    parts.append(f"micro-batch {layout.micro_batch_size}")
-    again = f"recompute {' + '.join(layout.recompute_modules) or layout.recompute}"
-    parts.append(again if layout.recompute_share == 1 else f"{again} in {layout.recompute_share:.2g} of the layers")
-    return ", ".join(parts)

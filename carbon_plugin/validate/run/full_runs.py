@@ -24,7 +24,8 @@ from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError, SpecE
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import run_goodput
 from carbon_plugin.plan.real_run import planned_goodput
-from carbon_plugin.plan.search.layouts import describe, search_layout
+from carbon_plugin.plan.search.layouts import search_layout
+from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
@@ -135,7 +136,7 @@ def _row(raw: Mapping[str, Any]) -> FullRunRow:
         ratio=hours.value / float(raw["gpu_hours"]),
         mfu=prediction.mfu,
         goodput=goodput.useful_share,
-        layout=describe(spec.layout),
+        layout=phrase_of(spec.layout),
         assumed=tuple(assumed),
     )
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import next_step, read_rows
 from carbon_plugin.errors import SpecError
-from carbon_plugin.plan.search.layouts import describe
+from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.numbers.amounts import plural
@@ -70,7 +70,7 @@ def explain_row(name: str, records: Path | None) -> RowExplanation:
         id=name,
         source=found.source,
         accelerator=found.accelerator,
-        layout=describe(found.spec.layout),
+        layout=phrase_of(found.spec.layout),
         measured_step_time_s=found.measured_step_time_s,
         ratio=prediction.step_time_s.value / found.measured_step_time_s,
         groups_s=grouped(prediction.breakdown_s),
