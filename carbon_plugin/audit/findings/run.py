@@ -72,7 +72,7 @@ class Coverage(Struct, frozen=True, kw_only=True):
     measured energy, and `gpu_slices` how many of these are MIG slices. `whole_gpus` is the sum over all `gpus`, with a
     slice as its share. `gpus_missing` GPUs must have been used by nodes whose ledgers are here, but no ledger names
     them; `missing` says how that is known, a sentence a launch. No rank of a launch computed on
-    `gpus_without_rank` of the GPUs that it metered.
+    `gpus_without_rank` of the GPUs that it metered, and `ranks_unheard` of its ranks have reported nothing.
 
     `overlaps` are devices that two files metered at once. `clock_offsets_s` says by how many seconds the times of a
     ledger are ahead of those of the run, because clocks of nodes disagree or the clock of a host was set between two of
@@ -93,6 +93,7 @@ class Coverage(Struct, frozen=True, kw_only=True):
     missing: list[str] = []
     side_by_side: list[str] = []
     gpus_without_rank: int = 0
+    ranks_unheard: int = 0
 
 
 class Progress(Struct, frozen=True, kw_only=True):

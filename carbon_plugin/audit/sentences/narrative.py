@@ -154,6 +154,11 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"No rank computed on {coverage.gpus_without_rank} of {gpus_phrase(coverage)}, by what the ranks say; the "
             "totals hold what these drew, and their manufacture."
         )
+    if coverage.ranks_unheard:
+        found.append(
+            f"Nothing was heard from {plural(coverage.ranks_unheard, 'rank')} of a launch, as if it ran without the "
+            "monitor or ended before its first step; what it computed on is not known."
+        )
     found += _below_gpus(summary)
     if summary.period.stalled_s:
         found.append(

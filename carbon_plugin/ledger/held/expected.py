@@ -35,7 +35,8 @@ class ExpectedGpus(Struct, frozen=True, kw_only=True):
     """Counts the GPUs of one launch. `metered` GPUs are named by ledgers, and `unseen` ones are seen by processes and
     named by no ledger. `unplaced_ranks` is the number of ranks that must compute on a GPU beyond those. `told` says
     whether any rank has reported what it computes on; if none has, each rank is taken to have a GPU of its own.
-    `without_rank` metered GPUs have no rank on them, although every rank has reported where it computes.
+    `without_rank` metered GPUs have no rank on them, although every rank has reported where it computes. Of the ranks
+    on nodes with a ledger, `unheard_ranks` have reported nothing although others have.
     """
 
     metered: int
@@ -43,6 +44,7 @@ class ExpectedGpus(Struct, frozen=True, kw_only=True):
     unplaced_ranks: int = 0
     told: bool = True
     without_rank: int = 0
+    unheard_ranks: int = 0
 
     @property
     def gpus(self) -> int:
@@ -105,21 +107,25 @@ def expected_gpus(manifests: Iterable[Manifest]) -> ExpectedGpus:
                     placed_keys.add(device.key)
         seen.update((_bare(key), key) for key in manifest.seen_gpus)
         on_none.update(manifest.ranks_without_gpu)
-    if not gpus:
-        return ExpectedGpus(metered=0)  # a job on CPUs, or one whose GPUs nothing could read, which is said elsewhere
-    give_way()
-    unseen = tuple(sorted(key for bare, key in seen.items() if bare not in named_bare))
+    if not found:
+        return ExpectedGpus(metered=0)
     world = max(manifest.world_size for manifest in found)
     nodes = max(1, *(manifest.nodes for manifest in found))
     here = round(world * min(1.0, len({manifest.node for manifest in found}) / nodes))
+    heard = len(on_gpu | on_none)
+    unheard = max(0, here - heard) if heard else 0
+    if not gpus:  # a job on CPUs, or one whose GPUs nothing could read, which is said elsewhere
+        return ExpectedGpus(metered=0, unheard_ranks=unheard)
+    give_way()
+    unseen = tuple(sorted(key for bare, key in seen.items() if bare not in named_bare))
     unplaced = here - len(on_gpu) - len(on_none) - (len(gpus) - len(placed_keys)) - len(unseen)
-    all_told = len(on_gpu | on_none) >= here
     return ExpectedGpus(
         metered=len(gpus),
         unseen=unseen,
         unplaced_ranks=max(0, unplaced),
-        told=bool(on_gpu or on_none),
-        without_rank=len(gpus) - len(placed_keys) if all_told else 0,
+        told=heard > 0,
+        without_rank=len(gpus) - len(placed_keys) if heard >= here else 0,
+        unheard_ranks=unheard,
     )
 
 

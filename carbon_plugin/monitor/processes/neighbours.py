@@ -117,16 +117,16 @@ class Neighbours:
 
     def news(self) -> str | None:
         """Return a sentence about runs that have come since the last call, or None."""
-        found = {
-            tenant.name: key
-            for tenant in self._others
-            for key in self._own.gpus
-            if key in tenant.gpus and tenant.run_id not in self._said and not self._is_own(tenant)
-        }
+        new = [one for one in self._others if one.run_id not in self._said and not self._is_own(one)]
+        names = {one.run_id: one.name for one in new}  # a run may have a tenant a process
+        shared = [
+            (name, [key for key in self._own.gpus if any(key in one.gpus for one in new if one.run_id == run_id)])
+            for run_id, name in names.items()
+        ]
         self._said.update(tenant.run_id for tenant in self._others if not self._is_own(tenant))
-        if not found:
+        runs = ", ".join(f"{name} ({', '.join(keys)})" for name, keys in sorted(shared) if keys)
+        if not runs:
             return None
-        runs = ", ".join(f"{name} ({key})" for name, key in sorted(found.items()))
         return (
             f"other runs on this host use the same GPUs: {runs}. While they do, each run is charged an equal share of "
             "a GPU's energy"

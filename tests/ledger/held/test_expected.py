@@ -66,6 +66,21 @@ def test_gpus_that_must_have_been_used_and_are_in_no_ledger(case):
     assert (expected.sentence is None) == (missing == 0)
 
 
+@pytest.mark.parametrize(
+    ("manifests", "unheard"),
+    [
+        ([manifest({A: [], B: []}, world=2, cpu=(0,))], 1),  # a script that measures on rank 0 alone
+        ([manifest({A: [0], B: []}, world=2)], 1),
+        ([manifest({}, world=4, cpu=(0, 2))], 2),
+        ([manifest({A: [0], B: [1]}, world=4, nodes=2)], 0),  # the others are on the node whose ledger is missing
+        ([manifest({A: [], B: []}, world=4)], 0),  # an adapter that does not see where ranks compute
+        ([manifest({A: [0], B: [1]}, world=2)], 0),
+    ],
+)
+def test_ranks_that_said_nothing_are_counted_where_others_spoke(manifests, unheard):
+    assert expected_gpus(manifests).unheard_ranks == unheard
+
+
 def test_gpus_without_a_rank_are_counted_once_every_rank_has_said_where_it_computes():
     assert expected_gpus([manifest({A: [], B: []}, world=2, cpu=(0, 1))]).without_rank == 2
     assert expected_gpus([manifest({A: [0], B: []}, world=1)]).without_rank == 1

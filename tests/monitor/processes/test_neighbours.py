@@ -81,6 +81,19 @@ def test_a_run_that_ended_before_is_no_neighbour(joined):
     assert second.part_of("GPU-0", at_s + 5, at_s + 10) == 1.0
 
 
+def test_every_run_is_named_with_all_gpus_that_it_shares(joined):
+    first = joined("a", "1", ["GPU-0", "GPU-1", "GPU-2"], 0.0)
+    joined("b", "2", ["GPU-0"], 0.0)  # two processes of one run
+    joined("b", "3", ["GPU-2"], 0.0)
+    joined("c", "4", ["GPU-0", "GPU-1", "GPU-9"], 0.0)
+    first.look()
+
+    said = first.news()
+
+    assert "(GPU-0, GPU-2), " in said
+    assert "(GPU-0, GPU-1). " in said
+
+
 def test_another_run_is_said_once(joined):
     first = joined("a", "1", ["GPU-0", "GPU-1"], 0.0)
     joined("b", "2", ["GPU-1"], 0.0)

@@ -177,6 +177,7 @@ def coverage_of(collected: RunCollector) -> Coverage:
         },
         side_by_side=_side_by_side(collected.files),
         gpus_without_rank=max(launch.without_rank for launch in expected),
+        ranks_unheard=max(launch.unheard_ranks for launch in expected),
     )
 
 
