@@ -103,10 +103,23 @@ def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWor
     return Cost(one + 2 * moved, one + moved), Cost(one + 2 * moved, 2 * one + moved)
 
 
+def room_for_rows(layout: Layout, rates: Rates) -> Values:
+    """Return how many times its routed rows the buffer of a rank holds after the exchange.
+
+    Where nobody drops tokens and no host reads counts, shapes are fixed for the worst case, in which all rows of all
+    expert-parallel ranks come to one of them (`ragged_buffer_factor` of MaxText, whose default is -1). Grouped products
+    and fused kernels skip what is empty, and single operations over the buffer do not.
+    """
+    counted = (rates.counts_on_host > 0) | (rates.counts_to_exchange > 0)
+    bounded = (rates.capacity_factor > 0) | (rates.static_dispatch > 0) | (rates.one_hot_dispatch > 0)
+    return where(counted | bounded | (rates.plain_dispatch == 0), 1.0, layout.ep)
+
+
 def permutation(rows: Values, tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores."""
     scores = 16 * tokens * shape.experts
     again = CHUNK_SORT_BYTES * ((layout.ep > 1) & (shape.experts > layout.ep) & (rates.deduplicated == 0))
+    again = again * room_for_rows(layout, rates)
     fused, plain = (
         [(size + more) * rows * shape.expert_hidden for size in sizes]
         for sizes, more in zip(zip(*PERMUTATION_BYTES, strict=True), (0.0, again), strict=True)

@@ -22,6 +22,7 @@ from carbon_plugin.predict.time.experts import (
     indexed_biases,
     one_hot_products,
     permutation,
+    room_for_rows,
     sorted_loop,
 )
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
@@ -225,7 +226,7 @@ def _experts(
     if any_of(shape.shared_ffn):
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
-    up = up + between_products(rows, shape, work, rates)
+    up = up + between_products(rows * room_for_rows(layout, rates), shape, work, rates)
     if any_of(rates.indexed_biases > 0):
         up = up + Cost(np.float64(0), indexed_biases(rows, shape, layout, rates))
     if any_of(rates.one_hot_dispatch == 0):

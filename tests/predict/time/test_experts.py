@@ -19,6 +19,7 @@ from carbon_plugin.predict.time.experts import (
     PERMUTATION_BYTES,
     fullest_rank,
     one_hot_products,
+    room_for_rows,
 )
 from carbon_plugin.predict.time.host import HOST_OPS_WAIT, host_wait
 from carbon_plugin.predict.time.operators import Cost
@@ -375,6 +376,24 @@ def test_biases_that_are_gathered_by_index_are_added_up_row_by_row_of_the_fulles
     alike = more_s(biased, one_kind_of_token=1.0)
     assert alike == pytest.approx(2 * 3.5e-6 * rows / min(sparse.moe.experts, 2 * sparse.moe.top_k))
     assert more_s(msgspec.structs.replace(biased, trainable_fraction=0.01)) == 0
+
+
+def test_single_operations_pass_over_a_buffer_of_fixed_shape_that_has_room_for_all_rows(sparse, rates) -> None:
+    layout = layout_of(ParallelLayout(dp_shard=8, zero_stage=3, ep=8))
+
+    def room(**changes: float) -> float:
+        fixed = {"plain_dispatch": 1.0, "counts_on_host": 0.0, "counts_to_exchange": 0.0, **changes}
+        return float(room_for_rows(layout, rates(**fixed)))
+
+    assert room() == 8
+    told = ({"counts_on_host": 1.0}, {"counts_to_exchange": 1.0}, {"capacity_factor": 1.25}, {"plain_dispatch": 0.0})
+    assert [room(**changes) for changes in told] == [1.0] * 4
+
+    def seconds(dropping: float) -> float:
+        own = rates(plain_dispatch=1.0, counts_on_host=0.0, counts_to_exchange=0.0, capacity_factor=dropping)
+        return float(step(sparse, own, dp_shard=64, zero_stage=3, ep=8).terms["matmul"])
+
+    assert seconds(0.0) > seconds(1.0)
 
 
 def test_a_loop_waits_for_gathers_of_single_modules_only_where_hooks_gather_them(sparse, rates) -> None:
