@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
+from tests.ports import free_port
 
 JOB = Path(__file__).parent / "jobs" / "jax_loop.py"
 
@@ -36,9 +36,7 @@ def job(tmp_path_factory) -> tuple[Path, list[Any]]:
     """Return the run directory of a job of two processes, and what each printed."""
     pytest.importorskip("jax")
     folder = tmp_path_factory.mktemp("jax")
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
     env = kept | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(folder)}
     processes = [

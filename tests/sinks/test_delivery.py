@@ -108,7 +108,7 @@ def test_service_that_is_away_for_a_row_is_told_of_once_and_gets_the_others(deli
 
 
 def test_sink_that_hangs_is_left_behind_at_the_end_and_the_others_go_on(deliver, monkeypatch):
-    monkeypatch.setattr(delivery, "CLOSE_S", 0.2)
+    monkeypatch.setattr(delivery, "CLOSE_S", 2.0)  # the one that goes on has so long, too
     hanging, kept = Hanging(), Kept()
 
     troubles = deliver(hanging, kept)
@@ -127,7 +127,7 @@ def test_sink_that_takes_nothing_more_fills_no_memory(rows, monkeypatch):
     (row,) = rows(1)
 
     one.put(row)
-    assert hanging.began.wait(30)
+    assert hanging.began.wait(240)
     for _ in range(5):
         one.put(row)
     monkeypatch.setattr(delivery, "CLOSE_S", 0.0)

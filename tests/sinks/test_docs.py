@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.sinks.choose import KINDS
 from tests.pages import ROOT, blocks_of
+from tests.ports import free_port
 
 PAGE = (ROOT / "docs" / "loggers.md").read_text(encoding="utf-8")
 CODE = [block.code for block in blocks_of("docs/loggers.md", "python")]
@@ -92,11 +92,10 @@ def test_training_of_the_page_on_prometheus_is_scraped_with_its_totals(tmp_path)
     torch = pytest.importorskip("torch")
     pytest.importorskip("prometheus_client", reason="prometheus_client is not installed; `make test` installs it")
     code = PROMETHEUS_CODE[0]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     run_dir = tmp_path / "run"
     exec(code.replace(":9440", f":{port}"), open_names(torch, run_dir))
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=240) as answer:
         text = answer.read().decode()
 
     found = re.search(r'^carbon_plugin_energy_joules_total\{.*team="nlp"\} (\S+)$', text, flags=re.MULTILINE)

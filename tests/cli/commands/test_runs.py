@@ -225,7 +225,7 @@ def test_watch_redraws_itself_in_a_terminal_that_no_name_can_steer(tmp_path):
     while shown.count(b"recorded") < 3:  # two redrawings
         shown += os.read(ours, 4096)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=240)
     os.close(ours)
 
     assert b"\x1b[1A\x1b[2K" in shown  # up a line, and clear it

@@ -22,6 +22,7 @@ from carbon_plugin.monitor.run.key import KEY_FILE, KEY_VARIABLE, run_key
 from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
 from tests.ledger.builder import waited_j
+from tests.ports import free_port
 
 KEY = b"the secret of the run"
 
@@ -62,9 +63,7 @@ def node(
 
 @pytest.fixture
 def address() -> Address:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        return Address(free.getsockname())
+    return Address(("127.0.0.1", free_port(socket.SOCK_DGRAM)))
 
 
 @pytest.fixture

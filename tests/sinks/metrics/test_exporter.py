@@ -21,7 +21,7 @@ pytest.importorskip("prometheus_client", reason="prometheus_client is not instal
 
 
 def scraped(port: int) -> str:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=240) as answer:
         return answer.read().decode()
 
 
