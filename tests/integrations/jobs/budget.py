@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from together import begun_together
 from torch import nn
 
 from carbon_plugin.monitor.settings.options import MonitorOptions
@@ -291,4 +292,5 @@ LOOPS: tuple[Callable[[], None], ...] = (
 )  # fmt: skip
 
 if __name__ == "__main__":
+    begun_together()
     {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()

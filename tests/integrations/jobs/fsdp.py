@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from telling import tell
+from together import begun_together
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -109,9 +110,13 @@ def train(run_dir: str | None, forecast: str) -> list[float]:
 
 
 def main() -> None:
+    begun_together()
     dist.init_process_group("gloo")
     bare = train(None, sys.argv[2])
+    started_s = time.monotonic()
     measured = train(sys.argv[1], sys.argv[2])
+    if dist.get_rank() == 0:
+        tell("LASTED", time.monotonic() - started_s)
     tell("LOSSES", [dist.get_rank(), bare, measured])
     dist.destroy_process_group()
 

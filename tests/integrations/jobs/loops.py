@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from together import begun_together
 from torch import nn
 
 from carbon_plugin.monitor.settings.options import MonitorOptions
@@ -182,4 +183,5 @@ def twice(train: Callable[[bool, list[list[float]]], None]) -> None:
 LOOPS: tuple[Callable[[], None], ...] = (accelerate, deepspeed, megatron)
 
 if __name__ == "__main__":
+    begun_together()
     {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()

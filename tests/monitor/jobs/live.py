@@ -20,6 +20,7 @@ from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.meters.gpu import meter as gpu_meter
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.node import duty
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
 from carbon_plugin.spec.site import Site
@@ -70,12 +71,14 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     )
     if "slow" not in os.environ.get("NVML_SIM", ""):  # a busy machine keeps a driver that is well, too
         gpu_meter.READ_WAIT_S = gpu_meter.DESCRIBE_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0
+    duty.GRACE_S = duty.STRETCH_S = 60.0  # it may also start one rank much later than another
     for name in USED_BY_THE_THREAD:
         import_module(name)
     known = set(sys.modules)
     await_others()
     if "fault=" in os.environ.get("NVML_SIM", ""):  # its time counts from here, however long this process took to start
         os.environ["NVML_SIM"] += f";epoch={time.monotonic()}"
+    started_s = time.monotonic()
     monitor.start()
     time.sleep(0.3)
     if "JOB_GPU" in os.environ:
@@ -91,6 +94,7 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
         forked(monitor)
     if scenario in ("phases", "fork", "close"):
         monitor.close()
+    print("lasted", time.monotonic() - started_s)
     print("head", monitor.head, "metrics", len(monitor.metrics()), flush=True)
     print("imported", sorted(set(sys.modules) - known), flush=True)
     print("torch" if "torch" in sys.modules else "no torch", flush=True)
