@@ -122,12 +122,16 @@ NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, pl
 NEURON = Conventions(name=TUNED, zero_stage=1, sequence_parallel=True)
 """The library of the maker of the chip, whose Llama recipes have ZeRO-1 and sequence parallelism (NxD Training)."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
+ON_TPU = msgspec.structs.replace(UNKNOWN, xla=True)
+"""Software on TPUs that nobody here knows: they run nothing but what XLA compiled, and nobody says that it was tuned.
+It recomputes nothing unless it says so (`jax.checkpoint`)."""
 
 # The first match wins. The key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("megatron-deepspeed vtrain", MEGATRON_DEEPSPEED_2022),
     ("megatron-deepspeed 0.6", MEGATRON_DEEPSPEED_2022),
     ("megatron-deepspeed", ORDINARY_MEGATRON),
+    ("gpt-neox", ORDINARY_MEGATRON),  # Megatron's modules under DeepSpeed too (EleutherAI/gpt-neox, README.md)
     ("megatron-lm", MEGATRON_LM),
     ("megatron-core", MEGATRON_CORE),
     ("megatron-bridge", MEGATRON_BRIDGE),
@@ -143,7 +147,6 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("primus", MEGATRON_CORE),
     ("flagscale", MEGATRON_CORE),
     ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, name="hai-llm", dualpipe=True)),
-    ("gpt-neox", MEGATRON_LM),
     ("nanotron", NANOTRON),
     ("internevo", INTERNEVO),
     ("oneflow", MEGATRON_2021),
@@ -243,13 +246,15 @@ DEVICES: tuple[tuple[str, str], ...] = (
 def conventions_of_row(row: Fields) -> Conventions:
     """Return the defaults of the row's framework.
 
-    Plain PyTorch, and software that nobody here knows, is compiled software where the row says so. Unknown software
-    that cuts a model over many devices is tuned.
+    Plain PyTorch, and software that nobody here knows, is compiled software where the row says so. XLA compiles unknown
+    software on TPUs, and unknown software that cuts a model over many devices is tuned.
     """
     found = conventions_of(row.text("framework"))
     cut = any((row.optional_count(axis) or 1) > 1 for axis in ("tp", "pp"))
     if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
         return MEGATRON_CORE
+    if found == UNKNOWN and row.text("gpu").upper().startswith("TPU"):
+        return ON_TPU
     words = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if found in (PYTORCH, UNKNOWN) and (FUSED_BY_HAND.search(words) or XLA_DEVICE.search(row.text("framework"))):
         return COMPILED

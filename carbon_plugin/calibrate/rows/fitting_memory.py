@@ -13,7 +13,7 @@ from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.spec.layout import Recompute
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.stack import THROUGH_MEMORY
+from carbon_plugin.spec.stack import ORDINARY, THROUGH_MEMORY
 
 RECOMPUTE_NOT_STATED = ("recompute none", "recompute operators")
 MICRO_BATCH_NOT_STATED = "mbs 1"
@@ -49,13 +49,15 @@ def with_filled_memory(spec: RunSpec, assumed: list[str]) -> RunSpec:
     """Return the run with the largest micro-batch that fits, where micro-batches of one sequence were assumed.
 
     People who shard parameters gather them once for each micro-batch, so that they fill the memory before they
-    accumulate. Pipelines want many micro-batches, and Megatron's relatives run one sequence unless they are told
-    otherwise: both are left alone. What is assumed is written into `assumed`.
+    accumulate. So do those whose every device has a whole copy in ordinary software, where small kernels wait for the
+    host. Pipelines want many micro-batches, and Megatron's relatives run one sequence unless they are told otherwise:
+    both are left alone. What is assumed is written into `assumed`.
     """
     layout = spec.layout
     if layout is None or MICRO_BATCH_NOT_STATED not in assumed or spec.stack.interleaves:
         return spec
-    if layout.pp > 1 or layout.zero_stage < 2:
+    whole_copies = layout.zero_stage == 0 and layout.tp == 1 and spec.stack.population == ORDINARY
+    if layout.pp > 1 or not (layout.zero_stage >= 2 or whole_copies):
         return spec
     capacity = spec.cluster.accelerator.memory_bytes.value
     share = spec.training.global_batch_size // (layout.dp_replicate * layout.dp_shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
@@ -14,7 +15,7 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import TABLES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
-from carbon_plugin.spec.training import Precision, TrainingPlan
+from carbon_plugin.spec.training import Optimizer, Precision, TrainingPlan
 
 ORDINALS = {"other": 2, "second": 2, "third": 3, "fourth": 4}
 """Strides in words, by which a row says that every n-th layer is recomputed."""
@@ -60,7 +61,7 @@ def row_execution(
     Raises `SpecError` naming the field that is missing or odd.
     """
     if not row.states("tp", "sharding") and cluster.devices > 1:
-        if conventions.zero_stage != 3 or conventions == UNKNOWN:
+        if conventions.zero_stage != 3 or conventions.name == UNKNOWN.name:
             raise MissingFieldError("tp")
         # These frameworks shard over all devices unless told otherwise.
         assumed.append("tp 1")
@@ -119,6 +120,7 @@ def row_execution(
         global_batch_size=batch,
         steps=1,
         precision=precision,
+        optimizer=next((known for known in get_args(Optimizer) if optimizer.startswith(known)), "adamw"),
         master_weights=not pure,
         optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or "bf16 moments" in optimizer else "fp32",
         optimizer_in_backward="in backward" in optimizer,

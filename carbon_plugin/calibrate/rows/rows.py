@@ -210,7 +210,7 @@ def _row(
     model, cluster, training, layout = spec.model, spec.cluster, spec.training, spec.layout
     assert isinstance(model, TransformerModel)
     assert layout is not None  # as `_spec` makes them
-    if conventions == UNKNOWN:
+    if conventions.name == UNKNOWN.name:
         assumed.append(f"{spec.stack.population} software")
     elif conventions_of(row.text("framework")) == UNKNOWN:
         assumed.append(f"software priced like {conventions.name}")
@@ -226,7 +226,7 @@ def _row(
         origin=origin_of(identity),
         collection=collection,
         accelerator=cluster.accelerator.name,
-        framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
+        framework=_own_name(row.text("framework")) if conventions.name == UNKNOWN.name else conventions.name,
         software=row.text("framework"),
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
         spec=spec,

@@ -16,6 +16,7 @@ from carbon_plugin.calibrate.rows.conventions import (
     MEGATRON_CORE,
     MEGATRON_SWIFT,
     NEMO,
+    ON_TPU,
     OWN_KERNELS,
     PYTORCH_BASED,
     TRANSFORMER_ENGINE,
@@ -26,6 +27,7 @@ from carbon_plugin.calibrate.rows.conventions import (
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.routing import ONE_WORD
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates.laws import XE
 from carbon_plugin.predict.rates.resolve import TPU_LANES
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
@@ -201,13 +203,14 @@ def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator)
     said = f"{row.text('overlap')} {row.text('notes')}"
     ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
     changes = {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
-    return changes | {"shard_unit": "weight"}
+    fused = {"fused": True, "cross_entropy": "compiled"} if conventions == ON_TPU else {}
+    return changes | {"shard_unit": "weight", **fused}
 
 
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:
     """Return whether norms and gates are kernels of their own: the row says so, or its software is not PyTorch's."""
     framework = row.text("framework")
-    if conventions == UNKNOWN and not PYTORCH_BASED.search(framework):
+    if conventions.name == UNKNOWN.name and not PYTORCH_BASED.search(framework):
         return True
     return OWN_KERNELS.search(f"{framework} {row.text('overlap')} {row.text('notes')}") is not None
 
@@ -237,7 +240,9 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
     # Its attention on TPUs is jax's splash attention, which took in 2025 only heads of whole lanes (jax issue 30861).
     # For others it falls back to blocks of plain JAX over the full square, which XLA compiles
     # (`_try_tpu_splash_attention` and `flash_attention` of its layers/attention.py at 98f257a).
-    if conventions == LEVANTER and device.kind == "tpu" and model.head_dim % TPU_LANES:
+    not_splash = conventions == LEVANTER and device.kind == "tpu" and model.head_dim % TPU_LANES
+    # Megatron's relatives have kernels of their own on Intel's GPUs.
+    if not_splash or (device.architecture.startswith(XE) and not conventions.reentrant):
         changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()) or _has_no_kernel_for_heads(conventions, framework, device, model):
         changes["attention_kernel"] = "unfused"

@@ -202,12 +202,19 @@ def length_scale(kernel: AttentionKernel, device: Accelerator) -> int:
     return LENGTH_SCALE.get(_built_like(kernel, device.architecture), 0)
 
 
+XE = "xe"
+"""The start of the architectures of Intel's GPUs. PyTorch has no fused attention there whose inputs need gradients and
+takes its plain path (intel/torch-xpu-ops issues 1749 of June 2025 and 2489 of December 2025)."""
+
+
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
     """Return the kernel class that current frameworks use on this architecture."""
     if accelerator.kind == "cpu" or accelerator.architecture in ("volta", "turing"):
         return "flash"
     if accelerator.architecture.startswith("blackwell"):
         return "cudnn"
+    if accelerator.architecture.startswith(XE):
+        return "eager"
     return "flash2"
 
 

@@ -67,6 +67,13 @@ def test_people_who_shard_and_accumulate_fill_the_memory_of_their_devices() -> N
     assert micro_batch(seq_len=8192) < micro_batch()
 
 
+def test_people_with_whole_copies_in_ordinary_software_fill_the_memory_too() -> None:
+    copies = {"arch": "mpt_1b", "sharding": "none (DDP)"}
+
+    assert micro_batch(**copies) > 1
+    assert micro_batch(**copies, framework="Megatron-core") == 1
+
+
 def test_megatrons_relatives_pipelines_and_stated_micro_batches_are_left_as_they_are() -> None:
     assert micro_batch(framework="Megatron-Core", sharding="distributed optimizer") == 1
     assert micro_batch(framework="DeepSpeed", sharding="ZeRO-2", pp=2) == 1

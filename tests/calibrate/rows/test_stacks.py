@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
+from carbon_plugin.predict.rates.laws import default_attention_kernel
 from carbon_plugin.predict.step import predict_step
 
 
@@ -146,3 +147,46 @@ def test_software_that_nobody_here_knows_is_compiled_where_a_row_says_so() -> No
     plain, compiled = (read(framework="a trainer", overlap=words).spec.stack for words in ("", "torch.compile"))
 
     assert (plain.population, compiled) == ("ordinary", read(overlap="torch.compile").spec.stack)
+
+
+def test_software_that_nobody_knows_is_compiled_on_tpus_where_nothing_else_runs() -> None:
+    there, here = (read(framework="JAX (somebody)", gpu=gpu) for gpu in ("TPUv6e", "A100-80GB-SXM"))
+
+    assert (there.spec.stack.fused, here.spec.stack.fused) == (True, False)
+    assert there.spec.layout is not None
+    assert there.spec.layout.recompute == "none"
+    assert there.spec.stack.cross_entropy == "compiled"
+    assert {row.spec.stack.population for row in (there, here)} == {"ordinary"}
+    assert all("ordinary software" in row.assumed for row in (there, here))
+
+
+def test_pytorch_has_plain_attention_on_the_gpus_of_intel_unless_the_row_names_a_kernel() -> None:
+    intel = {"gpu": "Max-1550 (tile)"}
+    said = {"attention_kernel": "flash2"}
+
+    kernels = [
+        read(**changes).spec.stack.attention_kernel
+        for changes in (
+            {**intel, "framework": "torchtitan (2026-05)"},
+            {**intel, **said, "framework": "torchtitan (2026-05)"},
+            {**intel, "framework": "Megatron-DeepSpeed (2024)"},
+            {"framework": "torchtitan (2026-05)"},
+        )
+    ]
+    assert kernels == ["eager", "flash2", *kernels[2:]]
+    assert "eager" not in kernels[2:]
+    assert default_attention_kernel(read(**intel).spec.cluster.accelerator) == "eager"
+
+
+def test_gpt_neox_is_ordinary_software_like_its_relative_under_deepspeed() -> None:
+    stacks = [read(framework=name).spec.stack for name in ("GPT-NeoX (2022)", "Megatron-DeepSpeed (2024)")]
+
+    assert {stack.population for stack in stacks} == {"ordinary"}
+
+
+@pytest.mark.parametrize(
+    ("said", "optimizer"),
+    [("muon", "muon"), ("Muon + AdamW", "muon"), ("Adam fp32", "adam"), ("LAMB", "adamw"), (None, "adamw")],
+)
+def test_the_optimizer_of_a_row_is_read_where_its_cost_is_known(said: str | None, optimizer: str) -> None:
+    assert read(optimizer=said).spec.training.optimizer == optimizer
