@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def test_a_disk_that_is_full_from_the_start_is_warned_of_and_harms_nothing(outco
     outcome = outcomes["full before its first record"]
 
     assert "kept in memory" in outcome.warnings[0]
-    assert "are not in its ledger" in outcome.warnings[-1]
+    assert "this run has no record" in outcome.warnings[-1]
     assert len(outcome.warnings) == 2
 
 
@@ -149,3 +151,23 @@ def test_a_directory_that_stays_unwritable_is_said_at_both_ends(outcomes):
 
     assert str(outcomes["unwritable for good"].run_dir) in begins
     assert "this run has no record" in ends
+
+
+FULL_FROM_THE_START = """
+import resource, sys
+from carbon_plugin import CarbonMonitor
+
+sys.dont_write_bytecode = True
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))  # room for run.json
+with CarbonMonitor(run_dir=sys.argv[1], site="FRA") as monitor:
+    monitor.step_end()
+"""
+
+
+def test_a_run_without_a_record_names_no_report(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_FROM_THE_START, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=240)
+
+    assert (tmp_path / "run" / FIRST_FILE).exists()
+    assert "no report: nothing could be written in" in done.stderr
+    assert "report: carbon-plugin audit" not in done.stderr

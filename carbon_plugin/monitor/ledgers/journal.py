@@ -42,6 +42,11 @@ class Journal:
         return self._writer.path.name if self._writer else None
 
     @property
+    def holds_records(self) -> bool:
+        """Return whether the file holds a record. On a full disk there may be a file without any."""
+        return self._writer is not None and self._writer.records > 0
+
+    @property
     def head(self) -> str | None:
         """Return the head of the ledger's chain, or None as long as there is no file."""
         return self._writer.head if self._writer else None
@@ -64,7 +69,7 @@ class Journal:
             return
         self._closed = True
         self._write_waiting()
-        if self._waiting and self._writer is None:
+        if self._waiting and not self.holds_records:
             logger.warning(
                 "carbon_plugin: this run has no record: its ledger could not be written from the start to the end"
             )

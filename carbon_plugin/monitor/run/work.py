@@ -172,4 +172,4 @@ def _connected(job: WatchedJob, place: RunPlace) -> Exchange:
 
 def _is_written(recording: NodeRecording | None) -> bool:
     """Return whether a record is written, if this process is to write one."""
-    return recording is None or recording.journal.file is not None
+    return recording is None or recording.journal.holds_records
