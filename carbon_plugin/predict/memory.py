@@ -23,6 +23,9 @@ from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 MASTER_BYTES = 4
 GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one."""
+BUCKET_ELEMENTS = 5e8
+"""Parameters in a bucket of DeepSpeed's ZeRO-3: `reduce_bucket_size`, and half of `max_live_parameters`, which two
+gathered units fill (runtime/zero/config.py)."""
 SCATTER_BYTES = 6
 """Bytes per gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
 GATHERED_SEQUENCES = 5
@@ -54,6 +57,9 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     kept = stored * work.parameter_bytes * where(stage >= 3, narrow_share * split(3), shared + routed)
     master = where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
     unit = where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
+    # A bucket is as large as the weight that does not fit in it, and no larger than a layer.
+    bucket = np.maximum(_largest_weight(shape, layout), BUCKET_ELEMENTS)
+    unit = where(work.gathers_buckets > 0, np.minimum(unit, bucket), unit)
     # Under a pipeline FSDP gathers a stage once per step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     gathered = where(
@@ -245,7 +251,8 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it
     # are the gradients of its widest intermediates, and whole sequences that are gathered over tp.
     passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
-    gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
+    # The gradient of the activation's result lies beside those of the products that it is computed from.
+    gradients = (2 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
     working = passing + tokens * gradients * work.activation_bytes
     logits = _logits(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
     return {

@@ -51,11 +51,14 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
     early = work.head_gradients * table
     passing = np.asarray(sum(parts[name] for name in PASSING))
     kept = keeps_gradients(layout, work)
-    late = np.maximum(where(kept, 0.0, last), parts["update"])
-    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + late
+    last = where(kept, 0.0, last)
+    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + np.maximum(last, parts["update"])
+    updates = ~at_loss & (parts["update"] > last)
     present = {
-        "gradients": where(at_loss & ~kept, early, parts["gradients"]),
-        "update": where(at_loss, 0.0, late),
+        "gradients": where(
+            at_loss, where(kept, parts["gradients"], early), parts["gradients"] + where(updates, 0, last)
+        ),
+        "update": where(updates, parts["update"], 0.0),
         **{name: where(at_loss, parts[name], 0.0) for name in PASSING},
     }
     return {**parts, **present}

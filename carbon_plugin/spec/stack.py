@@ -87,11 +87,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     a step. `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
     (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither they
     nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output
-    and every second product (torchtitan), the products alone (torchtitan before December 2025, whose list had no
-    kernel of cuDNN), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone.
-    `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), or the weight in use (XLA's
-    GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how
-    many (`spec.defaults`).
+    and every second product (torchtitan), the products alone (torchtitan before December 2025, whose list had no kernel
+    of cuDNN), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered
+    at a time where parameters are sharded: a layer (FSDP), the weight in use (XLA's GSPMD), or a bucket, which a weight
+    may fill alone (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout
+    does not state how many (`spec.defaults`).
 
     `uniform_tokens` says that all tokens of a batch are alike, as in benchmarks that train on zeros or on one word
     (`predict.rates.rates.UNIFORM_GAIN`).
@@ -143,7 +143,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     keeps_gathered: bool = False
     plain_modules: bool | None = None
     operators_keep: Literal["products", "products_alone", "projections", "inputs"] = "products"
-    shard_unit: Literal["layer", "weight"] = "layer"
+    shard_unit: Literal["layer", "weight", "bucket"] = "layer"
     interleaves: bool = False
 
     def __post_init__(self) -> None:

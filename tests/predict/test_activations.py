@@ -351,8 +351,8 @@ def test_a_layer_that_comes_back_is_there_once_beside_its_input(rates: MakeRates
     usual, layers = Stack(cross_entropy="chunked"), LLAMA.layers
     layer = predicted(LLAMA, rates(), stack=usual) * SEQ_LEN
     boundary = 2 * LLAMA.hidden * SEQ_LEN
-    gradients = 2 * 2 * LLAMA.ffn * SEQ_LEN
-    logits = LLAMA.vocab * SEQ_LEN  # at the peak the logits or the layer, whichever is more
+    gradients = 2 * 3 * LLAMA.ffn * SEQ_LEN  # of the activation's result, and of both products before it
+    logits = 0.25 * LLAMA.vocab * SEQ_LEN  # at the peak the logits or the layer, whichever is more
     none, full, offloaded = (
         parts(LLAMA, rates(), layout, usual, **plan)
         for layout, plan in (
@@ -368,6 +368,19 @@ def test_a_layer_that_comes_back_is_there_once_beside_its_input(rates: MakeRates
     assert full["working"] == pytest.approx(layer - boundary + gradients - logits)
     assert offloaded["activations"] == 0
     assert offloaded["working"] == full["working"]
+
+
+def test_deepspeed_gathers_buckets_which_a_small_layer_does_not_fill(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3)
+    wide = msgspec.structs.replace(GPT, hidden=25600, ffn=102400, heads=160, kv_heads=160, head_dim=160)
+    weight = wide.hidden * wide.ffn
+
+    def moved(model: TransformerModel, unit: str) -> float:
+        return parts(model, rates(), layout, Stack(shard_unit=unit))["communication"]
+
+    assert moved(GPT, "bucket") == moved(GPT, "layer")
+    assert moved(wide, "bucket") == pytest.approx(6 * weight)
+    assert moved(wide, "layer") == pytest.approx(6 * 3 * weight, rel=0.01)
 
 
 def test_a_policy_that_does_not_know_the_kernel_of_attention_keeps_less_by_its_output(rates: MakeRates) -> None:

@@ -138,7 +138,7 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "eager": (14.0, 16.0),
     "compiled": (6.0, 6.0),
     "fused": (6.0, 6.0),
-    "chunked": (1.0, 1.0),
+    "chunked": (0.25, 0.25),
     "chunked_output": (2.25, 2.25),
     "in_place": (2.0, 2.0),
     "half": (8.0, 8.0),
@@ -146,14 +146,16 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
 }
 """Bytes per logit at the peak, first whole and then split over tensor-parallel ranks.
 
-They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A chunked
-output holds all logits in 16 bit, and the gradient of one of eight chunks (torchtune's `CEWithChunkedOutputLoss`,
-whose chunks are compiled). An eager loss over whole logits holds three fp32 values (`EAGER_VALUES`) beside the logits,
-which the outputs of a model keep; this also fits the memory that torchtitan reported in 2024. Over 16-bit logits
-("half") the three are 16-bit values. A kernel that reads 16-bit logits keeps them and writes their gradient beside
-them (apex's and flash-attention's, which llm-foundry takes unless told otherwise: `loss_fn` of its models). A loss on
-DTensors holds four fp32 values in its backward pass: the logarithm of the softmax, a gradient of zeros, and two steps
-of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan, which has it, lets its logits go before.
+They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A loss in
+chunks of the head holds as many elements as the hidden states (Liger's rule for `chunk_size`), a sixteenth of the
+logits or less, at 4 bytes each. A chunked output holds all logits in 16 bit, and the gradient of one of eight chunks
+(torchtune's `CEWithChunkedOutputLoss`, whose chunks are compiled). An eager loss over whole logits holds three fp32
+values (`EAGER_VALUES`) beside the logits, which the outputs of a model keep; this also fits the memory that torchtitan
+reported in 2024. Over 16-bit logits ("half") the three are 16-bit values. A kernel that reads 16-bit logits keeps them
+and writes their gradient beside them (apex's and flash-attention's, which llm-foundry takes unless told otherwise:
+`loss_fn` of its models). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of the softmax,
+a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan, which has it,
+lets its logits go before.
 """
 HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
@@ -225,6 +227,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         keeps_core=values(stack.operators_keep == "products"),
         keeps_projections=values(stack.operators_keep == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),
+        gathers_buckets=values(stack.shard_unit == "bucket"),
     )
 
 

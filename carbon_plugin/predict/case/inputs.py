@@ -158,8 +158,7 @@ class StepWork:
     `freed_logit_bytes` those per whole logit that the loss has freed by then and the allocator keeps, and
     `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
     elementwise operations run one by one. `offloaded` is the share of layers whose activations wait in host memory.
-    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_weights` are fields of `Stack` as
-    numbers.
+    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -191,6 +190,7 @@ class StepWork:
     keeps_core: Values
     keeps_projections: Values
     gathers_weights: Values
+    gathers_buckets: Values
     input_len: Values = NOT
     inputs: Values = NOT
     head_gradients: Values = NOT

@@ -1,0 +1,109 @@
+"""The peak of whole steps of a real model of transformers on one device, counted by PyTorch's profiler, beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.memory import memory_parts
+from carbon_plugin.predict.peak import allocated_bytes
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+from tests.predict.small_models import LLAMA
+
+LAYERS, LENGTH = 4, 512
+LONG_LOSS, LONG_LAYERS = {"vocab": 4096, "batch": 2}, {"vocab": 512, "batch": 4}
+
+
+def real_peak_bytes(*, vocab: int, batch: int, every: int | None, rounds: int, wide: bool) -> float:
+    """Return the most bytes that are allocated at one time in the second step; `every` n-th layer is checkpointed."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    config = transformers.LlamaConfig(
+        hidden_size=LLAMA.hidden,
+        intermediate_size=LLAMA.ffn,
+        num_attention_heads=LLAMA.heads,
+        num_key_value_heads=LLAMA.kv_heads,
+        num_hidden_layers=LAYERS,
+        vocab_size=vocab,
+        attn_implementation="sdpa",
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlamaForCausalLM(config).to(torch.float32 if wide else torch.bfloat16).train()
+    for number in range(every - 1, LAYERS, every) if every else ():
+        model.model.layers[number] = checkpoint_wrapper(model.model.layers[number], preserve_rng_state=False)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    tokens = torch.randint(0, vocab, (batch, LENGTH))
+
+    def step() -> None:
+        for _ in range(rounds):
+            outputs = model(input_ids=tokens, labels=tokens, use_cache=False)
+            outputs.loss.backward()
+            del outputs
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # makes the states of the optimizer
+    states = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *states))
+    return held + _peak_of(step)
+
+
+def _peak_of(step: Callable[[], None]) -> int:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = profiled.profiler.kineto_results.events()
+    now = peak = 0
+    for _, size in sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"):
+        now += size
+        peak = max(peak, now)
+    return peak
+
+
+def predicted_peak_bytes(rates: Rates, *, vocab: int, batch: int, every: int | None, rounds: int, wide: bool) -> float:
+    model = msgspec.structs.replace(LLAMA, layers=LAYERS, vocab=vocab, tied_embeddings=False)
+    again: dict[str, Any] = {"recompute": "full", "recompute_share": LAYERS // every / LAYERS} if every else {}
+    layout = layout_of(ParallelLayout(micro_batch_size=batch, **again))
+    plan = TrainingPlan(
+        seq_len=LENGTH,
+        global_batch_size=batch * rounds,
+        steps=1,
+        precision="fp32" if wide else "bf16",
+        master_weights=wide,
+        optimizer_state_dtype="fp32" if wide else "bf16",
+    )
+    work = work_of(plan, Stack())
+    parts = memory_parts(shape_of(model), layout, work, rates)
+    return float(allocated_bytes(parts, shape_of(model), layout, work))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {**LONG_LOSS, "every": None, "rounds": 1, "wide": False},
+        {**LONG_LOSS, "every": 1, "rounds": 1, "wide": False},
+        {**LONG_LOSS, "every": 2, "rounds": 1, "wide": False},
+        {**LONG_LOSS, "every": None, "rounds": 2, "wide": False},
+        {**LONG_LOSS, "every": None, "rounds": 1, "wide": True},
+        {**LONG_LAYERS, "every": None, "rounds": 1, "wide": False},
+        {**LONG_LAYERS, "every": 1, "rounds": 1, "wide": False},
+        {**LONG_LAYERS, "every": 2, "rounds": 1, "wide": False},
+        {**LONG_LAYERS, "every": 1, "rounds": 1, "wide": True},
+    ],
+    ids=str,
+)
+def test_a_step_holds_what_pytorch_allocates_for_it(rates: Callable[..., Rates], case: dict[str, Any]) -> None:
+    """Below it by the final norm and the rotary table, which are not counted: 1 to 3 % of four layers, 5 % of one."""
+    real, predicted = real_peak_bytes(**case), predicted_peak_bytes(rates(), **case)
+
+    assert 0.945 * real < predicted < 1.01 * real
