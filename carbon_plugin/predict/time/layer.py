@@ -84,18 +84,10 @@ def layer_time(
     if sparse and any_of(rates.sorted_loop > 0):
         sliced, issued = sorted_loop(shape, layout, work, rates)
         matmul, device, host = matmul + sliced, device + sliced, host + issued
-    # Where the host is the slower of the two, the device has nothing left to do when the host reads counts from it.
-    wait = host_wait(layout, rates) if sparse else np.float64(0)
-    forward = _issued(device.forward + wait, host.forward, rates)
-    backward = _issued(device.backward, host.backward, rates)
-    if sparse and any_of(rates.expert_loop > 0):
-        looped = (rates.expert_loop > 0) & (rates.sorted_loop == 0)
-        passes = expert_loop(shape, layout, rates)
-        forward = where(looped, forward + passes.forward, forward)
-        backward = where(looped, backward + passes.backward, backward)
+    passes = _passes(shape, layout, device, host, rates, sparse=sparse)
     grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
     passed = ForwardPass(
-        total=forward,
+        total=passes.forward,
         device=device.forward,
         host=host.forward,
         projections=projections.forward,
@@ -105,17 +97,15 @@ def layer_time(
         # What comes last is not repeated: the second product, and the way back of the tokens of experts.
         last=down.forward + ep.forward / 2,
     )
-    recompute = recompute_time(layout, work, passed)
     again = layout.again_moe if sparse else layout.again_mlp
-    recompute = recompute + again * (up.forward + down.forward + ep.forward)
+    recompute = recompute_time(layout, work, passed) + again * (up.forward + down.forward + ep.forward)
     if any_of(layout.again_latent * shape.mla):
-        recompute = (
-            recompute
-            + layout.again_latent * _latent_expansion(shape, layout, work, tokens, micro_batches, rates).forward
-        )
-    exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
+        latent = _latent_expansion(shape, layout, work, tokens, micro_batches, rates)
+        recompute = recompute + layout.again_latent * latent.forward
+    busy = Cost(passes.forward, passes.backward + recompute)
+    exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, busy, sparse=sparse)
     return LayerTime(
-        forward=forward + exposed.forward,
+        forward=passes.forward + exposed.forward,
         terms={
             "matmul": matmul.forward + matmul.backward,
             "attention": core.forward + core.backward,
@@ -124,11 +114,24 @@ def layer_time(
             "tp": tp.forward + tp.backward,
             "cp": cp.forward + cp.backward,
             "ep": ep.forward + ep.backward,
-            "host": forward - device.forward + backward - device.backward,
+            "host": passes.forward - device.forward + passes.backward - device.backward,
             "recompute": recompute,
             "dp_shard": exposed.forward + exposed.backward,
         },
     )
+
+
+def _passes(shape: Shape, layout: Layout, device: Cost, host: Cost, rates: Rates, *, sparse: bool) -> Cost:
+    """Return the seconds of the passes of a layer whose operations keep the device and the host busy so long."""
+    # Where the host is the slower of the two, the device has nothing left to do when the host reads counts from it.
+    wait = host_wait(layout, rates) if sparse else np.float64(0)
+    forward = _issued(device.forward + wait, host.forward, rates)
+    backward = _issued(device.backward, host.backward, rates)
+    if not sparse or not any_of(rates.expert_loop > 0):
+        return Cost(forward, backward)
+    looped = (rates.expert_loop > 0) & (rates.sorted_loop == 0)
+    loop = expert_loop(shape, layout, rates)
+    return Cost(where(looped, forward + loop.forward, forward), where(looped, backward + loop.backward, backward))
 
 
 def _issued(device: Values, host: Values, rates: Rates) -> Values:
@@ -328,12 +331,13 @@ def _fsdp_exposed(
     work: StepWork,
     rates: Rates,
     micro_batches: Values,
-    forward: Values,
-    backward: Values,
+    passes: Cost,
     *,
     sparse: bool,
 ) -> Cost:
     """Return the exposed seconds of the parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
+
+    `passes` are the seconds of its passes without them, the backward one with what it repeats.
 
     The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
     the step still pays a `contention` share of the time that these bytes take at scale-up speed. Waiting for a network
@@ -342,6 +346,7 @@ def _fsdp_exposed(
     """
     if not any_of(layout.zero_stage >= 2):
         return Cost(np.float64(0), np.float64(0))
+    forward, backward = passes.forward, passes.backward
     shared, routed = layer_parameters(shape, layout, sparse=sparse)
     ranks = layout.dp_shard * layout.cp
     expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
