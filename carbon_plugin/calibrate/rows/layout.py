@@ -60,32 +60,14 @@ def row_execution(
 
     Raises `SpecError` naming the field that is missing or odd.
     """
-    if not row.states("tp", "sharding") and cluster.devices > 1:
-        if conventions.zero_stage != 3 or conventions.name == UNKNOWN.name:
-            raise MissingFieldError("tp")
-        # These frameworks shard over all devices unless told otherwise.
-        assumed.append("tp 1")
-    tp, pp, cp, ep = (row.optional_count(axis) or 1 for axis in ("tp", "pp", "cp", "ep"))
-    dp = cluster.devices // (tp * pp * cp)
-    if dp * tp * pp * cp != cluster.devices:
-        raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
-    if row.optional_count("dp") not in (None, dp):
-        assumed.append(f"dp {dp} (stated {row.count('dp')})")
+    tp, pp, cp, ep, dp = _degrees(row, cluster, conventions, assumed)
     stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
     sequence = row.flag("sp")
     dualpipe = conventions.dualpipe and pp % 2 == 0
-    if not row.states("precision"):
-        assumed.append("precision bf16")
-    precision = row_precision(row.text("precision") or "bf16")
-    if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
-        # Megatron runs in NVIDIA's containers, whose PyTorch uses tf32 for fp32 products by default.
-        assumed.append("precision tf32 for fp32 products")
-        precision = "tf32"
-    for needed in (precision, wide_precision(precision)):
-        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
+    precision = _precision(row, cluster, conventions, assumed)
     recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
     if recipe is not None:
         assumed.append(recipe.said)
@@ -112,10 +94,55 @@ def row_execution(
         expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
         balanced_stages=conventions.balanced_stages and pp > 1,
     )
+    training = _training_plan(row, model, cluster, layout, batch, precision, conventions, assumed)
+    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, model)
+
+
+def _degrees(
+    row: Fields, cluster: Cluster, conventions: Conventions, assumed: list[str]
+) -> tuple[int, int, int, int, int]:
+    """Return tp, pp, cp, ep and the data-parallel degree that remains."""
+    if not row.states("tp", "sharding") and cluster.devices > 1:
+        if conventions.zero_stage != 3 or conventions.name == UNKNOWN.name:
+            raise MissingFieldError("tp")
+        # These frameworks shard over all devices unless told otherwise.
+        assumed.append("tp 1")
+    tp, pp, cp, ep = (row.optional_count(axis) or 1 for axis in ("tp", "pp", "cp", "ep"))
+    dp = cluster.devices // (tp * pp * cp)
+    if dp * tp * pp * cp != cluster.devices:
+        raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
+    if row.optional_count("dp") not in (None, dp):
+        assumed.append(f"dp {dp} (stated {row.count('dp')})")
+    return tp, pp, cp, ep, dp
+
+
+def _precision(row: Fields, cluster: Cluster, conventions: Conventions, assumed: list[str]) -> Precision:
+    if not row.states("precision"):
+        assumed.append("precision bf16")
+    precision = row_precision(row.text("precision") or "bf16")
+    if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
+        # Megatron runs in NVIDIA's containers, whose PyTorch uses tf32 for fp32 products by default.
+        assumed.append("precision tf32 for fp32 products")
+        precision = "tf32"
+    for needed in (precision, wide_precision(precision)):
+        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
+    return precision
+
+
+def _training_plan(
+    row: Fields,
+    model: TransformerModel,
+    cluster: Cluster,
+    layout: ParallelLayout,
+    batch: int,
+    precision: Precision,
+    conventions: Conventions,
+    assumed: list[str],
+) -> TrainingPlan:
     pure = conventions.pure or _pure(row, model, layout, cluster, assumed)
     optimizer = row.text("optimizer").lower()
     eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
-    training = TrainingPlan(
+    return TrainingPlan(
         seq_len=row.count("seq_len"),
         global_batch_size=batch,
         steps=1,
@@ -127,7 +154,6 @@ def row_execution(
         optimizer_offload="CPU offload" in row.text("sharding"),
         activation_offload=_activation_offload(row, model),
     )
-    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, model)
 
 
 def _hides_tensor_parallel(row: Fields, conventions: Conventions) -> bool:
