@@ -23,6 +23,7 @@ class Launch:
         self._folder = run_dir.with_name(f"{run_dir.name} {len(list(run_dir.parent.glob('*')))}")
         self._folder.mkdir()
         self.processes: list[Process] = []
+        self._made_s = time.monotonic()
 
     def node(self, number: int, of: int, **variables: Any) -> Launch:
         """Start the only rank of a node, on a host of its own with one GPU."""
@@ -57,11 +58,12 @@ class Launch:
         self._write("stop", time.monotonic() + 0.1)
 
     def end(self) -> None:
-        """Let all nodes end, and wait for them."""
+        """Let all nodes end, wait for them, and write beside the run directory how long the launch has lasted, s."""
         self.stop()
         for process in self.processes:
             _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
+        self._run_dir.with_name(f"{self._run_dir.name}.lasted").write_text(str(time.monotonic() - self._made_s))
 
     def _write(self, name: str, moment_s: float) -> None:
         (self._folder / "written").write_text(str(moment_s))

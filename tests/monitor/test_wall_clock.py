@@ -105,7 +105,10 @@ def test_durations_and_embodied_carbon_do_not_follow_the_wall_clock(runs, audits
     assert summary.reserved.device_s - summary.reserved.before_first_record_s == pytest.approx(lasted_s, abs=0.1)
     assert summary.reserved.before_first_record_s < 120
     last = records(file, Projection)[-1]
-    assert last.spent_carbon_kg == pytest.approx(summary.footprint.total_kg.value, rel=0.35)
+    # The job that is killed may be so between a window and the projection after it.
+    until = [record for record in file.records[: file.records.index(last)] if isinstance(record, Window)]
+    part, total_kg = sum(window.duration_s for window in until) / lasted_s, summary.footprint.total_kg.value
+    assert 0.65 * part * total_kg <= last.spent_carbon_kg <= 1.35 * total_kg
 
 
 def test_attempts_keep_their_order_when_the_clock_was_set_back_between_them(runs, audits):
