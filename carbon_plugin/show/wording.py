@@ -95,11 +95,6 @@ def signed(value: float, *, of: float, digits: int = 3) -> str:
     return "0" if _is_noise(value, of) else _sign(value) + number(abs(value), digits)
 
 
-def signed_carbon(kilograms: float, *, of_kg: float) -> str:
-    """Return a difference of carbon with its sign and unit; rounding noise beside a total of `of_kg` reads as 0."""
-    return "0" if _is_noise(kilograms, of_kg) else _sign(kilograms) + carbon(abs(kilograms))
-
-
 def field(value: object) -> str:
     """Return the value of a field of a spec as a user would write it. A missing value is an empty text, and a mapping
     is written as its fields with their values.

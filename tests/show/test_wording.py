@@ -72,8 +72,8 @@ def test_factor_of_thousandths_is_a_divisor() -> None:
 
 
 def test_rounding_noise_reads_as_no_difference() -> None:
-    assert wording.signed_carbon(1e-15, of_kg=10.0) == "0"
-    assert wording.signed_carbon(-0.5, of_kg=10.0) == "−500 gCO2e"
+    assert wording.signed(1e-15, of=10.0, digits=2) == "0"
+    assert wording.signed(-0.5, of=10.0, digits=2) == "−0.50"
     assert wording.signed(0.5, of=10.0, digits=2) == "+0.50"
 
 

@@ -27,8 +27,6 @@ MEMORY: dict[Population, Effects] = {
     "tuned": Effects(0.125, 0.131, 10),
     "ordinary": Effects(0.125, 0.131, 10),
 }
-LEAST_FIT_PROBABILITY = 0.5
-"""A layout is called too large where it is more likely not to fit than to fit."""
 _WIDEST, _POINTS = 12.0, 2401
 
 
@@ -43,7 +41,7 @@ def fit_probability(fill: Any, population: Population) -> Floats:
 
 
 def fits(need_bytes: Any, capacity_bytes: float) -> Flags:
-    """Return whether layouts fit with a probability of at least `LEAST_FIT_PROBABILITY`.
+    """Return whether layouts are at least as likely to fit as not.
 
     Errors lie above and below the prediction equally often, so that this is the case where the need is not above the
     capacity.
