@@ -66,7 +66,7 @@ def ddp(request, fit, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
         return folder, result(fit(folder, "--devices", "2", "--validate-into", str(folder / "alone"), processes=2))
     command = [sys.executable, str(JOB), "--root", str(folder), "--devices", "2"]
     done = subprocess.run(
-        command, env=environment(folder), cwd=folder, capture_output=True, text=True, check=False, timeout=240
+        command, env=environment(folder), cwd=folder, capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return folder, result(done)
