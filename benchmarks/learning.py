@@ -26,6 +26,7 @@ from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, select, tabulate
 from carbon_plugin.calibrate.user_fit import calibrated_step_time_s
+from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, accuracy_class, spread_of
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import ORDINARY, STACKS
@@ -107,7 +108,7 @@ def published_clusters() -> Iterator[tuple[str, RowArrays]]:
 
 def synthetic_clusters(population: str) -> Iterator[tuple[str, RowArrays]]:
     """Yield clusters of a software population whose runs differ from the predictions as `EFFECTS` says."""
-    kind = "ordinary" if population == ORDINARY else "calibrated"
+    kind: AccuracyClass = "ordinary" if population == ORDINARY else "calibrated"
     between, within, _ = EFFECTS[kind]
     stack = STACKS["ordinary" if population == ORDINARY else "torchtitan"]
     for number in range(SYNTHETIC):

@@ -90,8 +90,8 @@ def test_flash_attention_2_has_the_rate_of_its_published_tables(name, forward, b
     rate = attention_rate("flash2", device, peak_16bit(device))
     # Both passes together, counted as the kernels' authors do: 2 products forward and 5 backward.
     both = 3.5 / (1 + FLASH_BACKWARD) * rate
-    # The A100's: 0.52 of its peak for both passes of version 2 on 2,048 to 4,096 tokens, as we remember figure 4 of arXiv
-    # 2307.08691, which is not stored where we could read it.
+    # The A100's: 0.52 of its peak for both passes of version 2 on 2,048 to 4,096 tokens, as we remember figure 4 of
+    # arXiv 2307.08691, which is not stored where we could read it.
     published = 0.52 * peak_16bit(device) if forward is None else 3.5 / (1 / forward + 2.5 / backward)
     assert both == pytest.approx(published, rel=0.1)
 

@@ -194,6 +194,8 @@ plugins/fused-ops-and-kernels too; training/README.md of Dao-AILab/flash-attenti
 OWN_KERNELS = re.compile(r"(?i)\bfused (norm|kernels)|\bown cuda kernels")
 """Words of software whose norms, rotary positions and gates are single kernels, though nobody compiled it."""
 PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")
+CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
+"""Years of software, and of papers about it, from 2025 on."""
 XLA_DEVICE = re.compile(r"(?i)pytorch/?-?xla|\btorch_?xla\b")
 """PyTorch that XLA runs: a whole step is one compiled program."""
 MANY_DEVICES = 1024

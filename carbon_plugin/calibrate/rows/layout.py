@@ -6,8 +6,9 @@ import re
 from typing import get_args
 
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions
+from carbon_plugin.calibrate.rows.experts import expert_recipe
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
-from carbon_plugin.calibrate.rows.stacks import expert_recipe, stack_of
+from carbon_plugin.calibrate.rows.stacks import stack_of
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import peak_of, wide_precision
 from carbon_plugin.spec.defaults import pipeline_chunks
