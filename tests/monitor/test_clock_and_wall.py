@@ -57,7 +57,9 @@ def test_tokens_are_summed_or_left_to_the_monitor(clock):
     assert (clock.mark.steps, clock.mark.tokens, clock.mark.uncounted) == (3, 1200, 1)
 
 
-def test_tokens_and_steps_agree_whenever_another_thread_looks(clock):
+def test_tokens_and_steps_agree_whenever_another_thread_looks(clock, monkeypatch):
+    # A busy machine may keep the training thread between the two for longer than a look is repeated.
+    monkeypatch.setattr("carbon_plugin.monitor.clock._MOST_LOOKS", 10**6)
     seen, done = [], threading.Event()
 
     def look() -> None:
