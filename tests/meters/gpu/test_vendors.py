@@ -65,12 +65,11 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vendor_that_was_added_to_the_list_is_metered_and_named(acme: None) -> None:
-    acme_gpus = import_module("acme_gpus")
-    meters = open_meters(
-        JobPart(include_host=False), environ={"ACME_VISIBLE_DEVICES": "0"}, clock=lambda: acme_gpus.now_s
-    )
+    acme_gpus = vars(import_module("acme_gpus"))
+    environ = {"ACME_VISIBLE_DEVICES": "0"}
+    meters = open_meters(JobPart(include_host=False), environ=environ, clock=lambda: acme_gpus["now_s"])
     first = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
-    acme_gpus.now_s += 0.5
+    acme_gpus["now_s"] += 0.5
     last = next(reading for reading in meters.read() if reading.key == "GPU-acme0")
     meters.close()
     assert first.energy_j is not None

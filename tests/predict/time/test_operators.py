@@ -17,10 +17,9 @@ WORK = work_of(TrainingPlan(seq_len=2048, global_batch_size=8, steps=1), Stack()
 
 @pytest.mark.parametrize("empty", [0, 1, 2])
 def test_a_product_that_lacks_a_dimension_takes_no_time(rates, empty) -> None:
-    sizes = [np.float64(4096)] * 3
-    sizes[empty] = np.float64(0)
+    m, n, k = (np.float64(0 if place == empty else 4096) for place in range(3))
 
-    assert product_time(*sizes, rates().gemm_flops, 2.0, rates()) == 0
+    assert product_time(m, n, k, rates().gemm_flops, 2.0, rates()) == 0
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(0, 4096), (4096, 0)])
@@ -33,13 +32,13 @@ def test_a_layer_without_outputs_or_inputs_takes_no_time_in_any_format(rates, ou
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_frozen_weights_have_one_product_backward_and_nothing_to_sum_over_micro_batches(rates, wide) -> None:
-    sizes = [np.float64(4096)] * 3
+    size = np.float64(4096)
 
     def backward(trained: float, micro_batches: int) -> float:
-        cost = linear(*sizes, np.float64(trained), WORK, np.float64(micro_batches), rates(), wide=wide)
+        cost = linear(size, size, size, np.float64(trained), WORK, np.float64(micro_batches), rates(), wide=wide)
         return float(cost.backward)
 
-    forward = float(linear(*sizes, np.float64(1), WORK, np.float64(1), rates(), wide=wide).forward)
+    forward = float(linear(size, size, size, np.float64(1), WORK, np.float64(1), rates(), wide=wide).forward)
     assert backward(0, 8) == pytest.approx(forward)
     assert backward(1, 1) == pytest.approx(2 * forward)
     assert backward(1, 8) > backward(1, 1)
