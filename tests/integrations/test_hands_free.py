@@ -295,7 +295,9 @@ def test_a_budget_ends_a_script_that_saves_at_sigterm_on_all_ranks_after_the_sam
 
     assert 0 < first == second < 5000
     assert [torch.load(tmp_path / f"checkpoint-{rank}.pt")["step"] for rank in range(2)] == [first, first]
-    assert [event.split(":")[0] for event in events] == [f"all ranks stop after step {first:,}"]
+    *tries, agreed = events  # a rank that the machine held up may have missed proposals before
+    assert all("training goes on, and a later step is proposed" in event for event in tries)
+    assert agreed.startswith(f"all ranks stop after step {first:,}: the budget is exceeded")
     assert STOPS in said
     ((reason, steps),) = closes(tmp_path / "run")
     assert steps == first
