@@ -25,7 +25,19 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = ("tenth", "ninth", "eighth", "seventh", "sixth", "fifth", "fourth", "third", "second", "first")
+COLLECTIONS = (
+    "eleventh",
+    "tenth",
+    "ninth",
+    "eighth",
+    "seventh",
+    "sixth",
+    "fifth",
+    "fourth",
+    "third",
+    "second",
+    "first",
+)
 """The newest first."""
 CLASSES: dict[AccuracyClass, str] = {
     "calibrated": "dense, tuned software on a known device",

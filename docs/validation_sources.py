@@ -174,5 +174,12 @@ SOURCES = {
     "dsbert": ("DeepSpeed's BERT, V100", ""),
     "bigvision": ("big_vision's ViT, TPU v3", ""),
     "minllm": ("min-LLM's DeepSpeed, A100", ""),
+    "mlpsix_dsv3": ("MLPerf DeepSeek-V3, GB200/GB300", ""),
+    "mlpsix_gptoss": ("MLPerf GPT-OSS 20B, H100 to GB300", ""),
+    "nous_qwen30b": ("torchtitan with DeepEP, B200", ""),
+    "nous_llep": ("torchtitan, a small mixture, B200", ""),
+    "nanomoe": ("nanochat with experts, H800", ""),
+    "shisa": ("One user's Axolotl, MI300X", ""),
+    "marin_new": ("Marin's Grug, TPU v4 and GB200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
