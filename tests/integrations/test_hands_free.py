@@ -17,6 +17,7 @@ from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
+from tests.monitor.launching import wait_until
 
 JOBS = Path(__file__).parent / "jobs"
 BIN = str(Path(sys.executable).parent / "carbon-plugin")
@@ -267,13 +268,13 @@ class TestUnderTorchrun:
         assert manifest.effective["step_counter"]["source"].endswith("AdamW of 161 values on this rank")
 
 
-def under_a_budget(folder: Path, *, handles: str, steps: int) -> tuple[list[int], list[str], str]:
-    """Train in two ranks beyond a budget that ends at SIGTERM: the step after which each ended, the events of the
-    budget, and standard error."""
+def under_a_budget(folder: Path, *, handles: str, until: str) -> tuple[list[int], list[str], str]:
+    """Train in two ranks beyond a budget that ends at SIGTERM, or until the ledger says something: the step after which
+    each ended, the events of the budget, and standard error."""
     env = environment(
         TMPDIR=str(folder),
         JOB_HANDLES=handles,
-        JOB_STEPS=str(steps),
+        JOB_UNTIL=str(folder / "enough"),
         CARBON_PLUGIN_BUDGET_ENERGY_KWH="0.000000001",
         CARBON_PLUGIN_BUDGET_ON_EXCEED="stop",
         CARBON_PLUGIN_WINDOW_S="0.3",
@@ -282,16 +283,21 @@ def under_a_budget(folder: Path, *, handles: str, steps: int) -> tuple[list[int]
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [BIN, "run", "--run-dir", "run", "--total-steps", "5000", "--", *torchrun, str(JOBS / "preempted.py")]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    ledger = folder / "run" / "node-0.attempt-0.jsonl"
+    with subprocess.Popen(command, env=env, cwd=folder, stderr=subprocess.PIPE, text=True) as job:
+        # Few lines go to standard error, so that they wait in the pipe meanwhile.
+        wait_until(lambda: job.poll() is not None or (ledger.exists() and until in ledger.read_text()))
+        (folder / "enough").touch()
+        _, errors = job.communicate()
+    assert job.returncode == 0, errors
     (file,) = read_run(folder / "run").files
     events = [r.message for r in file.records if isinstance(r, Event) and r.kind.startswith("budget_stop")]
-    return [int((folder / f"ended-{rank}").read_text()) for rank in range(2)], events, done.stderr
+    return [int((folder / f"ended-{rank}").read_text()) for rank in range(2)], events, errors
 
 
 @pytest.mark.exhaustive
 def test_a_budget_ends_a_script_that_saves_at_sigterm_on_all_ranks_after_the_same_step(tmp_path):
-    (first, second), events, said = under_a_budget(tmp_path, handles="01", steps=5000)
+    (first, second), events, said = under_a_budget(tmp_path, handles="01", until='"type":"close"')
 
     assert 0 < first == second < 5000
     assert [torch.load(tmp_path / f"checkpoint-{rank}.pt")["step"] for rank in range(2)] == [first, first]
@@ -306,8 +312,10 @@ def test_a_budget_ends_a_script_that_saves_at_sigterm_on_all_ranks_after_the_sam
 
 @pytest.mark.exhaustive
 def test_no_rank_gets_sigterm_where_one_of_them_has_no_handler(tmp_path):
-    ended, events, _ = under_a_budget(tmp_path, handles="0", steps=400)
+    refused = "because rank 1 has no handler of SIGTERM"
+    (first, second), events, _ = under_a_budget(tmp_path, handles="0", until=refused)
 
-    assert ended == [400, 400]
-    assert "because rank 1 has no handler of SIGTERM" in events[0]
+    assert 0 < first == second < 5000
+    assert any(refused in event for event in events)
+    assert not any(event.startswith("all ranks stop") for event in events)
     assert not list(tmp_path.glob("checkpoint-*"))

@@ -107,14 +107,32 @@ def test_service_that_is_away_for_a_row_is_told_of_once_and_gets_the_others(deli
     assert away.ends == [None]
 
 
-def test_sink_that_hangs_is_left_behind_at_the_end_and_the_others_go_on(deliver, monkeypatch):
-    monkeypatch.setattr(delivery, "CLOSE_S", 2.0)  # the one that goes on has so long, too
-    hanging, kept = Hanging(), Kept()
+class Clock:
+    """The clock of the deliveries, which the test moves."""
 
-    troubles = deliver(hanging, kept)
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def test_sink_that_hangs_is_left_behind_at_the_end_and_the_others_go_on(rows, monkeypatch):
+    clock, troubles, hanging, kept, opened = Clock(), Troubles(), Hanging(), Kept(), threading.Event()
+    monkeypatch.setattr(delivery, "time", clock)
+    monkeypatch.setattr(delivery, "CLOSE_S", 240.0)
+    first, last = rows(2)
+    one = Delivery([hanging, kept], troubles, opened.set)
+    one.start()
+    one.put(first)
+    assert hanging.began.wait(240)
+    assert opened.wait(240)  # by the one that goes on
+
+    clock.now_s = 240.0  # for which the other one hangs by then
+    one.close(last, last.run.run_dir)
 
     assert [name for name, _ in troubles] == ["hanging"]
-    assert kept.steps == [10, 20, 30]
+    assert kept.steps == [10, 20]
     assert hanging.steps == []
     hanging.let_go.set()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from together import begun_together
+from together import begun_together, enough
 from torch import nn
 
 from carbon_plugin.monitor.settings.options import MonitorOptions
@@ -25,7 +25,7 @@ from carbon_plugin.spec.budget import CarbonBudget
 from carbon_plugin.spec.options import SpanRule
 
 RANK = os.environ["RANK"]
-STEP_S, MOST_STEPS = 0.02, int(os.environ.get("JOB_STEPS", "5000"))
+STEP_S, MOST_STEPS = 0.02, 5000
 FOLDER = Path(sys.argv[2]).parent
 RUN_DIR = sys.argv[2].format(rank=RANK)
 if "{rank}" in sys.argv[2]:
@@ -63,6 +63,8 @@ def plain() -> None:
             if carbon.should_stop:
                 if dist.get_rank() == 0:
                     torch.save({"step": step}, FOLDER / "checkpoint.pt")
+                break
+            if enough():
                 break
         metrics = carbon.metrics()
     ended(step)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from together import enough
 from torch import nn
 
-STEP_S, MOST_STEPS = 0.02, int(os.environ["JOB_STEPS"])
+STEP_S, MOST_STEPS = 0.02, 5000
 asked = []
 
 
@@ -32,6 +33,8 @@ def main() -> None:
         time.sleep(STEP_S)
         if asked:
             torch.save({"step": step}, f"checkpoint-{rank}.pt")
+            break
+        if enough():
             break
     Path(f"ended-{rank}").write_text(str(step))
     dist.barrier()
