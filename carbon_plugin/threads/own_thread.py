@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from carbon_plugin.threads.turns import turn_of_this_thread
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,7 @@ class Answer(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
+        self._go_on = turn_of_this_thread()
         self._done = threading.Event()
         self._value: T | None = None
         self._error: BaseException | None = None
@@ -40,7 +43,8 @@ class Answer(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def run(self) -> None:
-        """Do the work. Only the own thread calls this."""
+        """Do the work, in the turn of the thread that asked for it. Only the own thread calls this."""
+        self._go_on()
         try:
             self._value = self._work()
         except BaseException as error:  # `result` raises it again

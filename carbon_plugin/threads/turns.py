@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 TURN_S = 0.1e-3
 """A thread that takes turns works for about this long at a time. One more piece may follow, so that the longest wait is
@@ -37,10 +38,10 @@ the cores busy. It is several times as long as a turn, so that a step of a few m
 class _Turn(threading.local):
     until_s = float("inf")
     latest_s = float("inf")
-    paused_s = 0.0
     training: int | None = None
     looked_s = 0.0
     used_s = 0.0
+    paused_s = 0.0
 
 
 _turn = _Turn()
@@ -64,6 +65,17 @@ def take_turns(training: int | None = None) -> None:
 def stop_taking_turns() -> None:
     """Let this thread work without pauses from now on, because the training waits for it."""
     _turn.until_s = float("inf")
+
+
+def turn_of_this_thread() -> Callable[[], None]:
+    """Return what another thread does first when it works for the calling one, which waits for it: it goes on with its
+    turn, so that both together do not work for longer than one. It takes no turns where the calling one takes none."""
+    mine = (_turn.until_s, _turn.latest_s, _turn.training, _turn.looked_s, _turn.used_s)
+
+    def go_on() -> None:
+        _turn.until_s, _turn.latest_s, _turn.training, _turn.looked_s, _turn.used_s = mine
+
+    return go_on
 
 
 def give_way() -> None:

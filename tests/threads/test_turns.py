@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from carbon_plugin.threads import turns
+from carbon_plugin.threads.own_thread import OwnThread
 
 A_LOOK = 0.6
 """Every look at the clock takes this part of a turn."""
@@ -86,6 +87,25 @@ def test_a_thread_that_the_training_waits_for_pauses_no_more(clocks: Clocks) -> 
     run(background)
 
     assert clocks.pauses == []
+
+
+def test_a_thread_that_works_for_another_goes_on_with_its_turn(clocks: Clocks) -> None:
+    helper = OwnThread("helper")
+
+    def pieces(count: int) -> None:
+        for _ in range(count):
+            turns.give_way()
+
+    def background() -> None:
+        turns.take_turns()
+        pieces(1)  # the turn is over after the next piece, whoever does it
+        helper.call(lambda: pieces(1), 60.0)
+
+    run(background)
+    helper.call(lambda: pieces(5), 60.0)  # this thread takes no turns
+    helper.end()
+
+    assert clocks.pauses == [("helper", turns.PAUSE_S)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0, None])

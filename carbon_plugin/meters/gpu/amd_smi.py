@@ -17,6 +17,7 @@ from typing import Any
 from carbon_plugin.meters.gpu.amd_packages import RocmDevice, has_two_dies, in_packages
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, MeteredPart, Slice
+from carbon_plugin.threads.turns import give_way
 
 _CODES: dict[int, ErrorCode] = {
     2: "not_supported",
@@ -107,6 +108,7 @@ class AmdSmiDriver:
         problems: list[tuple[ErrorCode, str]] = []
         handles = self._call(self._smi.amdsmi_get_processor_handles)
         for position, handle in enumerate(handles):
+            give_way()
             try:
                 devices.append(self._describe(position, handle))
             except GpuError as error:

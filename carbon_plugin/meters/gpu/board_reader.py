@@ -17,6 +17,7 @@ from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track
 from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 
 class _BoardSample(Struct, frozen=True, kw_only=True):
@@ -57,6 +58,7 @@ class BoardReader:
     def sample_all(self) -> None:
         """Advance the track of every board by one sample."""
         for board in self._boards:
+            give_way()
             self._latest[board.gpu.uuid] = self._reading_of(board)
 
     def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:

@@ -28,6 +28,7 @@ from carbon_plugin.meters.protocol import Note, Reading
 from carbon_plugin.meters.track import POLL_S
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.turns import give_way
 
 SLOW_CALL_S = 1.0
 """A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""
@@ -180,7 +181,7 @@ def _boards(session: DriverSession, gpus: Sequence[Gpu]) -> dict[str, Board]:
     late = Event()
     try:
         described = session.thread.call(
-            lambda: [describe_board(session.driver, gpu, late) for gpu in once.values()], DESCRIBE_WAIT_S
+            lambda: [_described(session.driver, gpu, late) for gpu in once.values()], DESCRIBE_WAIT_S
         )
     except DriverBusyError:
         late.set()
@@ -188,9 +189,15 @@ def _boards(session: DriverSession, gpus: Sequence[Gpu]) -> dict[str, Board]:
     return {board.gpu.uuid: board for board in described}
 
 
+def _described(driver: GpuDriver, gpu: Gpu, late: Event) -> Board:
+    give_way()
+    return describe_board(driver, gpu, late)
+
+
 def _contexts(driver: GpuDriver, places: Mapping[str, str]) -> dict[str, GpuContext]:
     found: dict[str, GpuContext] = {}
     for key, uuid in places.items():
+        give_way()
         with contextlib.suppress(GpuError):  # the reading of the same moment says what is wrong with it
             found[key] = driver.context(uuid)
     return found

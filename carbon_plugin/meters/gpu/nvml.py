@@ -13,6 +13,7 @@ from typing import Any
 
 from carbon_plugin.meters.gpu.context import GpuContext, reasons_of
 from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, MeteredPart, Slice
+from carbon_plugin.threads.turns import give_way
 
 # These values of the NVML interface are spelled out because older `pynvml` modules lack some of the names.
 _CODES: dict[int, ErrorCode] = {
@@ -77,6 +78,7 @@ class NvmlDriver:
         gpus: list[Gpu] = []
         problems: list[tuple[ErrorCode, str]] = []
         for index in range(self._call(self._nvml.nvmlDeviceGetCount)):
+            give_way()
             try:
                 gpus.append(self._describe(index))
             except GpuError as error:
