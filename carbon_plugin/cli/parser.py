@@ -16,7 +16,7 @@ import click
 from msgspec import NODEFAULT, Struct, structs
 
 from carbon_plugin.cli.options import Argument, CommandFunction, Option, OptionFamily
-from carbon_plugin.spec.parsing.boundary import LARGEST
+from carbon_plugin.spec.parsing.boundary import LARGEST, SMALLEST, finite_number
 
 
 class Parameter(Struct, frozen=True):
@@ -131,6 +131,8 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
     if isinstance(declared, Option) and declared.least is not None:
         read_as = _whole_from(declared.least)
     if isinstance(declared, Argument):
+        if repeated and read_as is _TEXT:
+            read_as = click.STRING  # the words of a command that is started may be empty
         return _Argument(
             [parameter.name],
             declared.help,
@@ -213,16 +215,16 @@ def _whole_from(least: int) -> _Number:
 
 def _finite(text: str) -> float:
     """Read a number. Raises `ValueError` for anything else, for one that is not finite, and for one beyond any
-    quantity.
+    quantity or nearer to 0.
     """
-    number = float(text)
-    if not abs(number) <= LARGEST:
+    number = finite_number(text)
+    if number is None:
         raise ValueError(text)
     return number
 
 
 _INTEGER = _Number("integer", "a whole number", _whole)
-_FLOAT = _Number("float", f"a number up to {LARGEST:g}", _finite)
+_FLOAT = _Number("float", f"a number up to {LARGEST:g} in size, and 0 or at least {SMALLEST:g}", _finite)
 
 
 class _Path(click.Path):
@@ -237,6 +239,20 @@ class _Path(click.Path):
 _PATH = _Path(path_type=Path)
 
 
+class _Text(click.ParamType):  # type: ignore[type-arg]
+    """Parses a text. An empty one, as of a variable of the shell that is not set, names nothing."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail(f"expected a text, it is {value!r}", param, ctx)
+        return value
+
+
+_TEXT = _Text()
+
+
 def _click_type(kind: Any) -> Any:
     if kind is int:
         return _INTEGER
@@ -246,7 +262,7 @@ def _click_type(kind: Any) -> Any:
         return _PATH
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return click.Choice([one.value for one in kind])
-    return click.STRING
+    return _TEXT
 
 
 class _Argument(click.Argument):

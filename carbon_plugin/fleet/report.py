@@ -111,6 +111,8 @@ def checked_groups(by: Sequence[str]) -> list[str]:
     Raises `FleetError` for an unknown name.
     """
     names = [name.strip() for text in by for name in text.split(",") if name.strip()]
+    if by and not names:
+        raise FleetError(f"--by {by[0]!r}: expected some of {', '.join((*DIMENSIONS, queries.MONTH))}")
     for name in names:
         if name not in (*DIMENSIONS, queries.MONTH):
             raise FleetError(f"--by {name!r}: expected some of {', '.join((*DIMENSIONS, queries.MONTH))}")

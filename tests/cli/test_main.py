@@ -73,6 +73,14 @@ def test_the_version_is_printed(capsys):
         (["whatif", "runs/a", "--seed", "-1"], ["'--seed'", "at least 0"]),
         (["audit", "runs/a", "--out", ""], ["'--out'", "expected a path, it is ''"]),
         (["audit", ""], ["expected a path, it is ''"]),
+        (["plan", "--model", ""], ["'--model'", "expected a text, it is ''"]),
+        (["plan", "--compare", ""], ["'--compare'", "expected a text, it is ''"]),
+        (["fleet", "report", "store", "--by", " "], ["'--by'", "expected a text, it is ' '"]),
+        (["fleet", "report", "store", "--by", ","], ["--by ','", "expected some of team"]),
+        (["list", "models", ""], ["expected a text, it is ''"]),
+        (["plan", "--pue", "1e-300"], ["'--pue'", "at least 1e-30, it is '1e-300'"]),
+        (["config", "--from", "no/folder"], ["--from: no/folder is no folder"]),
+        (["run", "--run-dir", "/dev/null", "--", "true"], ["--run-dir: /dev/null is a file, expected a directory"]),
         (["scale", "--seed", "-1"], ["'--seed'", "at least 0"]),
     ],
 )
@@ -278,8 +286,10 @@ QUESTION = (
         (("--layout", "fast"), "error: command line: layout: expected auto or a mapping, got 'fast'"),
         (("--layout", "auto", "--tp", "0"), "error: command line: layout: tp is 0, expected a positive integer"),
         (("--price", "-1"), "error: command line: price_usd_per_device_hour: expected 0 or more, got -1"),
-        (("--pue", "nan"), "error: plan: Invalid value for '--pue': expected a number up to 1e+30, it is 'nan'"),
-        (("--compare", ""), "error: comparison: names no axis, expected for instance zone=SWE,USA"),
+        (("--pue", "nan"), "error: plan: Invalid value for '--pue': expected a number up to 1e+30 in size"),
+        (("--compare", ","), "error: comparison: ',' is not of the form zone=SWE,USA"),
+        (("--compare", "pause_above=1e-300"), "error: comparison: pause_above is '1e-300', expected a number"),
+        (("--search-zone", " , "), "error: --search-zone is ' , ', expected words with commas between them"),
     ],
 )
 def test_a_flag_that_cannot_be_is_one_line_that_names_it(flags, message, capsys):

@@ -56,8 +56,10 @@ def compare(
 def numbers_of(text: str | None) -> list[float]:
     """Return the losses of the option --loss. Raises `CarbonPluginError` for anything but numbers."""
     from carbon_plugin.errors import CarbonPluginError
+    from carbon_plugin.spec.parsing.boundary import finite_number
 
-    try:
-        return [float(one) for one in text.split(",")] if text else []
-    except ValueError:
-        raise CarbonPluginError(f"--loss: {text!r}, expected numbers with commas, for instance 2.31,2.28") from None
+    numbers = [finite_number(one) for one in text.split(",")] if text else []
+    found = [number for number in numbers if number is not None]
+    if len(found) < len(numbers):
+        raise CarbonPluginError(f"--loss: {text!r}, expected numbers with commas, for instance 2.31,2.28")
+    return found

@@ -14,9 +14,12 @@ Start = Annotated[Path | None, Option("Look for carbon_plugin.yaml from this fol
 
 def show(start: Start = None, as_json: AsJson = False) -> None:
     """Show every field with its value and its source: default, carbon_plugin.yaml, or environment variable."""
+    from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.monitor.settings.configured import effective, read_configuration
     from carbon_plugin.monitor.settings.settings import DEFAULTS, check_configured
 
+    if start is not None and not start.is_dir():
+        raise CarbonPluginError(f"--from: {start} is no folder, expected the one where runs are started")
     configured = read_configuration(os.environ, start)
     check_configured(configured)
     fields = effective({}, configured, DEFAULTS)

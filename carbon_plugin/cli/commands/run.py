@@ -53,6 +53,8 @@ def run(
         "quiet": quiet or None,
     }
     arguments: dict[str, Any] = {argument: value for argument, value in stated.items() if value is not None}
+    if run_dir is not None and run_dir.exists() and not run_dir.is_dir():
+        raise CarbonPluginError(f"--run-dir: {run_dir} is a file, expected a directory or the name of a new one")
     make_settings(**arguments)  # a mistake must be told here, once, and not by each rank
     if shutil.which(command[0]) is None:
         raise CarbonPluginError(f"run: there is no program {command[0]!r}; expected the command that trains, after --")

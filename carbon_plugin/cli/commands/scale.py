@@ -24,6 +24,8 @@ ACCELERATOR = "h100-sxm"
 GENERATIONS = ("v100-sxm2-32gb", "a100-sxm-80gb", "h100-sxm", "b200-sxm")
 ZONES = ("WORLD", "SWE", "FRA", "USA", "IND")
 POINTS = 6
+MOST_POINTS = 1_000
+"""More points of a range than a chart can show apart; each is a search of clusters."""
 
 
 def scale(
@@ -65,8 +67,8 @@ def scale(
         raise SpecError(f"scale: give compute or loss, one of them; got compute={compute} loss={loss}")
     first, last = _ends("compute", compute) if compute is not None else _ends("loss", loss or "")
     ranged = last is not None
-    if points < 2:
-        raise SpecError(f"points is {points}, expected at least 2")
+    if not 2 <= points <= MOST_POINTS:
+        raise SpecError(f"points is {points:,}, expected 2 to {MOST_POINTS:,}")
     values = [first] if last is None else logarithmic_steps(first, last, points)
     targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
     devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))

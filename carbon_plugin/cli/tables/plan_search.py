@@ -51,13 +51,13 @@ def parse_question(
 ) -> Question:
     """Return what the options ask to search beside the layout. Raises `SpecError` for a value that cannot be."""
     try:
-        counts = tuple(int(count) for count in _words(nodes))
+        counts = tuple(int(count) for count in _words("--search-nodes", nodes))
     except ValueError:
         raise SpecError(f"--search-nodes is {nodes!r}, expected numbers of nodes such as 8,16,32") from None
     return Question(
         nodes=counts,
-        accelerators=_words(accelerators),
-        zones=_words(zones),
+        accelerators=_words("--search-accelerator", accelerators),
+        zones=_words("--search-zone", zones),
         deadline_s=None if deadline_days is None else deadline_days * SECONDS_PER_DAY,
     )
 
@@ -70,8 +70,14 @@ def own_profiles(spec: Path | None) -> list[Path]:
     return [spec.parent / entry for entry in read_document(spec).value["cluster"].get("profiles", [])]
 
 
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+def _words(option: str, text: str | None) -> tuple[str, ...]:
+    """Return the words of an option, each once; none where it is not given. Raises `SpecError` for one without any."""
+    if text is None:
+        return ()
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise SpecError(f"{option} is {text!r}, expected words with commas between them")
+    return words
 
 
 def run_search(

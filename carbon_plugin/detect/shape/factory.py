@@ -42,8 +42,8 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
         raise SpecError(f"{target}: building the model failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise SpecError(f"{target}: gave a {type(module).__name__}, expected a torch.nn.Module")
-    tensors = [torch.empty(sizes, dtype=dtype, device="meta") for sizes, dtype in shapes]
     try:
+        tensors = [torch.empty(sizes, dtype=dtype, device="meta") for sizes, dtype in shapes]
         counts = count_forward(module, lambda copy: copy(*tensors), time.monotonic() + DEADLINE_S)
     except Exception as error:  # data-dependent control flow, wrong shapes, custom kernels
         raise SpecError(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.parsing.boundary import finite_number
 from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.parsing.names import unknown_name
 
@@ -57,11 +58,8 @@ def pause_threshold(text: str) -> float:
     """Return the intensity in g/kWh above which a run pauses. Raises `SpecError` for anything but a number of 0 or
     more.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
+    value = finite_number(text)
+    if value is None or value < 0:
         raise SpecError(f"comparison: pause_above is {text!r}, expected a number of g/kWh")
     return value
 

@@ -23,6 +23,10 @@ from carbon_plugin.spec.parsing.opening import open_ending
 
 LARGEST = 1e30
 """A number beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
+SMALLEST = 1e-30
+"""A positive number below any quantity of a run in any unit. Products of smaller ones come out as 0, by which nothing
+can be divided.
+"""
 DEEPEST = 100
 """The most levels of nesting that a document may have: neither a person nor a tool of ours has written more."""
 
@@ -243,8 +247,8 @@ def whole_number(text: str) -> int | None:
 
 
 def finite_number(text: object) -> float | None:
-    """Return the number that a text or a number states, or None where it is not finite, is above `LARGEST`, or is no
-    number.
+    """Return the number that a text or a number states, or None where it is not finite, is above `LARGEST`, is below
+    `SMALLEST` and not 0, or is no number.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
@@ -252,4 +256,9 @@ def finite_number(text: object) -> float | None:
         number = float(text)
     except (ValueError, OverflowError):
         return None
-    return number if abs(number) <= LARGEST else None
+    return number if abs(number) <= LARGEST and not is_tiny(number) else None
+
+
+def is_tiny(number: float) -> bool:
+    """Return whether a number is not 0 and nearer to it than any quantity of a run is."""
+    return 0 < abs(number) < SMALLEST

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from carbon_plugin.spec.parsing.boundary import LARGEST, Keys, shown
+from carbon_plugin.spec.parsing.boundary import LARGEST, SMALLEST, Keys, is_tiny, shown
 from carbon_plugin.spec.parsing.document import Document
 from carbon_plugin.spec.parsing.names import NO_ALIASES, Aliases, nearest
 from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
@@ -111,10 +111,13 @@ class _Decoder:
         if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
             raise self.document.error(keys, f"expected int up to {LARGEST_INT:.0e}, got {shown(value)}")
         try:
-            return msgspec.convert(value, kind)
+            found = msgspec.convert(value, kind)
         except msgspec.ValidationError:
             quoted = f'; write it in quotes: "{value}"' if kind is str and _is_number(value) else ""
             raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}{quoted}") from None
+        if isinstance(found, float) and is_tiny(found):
+            raise self.document.error(keys, f"expected 0 or at least {SMALLEST:g} in size, got {found:g}")
+        return found
 
 
 def _is_number(value: Any) -> bool:

@@ -143,6 +143,7 @@ def test_a_sample_of_a_model_that_was_counted_without_a_length_has_no_tokens() -
         (("nets:number", "--input", "8,3"), "nets has no function or class number"),
         (("nets:broken", "--input", "8,3"), "building the model failed: RuntimeError: no weights here"),
         (("nets:convnet", "--input", "eight"), "--input eight: expected sizes and a torch dtype"),
+        (("nets:convnet", "--input", "99999999999,99999999999"), "cannot be traced on 99999999999,99999999999: "),
         (("nets:convnet", "--input", "8,3,16,16"), "its forward pass cannot be traced on 8,3,16,16: RuntimeError"),
     ],
 )

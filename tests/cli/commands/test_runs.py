@@ -184,8 +184,9 @@ def test_losses_that_are_stated_stand_beside_what_they_took(place, capsys):
 
     assert run(["compare", *runs, "--loss", "2.31"]) == 2
     assert "states 1 loss for 2 runs" in capsys.readouterr().err
-    assert run(["compare", *runs, "--loss", "low,lower"]) == 2
-    assert "expected numbers with commas" in capsys.readouterr().err
+    for losses in ("low,lower", "nan,1", "2.31,", "1e999,2"):
+        assert run(["compare", *runs, "--loss", losses]) == 2
+        assert "expected numbers with commas" in capsys.readouterr().err
 
 
 def test_one_run_cannot_be_compared(place, capsys):

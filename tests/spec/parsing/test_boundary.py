@@ -104,8 +104,8 @@ def test_only_ascii_digits_are_a_whole_number(text: str) -> None:
     assert whole_number(text) is None
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "x", None, True])
-def test_what_is_not_finite_is_no_number(text: object) -> None:
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "x", None, True, "1e-300", -1e-31])
+def test_what_is_not_finite_or_nearer_to_0_than_any_quantity_is_no_number(text: object) -> None:
     assert finite_number(text) is None
 
 

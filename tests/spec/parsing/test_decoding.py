@@ -57,6 +57,7 @@ def test_a_whole_float_is_taken_for_an_int_and_an_int_for_a_float():
         ("inner: {count: true}", "x.yaml:1: inner.count: expected int, got True"),
         ("inner:\n  count:\n", "x.yaml:2: inner.count: expected int, got nothing"),
         ("inner:\n  count: 1\n  share: x", "x.yaml:3: inner.share: expected number, got 'x'"),
+        ("inner: {count: 1, share: 1e-300}", "x.yaml:1: inner.share: expected 0 or at least 1e-30 in size, got 1e-300"),
         ("inner: {count: 1, share: 1e999}", "x.yaml:1: inner.share: expected number, got inf"),
         ("inner: 5", "x.yaml:1: inner: expected a mapping, got 5"),
         ("inner: {count: 1}\nnamed: [1]", "x.yaml:2: named: expected a mapping, got [1]"),
