@@ -117,13 +117,17 @@ def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
 
 def test_ranks_of_a_host_write_one_ledger_and_rank_0_reads_it(job, tmp_path):
     uuid = "GPU-00000051-5133-4d00-8000-00000000000{}"
+    enough, ledger = tmp_path / "enough", tmp_path / "run" / "node-0.attempt-0.jsonl"
     ranks = [
         job(
             "close", tmp_path / "run", 2.5, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2,
-            JOB_TOGETHER=2, JOB_GPU=uuid.format(rank),
+            JOB_TOGETHER=2, JOB_GPU=uuid.format(rank), JOB_UNTIL=enough,
         )
         for rank in (1, 0)
     ]  # fmt: skip
+    # A rank that is held up says late which GPU it computes on.
+    wait_until(lambda: ledger.exists() and all(b'"ranks":[%d]' % rank in ledger.read_bytes() for rank in range(2)))
+    enough.touch()
     outputs = [process.communicate(timeout=240)[0] for process in ranks]
     file = only_file(tmp_path / "run")
 

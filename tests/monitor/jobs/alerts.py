@@ -16,6 +16,7 @@ from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.meters.gpu import meter as gpu_meter
+from carbon_plugin.monitor.acting import courier, webhook
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.alerts import AlertRules
@@ -63,6 +64,7 @@ def main(scenario: str, run_dir: str, folder: Path) -> None:
         options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.25, min_steps=3)),
     )
     gpu_meter.READ_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver that is well, too
+    courier.CLOSE_S = webhook.DEADLINE_S = 60.0  # and a service
     other = joined(folder)
     monitor.start()
     monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))

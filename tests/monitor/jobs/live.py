@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.footprint.live import feed
 from carbon_plugin.meters.gpu import meter as gpu_meter
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
@@ -71,6 +72,7 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     )
     if "slow" not in os.environ.get("NVML_SIM", ""):  # a busy machine keeps a driver that is well, too
         gpu_meter.READ_WAIT_S = gpu_meter.DESCRIBE_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0
+    feed.DEADLINE_S = 60.0
     duty.GRACE_S = duty.STRETCH_S = 60.0  # it may also start one rank much later than another
     for name in USED_BY_THE_THREAD:
         import_module(name)

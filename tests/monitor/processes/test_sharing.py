@@ -16,6 +16,7 @@ from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.processes.sharing import SharedMachine, shared
 from carbon_plugin.monitor.settings.options import MonitorOptions
+from tests.monitor.launching import wait_until
 
 
 @pytest.fixture
@@ -91,7 +92,8 @@ def test_two_trainings_of_a_process_count_the_machine_once(tmp_path):
     await_ledger(first)
     second, _, _ = training(tmp_path / "b")
     await_ledger(second)
-    time.sleep(0.5)
+    told = b"0.5 of it: shared"
+    wait_until(lambda: all(told in (tmp_path / name / "node-0.attempt-0.jsonl").read_bytes() for name in "ab"))
     first.close()
     second.close()
 
