@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+PATIENCE_MS = 240_000
+"""What takes longer hangs. A busy machine may take as long as half a minute, the usual limit, to start a browser."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_BROWSER = [
     pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here (apt-get install chromium)"),

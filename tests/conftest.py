@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
-from tests.browsing import BROWSER, Opened, open_page
+from tests.browsing import BROWSER, PATIENCE_MS, Opened, open_page
 from tests.launcher.client import CommandLine, Launcher
 
 # The same examples in every run, so that a red test is the change that was made. `make test-all` runs more of them
@@ -225,7 +225,8 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        options = {"args": ["--no-sandbox", "--disable-gpu"], "timeout": PATIENCE_MS}
+        started = driver.chromium.launch(executable_path=BROWSER, **options)
         yield started
         started.close()
 
@@ -238,6 +239,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
     def open_it(path: Path, width_px: int = 1440, scheme: str = "light", *, scripts: bool = True) -> Opened:
         size = {"width": width_px, "height": 900}
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts))
+        contexts[-1].set_default_timeout(PATIENCE_MS)
         return open_page(contexts[-1], path)
 
     yield open_it

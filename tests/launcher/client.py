@@ -19,7 +19,8 @@ from pathlib import Path
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 """Runs `carbon-plugin` with its arguments, in a forked process: the fixture `command_line`."""
 FORKED = Path(__file__).with_name("forked.py")
-TIMEOUT_S = 240
+TIMEOUT_S = 1200
+"""A job that takes longer hangs. The longest take half a minute, and several times as long beside strangers."""
 
 
 class Job:

@@ -108,7 +108,7 @@ def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
         ranks.append(pid)
     from torch.distributed import TCPStore
 
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=20))
     os.write(writer, f"{store.port:05d}".encode() * processes)
     ended.append(wait_for(ranks))
     sys.exit(ended[0])

@@ -61,6 +61,8 @@ def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
         launch.await_ready()
     for launch in first:
         launch.begin()
+    for name in ("regrown", "skewed", "full", "full for good"):
+        wait_until(lambda name=name: count(top / name, b'"type":"projection"') >= 1)
     time.sleep(1.5)
 
     # Two nodes in the place of one, from a checkpoint, and one of them new, with a clock that is behind.
@@ -90,6 +92,12 @@ def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+def count(run_dir: Path, words: bytes) -> int:
+    """Return how often some words are in the ledger of the first node."""
+    file = run_dir / "node-0.attempt-0.jsonl"
+    return file.read_bytes().count(words) if file.exists() else 0
+
+
 def noticed(run_dir: Path) -> dict[str, float]:
     """Return the clock offsets that rank 0 has recorded, s, by file name."""
     events = find_events(run_dir / "node-0.attempt-0.jsonl", SKEW_EVENT)
@@ -99,7 +107,7 @@ def noticed(run_dir: Path) -> dict[str, float]:
 def fill(process: Process, run_dir: Path) -> tuple[Path, int]:
     """Leave room for half a record, as a disk does that is full; the ledger, and the size at which that is."""
     file = run_dir / "node-0.attempt-0.jsonl"
-    wait_until(lambda: file.read_bytes().count(b'"window"') >= 2)
+    wait_until(lambda: count(run_dir, b'"window"') >= 2)
     limit_bytes = file.stat().st_size + 100
     limit_files(process, limit_bytes)
     return file, limit_bytes
@@ -120,13 +128,14 @@ def test_clocks_two_minutes_apart_are_an_event_and_change_no_total(runs, audits)
     events = [event for event in records(files["node-0.attempt-0"], Event) if event.kind == SKEW_EVENT]
     said = noticed(runs / "skewed")
 
-    assert said == pytest.approx({"node-1.attempt-0.jsonl": 120, "node-2.attempt-0.jsonl": -120}, abs=2)
+    # The steps of a span count as equally long, which those of a node that was held up for some seconds are not.
+    assert said == pytest.approx({"node-1.attempt-0.jsonl": 120, "node-2.attempt-0.jsonl": -120}, abs=20)
     assert events[0].message.startswith("clocks of other nodes are up to 1")
     assert summary.verification.ok
     assert summary.coverage.clock_offsets_s == pytest.approx(said)
     assert any(warning.startswith("Clocks of ledgers were up to ") for warning in warnings(summary))
     assert recorded_j(summary, "gpu") == pytest.approx(sum(map(gpu_j, files.values())))
-    assert summary.period.wall_s < 60
+    assert summary.period.wall_s < float((runs / "skewed.lasted").read_text()) + 60
     assert (summary.waste.redone_steps, summary.coverage.overlaps) == (0, [])
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     framework, names = sys.argv[2], sys.argv[3:]
     results: dict[str, object] = {"parameters": sum(p.numel() for p in Model().parameters())}
     store = dist.FileStore(f"{out}.store", world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=20))
     for name, job in import_module(f"frameworks_{framework}").jobs():
         if name in names:
             torch.manual_seed(0)

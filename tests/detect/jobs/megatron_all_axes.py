@@ -26,7 +26,7 @@ DEGREES = {
 def rank_of(rank: int, meeting: str, out: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(meeting, RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(minutes=20))
     torch.manual_seed(0)
     found = parallel(experts=True, num_layers=4, told={"sequence_parallel": True}, **DEGREES)
     dist.barrier()
