@@ -45,11 +45,11 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         raise SpecError("layout: auto was not searched yet; predict_step needs one layout")
     check_layout(spec.model, spec.cluster, spec.layout)
     check_input(spec.model, spec.training)
-    micro_batches = check_work(spec.layout, spec.training)
     device, training = spec.cluster.accelerator, spec.training
     rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)
-    case = _case(spec, spec.layout)
-    terms = _terms(case, rates, micro_batches)
+    step = _StepOf(_case(spec, spec.layout), rates, check_work(spec.layout, training))
+    case, _, micro_batches = step
+    terms = _terms(*step)
     memory = _memory_parts(case, rates)
     model_flops, hardware_flops = _flops(case)
     total = float(sum(terms.values()))
@@ -59,8 +59,8 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     own = own_rows(device, spec.stack)
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
     assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
-    is_open = not own and leaves_open_how_experts_run(spec)
-    looped = sum(_terms(case, _with_expert_loop(rates), micro_batches).values()) / total if is_open else 1.0
+    # A fit to runs of the same software holds how its experts run.
+    looped = 1.0 if own else expert_loop_factor(spec, total, step)
     figure, interval = step_time_figure(
         total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
     )
@@ -97,24 +97,38 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     )
 
 
-def expert_loop_factor(spec: RunSpec, step_time_s: float) -> float:
+class _StepOf(NamedTuple):
+    """A run as the equations take it: its case, the rates of its cluster and the micro-batches of a step."""
+
+    case: _CountedCase | _TransformerCase
+    rates: Rates
+    micro_batches: int
+
+
+def expert_loop_factor(spec: RunSpec, step_time_s: float, step: _StepOf | None = None) -> float:
     """Return how many times longer than `step_time_s` a step takes if a loop runs the experts and not the grouped
-    products that are assumed. It is 1 where a spec leaves nothing open about its experts."""
-    return step_time_with(spec, _with_expert_loop) / step_time_s if leaves_open_how_experts_run(spec) else 1.0
+    products that are assumed. It is 1 where a spec leaves nothing open about its experts.
 
-
-def _with_expert_loop(rates: Rates) -> Rates:
-    """Return the rates of software that runs one expert after the other, in which the host needs each one's tokens."""
-    return replace(rates, expert_loop=np.float64(1), counts_on_host=np.float64(1))
+    `step` is what the equations take of the run, which is read from `spec` where the caller does not have it.
+    """
+    if not leaves_open_how_experts_run(spec):
+        return 1.0
+    case, rates, micro_batches = step or _step_of(spec)
+    return sum(_terms(case, replace(rates, expert_loop=np.float64(1)), micro_batches).values()) / step_time_s
 
 
 def step_time_with(spec: RunSpec, changed: Callable[[Rates], Rates]) -> float:
     """Return the seconds of one step of `spec`, whose layout must be set, under changed rates of its cluster."""
+    case, rates, micro_batches = _step_of(spec)
+    return sum(_terms(case, changed(rates), micro_batches).values())
+
+
+def _step_of(spec: RunSpec) -> _StepOf:
+    """Return what the equations take of a run. Raises `SpecError` if it has no layout."""
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; a step time needs one layout")
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    micro_batches = check_work(spec.layout, spec.training)
-    return sum(_terms(_case(spec, spec.layout), changed(rates), micro_batches).values())
+    return _StepOf(_case(spec, spec.layout), rates, check_work(spec.layout, spec.training))
 
 
 class _CountedCase(NamedTuple):

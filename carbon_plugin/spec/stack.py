@@ -53,7 +53,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `_debug_force_load_balance_routing` of torchtitan, "even" of Primus). `expert_loop` says that a Python loop runs one
     expert after the other, as transformers did before its version 5 (unset: one grouped product, which for ordinary
     software is an assumption, `leaves_experts_open`), and `sorted_loop` that tokens are sorted by expert before this
-    loop, so that the host waits once a layer (`GraniteMoeParallelExperts` of transformers 4). `plain_dispatch` says
+    loop, so that the host waits once a layer (Megatron-core without grouped products, `GraniteMoeParallelExperts` of
+    transformers 4). `sliced_weights` says that the weights of the experts of such a loop are slices of one tensor, so
+    that autograd adds up a gradient of all of them for each (Granite). `plain_dispatch` says
     that tokens are sorted by expert and added up again by single PyTorch operations (Megatron without
     `moe_permute_fusion`), and `one_hot_dispatch` that products with one-hot matrices do both (GShard, MaxText without
     `sparse_matmul`). Such a matrix spans a sequence, or with `one_hot_batch` all tokens of a micro-batch (DeepSpeed).
@@ -116,6 +118,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     launch_blocking: bool = False
     expert_loop: bool | None = None
     sorted_loop: bool = False
+    sliced_weights: bool = False
     plain_dispatch: bool = False
     one_hot_dispatch: bool = False
     one_hot_batch: bool = False

@@ -40,6 +40,7 @@ OF_SOFTWARE: tuple[dict[str, Any], ...] = (
     {},
     {"expert_loop": True},
     {"expert_loop": True, "sorted_loop": True},
+    {"expert_loop": True, "sorted_loop": True, "sliced_weights": True},
     {"indexed_biases": True},
     {"one_hot_dispatch": True},
     {"one_hot_dispatch": True, "one_hot_batch": True},

@@ -48,6 +48,9 @@ LOOP_TRANSFORMERS = re.compile(r"(?i)transformers v?4\b|\b4\.\d\d|\b20(1\d|2[0-5
 """Releases of transformers before its version 5 (December 2025), and years of software that had them."""
 LOOPED_EXPERTS = re.compile(r"(?i)experts (in a |run in a )?loop|loop (over|runs|pads) |ungrouped (products|experts)")
 """Words by which a row says that experts run one after the other."""
+UNGROUPED = "ungrouped experts"
+"""Words by which a row says that Megatron runs its experts without grouped products: a loop over tokens that were
+sorted before (`SequentialMLP` of Megatron-core)."""
 WEIGHTED_SINCE = (25, 1)
 """Releases of Megatron-core's relatives from this month on have its experts whose activation is weighted.
 Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute knows `moe_act` as its rows do."""
@@ -102,7 +105,7 @@ def experts_of(conventions: Conventions, row: Fields, device: Accelerator, model
     single = conventions.xla or conventions.name == "torchtitan"
     # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
     by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
-    unfused = "ungrouped experts" in said or "permutation not fused" in said
+    unfused = UNGROUPED in said or "permutation not fused" in said
     if unfused or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
     if by_transformers:
@@ -125,8 +128,10 @@ def _expert_products(
         changes |= {"static_dispatch": True, "plain_dispatch": True}
         looped = False
     elif looped is not None:
-        changes |= {"expert_loop": looped, "sorted_loop": looped and SORTED_EXPERTS.search(notes) is not None}
-    if looped or HOST_COUNTS.search(f"{row.text('framework')} {notes}"):
+        sliced = looped and SORTED_EXPERTS.search(notes) is not None
+        sorted_before = sliced or (looped and conventions.reentrant)
+        changes |= {"expert_loop": looped, "sorted_loop": sorted_before, "sliced_weights": sliced}
+    if HOST_COUNTS.search(f"{row.text('framework')} {notes}"):
         changes["token_counts"] = "host"
     if SYNC_FREE.search(notes):
         changes["token_counts"] = "device"
@@ -182,7 +187,7 @@ def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
     if conventions == MEGATRON_SWIFT:
         return False  # `moe_grouped_gemm` is on unless told otherwise (swift/megatron/argument/megatron_args.py)
     if not transformers and conventions.stack.population != ORDINARY:
-        return None
+        return True if conventions.reentrant and UNGROUPED in row.text("notes") else None
     old = transformers and LOOP_TRANSFORMERS.search(f"{framework} {row.text('source')}")
     return True if old or LOOPED_EXPERTS.search(f"{framework} {row.text('notes')}") else None
 

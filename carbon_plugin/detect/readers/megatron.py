@@ -132,7 +132,7 @@ def _recomputed_share(config: Any, axes: dict[str, Observed]) -> Observed:
 
 
 def _kernels(config: Any) -> dict[str, Observed]:
-    """Return what is replayed as CUDA graphs, whether the experts' products are fused, and how tokens reach experts."""
+    """Return what is replayed as CUDA graphs, whether experts run in a loop or fused, and how tokens reach them."""
     implementation, scope = getattr(config, "cuda_graph_impl", None), getattr(config, "cuda_graph_scope", None)
     fields = {}
     if implementation is not None:
@@ -142,6 +142,11 @@ def _kernels(config: Any) -> dict[str, Observed]:
     if getattr(config, "num_moe_experts", None):
         fused = bool(getattr(config, "use_transformer_engine_op_fuser", False))
         fields["stack.fused_experts"] = Observed(fused, "config.use_transformer_engine_op_fuser")
+        grouped = getattr(config, "moe_grouped_gemm", None)
+        if grouped is not None:
+            # Without it each expert is a module, which gets its part of tokens that were sorted by expert.
+            for name in ("expert_loop", "sorted_loop"):
+                fields[f"stack.{name}"] = Observed(not grouped, f"config.moe_grouped_gemm {grouped}")
         # The flexible dispatcher sends a token once to each rank, by DeepEP or by HybridEP.
         dispatcher = getattr(config, "moe_token_dispatcher_type", None)
         if dispatcher is not None:

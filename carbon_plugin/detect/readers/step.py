@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.optimizers import innermost
+from carbon_plugin.detect.shape.experts import experts_in_a_loop
 from carbon_plugin.detect.shape.parameters import is_adapter
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel, dtype_name, is_compiled
 from carbon_plugin.spec.numbers.amounts import percent
@@ -26,7 +27,7 @@ _STATES_LOOKED_AT = 64
 
 
 def read(job: Job) -> Findings:
-    """Return precision, optimizer, compiler, adapters, and what the calls of the first step showed."""
+    """Return precision, optimizer, compiler, adapters, how experts run, and what the calls of the first step showed."""
     wrapper = data_parallel(job.model)
     cast, autocast = wrapper.param_dtype if wrapper else None, job.batch.autocast_dtype if job.batch else None
     seen = {
@@ -35,6 +36,7 @@ def read(job: Job) -> Findings:
         "training.optimizer_state": None if job.optimizer is None else detect_optimizer_state(job.optimizer),
         "training.adapters": detect_adapters(job.model),
         "stack.fused": detect_compiled(job.model),
+        "stack.expert_loop": experts_in_a_loop(job.model),
         "stack.grad_reduce_dtype": _reduced_in(wrapper),
     }
     fields = {name: value for name, value in seen.items() if value is not None}

@@ -23,6 +23,11 @@ from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import STACKS, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
+SEEN_OF_STACKS = (
+    "fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts", "expert_dispatch", "expert_loop", "sorted_loop",
+)  # fmt: skip
+"""The fields of a stack that live objects may show."""
+
 # A run may be measured and predicted before anybody has said where it is. This place has no factors, so that asking
 # for them fails with its name.
 NOWHERE = Site(zone="(no site was given)")
@@ -178,7 +183,7 @@ def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detec
     stack: Stack = table.choose(
         "stack", planned=plan, declared=declared.stack, default=_compiled_stack() if compiled else Stack()
     )
-    for name in ("fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts", "expert_dispatch"):
+    for name in SEEN_OF_STACKS:
         if f"stack.{name}" in seen:
             said = {"planned": plan, "declared": declared.stack}
             stated = {who: getattr(what, name) for who, what in said.items() if what is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.shape.matrices import attention_widths, feed_forward, matrices_of
+from carbon_plugin.detect.wrappers import class_name
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.models.model import MixtureOfExperts
 
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOP_K = ("top_k", "topk", "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "n_activated_experts")
+ROUTED = re.compile(r"(?i)(?<!shared_)(?<!shared)(expert|moe|mixture)")
+"""Names of modules, or of their classes, that hold routed experts."""
+FORM = "_experts_implementation"
+"""The attribute of a configuration of transformers, since its version 5, that says how experts run: "eager", which is a
+loop as None is, or the name of a grouped kernel (`use_experts_implementation` of its integrations/moe.py)."""
 
 
 class Mixture(Struct, frozen=True, kw_only=True):
@@ -80,6 +88,41 @@ def read_mixture(blocks: Sequence[nn.Module], hidden: int) -> Mixture | str | No
         block=first,
         matrices=experts.matrices + router + (shared.matrices if shared else Counter()),
     )
+
+
+def experts_in_a_loop(model: nn.Module) -> Observed | None:
+    """Return whether a loop runs the routed experts of a model, or None where it has none or does not show it.
+
+    A list of modules can only be run one after the other, and a tensor of all experts is one grouped product, unless
+    its configuration says otherwise. Two libraries do not show it: transformers before its version 5 loops over tensors
+    too, and DeepSpeed's own layer loops without the waits of other loops.
+    """
+    from torch import nn
+
+    for name, module in model.named_modules():
+        named = ROUTED.search(name.rpartition(".")[2]) or ROUTED.search(class_name(module))
+        if named is None or type(module).__module__.startswith("deepspeed."):
+            continue
+        if isinstance(module, nn.ModuleList):
+            kinds = {type(child) for child in module}
+            if len(module) > 1 and len(kinds) == 1 and "deepspeed" not in name:
+                return Observed(True, f"{len(module)} modules in the list {name}")
+            continue
+        if not any(len(_shape(parameter)) == 3 for parameter in module.parameters(recurse=False)):
+            continue
+        config = getattr(module, "config", None)
+        if hasattr(config, FORM):
+            form = getattr(config, FORM)
+            return Observed(form in (None, "eager"), f"config.{FORM} {form}")
+        if type(module).__module__.startswith("transformers."):
+            return None
+        return Observed(False, f"tensors of all experts in {name or class_name(module)}")
+    return None
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Return the shape of a parameter, which DeepSpeed's ZeRO-3 keeps beside the empty tensor that it leaves."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _experts(block: nn.Module, hidden: int) -> _Experts | None:

@@ -74,6 +74,7 @@ class Datasheet:
     round_robin: Values
     expert_loop: Values
     sorted_loop: Values
+    sliced_weights: Values
     plain_dispatch: Values
     static_dispatch: Values
     counts_on_host: Values
@@ -132,8 +133,8 @@ class Rates:
     precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole
     iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, `round_robin` where its
     experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where their tokens are sorted
-    before. `counts_on_host` is 1 where the host always needs counts of routed tokens, and `counts_to_exchange` where
-    only an exchange needs them there.
+    before, `sliced_weights` where their weights are slices of one tensor. `counts_on_host` is 1 where the host always
+    needs counts of routed tokens, and `counts_to_exchange` where only an exchange or a loop needs them there.
     `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0
     where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
     `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one
@@ -158,6 +159,7 @@ class Rates:
     round_robin: Values
     expert_loop: Values
     sorted_loop: Values
+    sliced_weights: Values
     plain_dispatch: Values
     static_dispatch: Values
     counts_on_host: Values
@@ -219,6 +221,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         round_robin=sheet.round_robin,
         expert_loop=sheet.expert_loop,
         sorted_loop=sheet.sorted_loop,
+        sliced_weights=sheet.sliced_weights,
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
         counts_on_host=sheet.counts_on_host,

@@ -180,6 +180,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "round_robin": stack.round_robin,
         "expert_loop": bool(stack.expert_loop),
         "sorted_loop": bool(stack.expert_loop) and stack.sorted_loop,
+        "sliced_weights": stack.sliced_weights,
         "plain_dispatch": stack.plain_dispatch,
         "static_dispatch": stack.static_dispatch,
         "counts_on_host": stack.token_counts == "host",

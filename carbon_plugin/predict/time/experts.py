@@ -165,15 +165,16 @@ def indexed_biases(rows: Values, shape: Shape, layout: Layout, rates: Rates) -> 
 def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> tuple[Cost, Cost]:
     """Return the seconds of the device and of the host for a loop over experts whose rows were sorted before.
 
-    Nothing waits inside this loop, and all experts are one parameter that is gathered with its layer.
+    Nothing waits inside this loop, and all experts are gathered with their layer. The device has more to do only where
+    the weights of an expert are a slice of one tensor, whose gradient is then as large as the tensor.
     """
     local = np.maximum(shape.experts / layout.ep, 1)
     weights = local * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn / layout.expert_tp
     slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.streaming
     forward, backward = (local * rates.host_op_time * slots for slots in HOST_OPS_SORTED)
     flag = rates.sorted_loop > 0
-    zero = np.float64(0)
-    return Cost(zero, where(flag, slices, 0.0)), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
+    sliced = where(flag & (rates.sliced_weights > 0), slices, 0.0)
+    return Cost(np.float64(0), sliced), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
 
 
 def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:

@@ -81,6 +81,6 @@ def host_wait(layout: Layout, rates: Rates) -> Values:
     expert takes a fixed number of rows there is no count to read (`MoEAlltoAllTokenDispatcher` of Megatron-core has no
     point of synchronisation with `drop_and_pad`).
     """
-    read = (rates.counts_on_host > 0) | ((rates.counts_to_exchange > 0) & (layout.ep > 1))
+    read = (rates.counts_on_host > 0) | ((rates.counts_to_exchange > 0) & ((layout.ep > 1) | (rates.expert_loop > 0)))
     share = where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
     return HOST_OPS_WAIT * rates.host_op_time * where(read & (rates.static_dispatch == 0), share, 0.0)

@@ -412,7 +412,6 @@ def test_xla_needs_no_count_on_the_host_and_gathers_ahead_on_gpus_where_recipe_o
         ({"framework": "Megatron-Core"}, "host"),
         ({"framework": "torchtitan"}, "exchange"),
         ({"framework": "Hugging Face transformers 5.2"}, "exchange"),
-        ({"framework": "Hugging Face transformers 4.49"}, "host"),
         ({"framework": "HF Trainer (4.45) with ScatterMoE"}, "exchange"),
         ({"framework": "HF Trainer (4.45)", "notes": "MegaBlocks"}, "host"),
     ],
@@ -727,8 +726,15 @@ def test_a_row_that_leaves_open_how_its_experts_run_says_so_and_has_a_wider_rang
 def test_experts_of_granite_loop_over_sorted_rows_before_version_5_of_transformers() -> None:
     notes = "transformers' own experts of Granite MoE"
     old, new = (parsed(tp=1, pp=1, framework=f"Hugging Face transformers {n}", notes=notes).spec.stack for n in (4, 5))
-    assert (old.expert_loop, old.sorted_loop) == (True, True)
-    assert (new.expert_loop, new.sorted_loop) == (False, False)
+    assert (old.expert_loop, old.sorted_loop, old.sliced_weights) == (True, True, True)
+    assert (new.expert_loop, new.sorted_loop, new.sliced_weights) == (False, False, False)
+
+
+def test_experts_of_megatron_without_grouped_products_loop_over_sorted_rows_with_weights_of_their_own() -> None:
+    stack = parsed(tp=1, pp=1, framework="Megatron-LM (FlagPerf)", notes="ungrouped experts").spec.stack
+
+    assert (stack.expert_loop, stack.sorted_loop, stack.sliced_weights) == (True, True, False)
+    assert stack.plain_dispatch
 
 
 def test_a_script_that_hands_16_bit_logits_to_the_loss_says_so_and_blocks_of_the_head_are_known_by_name() -> None:

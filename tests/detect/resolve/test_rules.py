@@ -19,7 +19,7 @@ from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import STACKS, Stack, leaves_experts_open
 from carbon_plugin.spec.training import TrainingPlan
 
 SHAPE = {
@@ -210,6 +210,13 @@ def test_stack_takes_what_was_seen_of_it():
 
     assert effective.spec.stack == Stack(attention_kernel="flash3", fused=True, grad_reduce_dtype="bf16")
     assert "stack.fused: declared False, detected True; detected counts" in effective.differences
+
+
+def test_a_loop_over_experts_that_was_seen_leaves_nothing_open_about_them():
+    effective = resolve(None, Declared(), detected(shaped(), **FSDP, **STEP, stack__expert_loop=True), EIGHT)
+
+    assert effective.spec.stack == Stack(expert_loop=True)
+    assert not leaves_experts_open(effective.spec.stack)
 
 
 def test_what_no_spec_has_a_field_for_is_kept():

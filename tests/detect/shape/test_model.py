@@ -12,6 +12,7 @@ from torch import nn
 
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.shape.adapters import adapted_matrices
+from carbon_plugin.detect.shape.experts import experts_in_a_loop
 from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
 from carbon_plugin.detect.shape.parameters import count_parameters
 from carbon_plugin.spec.models.model import MixtureOfExperts
@@ -287,6 +288,40 @@ def test_experts_of_one_rank_are_not_taken_for_all():
     assert found.partial
     assert not {"moe", "ffn"} & found.fields.keys()
     assert found.fields["layers"] == 4
+
+
+@pytest.mark.parametrize(("form", "looped"), [("gated", False), ("plain", False), ("fused", False), ("list", True)])
+def test_a_list_of_experts_is_a_loop_and_a_tensor_of_all_experts_is_a_grouped_product(form, looped):
+    found = experts_in_a_loop(sparse(form, layers=5, dense=(0, 1), shared=32))
+
+    assert (found.value, "layers.2.mixture" in found.source) == (looped, True)
+
+
+def test_a_model_without_experts_shows_no_loop():
+    assert experts_in_a_loop(Decoder()) is None
+
+
+def test_a_list_of_shared_experts_and_convolutions_are_no_routed_experts():
+    model = Decoder()
+    for block in model.layers:
+        block.shared_experts = nn.ModuleList(Mixture.expert(32) for _ in range(2))
+        block.short = nn.Conv1d(64, 64, 3)
+
+    assert experts_in_a_loop(model) is None
+
+
+@pytest.mark.parametrize(("form", "looped"), [("eager", True), ("grouped_mm", False)])
+def test_transformers_says_in_its_configuration_whether_it_loops_over_experts(form, looped):
+    transformers = pytest.importorskip("transformers", minversion="5")
+    config = transformers.MixtralConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        num_local_experts=4, vocab_size=64,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM._from_config(config, experts_implementation=form)
+
+    found = experts_in_a_loop(model)
+
+    assert (found.value, found.source) == (looped, f"config._experts_implementation {form}")
 
 
 def test_low_rank_adapters_do_not_hide_the_structure():

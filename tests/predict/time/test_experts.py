@@ -59,11 +59,17 @@ def test_the_device_waits_for_the_host_in_the_forward_pass_where_it_is_the_slowe
 
 
 @pytest.mark.parametrize(
-    ("needed", "apart", "together"),
-    [("host", True, True), ("exchange", False, True), ("device", False, False)],
+    ("needed", "loop", "apart", "together"),
+    [
+        ("host", False, True, True),
+        ("exchange", False, False, True),
+        ("exchange", True, True, True),
+        ("device", False, False, False),
+        ("device", True, False, False),
+    ],
 )
-def test_the_host_reads_token_counts_where_its_software_needs_them(rates, needed: str, apart, together) -> None:
-    own = rates(counts_on_host=needed == "host", counts_to_exchange=needed == "exchange")
+def test_the_host_reads_token_counts_where_its_software_needs_them(rates, needed: str, loop, apart, together) -> None:
+    own = rates(counts_on_host=needed == "host", counts_to_exchange=needed == "exchange", expert_loop=loop)
 
     waits = [float(host_wait(layout_of(ParallelLayout(dp_shard=8, zero_stage=1, ep=ep)), own)) for ep in (1, 8)]
 
@@ -260,7 +266,7 @@ def test_a_loop_over_experts_costs_host_slots_for_every_expert_that_a_rank_holds
     assert hooked > 1.5 * added[1]
 
 
-def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_adds_up_a_gradient_of_all_experts_for_each(
+def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_slices_of_weights_add_up_a_gradient_of_all(
     sparse, rates
 ) -> None:
     def terms(**changes: float) -> dict[str, float]:
@@ -272,9 +278,10 @@ def test_a_loop_over_sorted_rows_is_issued_beside_the_device_and_adds_up_a_gradi
     runs = sparse.layers * sparse.moe.experts * PLAN.global_batch_size
     assert more == pytest.approx(runs * sum(HOST_OPS_SORTED), rel=1e-3)
 
-    fast = {"host_op_time": 0.0}
-    plain, looped = (terms(**flags, **fast) for flags in ({}, {"expert_loop": 1.0, "sorted_loop": 1.0}))
+    fast, loop = {"host_op_time": 0.0}, {"expert_loop": 1.0, "sorted_loop": 1.0}
+    plain, apart, looped = (terms(**flags, **fast) for flags in ({}, loop, {**loop, "sliced_weights": 1.0}))
     assert looped["host"] == pytest.approx(plain["host"])
+    assert apart["matmul"] == pytest.approx(plain["matmul"])  # weights of its own have a gradient of their own
     experts = sparse.moe.experts * (2 + sparse.gated) * sparse.hidden * sparse.moe.expert_ffn * sparse.layers
     gradients = 4 * 2 * sparse.moe.experts * experts * PLAN.global_batch_size / float(rates().streaming)
     assert looped["matmul"] - plain["matmul"] == pytest.approx(gradients)
