@@ -38,12 +38,12 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     band = s * window * (1 - window / (2 * s))
     scores = (1 - shape.windowed_share) * s * s / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
-    crossed = 2 * shape.cross_heads * shape.cross_dim
-    if any_of(crossed > 0):
+    if any_of(shape.cross_heads > 0):
         # Keys and values come from the input, whose length differs from that of the sequence.
         looked_at = work.input_len * work.inputs
-        weights = weights + blocks * shape.hidden * crossed * (looked_at / s - 1)
-        attention = attention + 2 * blocks * s * looked_at * crossed
+        pairs = 2 * shape.cross_kv_heads * shape.cross_dim
+        weights = weights + blocks * shape.hidden * pairs * (looked_at / s - 1)
+        attention = attention + 4 * blocks * s * looked_at * shape.cross_heads * shape.cross_dim
     if any_of(shape.scan_heads > 0):
         attention = attention + blocks * s * scan_flops_per_token(shape, s, np.float64(1))
     return np.asarray(2 * s * weights), np.asarray(attention)
@@ -96,7 +96,8 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     The hardware FLOPs include what recompute repeats.
     """
     products, attention = layer_forward_flops(shape, work)
-    head = 2 * work.seq_len * shape.vocab * shape.hidden * (1 + shape.mtp)
+    head = 2 * work.seq_len * shape.outputs * shape.head_width * (1 + shape.mtp)
+    head = head + 2 * (work.seq_len * shape.beside_products + work.inputs * work.input_len * shape.input_products)
     forward = products + attention
     # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.
     backward = products * (1 + shape.trainable) + head * 2 + 2 * attention

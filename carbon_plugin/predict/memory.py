@@ -123,7 +123,7 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
     """
     if not any_of(shape.frozen_bits < WIDE_BITS):
         return np.float64(1)
-    tables = where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
+    tables = shape.tables(layout.pp) / layout.tp
     layers = np.maximum(1 - tables / np.maximum(parameters, 1), 0)
     return np.asarray(1 - layers * (1 - stored_share(shape)))
 
@@ -273,7 +273,7 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     layers = shape.layers
     chunks = layout.pp * layout.virtual_stages
     widths = where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
-    head = shape.vocab * shape.hidden / (shape.attention_params + (2 + shape.gated) * shape.hidden * widths)
+    head = shape.outputs * shape.head_width / (shape.attention_params + (2 + shape.gated) * shape.hidden * widths)
     beside_head = where((layout.balanced_stages > 0) & (layout.pp > 1), head, 0)
     plain = np.minimum(np.ceil((layers + beside_head) / layout.pp), layers)
     both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
@@ -325,4 +325,4 @@ def _logits(shape: Shape, layout: Layout, work: StepWork, *, whole: Values, spli
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = where(layout.tp > 1, split, whole)
-    return where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)
+    return where(layout.pp > 1, 0.0, size * tokens * shape.outputs / layout.tp)

@@ -95,4 +95,5 @@ def _held(parts: Mapping[str, Values]) -> Values:
 
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes of the gradient of the embedding, or of the head, on one device."""
-    return shape.vocab * shape.hidden / layout.tp * work.parameter_bytes
+    larger = np.maximum(shape.vocab * shape.table_width, shape.outputs * shape.head_width)
+    return larger / layout.tp * work.parameter_bytes

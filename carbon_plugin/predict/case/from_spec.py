@@ -46,7 +46,10 @@ def shape_of(model: TransformerModel) -> Shape:
         "ffn": model.ffn,
         "gated": model.gated,
         "vocab": model.vocab,
-        "tied": model.tied_embeddings,
+        "table_width": model.table_width,
+        "outputs": model.vocab if model.outputs is None else model.outputs,
+        "head_width": model.table_width if model.outputs is None else model.hidden,
+        "tied": model.tied_embeddings and model.outputs is None,
         "positions": model.learned_positions,
         "dropout": model.dropout > 0,
         "window": model.sliding_window or np.inf,
@@ -73,6 +76,8 @@ def shape_of(model: TransformerModel) -> Shape:
         "adapted_ffn": model.adapted == "all_matrices",
         "bidirectional": not model.causal,
         "beside": sum(part.parameters for part in model.parts if not part.layers),
+        "beside_products": sum(part.products for part in model.parts if not part.of_input),
+        "input_products": sum(part.products for part in model.parts if part.of_input),
         **plain_kind(),
     }
     return _shape(numbers, tuple(_shape(numbers | own) for own in kind_numbers(model)))

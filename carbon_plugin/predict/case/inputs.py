@@ -29,10 +29,13 @@ class Shape:
     has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one of them. The `scan_*`
     fields describe layers that mix tokens along a state (`predict.time.scan`). `more_columns` are the columns of a
     layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an encoder or
-    tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags say which
-    matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a model differ,
-    `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain fields then
-    describe equal layers that have the same total width.
+    tower and see all of it; `cross_heads` are the heads that attend to that input, with keys and values of
+    `cross_kv_heads`. The `adapted_*` flags say which matrices have low-rank adapters. `outputs` are the columns of the
+    output head, which are those of `vocab` where it predicts tokens, and `head_width` its rows. `table_width` is the
+    width of the token embedding. `beside` are parameters outside of all layers; `beside_products` are the multiply-adds
+    of their matrix products for each token of the sequence, and `input_products` those for each token of an input.
+    Where the layers of a model differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of
+    `layers`; the plain fields then describe equal layers that have the same total width.
     """
 
     layers: Values
@@ -46,6 +49,9 @@ class Shape:
     ffn: Values
     gated: Values
     vocab: Values
+    table_width: Values
+    outputs: Values
+    head_width: Values
     tied: Values
     positions: Values
     dropout: Values
@@ -83,9 +89,19 @@ class Shape:
     bidirectional: Values
     of_input: Values
     cross_heads: Values
+    cross_kv_heads: Values
     cross_dim: Values
     beside: Values
+    beside_products: Values
+    input_products: Values
     kinds: tuple[Shape, ...] = ()
+
+    def tables(self, pp: Values) -> Values:
+        """Return the elements of the embedding and the head on the fullest device of `pp` pipeline stages. Each is on a
+        stage of its own where there are several, and a tied head is the embedding.
+        """
+        table, head = self.vocab * self.table_width, self.outputs * self.head_width
+        return where(pp > 1, np.maximum(table, head), table + where(self.tied > 0, 0, head))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ def plain_kind() -> Numbers:
         "scan_steps": 0.0,
         "of_input": 0.0,
         "cross_heads": 0.0,
+        "cross_kv_heads": 0.0,
         "cross_dim": 0.0,
     }
 
@@ -113,6 +114,7 @@ def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
         "bidirectional": float(block.of_input or not model.causal),
         "of_input": float(block.of_input),
         "cross_heads": sum(mixer.heads for mixer in crossing),
+        "cross_kv_heads": sum(mixer.kv_heads for mixer in crossing),
         "cross_dim": crossing[0].qk_dim if crossing else 0,
         **_attention(attending),
         **_scan(scanning),
@@ -185,6 +187,6 @@ def _more_columns(model: TransformerModel, numbers: Numbers) -> float:
     query = numbers["heads"] * numbers["qk_dim"]
     columns = query + numbers["kv_heads"] * (numbers["qk_dim"] + numbers["v_dim"])
     crossed = numbers["cross_heads"] * numbers["cross_dim"]
-    columns += 2 * crossed
+    columns += 2 * numbers["cross_kv_heads"] * numbers["cross_dim"]
     rows = numbers["heads"] * numbers["v_dim"] + numbers["scan_heads"] * numbers["scan_value"] + crossed
     return max(0.0, numbers["attention_params"] / model.hidden - columns - rows)

@@ -163,7 +163,8 @@ def attention_projections(
         crossed = shape.cross_heads * shape.cross_dim / tp
         looked_at = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
         cost = cost + linear(tokens, h, crossed, shape.trainable, work, micro_batches, rates)
-        cost = cost + linear(looked_at, 2 * crossed, h, shape.trainable, work, micro_batches, rates)
+        pairs = 2 * np.maximum(shape.cross_kv_heads / tp, 1) * shape.cross_dim
+        cost = cost + linear(looked_at, pairs, h, shape.trainable, work, micro_batches, rates)
     if not any_of(shape.mla):
         return cost
     cost = cost + linear(tokens, shape.q_rank * shape.mla, h, shape.trainable, work, micro_batches, rates)

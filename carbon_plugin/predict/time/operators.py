@@ -127,7 +127,7 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
         core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
-    core = where(heads > 0, core, 0.0)
+    core = where(heads + shape.cross_heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not any_of(rates.attention_unfused):
         return cost
@@ -221,12 +221,18 @@ def is_written_out(shape: Shape, work: StepWork) -> Flags:
 
 
 def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
-    """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage."""
-    columns = shape.vocab / layout.tp
-    product = linear(tokens, columns, shape.hidden, shape.trainable, work, micro_batches, rates, wide=True)
+    """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage, and of
+    the products of parts beside the layers.
+    """
+    columns = shape.outputs / layout.tp
+    product = linear(tokens, columns, shape.head_width, shape.trainable, work, micro_batches, rates, wide=True)
     entropy = work.entropy_bytes * tokens * columns
     moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory
     traffic = moved * work.activation_bytes / 2
     # The traffic is that of both directions, and half of it is counted for each.
     host = 10 * rates.host_op_time
-    return Cost(product.forward + traffic / 2 + host / 2, product.backward + traffic / 2 + host / 2)
+    of_input = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
+    products = tokens * shape.beside_products + of_input * shape.input_products
+    beside = 2 * products / layout.tp / rates.gemm_flops
+    forward = product.forward + beside + traffic / 2 + host / 2
+    return Cost(forward, product.backward + (1 + shape.trainable) * beside + traffic / 2 + host / 2)

@@ -180,8 +180,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
         routed: Values = np.asarray(sum(part[1] for part in parts))
     else:
         shared, routed = _layers_parameters(shape, layout)
-    tables = where((layout.pp > 1) | (shape.tied > 0), 1, 2)
-    return shared + (tables * shape.vocab * shape.hidden + shape.beside) / layout.tp, routed
+    return shared + (shape.tables(layout.pp) + shape.beside) / layout.tp, routed
 
 
 def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:

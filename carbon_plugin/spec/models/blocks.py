@@ -100,7 +100,10 @@ class ModelPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One part holds the parameter count of something beside the layers of the language model.
 
     Examples are a vision tower, a projector or per-layer embeddings. `layers`, `hidden`, `heads` and `inner` (the width
-    of its feed-forward parts) give the shape of a tower and are 0 for other parts.
+    of its feed-forward parts) give the shape of a tower and are 0 for other parts. `products` are the multiply-adds of
+    matrix products that the part costs for each token of the sequence, or with `of_input` for each token of the input
+    of an encoder: those of the convolutions before an encoder of images or sound, or of the dense layer before an
+    output head. They are 0 for parts that take no time.
     """
 
     name: str
@@ -109,6 +112,9 @@ class ModelPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hidden: int = 0
     heads: int = 0
     inner: int = 0
+    products: int = 0
+    of_input: bool = False
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "parameters", "layers", "hidden", "heads", "inner", owner=f"part {self.name}: ")
+        owner = f"part {self.name}: "
+        check_not_negative(self, "parameters", "layers", "hidden", "heads", "inner", "products", owner=owner)

@@ -85,8 +85,11 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lies beside the layers (vision towers, per-layer embeddings). `embedding_width` is the width of the token embedding
     where it is not `hidden`. `longest_seq_len` is the longest sequence that the model is made for. It is a limit where
     the model has a table of `learned_positions`, whose number of rows stands for it where it is not stated; else it is
-    a remark. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but are in no parameter
-    count; `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
+    a remark. `outputs` is the number of columns of the head that each token passes where it does not predict tokens (0
+    without such a head); `vocab` is 0 only for such a model that embeds no tokens. `input_tokens` is the number of
+    tokens that each image or sound becomes where the config fixes it: those of the sequence, or of one input of its
+    encoder or tower. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but
+    are in no parameter count; `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
 
     Raises `SpecError` naming the fields when the shape is impossible.
     """
@@ -118,14 +121,20 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     embedding_width: int | None = None
     causal: bool = True
     longest_seq_len: int | None = None
+    outputs: int | None = None
+    input_tokens: int | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
-        check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
-        check_positive(self, "sliding_window", "embedding_width", "longest_seq_len", owner=owner)
+        check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", owner=owner)
+        check_positive(self, "sliding_window", "embedding_width", "longest_seq_len", "input_tokens", owner=owner)
+        if self.outputs is None:
+            check_positive(self, "vocab", owner=owner)
+        check_not_negative(self, "vocab", "outputs", owner=owner)
         check_at_most(self, MOST_LAYERS, "layers", "mtp_layers", owner=owner)
         check_at_most(self, MOST_WIDTH, "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
+        check_at_most(self, MOST_WIDTH, "outputs", "input_tokens", owner=owner)
         check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
         if not 0 <= self.dropout < 1:
             raise SpecError(f"{owner}dropout is {self.dropout}, expected 0 or more and below 1")
@@ -243,14 +252,21 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.moe_layers * self.moe.experts * self.ffn_parameters(self.moe.expert_ffn) if self.moe else 0
 
     @property
+    def table_width(self) -> int:
+        """Return the width of the token embedding, and of a head over the vocabulary."""
+        return self.embedding_width or self.hidden
+
+    @property
     def embedding_parameters(self) -> int:
         """Return the number of parameters of the input embedding and of learned positions."""
-        return self.vocab * (self.embedding_width or self.hidden) + self.learned_positions * self.hidden
+        return self.vocab * self.table_width + self.learned_positions * self.hidden
 
     @property
     def head_parameters(self) -> int:
         """Return the number of parameters of an untied output head, or 0 where the head is tied to the embedding."""
-        return 0 if self.tied_embeddings else self.vocab * (self.embedding_width or self.hidden)
+        if self.outputs is not None:
+            return self.outputs * self.hidden
+        return 0 if self.tied_embeddings else self.vocab * self.table_width
 
     @property
     def layer_parameters(self) -> int:
