@@ -12,8 +12,16 @@ from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers.context_parallel import ActiveContextParallel, active_context_parallel
 from carbon_plugin.detect.readers.recompute import RecomputeWatch
 from carbon_plugin.detect.shape.structure import repeated_blocks
-from carbon_plugin.detect.tensors import Arriving, Example, batch_shape, meta, packed_documents, real_tokens
-from carbon_plugin.detect.wrappers import dtype_name, gradients_sync, is_compiled
+from carbon_plugin.detect.tensors import (
+    Arriving,
+    Example,
+    batch_shape,
+    encoder_and_decoder,
+    meta,
+    packed_documents,
+    real_tokens,
+)
+from carbon_plugin.detect.wrappers import dtype_name, gradients_sync, is_compiled, unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +47,7 @@ class BatchWatch:
         self._real: tuple[str, Arriving] | None = None
         self._packed: tuple[str, Arriving | int] | None = None
         self._first_tokens = 0
+        self._sides: tuple[int | None, int] | None = None
         self._leaf: Any = None
         self._hooks = Hooks()
         if is_compiled(model):
@@ -66,6 +75,11 @@ class BatchWatch:
             cp = self.context_parallel
             whole, whose = (1, source) if cp is None else (cp.degree, f"{source}, a part of 1/{cp.degree}: {cp.source}")
             found["training.seq_len"] = Observed(seq_len * whole, whose)
+        if self._sides is not None:
+            read, written = self._sides
+            found["training.seq_len"] = Observed(written, "what the decoder was called with")
+            if read is not None:
+                found["training.input_len"] = Observed(read, "what the encoder was called with")
         return found | self._counted()
 
     def remove(self) -> None:
@@ -124,6 +138,8 @@ class BatchWatch:
         self._begins.append(fresh and (not self._syncs or self._syncs[-1]))
         self._syncs.append(gradients_sync(module))
         self._shape = batch_shape((args, kwargs)) or self._shape
+        if getattr(getattr(unwrapped(module), "config", None), "is_encoder_decoder", False) is True:
+            self._sides = encoder_and_decoder(kwargs) or self._sides
         if self._shape is not None:
             self.example = Example(meta(args), meta(kwargs), self._shape[0][0])
         kind = next((parameter.device.type for parameter in module.parameters()), "cpu")

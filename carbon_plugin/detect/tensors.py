@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _TOKEN_KEYS = ("input_ids", "tokens", "inputs", "idx")
 _MASK_KEYS = ("attention_mask", "padding_mask")
+_DECODER_KEYS = ("decoder_input_ids", "labels")
 _BOUNDARY_KEYS = ("cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_seq_lens_q")
 
 
@@ -63,6 +64,18 @@ def batch_shape(batch: Any) -> tuple[tuple[int, int | None], tuple[int, ...]] | 
         return None
     tokens = int(first.shape[1]) if first.ndim == 3 else None
     return (int(first.shape[0]), tokens), tuple(first.shape)
+
+
+def encoder_and_decoder(batch: Any) -> tuple[int | None, int] | None:
+    """Return (tokens an input of the encoder, tokens of the decoder) of a batch for a model that has both, or None
+    where it does not show what the decoder reads. An input that is no text has None in place of tokens.
+    """
+    named = {name: tensor for name, tensor in _named(batch) if tensor.ndim >= 2}
+    decoder = next((named[name] for name in _DECODER_KEYS if name in named), None)
+    if decoder is None:
+        return None
+    text = next((named[name] for name in _TOKEN_KEYS if name in named), None)
+    return None if text is None else int(text.shape[1]), int(decoder.shape[1])
 
 
 def real_tokens(batch: Any) -> tuple[str, Arriving] | None:

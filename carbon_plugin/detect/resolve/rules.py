@@ -16,7 +16,7 @@ from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import TOKENS, note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.layout import SHARED_OUT, ParallelLayout
-from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
@@ -51,8 +51,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     assumptions += assumed
     clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
     assumptions += clusters.assumptions
-    tokenless = isinstance(model, CountedModel) and model.seq_len is None
-    training = _training(table, planned, declared, detected, layout, missing, tokenless=tokenless)
+    tokenless = model is not None and has_no_tokens(model)
+    training = _training(table, planned, declared, detected, layout, missing, model)
     if model is not None and training is not None and table.is_seen("training.seq_len"):
         model = with_seen_length(table, model, training.seq_len)
     stack = _stack(table, planned, declared, detected)
@@ -204,23 +204,26 @@ def _training(
     detected: Detected | None,
     layout: ParallelLayout | None,
     missing: list[str],
-    *,
-    tokenless: bool,
+    model: TransformerModel | CountedModel | None,
 ) -> TrainingPlan | None:
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
     seen = dict(detected.fields) if detected else {}
     if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
         seen.pop("training.seq_len", None)  # a rank may see only its part of the sequence
+    if isinstance(model, TransformerModel) and has_no_tokens(model):
+        seen.pop("training.seq_len", None)  # whole numbers in a batch of images or sounds are its labels
     seq_len = table.choose(
         "training.seq_len",
         planned=plan.get("seq_len"),
         declared=declared.training.get("seq_len"),
         detected=seen.get("training.seq_len"),
     )
-    if seq_len is None and tokenless:
-        # Images and graphs have no tokens: a plan of such a model has the length 1 (`check_input`).
-        seq_len = 1
-        table.note("training.seq_len", seq_len, "the model was counted with samples that have no tokens")
+    if seq_len is None and model is not None and has_no_tokens(model):
+        # Images and graphs have no tokens: a plan of a counted model has the length 1 (`check_input`).
+        counted = isinstance(model, CountedModel)
+        seq_len = 1 if isinstance(model, CountedModel) else model.input_tokens
+        why = "the model was counted with samples that have no tokens" if counted else "fixed by the model's config"
+        table.note("training.seq_len", seq_len, why)
     batch = table.choose(
         "training.global_batch_size",
         planned=plan.get("global_batch_size"),
@@ -238,6 +241,15 @@ def _training(
         for name, default in (("precision", None), ("optimizer", "adamw"), ("optimizer_offload", False))
     }
     others |= {name: value for name, value in plan.items() if name in UNSEEN}
+    if isinstance(model, TransformerModel) and (model.has_encoder or model.has_towers):
+        others["input_len"] = table.choose(
+            "training.input_len",
+            planned=plan.get("input_len"),
+            declared=declared.training.get("input_len"),
+            detected=seen.get("training.input_len"),
+            default=model.input_tokens,
+        )
+        others["inputs_per_sequence"] = plan.get("inputs_per_sequence", 1)
     steps = table.choose(
         "training.steps",
         planned=planned and planned.training.total_steps,
@@ -258,6 +270,11 @@ def _training(
     except SpecError as error:
         missing.append(str(error))
         return None
+
+
+def has_no_tokens(model: TransformerModel | CountedModel) -> bool:
+    """Return whether the samples of a model are images, sounds or graphs and no text."""
+    return model.seq_len is None if isinstance(model, CountedModel) else not model.vocab
 
 
 def _declared_batch(declared: Declared, seq_len: int | None) -> int | None:

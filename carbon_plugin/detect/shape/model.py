@@ -103,7 +103,7 @@ def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -
             continue
         name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or class_name(part)
         try:
-            shape = model_from_hf_config(config.to_dict(), name, origin=f"config of {class_name(part)}")
+            shape = model_from_hf_config(_of_class(config, part), name, origin=f"config of {class_name(part)}")
         except SpecError as error:
             reasons.append(str(error))
             continue
@@ -115,6 +115,14 @@ def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -
         reasons.append(f"structure of {class_name(module)}: {structure}")
     else:
         yield class_name(module), structure.fields, structure.assumed, structure.source
+
+
+def _of_class(config: Any, part: nn.Module) -> dict[str, Any]:
+    """Return a config that names the class of transformers which the module is, and not the one whose weights it read:
+    a classifier that was made of a language model has no head for its vocabulary.
+    """
+    own = next((kind for kind in type(unwrapped(part)).__mro__ if kind.__module__.startswith("transformers.")), None)
+    return {**config.to_dict(), "architectures": [own.__name__] if own else None}
 
 
 def _same_size(shape: TransformerModel, parameters: int) -> bool:
