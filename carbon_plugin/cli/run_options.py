@@ -182,7 +182,8 @@ def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str
         why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "the longest that the model is made for"
         assumed.append(Assumption("training.seq_len", str(seq_len), f"{why}; not stated"))
     if "global_batch_size" not in training:
-        batch = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
+        whole = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
+        batch = 1 << (whole.bit_length() - 1)  # a power of two, which data parallelism can divide
         training["global_batch_size"] = batch
         assumed.append(
             Assumption("training.global_batch_size", str(batch), "about 4 Mi tokens a step, usual for LLMs; not stated")

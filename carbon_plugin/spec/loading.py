@@ -28,7 +28,7 @@ from carbon_plugin.spec.hardware.profiles import (
 )
 from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_rails, with_scaleup
 from carbon_plugin.spec.model_choice import choose_model
-from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
@@ -150,12 +150,13 @@ def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Doc
 def _build(document: Document, name: str, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
     if isinstance(document.value, Mapping):
         document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
-    document, length_assumptions = _with_sample_length(document)
+    document, length_assumptions = _with_sample_length(document, model_base)
     fields = decode(document, _RunFields)
     directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
     training, training_assumptions = _training(document, fields.training, cluster.accelerator)
     model = choose_model(document, model_base)
+    training, input_assumptions = _with_input_length(training, model)
     if fields.start is not None:
         with document.located(("start",)):
             unix_s(fields.start, "start")
@@ -188,6 +189,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         assumptions=(
             *cluster_assumptions,
             *length_assumptions,
+            *input_assumptions,
             *training_assumptions,
             *layout_assumptions,
             *stack_assumptions,
@@ -195,22 +197,51 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     )
 
 
-def _with_sample_length(document: Document) -> tuple[Document, list[Assumption]]:
-    """Return the document with `seq_len` 1 if neither the plan nor its counted model states a length, and that
+def _with_sample_length(document: Document, base: Path) -> tuple[Document, list[Assumption]]:
+    """Return the document with the length of a sample that follows from its model where the plan states none, and that
     assumption.
 
-    A model that was counted without a sequence length has samples without tokens. Any other document is returned as it
-    is.
+    A model that was counted without a sequence length has samples without tokens, so that its length is 1. An encoder
+    of images has as many tokens as its config says. Any other document is returned as it is.
     """
     stated = document.value if isinstance(document.value, Mapping) else {}
     model, training = stated.get("model"), stated.get("training")
-    if not isinstance(model, Mapping) or not isinstance(training, Mapping) or "seq_len" in training:
+    if not isinstance(training, Mapping) or "seq_len" in training or not isinstance(model, Mapping | str):
         return document, []
-    if model.get("type") != "counted" or model.get("seq_len") is not None:
+    found = _sample_length(document, model, base)
+    if found is None:
         return document, []
-    value = {**stated, "training": {**training, "seq_len": 1}}
-    why = "the model was counted without a sequence length: a sample has no tokens"
-    return Document(value, document.origin, document.places), [Assumption("training.seq_len", "1", why)]
+    length, why = found
+    value = {**stated, "training": {**training, "seq_len": length}}
+    return Document(value, document.origin, document.places), [Assumption("training.seq_len", str(length), why)]
+
+
+def _sample_length(document: Document, model: Mapping[str, Any] | str, base: Path) -> tuple[int, str] | None:
+    """Return the tokens of a sample where the model alone says them, with the reason."""
+    if isinstance(model, Mapping) and model.get("type") == "counted":
+        if model.get("seq_len") is not None:
+            return None
+        return 1, "the model was counted without a sequence length: a sample has no tokens"
+    chosen = choose_model(document, base)
+    if not isinstance(chosen, TransformerModel) or chosen.input_tokens is None or chosen.vocab:
+        return None
+    return chosen.input_tokens, _fixed_by(chosen)
+
+
+def _with_input_length(
+    training: TrainingPlan, model: TransformerModel | CountedModel
+) -> tuple[TrainingPlan, list[Assumption]]:
+    """Return the plan with the length of the input of an encoder or tower where only the model's config says it."""
+    if not isinstance(model, TransformerModel) or model.input_tokens is None or training.input_len is not None:
+        return training, []
+    if not (model.has_encoder or model.has_towers):
+        return training, []
+    plan = msgspec.structs.replace(training, input_len=model.input_tokens)
+    return plan, [Assumption("training.input_len", str(model.input_tokens), _fixed_by(model))]
+
+
+def _fixed_by(model: TransformerModel) -> str:
+    return f"the tokens of one image or sound, which the config of {model.name} fixes"
 
 
 def _cluster(document: Document, fields: _ClusterFields, directories: Directories) -> tuple[Cluster, list[Assumption]]:

@@ -16,17 +16,28 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.class_defaults import check_complete, defaults_note, left_out
+from carbon_plugin.spec.huggingface.disentangled import FAMILIES as DISENTANGLED
+from carbon_plugin.spec.huggingface.disentangled import NOTE as DISENTANGLED_NOTE
 from carbon_plugin.spec.huggingface.encoder_decoder import encoder_decoder_model, is_encoder_decoder
 from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_note, is_hybrid
-from carbon_plugin.spec.huggingface.families import Family, family_of, with_nested_parts
+from carbon_plugin.spec.huggingface.families import (
+    Family,
+    family_of,
+    is_wave_encoder,
+    patch_encoder_of,
+    with_nested_parts,
+)
 from carbon_plugin.spec.huggingface.feeds import feed_at
+from carbon_plugin.spec.huggingface.heads import Head, head_of
 from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.huggingface.keys import HIDDEN, VOCAB, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
 from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
 from carbon_plugin.spec.huggingface.nas import nas_blocks
-from carbon_plugin.spec.huggingface.parts import parts_note, parts_of
+from carbon_plugin.spec.huggingface.parts import parts_note, parts_of, tower_tokens
+from carbon_plugin.spec.huggingface.patches import patch_encoder_model
 from carbon_plugin.spec.huggingface.positions import learned_positions, longest_seq_len
+from carbon_plugin.spec.huggingface.waves import wave_encoder_model
 from carbon_plugin.spec.models.blocks import Block
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.decoding import decode
@@ -34,6 +45,12 @@ from carbon_plugin.spec.parsing.document import Document
 
 NESTED = ("text_config", "llm_config", "language_config")
 """The keys under which multimodal configs keep their language model."""
+DUAL = ("clip", "siglip", "siglip2")
+"""The models of a tower of texts and one of images, which are trained to agree."""
+DUAL_NOTE = (
+    "a tower of texts, whose length is training.seq_len, and one of images; devices exchange the outputs of both for "
+    "the loss, which takes no time here"
+)
 LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
 """The keys of models that run the same layers more than once for each token."""
 PLAIN_TOLERANCE = 0.002
@@ -70,8 +87,13 @@ def model_from_hf_config(
     """
     if not config.get("model_type"):
         raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
-    if is_encoder_decoder(str(config["model_type"])):
+    kind, whole = str(config["model_type"]), ConfigKeys(config, origin)
+    if is_encoder_decoder(kind):
         return encoder_decoder_model(config, name, origin)
+    if patch_encoder_of(kind) is not None:
+        return patch_encoder_model(whole, name)
+    if is_wave_encoder(kind):
+        return wave_encoder_model(whole, name)
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or config["model_type"]))
     written = with_nested_parts(family.name, {**config, **text})
@@ -86,9 +108,16 @@ def model_from_hf_config(
         notes.append("an encoder: its attention sees the whole sequence")
     window = _window(keys, family)
     blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
-    parts = parts_of(ConfigKeys(config, origin), keys, family, gated)
+    head = _head(whole, keys)
+    parts = parts_of(whole, keys, family, gated, head)
     if any(keys.optional(key) for key in LOOPS):
         notes.append("its layers run several times for each token, which the price of its step leaves out")
+    if kind in DUAL:
+        notes.append(DUAL_NOTE)
+    elif head.note:
+        notes.append(head.note)
+    if family.name in DISENTANGLED:
+        notes.append(DISENTANGLED_NOTE)
     fields: dict[str, Any] = {
         "name": name,
         "hidden": keys.integer(*HIDDEN),
@@ -101,11 +130,27 @@ def model_from_hf_config(
         "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
         "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
         "causal": not family.encoder or keys.flag("is_decoder", default=False),
+        "outputs": head.outputs,
+        "input_tokens": tower_tokens(whole) if any(part.layers for part in parts) else None,
         "parts": parts,
     }
     if fields["embedding_width"] == fields["hidden"]:
         fields["embedding_width"] = None
     return _assembled(fields, blocks, keys, family, notes)
+
+
+def _head(whole: ConfigKeys, keys: ConfigKeys) -> Head:
+    """Return what the model predicts. A text tower beside one of images gives a point of the space that both share."""
+    head = head_of(whole)
+    if whole.text("model_type") not in DUAL:
+        return head
+    if not head.name.endswith("Model") and head.name:
+        raise SpecError(
+            f"{whole.origin}: {head.name} trains one tower of {whole.text('model_type')}, which is not modelled from "
+            "the config of both; give the config of that tower, or count the model (`carbon-plugin count`)"
+        )
+    space = keys.optional("projection_size") or whole.optional("projection_dim") or keys.integer(*HIDDEN)
+    return Head(name=head.name, outputs=0, of_whole=space, pooled=False)
 
 
 def _assembled(
@@ -138,6 +183,10 @@ def _gate(keys: ConfigKeys, family: Family, whole: str, stated: Mapping[str, Any
     reason = family.refused or family_of(whole).refused
     if reason is None and keys.flag("is_encoder_decoder", default=False):
         reason = "is an encoder with a decoder"
+    if reason is None and keys.flag("add_cross_attention", default=False):
+        reason = "attends to the output of another model (add_cross_attention)"
+    if reason is None and family.name == "doge" and keys.flag("is_moe", default=False):
+        reason = "looks experts of one neuron up in a table (is_moe)"
     if reason:
         raise SpecError(
             f"{keys.origin}: model_type {whole or family.name} {reason}, which is not modelled; count it from the code "
@@ -168,7 +217,7 @@ def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -
             Block(
                 layers=1,
                 mixers=mixers_at(own, family, layer, mixer, window),
-                feed_forward=feed_at(own, family, feed, gated),
+                feed_forward=feed_at(own, family, feed, gated, layer),
                 other_parameters=norms,
             )
         )
@@ -192,6 +241,8 @@ def _tied(whole: Mapping[str, Any], keys: ConfigKeys, family: Family) -> bool:
 
 def _window(keys: ConfigKeys, family: Family) -> int | None:
     """Return the width of the sliding window in tokens, or None where there is none or where it is switched off."""
+    if around := keys.optional("local_attention"):  # ModernBERT states both sides; a decoder sees one of them
+        return around + 1 if family.encoder else around // 2
     width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
     width = width or keys.optional("window_size")
     if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):

@@ -26,11 +26,13 @@ QUADRATIC = ("attention", "latent_attention")
 
 
 def is_hybrid(blocks: Sequence[Block]) -> bool:
-    """Return whether some layers mix tokens by anything but attention, or lack one of the two parts of a layer."""
-    return any(
-        not block.mixers or block.feed_forward is None or any(mixer.kind not in QUADRATIC for mixer in block.mixers)
-        for block in blocks
-    )
+    """Return whether some layers mix tokens by anything but attention to one another, or lack one of the two parts of a
+    layer.
+    """
+    mixers = [mixer for block in blocks for mixer in block.mixers]
+    if any(mixer.kind not in QUADRATIC or mixer.of_input for mixer in mixers):
+        return True
+    return any(not block.mixers or block.feed_forward is None for block in blocks)
 
 
 def hybrid_note(blocks: Sequence[Block]) -> str:

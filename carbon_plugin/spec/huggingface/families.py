@@ -23,7 +23,9 @@ class Family(Struct, frozen=True, kw_only=True):
     not read. `positions` are the default length of a learned position table, the number of rows beyond it, and the
     number of rows that no token of a sequence uses. `linear` is the module of the layers that have no attention, and
     `without_attention` says that all layers are such. `floored_heads` says that the width of a head is rounded down,
-    `never_tied` that the output head is separate whatever the config says.
+    `never_tied` that the output head is separate whatever the config says. `pooler` says that the class of an encoder
+    without a head has a dense layer for whole texts, and `bare_head` that its language-model head has none before the
+    vocabulary.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Family(Struct, frozen=True, kw_only=True):
     linear: str | None = None
     without_attention: bool = False
     cross_attention: bool = False
+    pooler: bool = True
+    bare_head: bool = False
     refused: str | None = None
 
 
@@ -58,8 +62,33 @@ def family_of(name: str) -> Family:
         linear=table["linear_layers"]["families"].get(name),
         without_attention=name in _names("without_attention"),
         cross_attention=name in _names("cross_attention"),
+        pooler=name not in _names("without_pooler"),
+        bare_head=name in _names("bare_heads"),
         refused=table["refused"]["families"].get(name),
     )
+
+
+class PatchEncoder(Struct, frozen=True):
+    """One instance holds what the code of an encoder of patches states.
+
+    `tokens` is the number of tokens beside patches and registers, `table` says that positions are a learned table, and
+    `pooler` that the class without a head has a dense layer for the whole input.
+    """
+
+    tokens: int
+    table: bool = False
+    pooler: bool = False
+
+
+def patch_encoder_of(name: str) -> PatchEncoder | None:
+    """Return the facts of an encoder of patches, or None for another `model_type`."""
+    found = _table()["patch_encoders"]["families"].get(name)
+    return None if found is None else PatchEncoder(**found)
+
+
+def is_wave_encoder(name: str) -> bool:
+    """Return whether a `model_type` is an encoder of sound waves."""
+    return name in _names("wave_encoders")
 
 
 def with_nested_parts(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:

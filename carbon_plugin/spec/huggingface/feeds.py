@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.keys import EXPERT_WIDTHS, FFN, HIDDEN, ConfigKeys
-from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace
+from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace, layer_count
 from carbon_plugin.spec.models.blocks import FeedForward
 
 TOP_K = (
@@ -20,7 +20,9 @@ TOP_K = (
 )
 EXPERT_WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
 SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
-SHARED_EACH = ("moe_shared_expert_intermediate_size",)
+SHARED_EACH = ("moe_shared_expert_intermediate_size", "shared_experts_intermediate_size")
+ONE_SHARED = frozenset({"deepseek_v4", "nemotron_h"})
+"""The families that build one shared expert however many are stated."""
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 LATENT = ("routed_expert_hidden_size", "moe_latent_size", "moe_hidden_size")
 """The keys of a narrower hidden width of the routed experts, with a projection down to it and one up from it."""
@@ -28,7 +30,7 @@ BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
 """The families whose sparse layers keep a dense feed-forward part beside the experts."""
 
 
-def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
+def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool, layer: int) -> FeedForward | None:
     """Return the feed-forward part of one layer, or None where it has none; `keys` are those of the layer."""
     if place == "none":
         return None
@@ -36,6 +38,9 @@ def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool) -> 
     if place == "sparse":
         return _experts(keys, family, hidden, matrices)
     width = dense_width(keys, family, gated)
+    shared = keys.optional("num_kv_shared_layers") or 0
+    if keys.flag("use_double_wide_mlp", default=False) and layer >= layer_count(keys) - shared:
+        width *= 2  # layers of Gemma 4 without keys and values of their own
     count = matrices * hidden * width
     if family.name == "rwkv":  # it adds the receptance of channel mixing
         count += hidden * hidden
@@ -58,7 +63,7 @@ def dense_width(keys: ConfigKeys, family: Family, gated: bool) -> int:
         stated = keys.optional(*FFN) or times * hidden
     if family.name in ("qwen", "recurrent_gemma"):
         return stated // 2  # each of their two first matrices has half of the stated width
-    if family.name in ("lfm2", "lfm2_moe") and keys.flag("block_auto_adjust_ff_dim", default=True):
+    if family.name == "lfm2" and keys.flag("block_auto_adjust_ff_dim", default=True):
         multiple = keys.optional("block_multiple_of") or 256
         wanted = int(keys.number("block_ffn_dim_multiplier", 1.0) * int(2 * stated / 3))
         return -(-wanted // multiple) * multiple
@@ -88,10 +93,15 @@ def shared_width(keys: ConfigKeys, family: Family) -> int:
         return width
     if family.name in BESIDE:
         return keys.integer("intermediate_size")
+    if family.name == "arctic":  # a dense part as wide as the model runs beside its experts
+        return keys.integer(*HIDDEN) if keys.flag("use_residual", "parallel_attn_mlp_res", default=False) else 0
     summed = keys.optional(*SHARED_WIDTH)
     if summed is not None:
         return summed
-    return (keys.optional(*SHARED) or 0) * (keys.optional(*SHARED_EACH) or width)
+    shared = keys.optional(*SHARED) or 0
+    if family.name in ONE_SHARED:
+        shared = min(shared, 1)
+    return shared * (keys.optional(*SHARED_EACH) or width)
 
 
 def latent_width(keys: ConfigKeys) -> int | None:

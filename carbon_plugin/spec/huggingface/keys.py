@@ -13,7 +13,7 @@ from carbon_plugin.spec.parsing.boundary import shown
 from carbon_plugin.spec.parsing.limits import MOST_WIDTH
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers")
-HIDDEN = ("hidden_size", "n_embd", "d_model", "emb_dim", "embed_dim", "n_embed")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "emb_dim", "embed_dim", "n_embed", "dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 KV_HEADS = ("kv_n_heads", "num_key_value_heads", "num_kv_heads", "multi_query_group_num")
 FFN = (
@@ -26,6 +26,7 @@ FFN = (
     "dff",
     "dim_ff",
     "d_inner",
+    "hidden_dim",
 )
 VOCAB = ("vocab_size", "padded_vocab_size")
 NAMES_OF_FIELDS = {

@@ -31,7 +31,13 @@ SWITCHES = ("is_moe", "use_moe", "enable_moe_block")
 """The keys that switch the experts off although the config states them."""
 ONE_EXPERT = frozenset({"hunyuan_v1_moe"})
 FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
-EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", "moe_layer_freq")
+EVERY = (
+    "interleave_moe_layer_step",
+    "decoder_sparse_step",
+    "moe_layer_interval",
+    "moe_layer_freq",
+    "moe_layer_frequency",
+)
 
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
 MIXER_INDICES = ("attn_layer_indices", "full_attn_idxs")
@@ -163,6 +169,8 @@ def windowed_layers(keys: ConfigKeys, family: Family, layers: int) -> int:
     # The last layer of each group sees the whole sequence.
     if pattern := keys.optional("sliding_window_pattern", "_sliding_window_pattern"):
         return layers - layers // pattern
+    if every := keys.optional("global_attn_every_n_layers"):  # ModernBERT: the first of each group sees everything
+        return layers - -(-layers // every)
     if full := keys.optional("max_window_layers"):
         return max(0, layers - full)
     return layers // ALTERNATING.get(family.name, 1)

@@ -10,7 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.huggingface.disentangled import FAMILIES as DISENTANGLED
+from carbon_plugin.spec.huggingface.disentangled import position_projections
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
@@ -18,11 +22,14 @@ from carbon_plugin.spec.models.blocks import Mixer
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
 CHUNK = ("mamba_chunk_size", "chunk_size")
+CROSS = "cross-attention"
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
 
 def mixers_at(keys: ConfigKeys, family: Family, layer: int, place: MixerPlace, window: int | None) -> tuple[Mixer, ...]:
     """Return the mixers of one layer; `keys` are those of the layer."""
+    if layer in (keys.indices("cross_attention_layers") or []):  # Llama 3.2 looks at the image there, and at no text
+        return (msgspec.structs.replace(_attention(keys, family, layer, None, False), of_input=True, name=CROSS),)
     found: list[Mixer] = []
     if place in ("full", "sliding", "both"):
         found.append(_attention(keys, family, layer, window if place == "sliding" else None, place == "sliding"))
@@ -102,6 +109,8 @@ def _attention(keys: ConfigKeys, family: Family, layer: int, window: int | None,
         matrices += hidden * kv * (dim if same else dim + value)
     if family.output_gate:
         matrices += hidden * output
+    if family.name == "laguna" and keys.config.get("gating", True) not in (True, "per-head"):
+        matrices += hidden * output  # a gate for each element in place of one a head
     if family.name == "jetmoe":  # its queries and outputs are experts (arXiv 2404.07413)
         matrices = 2 * hidden * kv * dim + keys.integer("num_local_experts") * 2 * hidden * kv * dim
     matrices += _positions_and_biases(keys, family, heads, kv, dim)
@@ -122,6 +131,8 @@ def _positions_and_biases(keys: ConfigKeys, family: Family, heads: int, kv: int,
     hidden, count = keys.integer(*HIDDEN), 0
     if family.name == "xlnet":  # it projects relative positions
         count += hidden * heads * dim
+    if family.name in DISENTANGLED:
+        count += position_projections(keys)
     if relative := keys.optional("d_rel"):  # each head computes relative positions from the token
         count += hidden * heads * relative
     if times := keys.optional("cca_time1"):  # Zaya convolves queries and keys, grouped by head
@@ -137,7 +148,7 @@ def _cross_attention(keys: ConfigKeys) -> Mixer:
     seen = keys.optional("encoder_hidden_size") or hidden
     return Mixer(
         kind="attention",
-        name="cross-attention",
+        name=CROSS,
         parameters=2 * hidden * (hidden + seen),
         heads=heads,
         kv_heads=heads,

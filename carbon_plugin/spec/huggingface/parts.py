@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.huggingface.disentangled import FAMILIES as DISENTANGLED
+from carbon_plugin.spec.huggingface.disentangled import disentangled_parts
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.feeds import image_experts
+from carbon_plugin.spec.huggingface.heads import Head, whole_head
 from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, layer_count
 from carbon_plugin.spec.huggingface.projectors import audio_projector_parameters, projector_parameters
-from carbon_plugin.spec.huggingface.towers import qformer, tower, tower_width, with_defaults
+from carbon_plugin.spec.huggingface.towers import pooling_of, qformer, tokens_of, tower, tower_width, with_defaults
 from carbon_plugin.spec.models.blocks import ModelPart
 from carbon_plugin.spec.numbers.amounts import count
 
@@ -48,11 +51,13 @@ CLIP_LARGE = {
 """
 
 
-def parts_of(whole: ConfigKeys, keys: ConfigKeys, family: Family, gated: bool) -> tuple[ModelPart, ...]:
+def parts_of(whole: ConfigKeys, keys: ConfigKeys, family: Family, gated: bool, head: Head) -> tuple[ModelPart, ...]:
     """Return the parts with parameters; `whole` is the whole config, `keys` the config of its language model."""
     found = [
         *_embeddings(keys),
-        *_encoder_head(keys, family),
+        *_before_head(keys, family, head),
+        *whole_head(head, keys.integer(*HIDDEN)),
+        *(disentangled_parts(keys) if family.name in DISENTANGLED else []),
         *_towers(whole, keys),
         *_more_layers(keys, family, gated),
     ]
@@ -102,7 +107,7 @@ def _towers(whole: ConfigKeys, keys: ConfigKeys) -> list[ModelPart]:
     if (named := whole.inner("img_processor")) is not None and vision is None:
         vision = named.with_changes(CLIP_LARGE)
     if vision is not None:
-        found.append(tower(vision, "vision tower"))
+        found += [tower(vision, "vision tower"), *pooling_of(vision)]
         if kind == "video_llava":
             found.append(tower(vision, "video tower"))
         if former := whole.inner("qformer_config"):
@@ -121,6 +126,16 @@ def _towers(whole: ConfigKeys, keys: ConfigKeys) -> list[ModelPart]:
             found.append(tower(audio, "audio tower"))
             found.append(ModelPart(name="audio projector", parameters=audio_projector_parameters(whole, audio, hidden)))
     return found
+
+
+def tower_tokens(whole: ConfigKeys) -> int | None:
+    """Return the tokens that the one tower of a model makes of each image or sound, or None where the config does not
+    fix them or where there are several towers.
+    """
+    inner = [found for key in (*VISION, *MORE_VISION, *AUDIO) if (found := whole.inner(key)) is not None]
+    if whole.inner("img_processor") is not None or len(inner) != 1:
+        return None
+    return tokens_of(with_defaults(inner[0], whole.text("model_type")))
 
 
 def _holds_layers(config: Mapping[str, object]) -> bool:
@@ -142,7 +157,8 @@ def _embeddings(keys: ConfigKeys) -> list[ModelPart]:
         found.append(ModelPart(name="projections of the larger model", parameters=3 * backbone * hidden))
     width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")
     if width and width != hidden:
-        found.append(ModelPart(name="embedding projections", parameters=2 * width * hidden))
+        count = 2 * width * hidden
+        found.append(ModelPart(name="embedding projections", parameters=count, products=count))
     if output := keys.optional("output_embedding_size"):
         more = keys.integer("vocab_size") * (output - (width or hidden)) + output * hidden
         found.append(ModelPart(name="wider output embedding", parameters=max(0, more)))
@@ -168,13 +184,20 @@ def _more_layers(keys: ConfigKeys, family: Family, gated: bool) -> list[ModelPar
     return found
 
 
-def _encoder_head(keys: ConfigKeys, family: Family) -> list[ModelPart]:
-    """Return the dense layer before the output embedding of a masked language model, and of a decoder made like one."""
+def _before_head(keys: ConfigKeys, family: Family, head: Head) -> list[ModelPart]:
+    """Return the dense layer before the head: before the vocabulary of a masked language model, where it works on every
+    token, or before the classes of a whole text.
+    """
     hidden = keys.integer(*HIDDEN)
     if family.name == "modernbert-decoder":
         biases = keys.flag("classifier_bias", default=False) * hidden
         biases += keys.flag("decoder_bias", default=True) * keys.integer("vocab_size")
-        return [ModelPart(name="language-model head", parameters=hidden * hidden + hidden + biases)]
-    if not family.encoder or family.name in ("xlm", "electra"):
+        count = hidden * hidden + hidden + biases
+        return [ModelPart(name="language-model head", parameters=count, products=hidden * hidden)]
+    if not family.encoder:
         return []
-    return [ModelPart(name="language-model head", parameters=hidden * hidden)]
+    if head.outputs is None:
+        count = 0 if family.bare_head else hidden * hidden
+        return [ModelPart(name="language-model head", parameters=count, products=count)]
+    pooled = head.pooled and (head.outputs > 0 or head.of_whole > 0 or family.pooler)
+    return [ModelPart(name="pooler", parameters=pooled * hidden * hidden)]

@@ -12,8 +12,10 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def learned_positions(keys: ConfigKeys, family: Family) -> int:
-    """Return the number of rows of the table of learned positions, or 0 for a family without one."""
-    if family.positions is None:
+    """Return the number of rows of the table of learned positions, or 0 for a family without one and where the config
+    switches it off (DeBERTa v3).
+    """
+    if family.positions is None or not keys.flag("position_biased_input", default=True):
         return 0
     default, beyond, _ = family.positions
     return (keys.optional(*TABLE) or default) + beyond
@@ -25,8 +27,8 @@ def longest_seq_len(keys: ConfigKeys, family: Family) -> int | None:
     With a table it is the number of tokens that have a row in it. Rotary positions that are scaled reach further than
     the length before scaling.
     """
-    if family.positions is not None:
-        return max(1, learned_positions(keys, family) - family.positions[2])
+    if family.positions is not None and (rows := learned_positions(keys, family)):
+        return max(1, rows - family.positions[2])
     stated = next((value for key in LENGTH if type(value := keys.config.get(key)) is int and value > 0), None)
     if stated is None:  # no count needs it, so that an odd value is no reason to refuse a model
         return None

@@ -42,6 +42,11 @@ def _one_layer(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     return v * merged(whole) * h
 
 
+def _into_the_shared_space(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
+    """Return the parameters of CLIP's projection of images. SigLIP's tower ends in the space itself."""
+    return v * (whole.optional("projection_dim") or h) if whole.text("model_type") == "clip" else 0
+
+
 def _two_layers(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     joined = v * merged(whole)
     inner = whole.optional("projector_hidden_size") or h
@@ -209,6 +214,7 @@ def _molmo2(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
 
 
 PROJECTORS: tuple[tuple[tuple[str, ...], CountProjector], ...] = (
+    (("clip", "siglip"), _into_the_shared_space),
     (("vipllava",), _vipllava),
     (("llava", "video_llava", "internvl", "qianfan_ocr", "lfm2_vl", "lfm3_vl", "nemotron_h_omni"), _two_layers),
     (("deepseek_vl", "video_llama_3", "phi4_multimodal"), _two_layers),

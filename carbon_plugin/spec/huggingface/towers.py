@@ -20,6 +20,8 @@ TEMPORAL = ("temporal_patch_size", "patch_temporal", "video_temporal_patch_size"
 MERGE = ("spatial_merge_size", "merge_size", "scale_factor", "downsample_factor")
 MATRICES = {"plain": 2, "gated": 3, "conformer": 6}
 """The number of matrices of hidden width times inner width in one layer, by kind of tower."""
+FIXED_SIZE = frozenset({"clip_vision_model", "mllama_vision_model", "siglip_vision_model"})
+"""The towers that make the same number of tokens of every image, whatever its size."""
 TOWER_HEAD = 64
 """The width of a head where a tower's config states none, as in ViT (arXiv 2010.11929 table 1)."""
 AUDIO_CONV = 3
@@ -69,10 +71,35 @@ def tower(keys: ConfigKeys, name: str) -> ModelPart:
     convolutions = keys.names("layer_types").count("conv")  # each has 4 h^2 in place of attention
     spared = convolutions * (4 * hidden * hidden - attention)
     count = (layers + (keys.optional("num_global_layers") or 0)) * layer + spared + _patches(keys, hidden)
-    if keys.flag("vision_use_head", default=False):  # it has a pooling layer
-        count += layer
     heads = heads or max(1, hidden // TOWER_HEAD)
     return ModelPart(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
+
+
+def pooling_of(keys: ConfigKeys) -> tuple[ModelPart, ...]:
+    """Return the layer with which SigLIP makes one output of an image, where there is one: attention of one learned
+    query to all patches, so that keys and values alone are computed for each of them.
+    """
+    if not keys.flag("vision_use_head", default=False):
+        return ()
+    hidden = tower_width(keys)
+    count = 4 * hidden * hidden + 2 * hidden * _inner_width(keys, keys.text("model_type"), hidden) + 4 * hidden
+    return (ModelPart(name="pooling layer", parameters=count, products=2 * hidden * hidden, of_input=True),)
+
+
+def tokens_of(keys: ConfigKeys) -> int | None:
+    """Return the tokens that a tower makes of each input, or None where the size of an input is not fixed.
+
+    An encoder of sound states them. One of images has as many as patches in an image of the size of its table of
+    positions, and the tower of Llama 3.2 sees all tiles of an image together.
+    """
+    if frames := keys.optional("max_source_positions"):
+        return frames
+    kind, patch = keys.text("model_type"), keys.optional("patch_size")
+    if kind not in FIXED_SIZE or not patch:
+        return None
+    patches = (keys.integer("image_size") // patch) ** 2
+    own = kind not in ("siglip_vision_model", "gemma3_vision_model")
+    return (patches + own) * (keys.optional("max_num_tiles") or 1)
 
 
 def tower_width(keys: ConfigKeys) -> int:

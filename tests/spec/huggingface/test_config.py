@@ -167,8 +167,8 @@ def test_an_unknown_family_is_refused_until_its_feed_forward_layer_is_stated():
     ("changes", "message"),
     [
         ({"model_type": "absent"}, "key model_type is missing"),
-        ({"model_type": "pegasus"}, "model_type pegasus is an encoder with a decoder"),
-        ({"model_type": "t5"}, "key d_model is missing"),
+        ({"model_type": "led"}, "model_type led is an encoder with a decoder"),
+        ({"model_type": "t5", "architectures": ["T5Model"]}, "key d_model is missing"),
         ({"model_type": "zamba2"}, "model_type zamba2 shares transformer blocks among several layers"),
         ({"is_encoder_decoder": True}, "is an encoder with a decoder, which is not modelled; count it"),
         (

@@ -16,8 +16,9 @@ def built(model_type: str, **changes: Any) -> tuple[dict[str, Any], int]:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(model_type, **changes)
+    table = transformers.AutoModelForSpeechSeq2Seq if model_type == "whisper" else transformers.AutoModelForSeq2SeqLM
     with torch.device("meta"):
-        model = transformers.AutoModelForSeq2SeqLM.from_config(config)
+        model = table.from_config(config)
     return config.to_dict(), model.num_parameters()
 
 
