@@ -533,7 +533,12 @@ def test_run_without_prediction_shows_measured_steps_only(job: Job, tmp_path: Pa
     assert summary.steps.predicted_step_time_s is None
     assert set(summary.series.steps.predicted_s) == {None}
     assert summary.forecast is not None
-    assert next(part for part in summary.forecast.parts if part.cause == "spec drift").factor == 1.0
+    step_time = next(part for part in summary.forecast.parts if part.cause == "step time")
+    assert "spec drift" not in {part.cause for part in summary.forecast.parts}
+    assert step_time.explanation.endswith("because nothing predicted the spec that ran")
+    assert math.prod(part.factor for part in summary.forecast.parts) == pytest.approx(
+        summary.footprint.operational_kg.value / summary.forecast.footprint.operational_kg.value
+    )
 
 
 def test_tampered_ledger_is_summed_up_and_not_believed(run_dir: Path) -> None:

@@ -5,6 +5,7 @@ range.
 from __future__ import annotations
 
 from carbon_plugin.audit.exports.evidence import basis_words, carbon_of, effective_flops, how_known, origin_of
+from carbon_plugin.audit.findings.run import Work
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.values import Factors, Footprint
@@ -28,7 +29,7 @@ def paper_paragraph(summary: AuditSummary) -> str:
 def _what_ran(summary: AuditSummary) -> str:
     work, progress = summary.work, summary.progress
     name = work.model if work and work.model else summary.run.name
-    size = f" ({wording.number(work.parameters)} parameters)" if work and work.parameters else ""
+    size = f" ({_parameters(work)})" if work and work.parameters else ""
     hardware = work.hardware if work else plural(summary.run.world_size, "rank")
     sentence = (
         f"We trained {name}{size} on {hardware} for {wording.duration(summary.period.active_s)} "
@@ -47,6 +48,13 @@ def _what_ran(summary: AuditSummary) -> str:
             f"{verb(redone, 'is', 'are')} included"
         )
     return f"{sentence})."
+
+
+def _parameters(work: Work) -> str:
+    counted = f"{wording.number(work.parameters or 0)} parameters"
+    if work.planned_parameters is None:
+        return counted
+    return f"{counted} as counted in the live model, where the plan has {wording.number(work.planned_parameters)}"
 
 
 def _energy(summary: AuditSummary, footprint: Footprint, factors: Factors) -> str:

@@ -113,12 +113,14 @@ class Progress(Struct, frozen=True, kw_only=True):
 class Work(Struct, frozen=True, kw_only=True):
     """One instance describes what was trained and on what hardware, as far as the run knew.
 
-    `hardware` is in words. The FLOPs are those of one optimizer step of the whole job as its prediction counts them
-    (`model_...` without recompute, `hardware_...` with it).
+    `hardware` is in words. `planned_parameters` are stated where the plan has another number than the live model. The
+    FLOPs are those of one optimizer step of the whole job as its prediction counts them (`model_...` without recompute,
+    `hardware_...` with it).
     """
 
     model: str | None
     parameters: int | None
+    planned_parameters: int | None = None
     trainable_fraction: float | None
     precision: str | None
     hardware: str

@@ -29,12 +29,16 @@ from carbon_plugin.errors import FootprintError, ReportError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.codec import encode_record
+from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.reader import read_ledger
+from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.site import Instrument, Site
 from tests.ledger.builder import Attempt, Job
+from tests.ledger.chaining import chained
 
 DIRECT = {"direct_g_per_kwh": 30.0, "factor_source": "national inventory 2025, France"}
 
@@ -558,6 +562,26 @@ def test_paragraph_holds_the_numbers_and_how_they_are_known(summary: AuditSummar
     text = paper_paragraph(summary)
     for expected in ("4 x NVIDIA H100 80GB HBM3", "PUE 1.2", "France 20", "location-based, lifecycle, average", "p10"):
         assert expected in text
+
+
+def test_paragraph_claims_neither_gpus_nor_a_model_that_only_the_plan_has(factors: Factors, tmp_path: Path) -> None:
+    planned = {
+        "cluster.accelerator": {"value": "h100-sxm", "source": "planned", "planned": "h100-sxm"},
+        "model.name": {"value": "llama3-8b", "source": "planned", "planned": "llama3-8b"},
+        "model.parameters": {"value": 2_100_000, "source": "detected", "planned": 8_030_261_248},
+    }
+    audited(job_with(factors, nodes=1, gpus=0), tmp_path / "run")
+    (path,) = [p for p in (tmp_path / "run").glob("node-*.jsonl") if "attempt-1" in p.name]
+    records = list(read_ledger(path).records)
+    manifest = msgspec.structs.replace(records[0], effective=planned)
+    unseen = Event(at_unix_s=manifest.started_unix_s, kind=NOT_SEEN_EVENT, message="nothing shows a GPU", data={})
+    path.write_bytes(chained(map(encode_record, [manifest, *records[1:-1], unseen, records[-1]])))
+
+    text = paper_paragraph(summarise(tmp_path / "run"))
+
+    assert "2,100,000 parameters as counted in the live model, where the plan has 8,030,000,000" in text
+    assert "on 1 rank without a GPU that was seen (planned on h100-sxm)" in text
+    assert "1 x h100-sxm" not in text
     assert "\n" not in text
     assert math.isclose(text.count("("), text.count(")"))
 

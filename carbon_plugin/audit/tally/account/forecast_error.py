@@ -87,6 +87,9 @@ def _embodied_change_kg(planned: Footprint, actual: Footprint | None) -> float |
     return actual.embodied_kg.value - planned.embodied_kg.value
 
 
+_UNSEPARATED = "; a drift of the spec is in here and in the power, because nothing predicted the spec that ran"
+
+
 def split_error(
     forecast: ForecastDocument, prediction: PredictionDocument | None, actual: Actual, operational_kg: float
 ) -> list[ErrorPart] | str:
@@ -94,7 +97,7 @@ def split_error(
     separated.
 
     `prediction` is that of the effective spec. Without it, a drift of the spec cannot be separated from the model's
-    error.
+    error, and is no cause of its own.
     """
     planned_kg = forecast.footprint.operational_kg.value
     if operational_kg <= 0 or planned_kg <= 0:
@@ -120,18 +123,19 @@ def split_error(
     planned_length = forecast.run_time_s.value / planned_step_s
     actual_length = actual.active_s / actual_step_s
 
-    factors: dict[Cause, tuple[float, str]] = {
+    drift: dict[Cause, tuple[float, str]] = {
         "spec drift": (
             expected_step_s / planned_step_s * expected_power,
             f"the spec that ran should take {quantity(expected_step_s, TIME_UNITS, 4)} a step at "
-            f"{expected_power:.3g} times the planned power; the plan said {quantity(planned_step_s, TIME_UNITS, 4)}"
-            if prediction
-            else "unknown: the run carries no prediction of the spec that ran",
-        ),
+            f"{expected_power:.3g} times the planned power; the plan said {quantity(planned_step_s, TIME_UNITS, 4)}",
+        )
+    }
+    factors: dict[Cause, tuple[float, str]] = {
+        **(drift if prediction else {}),
         "step time": (
             actual_step_s / expected_step_s,
             f"a step took {quantity(actual_step_s, TIME_UNITS, 4)}, "
-            f"predicted {quantity(expected_step_s, TIME_UNITS, 4)}",
+            f"predicted {quantity(expected_step_s, TIME_UNITS, 4)}{'' if prediction else _UNSEPARATED}",
         ),
         "power": (
             actual_power_w / (planned_power_w * expected_power),

@@ -14,9 +14,10 @@ from carbon_plugin.audit.tally.documents import PredictionDocument
 from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.held.claims import TOLERANCE_S
-from carbon_plugin.ledger.held.expected import expected_gpus
+from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, expected_gpus
 from carbon_plugin.ledger.held.holdings import covered_s
 from carbon_plugin.ledger.records import Manifest
+from carbon_plugin.spec.numbers.amounts import plural
 
 TOGETHER_S = 1.0
 """Two ledgers of a host that overlap for longer were written side by side, because a new leader begins only when the
@@ -210,25 +211,33 @@ def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionD
     """Return what was trained on what hardware, from the effective spec, the devices in the ledgers and the FLOPs of
     the prediction.
     """
-    parameters = _effective(manifest, "model.parameters")
+    parameters, planned = _effective(manifest, "model.parameters"), _effective(manifest, "model.parameters", "planned")
     fraction = _effective(manifest, "model.trainable_fraction")
-    gpus = [seen.identity.name for seen in collected.devices.values() if seen.identity.rung == "gpu"]
-    counted = {name: gpus.count(name) for name in sorted(set(gpus))}
-    hardware = ", ".join(f"{count} x {name}" for name, count in counted.items())
-    accelerator = _effective(manifest, "cluster.accelerator")
     return Work(
         model=_effective(manifest, "model.name"),
         parameters=int(parameters) if isinstance(parameters, int | float) else None,
+        planned_parameters=int(planned) if isinstance(planned, int | float) and planned != parameters else None,
         trainable_fraction=float(fraction) if isinstance(fraction, int | float) else None,
         precision=_effective(manifest, "training.precision"),
-        hardware=hardware or f"{manifest.world_size} x {accelerator or 'CPU rank'}",
+        hardware=_hardware(collected, manifest),
         model_flops_per_step=prediction.model_flops_per_step if prediction else None,
         hardware_flops_per_step=prediction.hardware_flops_per_step if prediction else None,
         attention_convention=prediction.attention_convention if prediction else None,
     )
 
 
-def _effective(manifest: Manifest, field: str) -> Any:
-    """Return the value of a field of the effective spec, or None if it is not known."""
+def _hardware(collected: RunCollector, manifest: Manifest) -> str:
+    """Return the hardware in words. GPUs that only a plan names are not said to have been used."""
+    gpus = [seen.identity.name for seen in collected.devices.values() if seen.identity.rung == "gpu"]
+    if gpus:
+        return ", ".join(f"{gpus.count(name)} x {name}" for name in sorted(set(gpus)))
+    accelerator = _effective(manifest, "cluster.accelerator")
+    if NOT_SEEN_EVENT in collected.event_counts:
+        return f"{plural(manifest.world_size, 'rank')} without a GPU that was seen (planned on {accelerator})"
+    return f"{manifest.world_size} x {accelerator or 'CPU rank'}"
+
+
+def _effective(manifest: Manifest, field: str, what: str = "value") -> Any:
+    """Return the value of a field of the effective spec, or the planned one, or None if it is not known."""
     entry = manifest.effective.get(field)
-    return entry.get("value") if isinstance(entry, Mapping) else entry
+    return entry.get(what) if isinstance(entry, Mapping) else entry
