@@ -97,9 +97,18 @@ def test_flash_attention_2_has_the_rate_of_its_published_tables(name, forward, b
 
 
 def test_kernels_for_ampere_keep_less_of_their_share_on_every_later_architecture() -> None:
-    shares = [attention_share("flash2", kind) for kind in ("ampere-ga100", "hopper", "cdna3", "blackwell")]
+    shares = [attention_share("flash2", kind) for kind in ("ampere-ga100", "hopper", "cdna2", "blackwell")]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 1.7 * shares[1]
+
+
+@pytest.mark.parametrize("name", ["rtx5090", "rtx-pro-6000"])
+def test_cards_of_blackwell_have_the_attention_of_ampere(name) -> None:
+    card, center = (load_accelerator(one).architecture for one in (name, "b200-sxm"))
+
+    assert {attention_share(kernel, card) for kernel in KERNELS} == {attention_share("flash2", "ampere-ga100")}
+    assert attention_share("flash2", center) < 0.5 * attention_share("flash2", card)
+    assert len({length_scale(kernel, load_accelerator(name)) for kernel in KERNELS}) == 1
 
 
 def test_attention_slows_with_the_clock_of_a_device_with_less_power() -> None:

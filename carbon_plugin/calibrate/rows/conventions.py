@@ -125,6 +125,8 @@ UNKNOWN = Conventions(name="unknown", zero_stage=3)
 ON_TPU = msgspec.structs.replace(UNKNOWN, xla=True)
 """Software on TPUs that nobody here knows: they run nothing but what XLA compiled, and nobody says that it was tuned.
 It recomputes nothing unless it says so (`jax.checkpoint`)."""
+LLM_C = Conventions(name="llm.c", zero_stage=1)
+"""Programs that are CUDA kernels and the loop that launches them, without a framework."""
 
 # The first match wins. The key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
@@ -177,9 +179,9 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("neuron", NEURON),
     ("lightning-thunder", WHOLE_COMPILED),
     ("lightning", PYTORCH),
-    ("llm.c", Conventions(name="llm.c", zero_stage=1)),
+    ("llm.c", LLM_C),
     # LLM.Q's readme names llm.c as what it was written after: CUDA kernels of its own and no framework.
-    ("llm.q", Conventions(name="llm.c", zero_stage=1)),
+    ("llm.q", LLM_C),
 )
 FLASH_SINCE = (23, 8)
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
@@ -193,6 +195,8 @@ FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused|fl
 plugins/fused-ops-and-kernels too; training/README.md of Dao-AILab/flash-attention)."""
 OWN_KERNELS = re.compile(r"(?i)\bfused (norm|kernels)|\bown cuda kernels")
 """Words of software whose norms, rotary positions and gates are single kernels, though nobody compiled it."""
+NO_FRAMEWORK = re.compile(r"\bCUDA and C(\+\+)?(?![\w+])")
+"""Words of programs that are kernels and the code that launches them."""
 PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")
 CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
 """Years of software, and of papers about it, from 2025 on."""
@@ -255,10 +259,13 @@ def conventions_of_row(row: Fields) -> Conventions:
     cut = any((row.optional_count(axis) or 1) > 1 for axis in ("tp", "pp"))
     if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
         return MEGATRON_CORE
+    framework = row.text("framework")
     if found == UNKNOWN and row.text("gpu").upper().startswith("TPU"):
         return ON_TPU
+    if found == UNKNOWN and NO_FRAMEWORK.search(framework):
+        return LLM_C
     words = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
-    if found in (PYTORCH, UNKNOWN) and (FUSED_BY_HAND.search(words) or XLA_DEVICE.search(row.text("framework"))):
+    if found in (PYTORCH, UNKNOWN) and (FUSED_BY_HAND.search(words) or XLA_DEVICE.search(framework)):
         return COMPILED
     return COMPILED if found in (PYTORCH, UNKNOWN) and "compile" in row.text("overlap") else found
 

@@ -72,6 +72,15 @@ XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)|axlearn.*\b202[0-
 (praxis/layers/attentions.py, `DotProductAttention`). Transformer Engine brings cuDNN's. AXLearn's models had XLA's
 attention too unless a configuration ends in "-flash" (`flash_attention` of its experiments/text/gpt/fuji.py of 2024);
 those of 2025 recompute around a flash kernel."""
+WHOLE_COPIES = re.compile(r"(?i)(none|ddp)\b")
+"""Start of a `sharding` that splits nothing, for which software that shards by hooks hooks nothing (DeepSpeed without a
+stage of ZeRO; on one device ZeRO-3 has its hooks all the same)."""
+OWN_SOFTMAX = re.compile(r"(?i)\bfused kernels|\bown cuda kernels")
+"""Words of software whose softmax is one kernel, as its norms are."""
+GRAPH_COMPILED = ("gaudi",)
+"""The start of the architectures whose runtime hands whole graphs to a compiler, which fuses chains, whatever runs on
+them: PyTorch on Gaudi gathers operations until a value is needed (lazy mode), or compiles them (SynapseAI's graph
+compiler, docs.habana.ai, "Intel Gaudi Software Suite")."""
 ALIKE = re.compile(rf"{ONE_WORD}|every token is the same")
 """Words of a note for a batch whose tokens are all alike."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
@@ -88,6 +97,7 @@ def stack_of(
     The model says which heads the attention kernel has to take.
     """
     changes = _kernels(conventions, row, device, model) | experts_of(conventions, row, device, model)
+    changes |= {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
     if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
@@ -172,10 +182,12 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
         changes["attention_kernel"] = "unfused"
     if row.states("attention_kernel"):
         said = _attention_kernel(row)
-        # Megatron and its relatives have a fused softmax; elsewhere plain attention is a chain of single operations.
-        plain = said == "unfused" and not conventions.reentrant
-        changes["attention_kernel"] = "eager" if plain else said
-    compiled = "compile" in row.text("overlap") or "torch.compile" in framework
+        # Megatron and its relatives have a fused softmax, and so has software with kernels of its own; elsewhere plain
+        # attention is a chain of single operations.
+        one_kernel = conventions.reentrant or OWN_SOFTMAX.search(f"{framework} {row.text('notes')}")
+        changes["attention_kernel"] = "eager" if said == "unfused" and not one_kernel else said
+    graphs = device.architecture.startswith(GRAPH_COMPILED)
+    compiled = "compile" in row.text("overlap") or "torch.compile" in framework or graphs
     if compiled:
         changes["fused"] = True
     words = f"{row.text('overlap')} {row.text('notes')}"

@@ -60,9 +60,14 @@ It holds at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 
 not: 1.3 times the 16-bit kernel is a guess that rows correct.
 """
 AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
-SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada"))
-"""Architectures without asynchronous products and loads. On them cuDNN's kernel is built like FlashAttention 2 and has
-its price."""
+SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada", "blackwell-gb202"))
+"""Architectures, or dies of one, without asynchronous products. On them cuDNN's kernel is built like FlashAttention 2
+and has its price.
+
+The dies of GeForce and of workstations in the Blackwell generation have the products of Ampere. On an RTX 5090 forward
+kernels reach 0.89 (FlashAttention 2 in PyTorch), 0.91 (flash-attn) and 0.97 (cuDNN) of the peak, with heads of 128 and
+without a mask (gau-nernst, "Writing Speed-of-Light Flash Attention for 5090 in CUDA C++", 2025).
+"""
 LENGTH_REFERENCE = 4096
 LENGTH_SCALE: dict[AttentionKernel, int] = {
     "flash": 350,
@@ -88,7 +93,7 @@ links (NVLink-C2C) and older ones (PCIe 3) are treated like these.
 ULTRA_ATTENTION = 1.5
 """Factor of the attention rate on Blackwell Ultra, which has twice the exponential units. They limit the softmax of an
 attention core."""
-LATER_SHARES: dict[str, float] = {"hopper": 0.565, "blackwell": 0.253, "cdna3": 0.34, "cdna4": 0.34}
+LATER_SHARES: dict[str, float] = {"hopper": 0.565, "blackwell": 0.253, "cdna2": 0.34, "cdna3": 0.34, "cdna4": 0.34}
 """Share of their rate that FlashAttention 1 and 2, written for Ampere, keep on later architectures, whose new
 instructions for products they do not use.
 
@@ -96,7 +101,9 @@ With heads of 128 version 2 reaches 319 TFLOP/s forward and 310 backward on an H
 2407.08608, figures 5 and 6) and 284 and 287 on 8,192 (pull request 1791 of Dao-AILab/flash-attention): 0.33 of its peak
 as the rate is counted here. On a B200 it is as fast as on an H100, within 8 % (heads of 64: 312 and 288 TFLOP/s, issue
 1589 and pull request 2688; heads of 128, forward: 354 and 368, pull request 171 of meta-pytorch/tritonbench). On a
-MI300X the value is that of the first fit (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory).
+MI300X the value is that of the first fit (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory). An MI250X
+runs the same kernels: forward ones reach 0.25 to 0.29 of its peak on short sequences, and backward ones are slower
+(issue 44 of ROCm/flash-attention).
 """
 PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
     "bf16": ("bf16", "fp16"),
@@ -186,13 +193,18 @@ def attention_rate(kernel: AttentionKernel, device: Accelerator, peak_flops: flo
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     """Return the assumed share of the bf16 peak that an attention kernel reaches on an architecture."""
     kernel = _built_like(kernel, architecture)
-    later = LATER_SHARES.get(_family(architecture), 1.0) if kernel in AMPERE_KERNELS else 1.0
+    keeps = kernel not in AMPERE_KERNELS or _synchronous(architecture)
+    later = 1.0 if keeps else LATER_SHARES.get(_family(architecture), 1.0)
     ultra = ULTRA_ATTENTION if architecture == "blackwell-ultra" else 1.0
     return ATTENTION_SHARE[kernel] * ultra * later
 
 
 def _built_like(kernel: AttentionKernel, architecture: str) -> AttentionKernel:
-    return "flash2" if kernel == "cudnn" and _family(architecture) in SYNCHRONOUS else kernel
+    return "flash2" if kernel == "cudnn" and _synchronous(architecture) else kernel
+
+
+def _synchronous(architecture: str) -> bool:
+    return not SYNCHRONOUS.isdisjoint((architecture, _family(architecture)))
 
 
 def length_scale(kernel: AttentionKernel, device: Accelerator) -> int:

@@ -160,6 +160,38 @@ def test_software_that_nobody_knows_is_compiled_on_tpus_where_nothing_else_runs(
     assert all("ordinary software" in row.assumed for row in (there, here))
 
 
+@pytest.mark.parametrize("framework", ["HF Trainer (2024)", "Optimum Habana (2024)", "PyTorch FSDP"])
+def test_what_runs_on_a_gaudi_is_compiled_as_a_graph(framework: str) -> None:
+    there, here = (read(framework=framework, gpu=gpu).spec.stack for gpu in ("Gaudi2", "A100-80GB-SXM"))
+
+    assert (there.fused, here.fused) == (True, False)
+    assert (there.cross_entropy, there.population) == ("compiled", "ordinary")
+
+
+@pytest.mark.parametrize(
+    ("framework", "bare"),
+    [("Surogate (CUDA and C++, 2026)", True), ("somebody (CUDA and C)", True), ("nmoe (PyTorch, CUDA kernels)", False)],
+)
+def test_a_program_without_a_framework_costs_what_llm_c_costs(framework: str, bare: bool) -> None:
+    known, found = (read(framework=name).spec.stack for name in ("llm.c", framework))
+
+    assert (found == known) is bare
+
+
+def test_the_softmax_of_plain_attention_is_one_kernel_in_software_with_fused_kernels() -> None:
+    unfused = {"framework": "DeepSpeed (2020)", "attention_kernel": "unfused"}
+    plain, own = (read(**unfused, notes=words).spec.stack for words in ("fused norm", "fused kernels of its own"))
+
+    assert (plain.attention_kernel, own.attention_kernel) == ("eager", "unfused")
+
+
+@pytest.mark.parametrize(("sharding", "hooked"), [("none", False), ("DDP", False), ("ZeRO-1", True), ("ZeRO-3", True)])
+def test_deepspeed_hooks_nothing_where_it_splits_nothing(sharding: str, hooked: bool) -> None:
+    stack = read(framework="DeepSpeed (2024)", sharding=sharding).spec.stack
+
+    assert (stack.shard_host_ops > 0) is hooked
+
+
 def test_pytorch_has_plain_attention_on_the_gpus_of_intel_unless_the_row_names_a_kernel() -> None:
     intel = {"gpu": "Max-1550 (tile)"}
     said = {"attention_kernel": "flash2"}
