@@ -82,3 +82,9 @@ def receiver() -> Iterator[Receiver]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def patient_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a receiver as long as a busy machine takes. One that refuses would be asked again for as long."""
+    monkeypatch.setattr("carbon_plugin.sinks.metrics.otlp._TIMEOUT_S", 60)

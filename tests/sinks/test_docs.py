@@ -76,6 +76,7 @@ def test_function_of_the_page_hands_rows_to_a_run_as_that_of_aim(tmp_path, monke
     assert energy_kwh == pytest.approx(summarise(run_dir).energy.energy_j / 3.6e6)
 
 
+@pytest.mark.usefixtures("patient_sender")
 def test_code_of_the_page_on_opentelemetry_sends_the_totals_to_a_receiver(tmp_path, receiver):
     torch = pytest.importorskip("torch")
     code = PROMETHEUS_CODE[1]

@@ -15,6 +15,7 @@ from tests.sinks.metrics.receiver import Handler, Receiver
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed; `make test` installs it")
 
 
+@pytest.mark.usefixtures("patient_sender")
 def test_receiver_gets_each_row_with_the_names_of_the_conventions(receiver, rows):
     (sink,) = sinks_of(f"otlp:{receiver.address}")
 
@@ -40,6 +41,7 @@ def test_receiver_gets_each_row_with_the_names_of_the_conventions(receiver, rows
     assert receiver.resources[0]["host.name"] == "node-7"
 
 
+@pytest.mark.usefixtures("patient_sender")
 def test_environment_names_the_collector_where_the_script_does_not(receiver, rows, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http:{receiver.address}")
     (sink,) = sinks_of("otlp")
@@ -50,6 +52,7 @@ def test_environment_names_the_collector_where_the_script_does_not(receiver, row
     assert receiver.requests[0]["hw.energy", GPU][0] == 1e7
 
 
+@pytest.mark.usefixtures("patient_sender")
 def test_provider_of_the_program_is_not_touched(receiver, rows):
     from opentelemetry import metrics
 
