@@ -20,6 +20,8 @@ from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 SHIFT_S = 52 * 7 * 24 * SECONDS_PER_HOUR
 # Shares of a period that a trace must cover for its mean to stand for the period.
 LEAST_COVERED = 0.5
+ROUNDED = 6
+"""Digits of a mean intensity, g/kWh, that are no rounding: a mean is the difference of two sums over the trace."""
 
 
 class Trace(NamedTuple):

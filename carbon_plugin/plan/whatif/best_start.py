@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
 MOST_STARTS = 5000
-ROUNDED = 6
-"""Digits of a mean intensity, g/kWh, that are no rounding."""
 
 
 class PossibleStart(Struct, frozen=True, kw_only=True):
@@ -66,6 +64,8 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
     hour, or `within_s` cannot be used.
     """
     import numpy as np
+
+    from carbon_plugin.footprint.series.trace import ROUNDED
 
     if not 0 < within_s < float("inf"):
         raise SpecError(f"within is {within_s:g} s, expected more than 0")

@@ -46,12 +46,15 @@ def schedule(
     """
     import numpy as np
 
+    from carbon_plugin.footprint.series.trace import ROUNDED
+
     start = trace.aligned(start_unix_s, min(work_s, trace.step_s))
     if start is None:
         raise FootprintError(f"{trace.source}: knows nothing of {iso_utc(start_unix_s)}, in this or another year")
     edges = np.arange(start, trace.end_unix_s, trace.step_s)
     means, _ = trace.means(edges, trace.step_s)
-    training = np.ones(len(means), dtype=bool) if pause_above is None else ~(means > pause_above)
+    above = np.inf if pause_above is None else np.round(pause_above, ROUNDED)
+    training = ~(np.round(means, ROUNDED) > above)
     worked_s = np.cumsum(training * trace.step_s)
     last = int(np.searchsorted(worked_s, work_s * (1 - 1e-12)))
     if last >= len(edges):

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.footprint.series.trace import make_trace
+from carbon_plugin.footprint.series.trace import ROUNDED, make_trace
 from carbon_plugin.plan.forecast import Forecast, make_forecast
-from carbon_plugin.plan.whatif.best_start import ROUNDED, find_best_start
+from carbon_plugin.plan.whatif.best_start import find_best_start
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError, SpecError
-from carbon_plugin.footprint.series.trace import make_trace
+from carbon_plugin.footprint.series.trace import ROUNDED, make_trace
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.whatif.axes import MOST_ALTERNATIVES, combinations_of, parse_axes
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
@@ -247,8 +247,17 @@ def test_a_schedule_does_all_the_work_and_pauses_only_above_the_threshold(
 
     assert plan.trained_s == pytest.approx(hours * HOUR)
     assert plan.paused_s % HOUR == pytest.approx(0, abs=1e-6)
-    assert plan.training_g_per_kwh <= threshold + 1e-9
+    assert plan.training_g_per_kwh <= threshold + 10.0**-ROUNDED
     assert plan.paused_s == 0 or plan.paused_g_per_kwh > threshold
+
+
+def test_an_hour_at_the_threshold_is_not_above_it() -> None:
+    values = np.random.default_rng(0).uniform(50, 600, 1000)
+    trace = make_trace(np.arange(len(values)) * HOUR, values, source="test")
+    ordered = np.sort(values)
+
+    for clean, threshold in enumerate(ordered, start=1):
+        assert schedule(trace, 0.0, clean * HOUR, pause_above=float(threshold)).trained_s == clean * HOUR
 
 
 def test_a_series_that_ends_before_the_work_is_an_error_with_its_end() -> None:
