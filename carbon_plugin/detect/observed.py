@@ -18,7 +18,7 @@ BY_ELIMINATION = "the other axes account for all"
 
 AXES = (
     *DEGREES, "ep", "expert_tp", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind",
-    "pipeline_schedule", "virtual_stages",
+    "pipeline_schedule", "virtual_stages", "pipeline_rounds",
 )  # fmt: skip
 """The fields of a layout that say how ranks are arranged."""
 

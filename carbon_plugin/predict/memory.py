@@ -241,7 +241,8 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
         + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, rates, tokens, split))
         + (1 - recomputed) * layer
     ) * (1 - work.offloaded)
-    m = work.batch / (layout.dp * layout.micro_batch_size)
+    # A pipeline that drains several times in a step holds the micro-batches of one round.
+    m = work.batch / (layout.dp * layout.micro_batch_size * layout.pipeline_rounds)
     v = layout.virtual_stages
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).

@@ -23,7 +23,7 @@ DEGREES = (*AXES, "ep", "expert_tp")
 TABLES = 2
 """Embedding and head, which pipelines may count as layers (Megatron-core, `account_for_embedding_in_pipeline_split` and
 `account_for_loss_in_pipeline_split`: 126 layers in 16 stages of 8 chunks)."""
-COUNTS = (*DEGREES, "virtual_stages", "micro_batch_size")
+COUNTS = (*DEGREES, "virtual_stages", "pipeline_rounds", "micro_batch_size")
 
 
 class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +44,7 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     context_parallel_kind: ContextParallelKind | None = None
     pipeline_schedule: PipelineSchedule | None = None
     virtual_stages: int | None = None
+    pipeline_rounds: int | None = None
     micro_batch_size: int | None = None
     recompute: Recompute | None = None
     recompute_modules: tuple[RecomputedModule, ...] | None = None
@@ -88,7 +89,9 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     0.5 where every second layer does (torchtitan's `selective_ac_option` 2), 0.25 for 2 of the 8 layers of each stage
     (Megatron-core's `recompute_method` block with `recompute_num_layers` 2).
 
-    `virtual_stages` is the number of model chunks that a pipeline rank holds. `micro_batch_size` is in sequences.
+    `virtual_stages` is the number of model chunks that a pipeline rank holds. `pipeline_rounds` says how often in a
+    step the pipeline fills and drains: once in Megatron, and once for each batch of the data loader where gradients are
+    accumulated over several calls of a schedule (`torch.distributed.pipelining`). `micro_batch_size` is in sequences.
     `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
     always does so (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic with
     compute. `balanced_stages` says that the layers were cut into pipeline stages so that embedding and head count as
@@ -108,6 +111,7 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     context_parallel_kind: ContextParallelKind = "ring"
     pipeline_schedule: PipelineSchedule = "1f1b"
     virtual_stages: int = 1
+    pipeline_rounds: int = 1
     micro_batch_size: int = 1
     recompute: Recompute = "none"
     recompute_modules: tuple[RecomputedModule, ...] = ()

@@ -96,6 +96,8 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
         )
     if layout.virtual_stages > 1 and layout.pp == 1:
         raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")
+    if layout.pipeline_rounds > 1 and layout.pp == 1:
+        raise InfeasibleLayoutError(f"layout: pipeline_rounds {layout.pipeline_rounds} needs pp above 1, got pp 1")
     if isinstance(model, CountedModel):
         if layout.tp * layout.cp * layout.pp * layout.ep > 1:
             raise InfeasibleLayoutError(
@@ -226,6 +228,12 @@ def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
         raise InfeasibleLayoutError(
             f"layout: cp {layout.cp} does not divide seq_len {training.seq_len}; "
             f"{plural(layout.world_size, 'device')} and seq_len {training.seq_len} allow cp {listed(whole, layout.cp)}"
+        )
+    if micro_batches % layout.pipeline_rounds:
+        raise InfeasibleLayoutError(
+            f"layout: pipeline_rounds {layout.pipeline_rounds} does not divide the number of micro-batches of a step, "
+            f"{micro_batches} (global_batch_size {training.global_batch_size} over dp {layout.dp} * micro_batch_size "
+            f"{layout.micro_batch_size}); use {listed(divisors(micro_batches), layout.pipeline_rounds)}"
         )
     if layout.pipeline_schedule == "dualpipe" and (micro_batches % 2 or micro_batches < 2 * layout.pp):
         # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.

@@ -45,6 +45,7 @@ def pipeline(name: str, kind: str, *, stages: int, degree: int = 4, here: int = 
         "pp": (degree, f"{name} over {stages} stages"),
         "pipeline_schedule": (kind, f"class {name}"),
         "virtual_stages": (here, f"stages of {name} on this rank"),
+        "pipeline_rounds": (1, f"{name} of 4 micro-batches, 1 a step"),
     }
 
 

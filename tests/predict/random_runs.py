@@ -147,6 +147,7 @@ def layouts(draw: st.DrawFn, model: TransformerModel, cluster: Cluster) -> tuple
     splits = model.heads % (tp * cp) == 0
     rounds = draw(st.sampled_from((1, 2, 8)))
     recompute = draw(st.sampled_from(("none", "selective", "operators", "full")))
+    drained = draw(st.sampled_from((1, 1, 2))) if pp > 1 and schedule != "dualpipe" else 1
     layout = ParallelLayout(
         tp=tp,
         cp=cp,
@@ -158,6 +159,7 @@ def layouts(draw: st.DrawFn, model: TransformerModel, cluster: Cluster) -> tuple
         context_parallel_kind="all_to_all" if splits and draw(st.booleans()) else "ring",
         pipeline_schedule=schedule,
         virtual_stages=chunks,
+        pipeline_rounds=drained,
         micro_batch_size=draw(st.sampled_from((1, 2, 8))),
         recompute=recompute,
         recompute_share=draw(st.sampled_from((1.0, 1.0, 0.5))) if recompute in SHARED_OUT else 1.0,
@@ -166,7 +168,7 @@ def layouts(draw: st.DrawFn, model: TransformerModel, cluster: Cluster) -> tuple
         balanced_stages=draw(st.booleans()),
         **experts,
     )
-    return layout, 2 * pp * rounds if schedule == "dualpipe" else rounds
+    return layout, 2 * pp * rounds if schedule == "dualpipe" else rounds * drained
 
 
 @st.composite

@@ -96,6 +96,11 @@ def test_the_class_of_the_prediction_sets_its_interval() -> None:
         ({"tp": 64}, "tp 64 does not divide the model's heads 96"),
         ({"pp": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "128 chunks, but gpt3-175b has only 96"),
         ({"dp_replicate": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "2 needs pp above 1, got pp 1"),
+        ({"dp_replicate": 64, "pipeline_rounds": 2}, "pipeline_rounds 2 needs pp above 1, got pp 1"),
+        (
+            {"tp": 8, "pp": 2, "dp_replicate": 4, "pipeline_rounds": 3},
+            "3 does not divide .* 16 .* 1, 2, 4, 8 or 16",
+        ),
         ({"dp_replicate": 64, "expert_overlap": True}, "expert_overlap, but gpt3-175b has no experts"),
         ({"dp_replicate": 64, "ep": 8}, "ep 8, but gpt3-175b has no experts"),
         ({"tp": 8, "dp_replicate": 8, "micro_batch_size": 3}, "global_batch_size 64 is not a multiple of dp 8"),

@@ -85,6 +85,7 @@ def row_execution(
         sequence_parallel=(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
         pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
         virtual_stages=1 if dualpipe else chunks,
+        pipeline_rounds=(row.optional_count("pipeline_rounds") or 1) if pp > 1 else 1,
         micro_batch_size=size,
         recompute=recompute,
         recompute_modules=modules,

@@ -50,6 +50,7 @@ def read(job: Job) -> Findings | None:
         rounds = max(1, (job.batch.calls if job.batch else 0) // number)
         said = f"{name} of {number} micro-batches, {rounds} a step"
         fields["training.micro_batches"] = Observed(number * rounds, said)
+        fields["layout.pipeline_rounds"] = Observed(rounds, said)
     kind = next((_KIND_OF_CLASS[c.__name__] for c in type(schedule).__mro__ if c.__name__ in _KIND_OF_CLASS), None)
     if kind is not None:
         fields["layout.pipeline_schedule"] = Observed(kind, f"class {name}")

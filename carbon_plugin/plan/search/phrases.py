@@ -28,6 +28,8 @@ def phrase_of(layout: ParallelLayout) -> str:
         parts.append(layout.pipeline_schedule.replace("_", " "))
     if layout.virtual_stages > 1:
         parts.append(f"{layout.virtual_stages} virtual stages")
+    if layout.pipeline_rounds > 1:
+        parts.append(f"{layout.pipeline_rounds} pipeline rounds")
     switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
     parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
     parts.append(f"micro-batch {layout.micro_batch_size}")

@@ -297,6 +297,7 @@ def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held:
         zero_bubble=scheduled("zero_bubble"),
         dualpipe=scheduled("dualpipe"),
         gpipe=scheduled("gpipe"),
+        pipeline_rounds=np.where(pp > 1, held.get("pipeline_rounds", 1), 1).astype(np.float64),
         virtual_stages=_column([[chunks for _, chunks in row] for row in planned], SPLIT, SCHEDULE),
         micro_batch_size=_column(sizes, MICRO_BATCH),
         recompute_operators=kinds[2] * again_share,
@@ -315,10 +316,10 @@ def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held:
 
 def _keeps_rules(layout: Layout, dp: Values, batch: int) -> Flags:
     """Return where the degrees divide the ranks, the batch divides among them, and its schedule can be run."""
-    share = batch / dp
-    rounds = share / layout.micro_batch_size
+    # The micro-batches that a pipeline runs before it drains.
+    rounds = batch / (dp * layout.micro_batch_size * layout.pipeline_rounds)
     whole = (dp * layout.cp * layout.tp) % (layout.ep * layout.expert_tp) == 0
-    whole = whole & (share % layout.micro_batch_size == 0) & ((layout.expert_tp == 1) | (layout.ep > 1))
+    whole = whole & (rounds % 1 == 0) & ((layout.expert_tp == 1) | (layout.ep > 1))
     # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
     in_rounds = (layout.virtual_stages == 1) | (rounds % layout.pp == 0)
     # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
@@ -359,6 +360,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         context_parallel_kind="ring" if one["ring"] else "all_to_all",
         pipeline_schedule=schedule,
         virtual_stages=chunks,
+        pipeline_rounds=int(one["pipeline_rounds"]),
         micro_batch_size=int(one["micro_batch_size"]),
         recompute=RECOMPUTE[1 + shares.index(max(shares))] if any(shares) else "none",
         recompute_share=max(shares) or 1.0,

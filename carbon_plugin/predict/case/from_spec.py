@@ -105,6 +105,7 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "dualpipe": layout.pipeline_schedule == "dualpipe",
         "gpipe": layout.pipeline_schedule == "gpipe",
         "virtual_stages": layout.virtual_stages,
+        "pipeline_rounds": layout.pipeline_rounds,
         "micro_batch_size": layout.micro_batch_size,
         "recompute_operators": (layout.recompute == "operators") * layout.recompute_share,
         "recompute_full": (layout.recompute == "full") * layout.recompute_share,

@@ -127,6 +127,7 @@ class Layout:
     dualpipe: Values
     gpipe: Values
     virtual_stages: Values
+    pipeline_rounds: Values
     micro_batch_size: Values
     recompute_selective: Values
     recompute_operators: Values

@@ -73,7 +73,7 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     # Every stage gathers and scatters its sharded parameters once a step, all stages at once: no stage waits for that
     # of another one, and the slots of a bubble are without it.
     waited = slot_total - slot["dp_shard"] + shared_out + transfer
-    terms["pp_bubble"] = (layout.pp - 1) * waited / v * _bubble_share(layout)
+    terms["pp_bubble"] = layout.pipeline_rounds * (layout.pp - 1) * waited / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
     beside = (stage.forward, slot_total - stage.forward)
     terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters, beside)

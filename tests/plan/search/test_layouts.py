@@ -286,6 +286,7 @@ HELD = [
     {"zero_stage": 3}, {"micro_batch_size": 2}, {"recompute": "full"}, {"tp": 2, "pp": 2},
     {"pipeline_schedule": "zero_bubble", "pp": 2}, {"pipeline_schedule": "gpipe", "pp": 2}, {"virtual_stages": 2},
     {"sequence_parallel": False, "tp": 2}, {"async_tp": True, "tp": 2}, {"balanced_stages": True, "pp": 2},
+    {"pipeline_rounds": 2, "pp": 2}, {"pipeline_rounds": 2, "pp": 2, "virtual_stages": 2},
     {"context_parallel_kind": "all_to_all", "cp": 2}, {"recompute_reentrant": True, "recompute": "full"},
     {"recompute": "selective", "recompute_modules": ("core_attn", "layernorm")},
     {"recompute": "full", "recompute_share": 0.5}, {"recompute_share": 0.25},

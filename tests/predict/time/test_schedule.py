@@ -92,6 +92,17 @@ def test_the_bubble_of_1f1b_is_p_minus_1_slots_and_interleaving_divides_it(gpt, 
     assert float(interleaved.terms["pp_bubble"]) < 0.25 * float(plain.terms["pp_bubble"])
 
 
+def test_a_pipeline_that_drains_four_times_in_a_step_has_four_bubbles_and_nothing_else_more(gpt, rates) -> None:
+    once, often = (
+        total(gpt, ParallelLayout(tp=8, pp=4, dp_replicate=2, pipeline_rounds=rounds), rates()).terms
+        for rounds in (1, 4)
+    )
+
+    assert float(often["pp_bubble"]) == pytest.approx(4 * float(once["pp_bubble"]))
+    rest = set(once) - {"pp_bubble", "jitter", "framework"}  # these two are shares of the whole step
+    assert {name: float(often[name]) for name in rest} == {name: float(once[name]) for name in rest}
+
+
 def test_full_recompute_repeats_the_forward_pass_and_non_reentrant_stops_early(gpt, rates) -> None:
     def recompute(**fields) -> float:
         layout = ParallelLayout(dp_replicate=64, micro_batch_size=4, **fields)
