@@ -19,6 +19,7 @@ from typing import get_args
 from msgspec import Struct
 
 import carbon_plugin
+from carbon_plugin.audit.counted_twice import twice_counted
 from carbon_plugin.audit.programme_runs import AuditedRun, distinct_runs, summaries_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.run_carbon import RunCarbon, carbon_in, common_scope
@@ -139,7 +140,7 @@ def add_up(
     carbon = [carbon_in(summary, scope) for summary in summaries]
     runs = [_run(one, its) for one, its in zip(distinct, carbon, strict=True)]
     missing = [role for role in ROLES if all(run.role != role for run in runs)]
-    warnings = [*_warnings(runs, missing, others), *copies, *_ways(runs, carbon, scope)]
+    warnings = [*_warnings(runs, missing, others), *twice_counted(summaries), *copies, *_ways(runs, carbon, scope)]
     reason = _no_carbon(runs, carbon)
     if reason is not None:
         warnings.append(reason)

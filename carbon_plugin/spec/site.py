@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import check_at_most, check_not_negative, check_positive
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
 StatedKind = Literal["metered", "annual_report", "unknown"]
@@ -21,6 +21,10 @@ MOST_G_PER_KWH = 3000.0
 """This is twice what the worst coal plant emits; a larger number is probably meant per MWh."""
 MOST_PUE = 10.0
 """No facility comes near this value; it refuses 12 that was written for 1.2."""
+MOST_L_PER_KWH = 1000.0
+"""This is far more than the reservoirs of power stations evaporate; a larger number is probably meant per MWh."""
+LEAST_YEARS, MOST_YEARS = 0.01, 100.0
+"""Lifetimes of hardware between which any is accepted: four days, and longer than computers exist."""
 
 
 class SeriesFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +68,7 @@ class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     energy_kwh: float | None = None
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "g_per_kwh", owner="instrument: ")
+        check_rates(self, "g_per_kwh", owner="instrument: ")
         if (self.share is None) == (self.energy_kwh is None):
             raise SpecError("instrument: give share or energy_kwh, one of them")
         if self.share is not None and not 0 < self.share <= 1:
@@ -153,16 +157,17 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"site: intensity_basis is {self.intensity_basis!r}, and a marginal rate is never the total of a run: "
                 "give the number as marginal_g_per_kwh, and an average one as intensity_g_per_kwh"
             )
-        check_not_negative(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
-        stated = self.intensity_g_per_kwh
-        if stated is not None and stated > MOST_G_PER_KWH:
-            raise SpecError(f"site: intensity_g_per_kwh is {stated:g}, expected at most {MOST_G_PER_KWH:g} (gCO2e/kWh)")
+        check_rates(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
         check_not_negative(self, "wue_l_per_kwh", "water_l_per_kwh", owner="site: ")
+        check_at_most(self, MOST_L_PER_KWH, "wue_l_per_kwh", "water_l_per_kwh", owner="site: ")
         if self.pue is not None and not 1 <= self.pue <= MOST_PUE:
             raise SpecError(f"site: pue is {self.pue:g}, expected 1 to {MOST_PUE:g} (facility energy over IT energy)")
         _check_ends("intensity_range", self.intensity_range, "intensity_g_per_kwh", self.intensity_g_per_kwh, 0.0)
         _check_ends("pue_range", self.pue_range, "pue", self.pue, 1.0)
-        check_positive(self, "lifetime_years", owner="site: ")
+        if self.lifetime_years is not None and not LEAST_YEARS <= self.lifetime_years <= MOST_YEARS:
+            raise SpecError(
+                f"site: lifetime_years is {self.lifetime_years:g}, expected {LEAST_YEARS:g} to {MOST_YEARS:g}"
+            )
         if self.fleet_utilisation is not None and not 0 < self.fleet_utilisation <= 1:
             raise SpecError(f"site: fleet_utilisation is {self.fleet_utilisation}, expected more than 0 and at most 1")
         if self.fleet_utilisation is not None and self.amortisation != "active_share":
@@ -171,6 +176,15 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"site: {self.live.provider} gives marginal intensity, expected it as live_marginal")
         if self.live_marginal is not None and self.live_marginal.provider not in MARGINAL_PROVIDERS:
             raise SpecError(f"site: {self.live_marginal.provider} gives average intensity, expected it as live")
+
+
+def check_rates(value: Struct, *fields: str, owner: str) -> None:
+    """Raise `SpecError` naming the first of the fields, in g/kWh, that no electricity has. None passes."""
+    check_not_negative(value, *fields, owner=owner)
+    for field in fields:
+        stated = getattr(value, field)
+        if stated is not None and stated > MOST_G_PER_KWH:
+            raise SpecError(f"{owner}{field} is {stated:g}, expected at most {MOST_G_PER_KWH:g} (gCO2e/kWh)")
 
 
 def _check_ends(name: str, ends: tuple[float, float] | None, of: str, value: float | None, least: float) -> None:

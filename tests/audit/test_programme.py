@@ -258,3 +258,21 @@ def test_score_of_a_model_needs_flops_and_a_final_run(factors: Factors, runs: Pa
     write_run(runs / "final", factors)
     with pytest.raises(ReportError, match="run final has no FLOPs a step"):
         sci_ai_report(summaries_of([runs]), ["all"])
+
+
+def test_runs_that_did_not_see_each_other_on_one_gpu_are_named(tmp_path: Path, factors: Factors) -> None:
+    """Two of 75 s on the same two GPUs and host, the second 50 s after the first, and one an hour later."""
+    for name, after_s in (("one", 0.0), ("two", 50.0), ("late", 3600.0)):
+        write_run(tmp_path / name, factors, start_unix_s=1.7e9 + after_s)
+
+    (said,) = [warning for warning in read_programme([tmp_path]).warnings if "at the same time" in warning]
+
+    assert said.startswith("3 devices are counted by ")
+    assert "the sums hold what they shared more than once" in said
+
+
+def test_runs_one_after_another_on_one_gpu_are_counted_once_each(tmp_path: Path, factors: Factors) -> None:
+    for name, after_s in (("one", 0.0), ("two", 3600.0)):
+        write_run(tmp_path / name, factors, start_unix_s=1.7e9 + after_s)
+
+    assert not [warning for warning in read_programme([tmp_path]).warnings if "at the same time" in warning]

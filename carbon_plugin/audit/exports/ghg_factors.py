@@ -9,7 +9,6 @@ lifecycle factor the losses are counted at the direct one.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from msgspec import Struct
@@ -18,6 +17,7 @@ from carbon_plugin.audit.exports.evidence import GridFactor
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.spec.numbers.amounts import percent
+from carbon_plugin.spec.site import MOST_G_PER_KWH
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
@@ -107,8 +107,8 @@ def _check(basis: Basis, inputs: GhgInputs) -> None:
     for scope, value in given.items():
         if value is None:
             continue
-        if not (math.isfinite(value) and value >= 0):
-            raise ReportError(f"GHG: {scope}_factor is {value:g} g/kWh, expected 0 or more")
+        if not 0 <= value <= MOST_G_PER_KWH:
+            raise ReportError(f"GHG: {scope}_factor is {value:g} g/kWh, expected 0 to {MOST_G_PER_KWH:g}")
         if not inputs.factor_source:
             raise ReportError(f"GHG: {scope}_factor has no source, expected --factor-source: publisher, year and zone")
         if scope == basis.scope:

@@ -23,7 +23,7 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.parsing.document import read_document
-from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE, Site
+from carbon_plugin.spec.site import LEAST_YEARS, MOST_G_PER_KWH, MOST_PUE, MOST_YEARS, Site
 
 CURRENT = "current"
 """Asks for the factors that this release ships."""
@@ -40,7 +40,6 @@ REFUSED = {
 }
 """What no store can apply again, by the name that a file might give it, with the reason and the next step."""
 MOST_KG = 1e6
-MOST_YEARS = 100.0
 MOST_IDLE_W = 1e4
 
 
@@ -117,7 +116,7 @@ def read_factors(path: Path, regions: Collection[str], hardware: Collection[str]
         for field in ("device_kg", "host_kg", "network_kg"):
             _check(path, f"{name}.{field}", getattr(device, field), 0.0, MOST_KG)
         _check(path, f"{name}.idle_w", device.idle_w, 0.0, MOST_IDLE_W)
-    _check(path, "lifetime_years", found.lifetime_years, 0.01, MOST_YEARS)
+    _check(path, "lifetime_years", found.lifetime_years, LEAST_YEARS, MOST_YEARS)
     _check(path, "fleet_utilisation", found.fleet_utilisation, 0.01, 1.0)
     return found
 

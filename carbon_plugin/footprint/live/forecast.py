@@ -11,8 +11,8 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.live.electricity_maps import ElectricityMaps
 from carbon_plugin.footprint.live.neso import Neso
 from carbon_plugin.footprint.live.open import open_provider
-from carbon_plugin.footprint.live.provider import MOST_G_PER_KWH, ProviderError
-from carbon_plugin.spec.site import Site
+from carbon_plugin.footprint.live.provider import ProviderError
+from carbon_plugin.spec.site import MOST_G_PER_KWH, Site
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace

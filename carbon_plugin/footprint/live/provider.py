@@ -10,12 +10,11 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.spec.numbers.amounts import number
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from carbon_plugin.spec.site import MOST_G_PER_KWH
 
 # A value of the future or of last week is an error of the service.
 MOST_AHEAD_S = SECONDS_PER_HOUR
 MOST_BEHIND_S = 7 * SECONDS_PER_DAY
-# No grid comes near this value, so that a larger one is in another unit.
-MOST_G_PER_KWH = 3000.0
 
 
 class LiveSample(Struct, frozen=True, kw_only=True):

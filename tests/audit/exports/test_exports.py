@@ -515,8 +515,8 @@ def test_direct_zone_needs_no_factor_and_says_that_upstream_is_missing(factors: 
     [
         ({"acquisition_year": None}, "acquisition_year is not stated"),
         ({"factor_source": None}, "direct_factor has no source"),
-        ({"direct_g_per_kwh": -1.0}, "expected 0 or more"),
-        ({"direct_g_per_kwh": float("nan")}, "direct_factor is nan g/kWh, expected 0 or more"),
+        ({"direct_g_per_kwh": -1.0}, "expected 0 to 3000"),
+        ({"direct_g_per_kwh": float("nan")}, "direct_factor is nan g/kWh, expected 0 to 3000"),
         ({"direct_g_per_kwh": 500.0}, "expected at most the lifecycle factor"),
         ({"lifecycle_g_per_kwh": 50.0}, "the run's own intensity is lifecycle already"),
         ({"grid_loss": 1.0}, "expected a share from 0 to below 1"),
