@@ -59,14 +59,19 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: StepWork) -> Values:
     return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
 
 
-def _again_of_operators(shape: Shape, work: StepWork, forward: Values) -> Values:
-    """Return the FLOPs for one sequence that a policy for single operations repeats, as `repeated_operators` does."""
+def _again_of_operators(shape: Shape, work: StepWork, products: Values, attention: Values) -> Values:
+    """Return the FLOPs for one sequence that a policy for single operations repeats, as `repeated_operators` does.
+
+    `products` and `attention` are those of the forward pass.
+    """
     routed = 2 * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.top_k
     grouped = work.seq_len * shape.moe_layers * routed
     projections = 2 * work.seq_len * shape.layers * shape.attention_params
-    products = OPERATOR_RECOMPUTE_SHARE * (forward - grouped) + grouped
-    rest = np.maximum(forward - work.keeps_projections * projections, 0)
-    return where(work.keeps_products > 0, products, rest)
+    every_second = OPERATOR_RECOMPUTE_SHARE * (products + attention - grouped) + grouped
+    kept = work.keeps_projections * projections + work.keeps_core * attention
+    kept = kept + where(work.keeps_products == 1, products - grouped, 0)
+    rest = np.maximum(products + attention - kept, 0)
+    return where((work.keeps_products > 0) & (work.keeps_products < 1), every_second, rest)
 
 
 def _kind_flops(kind: Shape, work: StepWork) -> tuple[Values, Values]:
@@ -103,7 +108,7 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     backward = products * (1 + shape.trainable) + head * 2 + 2 * attention
     again = (
         layout.recompute_full * forward
-        + layout.recompute_operators * _again_of_operators(shape, work, forward)
+        + layout.recompute_operators * _again_of_operators(shape, work, products, attention)
         + layout.recompute_selective * attention
         + _again_of_feeds(shape, layout, work)
     )

@@ -22,7 +22,8 @@ from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
 GATHER_BUFFERS = 2
-"""Parameter units that FSDP holds gathered at once: the one in use and the prefetched one."""
+"""Parameter units that FSDP holds gathered at once: the one in use and the prefetched one. At the loss they are the
+head, which torchtitan's FSDP does not shard again after the forward pass, and the last layer."""
 BUCKET_ELEMENTS = 5e8
 """Parameters in a bucket of DeepSpeed's ZeRO-3: `reduce_bucket_size`, and half of `max_live_parameters`, which two
 gathered units fill (runtime/zero/config.py)."""
@@ -62,9 +63,11 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     unit = where(work.gathers_buckets > 0, np.minimum(unit, bucket), unit)
     # Under a pipeline FSDP gathers a stage once per step and accumulates its gradients whole.
     pipelined = layout.pp > 1
-    gathered = where(
-        stage >= 3, stored * work.parameter_bytes * where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
-    )
+    # What is gathered last in the forward pass is the head, which stays so for its backward pass.
+    by_layers = (work.gathers_weights == 0) & (work.gathers_buckets == 0)
+    head = where(by_layers, np.maximum(unit, shape.vocab * shape.hidden / layout.tp), unit)
+    units = where(pipelined, shared + routed, (GATHER_BUFFERS - 1) * unit + head)
+    gathered = where(stage >= 3, stored * work.parameter_bytes * units, 0)
     narrow_base = any_of(shape.frozen_bits < WIDE_BITS)
     widened = (
         where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else np.float64(0)
@@ -89,7 +92,9 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
     parts["cached"] = _cached(layout, work, shape)
-    parts["freed"] = _logits(shape, layout, work, whole=work.freed_logit_bytes, split=np.float64(0))
+    freed_logits = _logits(shape, layout, work, whole=work.freed_logit_bytes, split=np.float64(0))
+    # The backward pass of a layer finds room in them, the logits do not.
+    parts["freed"] = freed_logits + np.maximum(_freed_by_layers(shape, layout, work, rates) - parts["working"], 0.0)
     return parts
 
 
@@ -114,6 +119,20 @@ def _cached(layout: Layout, work: StepWork, shape: Shape) -> Values:
     count = where(work.gradient_buffers > 0, 1, count)
     apart = (layout.sequence_parallel > 0) & (layout.tp > 1)
     return where(apart, count * tokens * shape.hidden * work.activation_bytes, 0.0)
+
+
+def _freed_by_layers(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
+    """Return the bytes that the forward pass of a layer which is recomputed has freed and that the logits, which are
+    larger, find no room in: the results of the feed-forward block's products, or scores and their softmax where single
+    operations move them through memory.
+    """
+    tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    anew = layout.recompute_full + layout.recompute_operators * (1 - work.keeps_products)
+    feed = ((1 + shape.gated) * anew + (anew > 0)) * shape.ffn / layout.tp * work.activation_bytes
+    softmax = where(rates.attention_eager > 0, MASTER_BYTES, work.activation_bytes)
+    again = layout.recompute_full + layout.recompute_operators * (1 - work.keeps_core)
+    scores = again * (rates.attention_unfused > 0) * 2 * softmax * shape.heads / layout.tp * work.seq_len
+    return where(layout.pp > 1, 0.0, tokens * np.maximum(feed, scores))
 
 
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
@@ -252,15 +271,27 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it
     # are the gradients of its widest intermediates, and whole sequences that are gathered over tp.
     passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
-    # The gradient of the activation's result lies beside those of the products that it is computed from.
-    gradients = (2 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
-    working = passing + tokens * gradients * work.activation_bytes
+    gathered = where(split > 1, 2, 0) * shape.hidden * work.activation_bytes
+    working = passing + tokens * (gathered + _gradients_within(shape, layout, work, rates))
     logits = _logits(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
     return {
         "activations": np.asarray(kept * first_stage_layers(shape, layout) * in_flight),
         "working": np.maximum(working - logits, 0.0),
         "logits": logits,
     }
+
+
+def _gradients_within(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
+    """Return the bytes per token that the backward pass of a layer adds at most to what the layer kept.
+
+    In the feed-forward block they are the gradient of the activation's result and those of the products that it is
+    computed from. In an attention whose scores go through memory they are the gradients of the softmax's result and of
+    its scores, which single operations compute in fp32; what the feed-forward block kept is gone by then.
+    """
+    feed = (2 + shape.gated) * shape.ffn / layout.tp * work.activation_bytes
+    softmax = where(rates.attention_eager > 0, MASTER_BYTES, work.activation_bytes)
+    scores = (work.activation_bytes + softmax) * shape.heads / layout.tp * work.seq_len
+    return np.maximum(feed, (rates.attention_unfused > 0) * scores - _kept_of_mlp(shape, layout, work))
 
 
 def first_stage_layers(shape: Shape, layout: Layout) -> Values:
@@ -301,19 +332,25 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates
 def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, tokens: Values, split: Values) -> Values:
     """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
 
-    It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), the
-    products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj). Grouped
-    products of routed experts are not kept.
+    It keeps the output of the attention core and every or every second matrix product (torchtitan's policies), the
+    products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj). Every
+    second are the first, third and so on in the order of a layer: those to queries, to values, to the gate and, with a
+    gate, the last one, whose result is kept only where single operations run, because nothing in the backward pass
+    needs it. Of layers with experts or latent vectors, whose order differs, half of all counts. Grouped products of
+    routed experts are not kept.
     """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
-    projections = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
+    query, key, value = heads * shape.qk_dim, kv * shape.qk_dim, kv * shape.v_dim
     sparse = sparse_share(shape, layout)
     routed = where(rates.expert_loop > 0, shape.top_k * shape.expert_ffn, 0)
-    width = (1 - sparse) * shape.ffn + sparse * (shape.shared_ffn + routed)
-    results = 2 - sparse * ((shape.shared_ffn == 0) & (rates.expert_loop == 0))
-    products = projections + results * shape.hidden / split + (1 + shape.gated) * width / layout.tp
+    width = ((1 - sparse) * shape.ffn + sparse * (shape.shared_ffn + routed)) / layout.tp
+    result = shape.hidden / split
+    last = work.eager * result * (1 - sparse * ((shape.shared_ffn == 0) & (rates.expert_loop == 0)))
+    every = query + key + value + result + (1 + shape.gated) * width + last
+    second = where((sparse > 0) | (shape.mla > 0), every / 2, query + value + width + shape.gated * last)
+    products = where(work.keeps_products == 1, every, where(work.keeps_products > 0, second, 0.0))
     core = work.keeps_core * heads * shape.v_dim
-    kept = work.keeps_products * (core + products / 2) + work.keeps_projections * projections
+    kept = core + products + work.keeps_projections * (query + key + value)
     return np.asarray(tokens * kept * work.activation_bytes)
 
 

@@ -24,7 +24,10 @@ THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
 TokenCounts = Literal["host", "exchange", "device"]
-CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half", "narrow_kernel"]
+CrossEntropy = Literal[
+    "eager", "compiled", "fused", "chunked", "chunked_head", "chunked_output", "in_place", "half", "narrow_kernel"
+]
+KeptOperators = Literal["products", "products_alone", "every_product", "core", "projections", "inputs"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,10 +77,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
     unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
     software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
-    (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all are held in 16 bit and
-    the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit,
-    "narrow_kernel" where a kernel writes it beside them (apex, flash-attention), "half" single operations on 16-bit
-    logits. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
+    (Megatron), "chunked" where a kernel takes head and loss in small blocks of tokens, "chunked_head" where PyTorch's
+    operations take both for an eighth of the tokens at a time (torchtitan), "chunked_output" where all logits are held
+    in 16 bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit
+    logit, "narrow_kernel" where a kernel writes it beside them (apex, flash-attention), "half" single operations on
+    16-bit logits. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
     number of operation slots that hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
@@ -90,7 +94,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither they
     nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output
     and every second product (torchtitan), the products alone (torchtitan before December 2025, whose list had no kernel
-    of cuDNN), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered
+    of cuDNN), the core's output and every product (torchtitan's GraphTrainer), the core's output alone, its input with
+    Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered
     at a time where parameters are sharded: a layer (FSDP), the weight in use (XLA's GSPMD), or a bucket, which a weight
     may fill alone (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout
     does not state how many (`spec.defaults`).
@@ -145,7 +150,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gradient_buffers: bool = False
     keeps_gathered: bool = False
     plain_modules: bool | None = None
-    operators_keep: Literal["products", "products_alone", "projections", "inputs"] = "products"
+    operators_keep: KeptOperators = "products"
     shard_unit: Literal["layer", "weight", "bucket"] = "layer"
     interleaves: bool = False
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.predict.case.from_spec import NARROW_BYTES, layout_of, shape_of, work_of
-from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes
+from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes, memory_parts
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.step import predict_step
@@ -255,6 +255,49 @@ def test_policies_of_selective_recompute_keep_less_in_order(rates: MakeRates) ->
     full = parts(LLAMA, rates(), ParallelLayout(recompute="full"), Stack())["activations"]
 
     assert kept[0] > kept[1] > kept[2] == pytest.approx(full)
+
+
+def test_what_a_product_that_no_list_knows_returns_is_not_kept(rates: MakeRates) -> None:
+    """The NVFP4 rows of a GB200's torchtitan hold 36.6 kB a token and layer less than those in bf16."""
+    layout, stack = ParallelLayout(recompute="operators"), Stack()
+    wide, narrow = (
+        parts(LLAMA, rates(), layout, stack, precision=precision)["activations"] for precision in ("bf16", "nvfp4")
+    )
+
+    assert narrow == pytest.approx(2 * (LLAMA.hidden + LLAMA.heads * LLAMA.head_dim) * SEQ_LEN * LLAMA.layers)
+    assert narrow < wide
+
+
+def test_the_head_stays_gathered_where_layers_are_gathered_one_by_one(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3)
+    wide, wider = (msgspec.structs.replace(LLAMA, vocab=vocab, tied_embeddings=False) for vocab in (50_000, 60_000))
+
+    def grown(unit: str) -> float:
+        """Return what more tokens add to the parameters beyond the sharded tables themselves."""
+        small, large = (parts(model, rates(), layout, Stack(shard_unit=unit)) for model in (wide, wider))
+        return large["parameters"] - small["parameters"]
+
+    assert grown("layer") == pytest.approx(2 * 10_000 * LLAMA.hidden)
+    assert grown("weight") == grown("bucket") == 0
+
+
+def test_blocks_that_recomputed_layers_free_before_the_logits_are_reserved_and_not_needed(rates: MakeRates) -> None:
+    """The logits are larger than the results of a layer's products, or its scores, and find no room in them."""
+    scores = rates(attention_unfused=1.0, attention_eager=1.0)
+
+    def freed(recompute: str, kernel: Rates, vocab: int = 50_000) -> float:
+        training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=64, steps=1)
+        layout, work = layout_of(ParallelLayout(recompute=recompute)), work_of(training, Stack(fused=True))
+        model = shape_of(msgspec.structs.replace(LLAMA, vocab=vocab))
+        found = memory_parts(model, layout, work, kernel)
+        assert "freed" not in memory_bytes(model, layout, work, kernel)
+        return float(found["freed"])
+
+    assert freed("none", rates()) == freed("none", scores) == 0
+    assert freed("full", rates()) == pytest.approx(2 * 3 * LLAMA.ffn * SEQ_LEN)
+    assert freed("operators", rates()) == pytest.approx(2 * 2 * LLAMA.ffn * SEQ_LEN)
+    assert freed("full", scores) == pytest.approx(2 * 4 * LLAMA.heads * SEQ_LEN * SEQ_LEN)
+    assert freed("full", scores, vocab=100) == 0  # the backward pass of a layer needs more than the loss, and as much
 
 
 def test_gathering_weight_by_weight_holds_less_than_layer_by_layer(rates: MakeRates) -> None:

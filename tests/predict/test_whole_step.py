@@ -19,9 +19,13 @@ from tests.predict.small_models import LLAMA
 
 LAYERS, LENGTH = 4, 512
 LONG_LOSS, LONG_LAYERS = {"vocab": 4096, "batch": 2}, {"vocab": 512, "batch": 4}
+SCORES = {**LONG_LAYERS, "attention": "eager"}
+"""Scores in memory: 16 million of them, of 12 bytes each at the peak of one layer's backward pass."""
 
 
-def real_peak_bytes(*, vocab: int, batch: int, every: int | None, rounds: int, wide: bool) -> float:
+def real_peak_bytes(
+    *, vocab: int, batch: int, every: int | None, rounds: int, wide: bool, attention: str = "sdpa"
+) -> float:
     """Return the most bytes that are allocated at one time in the second step; `every` n-th layer is checkpointed."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -34,7 +38,7 @@ def real_peak_bytes(*, vocab: int, batch: int, every: int | None, rounds: int, w
         num_key_value_heads=LLAMA.kv_heads,
         num_hidden_layers=LAYERS,
         vocab_size=vocab,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
         tie_word_embeddings=False,
     )
     model = transformers.LlamaForCausalLM(config).to(torch.float32 if wide else torch.bfloat16).train()
@@ -99,11 +103,18 @@ def predicted_peak_bytes(rates: Rates, *, vocab: int, batch: int, every: int | N
         {**LONG_LAYERS, "every": 1, "rounds": 1, "wide": False},
         {**LONG_LAYERS, "every": 2, "rounds": 1, "wide": False},
         {**LONG_LAYERS, "every": 1, "rounds": 1, "wide": True},
+        {**SCORES, "every": None, "rounds": 1, "wide": False},
+        {**SCORES, "every": 1, "rounds": 1, "wide": False},
+        {**SCORES, "every": 1, "rounds": 1, "wide": True},
     ],
     ids=str,
 )
 def test_a_step_holds_what_pytorch_allocates_for_it(rates: Callable[..., Rates], case: dict[str, Any]) -> None:
-    """Below it by the final norm and the rotary table, which are not counted: 1 to 3 % of four layers, 5 % of one."""
-    real, predicted = real_peak_bytes(**case), predicted_peak_bytes(rates(), **case)
+    """Below it by the final norm, the rotary table and the mask of attention, which are not counted: 0 to 3 % of four
+    layers, 4 to 6 % of one."""
+    through_memory = float(case.get("attention") == "eager")
+    kernel = rates(attention_unfused=through_memory, attention_eager=through_memory)
+    ours = {name: value for name, value in case.items() if name != "attention"}
+    real, predicted = real_peak_bytes(**case), predicted_peak_bytes(kernel, **ours)
 
-    assert 0.945 * real < predicted < 1.01 * real
+    assert 0.935 * real < predicted < 1.01 * real

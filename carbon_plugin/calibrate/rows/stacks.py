@@ -53,6 +53,12 @@ FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
 GRUG = "Grug"
 """Levanter's models of this name take the head and the loss in blocks, and never hold the logits
 (`fused_linear_softmax_cross_entropy_loss` of levanter/grug/loss.py)."""
+GRAPH_TRAINER = "GraphTrainer"
+"""torchtitan's trainer that traces the whole step: its policy keeps the result of every product in the list, and not of
+every second one (`_make_default_memory_policy` of its experiments/graph_trainer/memory_policy.py)."""
+LOSS_IN_CHUNKS_SINCE = ("2026", "05")
+"""torchtitan's recipes take head and loss in eight chunks since this month (`ChunkedCELoss` of pull request 2937, later
+`ChunkedLossWrapper`)."""
 LOSS_COMPILED_SINCE = ("2025", "04")
 """torchtitan compiles the loss with the model since this month (pull request 1033)."""
 LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
@@ -116,14 +122,35 @@ def stack_of(
         changes["launch_blocking"] = True
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
-    # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.
-    if row.text("remat_policy") == "full" or row.text("activation_offload").startswith("layer inputs ("):
-        changes["operators_keep"] = "inputs"
+    changes |= _kept_by_policy(conventions, row, device, model)
     if conventions.xla:
         changes |= _compiled_by_xla(conventions, row, device)
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _kept_by_policy(
+    conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel
+) -> dict[str, Any]:
+    """Return what recompute of single operations keeps of a layer, where it is not as in the framework's stack."""
+    # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.
+    if row.text("remat_policy") == "full" or row.text("activation_offload").startswith("layer inputs ("):
+        return {"operators_keep": "inputs"}
+    if conventions.name == "torchtitan" and GRAPH_TRAINER in row.text("notes"):
+        return {"operators_keep": "every_product"}
+    if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE:
+        return {"operators_keep": "products_alone"}
+    return {}
+
+
+def _prefers_cudnn(conventions: Conventions, device: Accelerator, model: TransformerModel) -> bool:
+    """Return whether torchtitan takes cuDNN for attention: it puts it first among PyTorch's kernels from compute
+    capability 10 on (models/attention.py), where cuDNN takes the heads, and those of latent attention are too wide (its
+    pull request 1610).
+    """
+    blackwell = device.architecture.startswith("blackwell")
+    return conventions.name == "torchtitan" and blackwell and model.mla is None
 
 
 def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
@@ -161,12 +188,8 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
         changes["attention_kernel"] = "flash3"
     if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE or current):
         changes["attention_kernel"] = "flash3"
-    if conventions.name == "torchtitan" and device.architecture.startswith("blackwell") and model.mla is None:
-        # It puts cuDNN first among PyTorch's kernels from compute capability 10 on (models/attention.py), where cuDNN
-        # takes the heads: those of latent attention are too wide (its pull request 1610).
+    if _prefers_cudnn(conventions, device, model):
         changes["attention_kernel"] = "cudnn"
-        if _date_of(row) < CUDNN_KEPT_SINCE:
-            changes["operators_keep"] = "products_alone"
     if XLA_ATTENTION.match(framework):
         changes["attention_kernel"] = "eager"
     elif framework.startswith("Paxml"):
@@ -218,19 +241,22 @@ def _attention_kernel(row: Fields) -> AttentionKernel:
 def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
     """Return how the row's release computes the loss, or None where it is as in its framework's stack."""
     overlap, framework = row.text("overlap"), row.text("framework")
+    taken_whole = "whole cross entropy" in overlap
+    torchtitan = conventions.name == "torchtitan"
     if HALF_LOSS in row.text("notes"):
         return "half"
-    if "whole cross entropy" in overlap and conventions.chunks_the_loss:
-        return "eager"  # torchtune's decoder returns whole logits in fp32, before anything that is compiled
     if conventions == LEVANTER and GRUG in framework:
         return "chunked"
+    if torchtitan and _date_of(row) >= LOSS_IN_CHUNKS_SINCE and not taken_whole:
+        return "chunked_head"
     if "chunked cross entropy" in overlap or conventions.chunks_the_loss:
-        return "chunked_output"
+        # torchtune's decoder returns whole logits in fp32, before anything that is compiled
+        return "eager" if taken_whole else "chunked_output"
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
     # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.
     alone = (row.optional_count("tp") or 1) == 1
     in_release = compiled and alone and _date_of(row) >= LOSS_COMPILED_SINCE
-    if conventions.name == "torchtitan" and not (whole or in_release):
+    if torchtitan and not (whole or in_release):
         return "eager"
     return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
 

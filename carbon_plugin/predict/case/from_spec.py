@@ -15,7 +15,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import CrossEntropy, Stack
+from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 
 AGAIN: dict[RecomputedModule, str] = {
@@ -145,6 +145,7 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "compiled": (6.0, 6.0),
     "fused": (6.0, 6.0),
     "chunked": (0.25, 0.25),
+    "chunked_head": (14.0 / 8, 16.0 / 8),
     "chunked_output": (2.25, 2.25),
     "in_place": (2.0, 2.0),
     "half": (8.0, 8.0),
@@ -154,16 +155,17 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
 
 They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A loss in
 chunks of the head holds as many elements as the hidden states (Liger's rule for `chunk_size`), a sixteenth of the
-logits or less, at 4 bytes each. A chunked output holds all logits in 16 bit, and the gradient of one of eight chunks
-(torchtune's `CEWithChunkedOutputLoss`, whose chunks are compiled). An eager loss over whole logits holds three fp32
-values (`EAGER_VALUES`) beside the logits, which the outputs of a model keep; this also fits the memory that torchtitan
-reported in 2024. Over 16-bit logits ("half") the three are 16-bit values. A kernel that reads 16-bit logits keeps them
-and writes their gradient beside them (apex's and flash-attention's, which llm-foundry takes unless told otherwise:
-`loss_fn` of its models). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of the softmax,
-a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan, which has it,
-lets its logits go before.
+logits or less, at 4 bytes each. Eight chunks of the head whose loss is PyTorch's hold an eighth of what an eager loss
+does (torchtitan's `ChunkedLossWrapper`). A chunked output holds all logits in 16 bit, and the gradient of one of eight
+chunks (torchtune's `CEWithChunkedOutputLoss`, whose chunks are compiled). An eager loss over whole logits holds three
+fp32 values (`EAGER_VALUES`) beside the logits, which the outputs of a model keep; this also fits the memory that
+torchtitan reported in 2024. Over 16-bit logits ("half") the three are 16-bit values. A kernel that reads 16-bit logits
+keeps them and writes their gradient beside them (apex's and flash-attention's, which llm-foundry takes unless told
+otherwise: `loss_fn` of its models). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of
+the softmax, a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan,
+which has it, lets its logits go before.
 """
-HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_output": 2.0}
+HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_head": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
 ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0, "chunked_output": 14.0}
 """Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
@@ -198,6 +200,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     reduced_wide = stack.grad_reduce_dtype == "fp32" and training.master_weights
     if stack.cross_entropy == "eager":
         whole = activation + EAGER_VALUES * ACTIVATION_BYTES["fp32"]
+    kept = _kept_operators(training, stack)
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
         head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
@@ -229,12 +232,28 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
         gradient_buffers=values(stack.gradient_buffers),
         keeps_gathered=values(stack.keeps_gathered),
-        keeps_products=values(stack.operators_keep in ("products", "products_alone")),
-        keeps_core=values(stack.operators_keep == "products"),
-        keeps_projections=values(stack.operators_keep == "projections"),
+        keeps_products=values(KEPT_PRODUCTS.get(kept, 0.0)),
+        keeps_core=values(kept in KEPT_CORE),
+        keeps_projections=values(kept == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),
         gathers_buckets=values(stack.shard_unit == "bucket"),
     )
+
+
+KEPT_PRODUCTS: dict[KeptOperators, float] = {"products": 0.5, "products_alone": 0.5, "every_product": 1.0}
+"""Share of the products of a layer whose results a policy of recompute for single operations keeps."""
+KEPT_CORE: tuple[KeptOperators, ...] = ("products", "every_product", "core")
+
+
+def _kept_operators(training: TrainingPlan, stack: Stack) -> KeptOperators:
+    """Return what recompute of single operations keeps of a layer.
+
+    Lists of operations whose results are kept have `aten.mm` and `aten._scaled_mm` (PyTorch's
+    `get_default_op_list`), and products in NVFP4 are neither, but `_scaled_mm_v2` (`nvfp4_mm_triton` of torchao's
+    nvfp4_training), so that the backward pass repeats them.
+    """
+    lists_products = stack.operators_keep in KEPT_PRODUCTS
+    return "core" if training.precision == "nvfp4" and lists_products else stack.operators_keep
 
 
 def written_out(stack: Stack) -> bool:
@@ -245,4 +264,4 @@ def written_out(stack: Stack) -> bool:
     """
     if stack.plain_modules is not None:
         return stack.plain_modules
-    return not stack.fused and stack.cross_entropy in ("eager", "half")
+    return not stack.fused and stack.cross_entropy in ("eager", "chunked_head", "half")

@@ -90,6 +90,7 @@ def layer_time(
         total=passes.forward,
         device=device.forward,
         host=host.forward,
+        products=matmul.forward,
         projections=projections.forward,
         core=core.forward,
         grouped=grouped,

@@ -18,14 +18,16 @@ OPERATOR_RECOMPUTE_SHARE = 0.35
 class ForwardPass:
     """Seconds of the forward pass of one layer, and of its parts that policies treat apart.
 
-    `device` and `host` are what the device and the host need of `total`, which overlap. `grouped` are the grouped
-    products of experts, `exchange` is their all-to-all, and `last` is the work at the end, whose result nothing in the
-    backward pass needs. The parts are seconds of the device.
+    `device` and `host` are what the device and the host need of `total`, which overlap. `products` are all matrix
+    products, of which `projections` are those of the attention and `grouped` the grouped ones of experts. `exchange` is
+    the all-to-all of experts, and `last` is the work at the end, whose result nothing in the backward pass needs. The
+    parts are seconds of the device.
     """
 
     total: Values
     device: Values
     host: Values
+    products: Values
     projections: Values
     core: Values
     grouped: Values
@@ -48,18 +50,21 @@ def recompute_time(layout: Layout, work: StepWork, passed: ForwardPass) -> Value
 def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     """Return the seconds that a policy for single operations repeats.
 
-    A policy that keeps every second product and the attention core's output repeats a fixed share. It also repeats all
-    grouped products, because its list has `aten.mm` and no `_grouped_mm` (`_op_sac_save_list` of torchtitan), and the
-    exchange of tokens: what eight experts a token receive and return would not fit in the devices of published runs. A
-    policy that keeps the results of the projections repeats everything else up to the last work, and one that keeps the
-    layer's input repeats the projections too (remat policies of MaxText). Where the list does not have the kernel of
-    the attention core, the core is repeated too.
+    A policy that keeps every second product and the attention core's output repeats a fixed share, one that keeps every
+    product repeats what is none, and one that keeps the core's output alone everything else up to the last work. All of
+    these repeat grouped products, because their list has `aten.mm` and no `_grouped_mm` (`_op_sac_save_list` of
+    torchtitan), and the exchange of tokens: what eight experts a token receive and return would not fit in the devices
+    of published runs. A policy that keeps the results of the projections repeats everything else up to the last work,
+    and one that keeps the layer's input repeats the projections too (remat policies of MaxText). Where the list does
+    not have the kernel of the attention core, the core is repeated too.
     """
     experts = passed.grouped + passed.exchange
     repeated = experts + (1 - work.keeps_core) * passed.core
-    products = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - repeated, 0) + repeated
-    kept = passed.last + work.keeps_projections * passed.projections
-    return where(work.keeps_products > 0, products, without(passed, kept))
+    every_second = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - repeated, 0) + repeated
+    core = work.keeps_core * passed.core
+    kept = passed.last + work.keeps_projections * passed.projections + core
+    kept = where(work.keeps_products == 1, passed.products - passed.grouped + core, kept)
+    return where((work.keeps_products > 0) & (work.keeps_products < 1), every_second, without(passed, kept))
 
 
 def without(passed: ForwardPass, part: Values) -> Values:

@@ -479,6 +479,19 @@ def test_torchtitans_policy_did_not_keep_what_cudnn_returns_before_december_2025
     assert parsed(**common, framework="torchtitan (2025-12)").spec.layout.recompute == "operators"
 
 
+def test_torchtitans_recipes_take_the_loss_in_chunks_of_the_head_since_may_2026() -> None:
+    common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "B200", "recompute": "selective (per operation)"}
+
+    def stack(date: str, overlap: str, **row):
+        return parsed(**common, framework=f"torchtitan ({date})", overlap=overlap, **row).spec.stack
+
+    losses = [stack(date, "torch.compile").cross_entropy for date in ("2026-04", "2026-05")]
+    assert losses == ["compiled", "chunked_head"]
+    assert stack("2026-05", "torch.compile; whole cross entropy").cross_entropy == "compiled"
+    traced = stack("2026-07", "torch.compile", notes="CUDA graphs of the whole step (GraphTrainer)")
+    assert traced.operators_keep == "every_product"
+
+
 def test_automodel_and_torchtune_train_in_16_bit_throughout() -> None:
     common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "H100-SXM", "precision": "bf16"}
     masters = [

@@ -22,6 +22,7 @@ PASSED = ForwardPass(
     total=np.float64(100),
     device=np.float64(100),
     host=np.float64(0),
+    products=np.float64(75),
     projections=np.float64(20),
     core=np.float64(10),
     grouped=np.float64(30),
@@ -41,8 +42,25 @@ def test_a_policy_repeats_what_it_does_not_keep() -> None:
     assert repeated("products") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5) + 30 + 5)
     # A policy that does not know the kernel of the attention core repeats the core too.
     assert repeated("products_alone") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5 - 10) + 30 + 5 + 10)
+    # Grouped products of experts are in no list of what is kept, and neither is their exchange.
+    assert repeated("every_product") == pytest.approx(100 - (75 - 30) - 10)
+    assert repeated("core") == 100 - 15 - 10
     assert repeated("products", "selective") == 10
     assert repeated("products", "none") == 0
+
+
+def test_products_in_nvfp4_are_in_no_list_of_operations_to_be_kept() -> None:
+    """`scaled_mm` of PyTorch calls `_scaled_mm_v2`, which its list of intensive operations does not have."""
+    layout = layout_of(ParallelLayout(recompute="operators"))
+
+    def again(keep: str, precision: str) -> float:
+        plan = msgspec.structs.replace(PLAN, precision=precision)
+        return float(recompute_time(layout, work_of(plan, Stack(operators_keep=keep)), PASSED))
+
+    for keep in ("products", "every_product"):
+        assert again(keep, "nvfp4") == repeated("core")
+        assert again(keep, "mxfp8") == again(keep, "fp8") == repeated(keep)
+    assert again("projections", "nvfp4") == repeated("projections")  # kept by their names
 
 
 def test_reentrant_checkpointing_repeats_the_last_work_too() -> None:
@@ -77,6 +95,7 @@ def test_hardware_flops_follow_what_the_policy_keeps(gpt) -> None:
         assert again(model, "inputs") == pytest.approx(whole)
         assert 0 < again(model, "products") < whole
         assert 0 < again(model, "projections") < whole
+        assert again(model, "every_product") < again(model, "products") < again(model, "core") < whole
     # The grouped products of experts are repeated whole, and a third of the others.
     shares = [again(model, "products") / again(model, "inputs") for model in (gpt, sparse)]
     assert shares[0] == pytest.approx(OPERATOR_RECOMPUTE_SHARE)
