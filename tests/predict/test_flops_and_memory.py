@@ -321,7 +321,7 @@ def test_an_optimizer_in_the_backward_pass_still_holds_the_gradient_of_a_table(g
 @pytest.mark.parametrize(
     ("stack", "layout", "sequences"),
     [
-        (Stack(), ParallelLayout(tp=4, sequence_parallel=True), 5),
+        (Stack(), ParallelLayout(tp=4, sequence_parallel=True), 4),
         (Stack(), ParallelLayout(tp=4, sequence_parallel=True, async_tp=True), 3),
         (Stack(gradient_buffers=True), ParallelLayout(tp=4, sequence_parallel=True), 1),
         (Stack(), ParallelLayout(tp=4), 0),
