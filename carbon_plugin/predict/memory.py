@@ -30,8 +30,8 @@ gathered units fill (runtime/zero/config.py)."""
 SCATTER_BYTES = 6
 """Bytes per gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
 GATHERED_SEQUENCES = 4
-"""Whole sequences that a layer leaves in the allocator's cache under sequence parallelism: the gathered input of a block
-and its result before the sum, each in the order of the ranks and in that of the sequence (`all_gather_tensor` and
+"""Whole sequences that a layer leaves in the allocator's cache under sequence parallelism: the gathered input of a
+block and its result before the sum, each in the order of the ranks and in that of the sequence (`all_gather_tensor` and
 `reduce_scatter_tensor` of torch.distributed's _functional_collectives.py). The next block and the head reuse them."""
 CHUNKED_SEQUENCES = 3
 """The same where the exchange is cut into chunks that run beside the products: input and partial results once each
