@@ -69,13 +69,15 @@ def test_the_head_of_an_adapted_model_is_frozen_too(adapters, gpt, rates) -> Non
     assert terms(adapters, products)["head"] == pytest.approx(terms(gpt, products)["head"] * 2 / 3, rel=0.01)
 
 
-def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates) -> None:
+@pytest.mark.parametrize(("fused", "moves", "rate"), [(0.0, 6, "streaming"), (1.0, 4, "memory")])
+def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates, fused, moves, rate) -> None:
     barely = msgspec.structs.replace(gpt, trainable_fraction=0.5)
-    more = terms(adapters, rates())["elementwise"] - terms(barely, rates())["elementwise"]
+    more = terms(adapters, rates(fused=fused))["elementwise"] - terms(barely, rates(fused=fused))["elementwise"]
     h, f = gpt.hidden, gpt.ffn
-    elements = (5 * h + f) + 6 * (5 * h + f)  # inputs of q, k, v, o, up and down; their outputs
+    elements = (5 * h + f) + moves * (5 * h + f)  # inputs of q, k, v, o, up and down; their outputs
     tokens = 64 * PLAN.seq_len
-    assert more == pytest.approx(gpt.layers * 2.6 * elements * 2 * tokens / 1.37e12, rel=0.01)
+    expected = gpt.layers * 2.6 * elements * 2 * tokens / float(getattr(rates(fused=fused), rate))
+    assert more == pytest.approx(expected, rel=0.01)
 
 
 ADAPTERS = ("none", "query_value", "query_key_value", "attention", "all_matrices")
@@ -114,7 +116,7 @@ def test_only_the_stated_matrices_move_bytes_for_their_adapters(gpt, rates, stat
     )
     elements = (inputs + 6 * outputs) * gpt.hidden  # queries, keys, values and output of this model are equally wide
     tokens = 64 * PLAN.seq_len
-    expected = gpt.layers * 2.6 * elements * 2 * tokens / 1.37e12
+    expected = gpt.layers * 2.6 * elements * 2 * tokens / float(rates().streaming)
     assert chosen["elementwise"] - none["elementwise"] == pytest.approx(expected, rel=0.01)
 
 
