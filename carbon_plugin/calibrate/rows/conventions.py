@@ -200,6 +200,8 @@ NO_FRAMEWORK = re.compile(r"\bCUDA and C(\+\+)?(?![\w+])")
 PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")
 CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
 """Years of software, and of papers about it, from 2025 on."""
+UNDER_DEEPSPEED = re.compile(r"(hf trainer|hugging face).*\bdeepspeed\b")
+"""Trainers of transformers' modules that hand them to DeepSpeed, whose hooks gather what it shards module by module."""
 XLA_DEVICE = re.compile(r"(?i)pytorch/?-?xla|\btorch_?xla\b")
 """PyTorch that XLA runs: a whole step is one compiled program."""
 MANY_DEVICES = 1024
@@ -282,6 +284,8 @@ def conventions_of(framework: str) -> Conventions:
     if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
     found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)
+    if found == PYTORCH and UNDER_DEEPSPEED.match(text):
+        found = DEEPSPEED
     if "mlperf" in text and found.stack.population == ORDINARY:
         # Submissions to a benchmark are tuned for their hardware, whatever the name of the software.
         return msgspec.structs.replace(found, name=TUNED)

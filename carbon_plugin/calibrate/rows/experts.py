@@ -46,8 +46,10 @@ TRANSFORMERS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
 LOOP_TRANSFORMERS = re.compile(r"(?i)transformers v?4\b|\b4\.\d\d|\b20(1\d|2[0-5])\b")
 """Releases of transformers before its version 5 (December 2025), and years of software that had them."""
-LOOPED_EXPERTS = re.compile(r"(?i)experts (in a |run in a )?loop|loop (over|runs|pads) |ungrouped (products|experts)")
-"""Words by which a row says that experts run one after the other."""
+LOOP = re.compile(r"(?i)experts (in a |run in a )?loop|loop (over|runs|pads) ")
+"""Words by which a row of any software says that a loop runs its experts one after the other."""
+LOOPED_EXPERTS = re.compile(rf"{LOOP.pattern}|ungrouped (products|experts)")
+"""Words of ordinary software for it."""
 UNGROUPED = "ungrouped experts"
 """Words by which a row says that Megatron runs its experts without grouped products: a loop over tokens that were
 sorted before (`SequentialMLP` of Megatron-core)."""
@@ -187,7 +189,8 @@ def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
     if conventions == MEGATRON_SWIFT:
         return False  # `moe_grouped_gemm` is on unless told otherwise (swift/megatron/argument/megatron_args.py)
     if not transformers and conventions.stack.population != ORDINARY:
-        return True if conventions.reentrant and UNGROUPED in row.text("notes") else None
+        ungrouped = conventions.reentrant and UNGROUPED in row.text("notes")
+        return True if ungrouped or LOOP.search(f"{framework} {row.text('notes')}") else None
     old = transformers and LOOP_TRANSFORMERS.search(f"{framework} {row.text('source')}")
     return True if old or LOOPED_EXPERTS.search(f"{framework} {row.text('notes')}") else None
 
