@@ -20,6 +20,7 @@ A100 = {
     "attention_unfused": 0.0,
     "attention_eager": 0.0,
     "attention_lanes": 0.0,
+    "attention_exponentials": 0.0,
     "laid_out": 0.0,
     "attention_length": 0.0,
     "shard_host_ops": 0.0,

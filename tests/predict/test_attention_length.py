@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.rates.laws import (
+    HEAD_REFERENCE,
     LAW_GEMM_SHARE,
     LENGTH_REFERENCE,
     MOST_GEMM_SHARE,
     attention_rate,
     attention_share,
+    exponential_width,
     gemm_share_law,
     host_rates,
     length_scale,
@@ -48,6 +52,29 @@ def test_a_window_on_half_of_the_layers_leaves_the_rate_of_the_others(gpt, rates
 def test_a_short_window_fills_a_kernel_less_than_a_long_one(gpt, rates) -> None:
     model = msgspec.structs.replace(gpt, sliding_window=128)
     assert core(model, rates, attention_length=2048.0) > core(model, rates)
+
+
+def per_flop(model, rates, head: int, width: float) -> float:
+    """Return the time of a core with heads of this width, divided by that of its products alone."""
+    heads = msgspec.structs.replace(model, head_dim=head)
+    return core(heads, rates, attention_exponentials=width) / core(heads, rates)
+
+
+@given(head=st.integers(1, 512), width=st.floats(1, 512))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_narrow_heads_wait_longer_for_exponentials_and_the_usual_head_keeps_its_rate(gpt, rates, head, width) -> None:
+    assert per_flop(gpt, rates, HEAD_REFERENCE, width) == pytest.approx(1)
+    assert (per_flop(gpt, rates, head, width) - 1) * (HEAD_REFERENCE - head) >= -1e-9
+
+
+def test_exponentials_slow_attention_on_blackwell_and_half_as_wide_a_head_on_blackwell_ultra() -> None:
+    names = ("h100-sxm", "b200-sxm", "gb300-nvl72", "rtx5090", "mi300x")
+    widths = [exponential_width("cudnn", load_accelerator(name)) for name in names]
+    assert widths == [0, HEAD_REFERENCE, HEAD_REFERENCE / 2, 0, 0]
+    blackwell = load_accelerator("b200-sxm")
+    # Products in fp8 are twice as fast, kernels for Ampere wait for their products, and scores in memory for these.
+    assert exponential_width("cudnn_fp8", blackwell) == 2 * HEAD_REFERENCE
+    assert exponential_width("flash2", blackwell) == exponential_width("eager", blackwell) == 0
 
 
 def filled(kernel, device, keys: int) -> float:

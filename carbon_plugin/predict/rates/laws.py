@@ -83,6 +83,17 @@ FlashAttention 2 on an H100 reaches 191, 260, 298, 319, 333 and 335 TFLOP/s on 5
 heads of 128; arXiv 2407.08608, figure 5). Kernels that pipeline loads under products need longer sequences in training
 (rows from 2k to 1M tokens; leaving one source out, the error fell from 10.0 to 9.1 % in the study).
 """
+HEAD_REFERENCE = 128
+"""Width of a head for which the attention rates are known. Most models have it."""
+EXPONENTIAL_WIDTH: dict[str, float] = {"blackwell": 128, "blackwell-ultra": 64}
+"""Width of a head whose products take as long as the exponentials of its scores, on architectures whose attention waits
+for the exponentials.
+
+A multiprocessor takes 16 exponentials a cycle, which Blackwell Ultra doubles, beside 8,192 FLOPs of products in 16 bit
+(arXiv 2603.05451 section 2), of which a score takes four for each unit of width. That both are added as the sides of a
+right triangle is a choice. Hopper takes half as many FLOPs a cycle, and hides exponentials under products
+(arXiv 2407.08608): its rows with heads of 64 show no such loss.
+"""
 PCIE4_ARCHITECTURES = frozenset(("volta", "turing", "ampere", "ada", "cdna2", "gaudi2"))
 PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
 """Bytes/s of host memory and of the host link that one device of eight gets.
@@ -212,6 +223,16 @@ def length_scale(kernel: AttentionKernel, device: Accelerator) -> int:
     if device.kind == "cpu":
         return 0
     return LENGTH_SCALE.get(_built_like(kernel, device.architecture), 0)
+
+
+def exponential_width(kernel: AttentionKernel, device: Accelerator) -> float:
+    """Return the width of a head whose products take as long as its exponentials, or 0 where these stay hidden.
+
+    Products in fp8 are twice as fast. Kernels that were written for Ampere are too slow to wait for exponentials.
+    """
+    if kernel in AMPERE_KERNELS or kernel not in LENGTH_SCALE:
+        return 0.0
+    return (2 if kernel == "cudnn_fp8" else 1) * EXPONENTIAL_WIDTH.get(device.architecture, 0.0)
 
 
 XE = "xe"

@@ -65,6 +65,7 @@ class Datasheet:
     attention_lanes: Values
     laid_out: Values
     attention_length: Values
+    attention_exponentials: Values
     fused: Values
     scoped_graphs: Values
     iteration_graphs: Values
@@ -129,7 +130,8 @@ class Rates:
     `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is
     1 where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
     compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `attention_length` are the tokens
-    by which they fill with the length of sequences. `cast_bytes` are the bytes moved per element for a cast to low
+    by which they fill with the length of sequences, and `attention_exponentials` is the width of a head whose products
+    take as long as its exponentials. `cast_bytes` are the bytes moved per element for a cast to low
     precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole
     iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, `round_robin` where its
     experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where their tokens are sorted
@@ -151,6 +153,7 @@ class Rates:
     attention_lanes: Values
     laid_out: Values
     attention_length: Values
+    attention_exponentials: Values
     fused: Values
     scoped_graphs: Values
     launch_blocking: Values
@@ -212,6 +215,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         attention_lanes=sheet.attention_lanes,
         laid_out=sheet.laid_out,
         attention_length=sheet.attention_length,
+        attention_exponentials=sheet.attention_exponentials,
         shard_host_ops=sheet.shard_host_ops,
         fused=sheet.fused,
         scoped_graphs=sheet.scoped_graphs,

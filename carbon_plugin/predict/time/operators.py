@@ -13,7 +13,7 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Flags, Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.rates.laws import LENGTH_REFERENCE
+from carbon_plugin.predict.rates.laws import HEAD_REFERENCE, LENGTH_REFERENCE
 from carbon_plugin.predict.rates.rates import Rates
 
 FLASH_BACKWARD = 2.9
@@ -122,7 +122,7 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     )
     scores = scores + shape.windowed_share * band / _fill(window, rates)
     width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
-    core = heads * 2 * scores * width / rates.attention_flops + rates.kernel_time
+    core = heads * 2 * scores * width * _softmax_factor(width / 2, rates) / rates.attention_flops + rates.kernel_time
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
@@ -148,6 +148,15 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     backward = 2 * products + (backward_bytes + 5 * shape.dropout * size) * traffic
     unfused = (rates.attention_unfused > 0) & (heads > 0)
     return Cost(where(unfused, forward, cost.forward), where(unfused, backward, cost.backward))
+
+
+def _softmax_factor(width: Values, rates: Rates) -> Values:
+    """Return the time per FLOP of an attention core with heads of this width, divided by that at `HEAD_REFERENCE`.
+
+    Every score takes one exponential, whatever the width, and the two overlap in part.
+    """
+    apart = rates.attention_exponentials / np.maximum(width, 1)
+    return np.sqrt(1 + apart**2) / np.sqrt(1 + (rates.attention_exponentials / HEAD_REFERENCE) ** 2)
 
 
 def _fill(keys: Values, rates: Rates) -> Values:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.calibrate.rows.conventions import accelerator_name
+from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventions_of
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
@@ -687,6 +687,19 @@ def test_step_time_follows_from_what_all_devices_do_together() -> None:
     assert parsed(step_time_s=None, samples_per_s=16_000 / 8192).measured_step_time_s == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [
+        ("Hugging Face transformers 4 (Axolotl, DeepSpeed ZeRO-3)", "deepspeed"),
+        ("HF Trainer with DeepSpeed", "deepspeed"),
+        ("Hugging Face TRL (FSDP2)", "ordinary"),
+        ("PyTorch, beside DeepSpeed", "ordinary"),
+    ],
+)
+def test_trainers_of_transformers_that_name_deepspeed_run_under_it(framework: str, name: str) -> None:
+    assert conventions_of(framework).name == name
+
+
 def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_grouped_since_version_5() -> None:
     def stack(**changes: Any) -> Stack:
         found = parsed(tp=1, pp=1, **changes).spec.stack
@@ -709,6 +722,8 @@ def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_g
         ({"framework": "PyTorch", "notes": "experts in one grouped product"}, False),
         ({"framework": "HF Trainer (4.45)", "notes": "MegaBlocks"}, False),
         ({"framework": "PyTorch", "notes": "ungrouped products"}, True),
+        ({"framework": "PyTorch", "overlap": "torch.compile", "notes": "loop over experts"}, True),
+        ({"framework": "torchtitan", "notes": "experts run in a loop"}, True),
         ({"framework": "HF Trainer (4.45)"}, True),
         ({"framework": "HF Trainer (2024)"}, True),
         ({"framework": "HF Trainer"}, None),
