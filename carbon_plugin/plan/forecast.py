@@ -23,6 +23,7 @@ from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_go
 from carbon_plugin.plan.search.feasibility import with_held
 from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.plan.search.phrases import phrase_of
+from carbon_plugin.plan.smaller import with_more_room
 from carbon_plugin.plan.warnings import misfit, warnings_of
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import StepPrediction
@@ -176,9 +177,11 @@ def require_fit(forecast: Forecast) -> None:
     """Raise `InfeasibleLayoutError` where the layout of a forecast does not fit in memory."""
     if not forecast.prediction.memory.fits:
         assert forecast.spec.layout is not None  # a forecast always has one
+        room = with_more_room(forecast.spec)
+        mended = f"it fits with {', or with '.join(room)}; or leave" if room else "leave"
         raise InfeasibleLayoutError(
-            f"layout: {phrase_of(forecast.spec.layout)} {misfit(forecast.prediction.memory)}; leave the layout out and "
-            "it is searched, or plan it all the same with --force"
+            f"layout: {phrase_of(forecast.spec.layout)} {misfit(forecast.prediction.memory)}; {mended} the layout out "
+            "and it is searched, or plan it all the same with --force"
         )
 
 

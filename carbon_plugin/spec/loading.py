@@ -152,6 +152,8 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
     document, length_assumptions = _with_sample_length(document, model_base)
     fields = decode(document, _RunFields)
+    if fields.name is not None and not fields.name.strip():
+        raise document.error(("name",), f"expected a name, got {fields.name!r}; leave it out for the file's name")
     directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
     training, training_assumptions = _training(document, fields.training, cluster.accelerator)

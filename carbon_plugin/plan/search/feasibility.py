@@ -185,6 +185,25 @@ def no_memory(
     )
 
 
+def _without_one_held(spec: RunSpec, space: Space) -> list[str]:
+    """Return the fields of a partly stated layout of which each alone, left to the search, would make a layout fit."""
+    found = []
+    for field in spec.layout_held:
+        rest = {key: value for key, value in spec.layout_held.items() if key != field}
+        if fits_somehow(msgspec.structs.replace(spec, layout_held=rest), space):
+            found.append(f"layout.{field} left to the search")
+    return found
+
+
+def _halves(seq_len: int) -> Iterator[int]:
+    """Yield shorter sequences, each half as long as the one before, down to an eighth."""
+    return (seq_len >> halvings for halvings in (1, 2, 3) if seq_len >> halvings)
+
+
+def _at_length(spec: RunSpec, seq_len: int) -> RunSpec:
+    return msgspec.structs.replace(spec, training=msgspec.structs.replace(spec.training, seq_len=seq_len))
+
+
 def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
     """Return changes of which each alone would make a layout fit; no device has more memory than those that are
     known."""
@@ -199,6 +218,12 @@ def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
     offloading = msgspec.structs.replace(spec.training, optimizer_offload=True)
     if not spec.training.optimizer_offload and fits_somehow(msgspec.structs.replace(spec, training=offloading), space):
         found.append("training.optimizer_offload: true")
+    found += _without_one_held(spec, space)
+    shorter = next(
+        (size for size in _halves(spec.training.seq_len) if fits_somehow(_at_length(spec, size), space)), None
+    )
+    if shorter is not None:
+        found.append(f"training.seq_len: {shorter}")
     if isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction == 1:
         adapters = msgspec.structs.replace(spec.model, trainable_fraction=ADAPTERS)
         if fits_somehow(msgspec.structs.replace(spec, model=adapters), space):
