@@ -26,6 +26,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, Shapes]] = [
     ("BertForMaskedLM", "bert", {}, 256, TEXT),
     ("BertForSequenceClassification", "bert", {}, 256, TEXT),
     ("BertForTokenClassification", "bert", {"num_labels": 9}, 256, TEXT),
+    ("AlbertForMaskedLM", "albert", {}, 256, TEXT),
     ("DistilBertForMaskedLM", "distilbert", {}, 256, TEXT),
     ("MPNetForMaskedLM", "mpnet", {}, 256, TEXT),
     ("ElectraForMaskedLM", "electra", {"embedding_size": 64}, 256, TEXT),

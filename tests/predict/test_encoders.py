@@ -149,3 +149,24 @@ def test_the_layers_of_a_model_with_towers_are_those_without() -> None:
     layout, plan = layout_of(ParallelLayout()), work(2048)
     whole, plain = (float(step_flops(shape_of(one), layout, plan)[0]) for one in (model, bare))
     assert whole == pytest.approx(plain)
+
+
+def test_layers_that_share_their_weights_take_the_time_of_each_and_the_memory_of_one() -> None:
+    shared = model_from_hf_config(
+        {
+            "model_type": "albert",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "vocab_size": 30000,
+        },
+        "albert",
+    )
+    block = shared.blocks[0]
+    own = msgspec.structs.replace(shared, blocks=(msgspec.structs.replace(block, layers=24, passes=1),))
+    alone = layout_of(ParallelLayout())
+
+    assert flops(shared, 512) == pytest.approx(flops(own, 512))
+    parameters = [float(device_parameters(shape_of(model), alone)[0]) for model in (shared, own)]
+    assert parameters[1] - parameters[0] == pytest.approx(23 * block.parameters, rel=1e-3)

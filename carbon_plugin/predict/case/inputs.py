@@ -31,7 +31,8 @@ class Shape:
     layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an encoder or
     tower and see all of it; `cross_heads` are the heads that attend to that input, with keys and values of
     `cross_kv_heads`. The `adapted_*` flags say which matrices have low-rank adapters. `outputs` are the columns of the
-    output head, which are those of `vocab` where it predicts tokens, and `head_width` its rows. `table_width` is the
+    output head, which are those of `vocab` where it predicts tokens, and `head_width` its rows. `passes` is how often a
+    token passes the same weights: of its `layers` only one of so many has weights of its own. `table_width` is the
     width of the token embedding. `beside` are parameters outside of all layers; `beside_products` are the multiply-adds
     of their matrix products for each token of the sequence, and `input_products` those for each token of an input.
     Where the layers of a model differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of
@@ -91,6 +92,7 @@ class Shape:
     cross_heads: Values
     cross_kv_heads: Values
     cross_dim: Values
+    passes: Values
     beside: Values
     beside_products: Values
     input_products: Values

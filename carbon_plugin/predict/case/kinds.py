@@ -31,6 +31,7 @@ def plain_kind() -> Numbers:
     """Return the numbers of this module for a plain transformer layer, which has both parts and no scan."""
     return {
         "parts": 1.0,
+        "passes": 1.0,
         "more_columns": 0.0,
         "scan_heads": 0.0,
         "scan_groups": 0.0,
@@ -57,7 +58,7 @@ def kind_numbers(model: TransformerModel) -> list[Numbers]:
     found: dict[Block, int] = {}
     for block in model.blocks:
         one = _single(block)
-        found[one] = found.get(one, 0) + block.layers
+        found[one] = found.get(one, 0) + block.layers * block.passes
     return [*towers, *(_numbers(model, block, layers) for block, layers in found.items())]
 
 
@@ -96,6 +97,7 @@ def _single(block: Block) -> Block:
         feed_forward=block.feed_forward,
         other_parameters=block.other_parameters,
         of_input=block.of_input,
+        passes=block.passes,
     )
 
 
@@ -108,6 +110,7 @@ def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
         **plain_kind(),
         "layers": layers,
         "parts": halves / 2,
+        "passes": block.passes,
         "attention_params": sum(mixer.parameters for mixer in block.mixers),
         "mtp": 0,
         "beside": 0,

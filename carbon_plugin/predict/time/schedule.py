@@ -186,7 +186,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
 def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     """Return the parameters of the layers on a device, without embeddings: (shared, routed experts)."""
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
-    layers = shape.layers / layout.pp
+    layers = shape.layers / shape.passes / layout.pp
     shared: Values = layers * dense_shared
     routed: Values = np.float64(0)
     if any_of(shape.moe_layers > 0):

@@ -224,7 +224,17 @@ def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -
     found: dict[Block, int] = {}
     for block, same in groupby(layers):
         found[block] = found.get(block, 0) + len(list(same))
-    return tuple(msgspec.structs.replace(block, layers=count) for block, count in found.items())
+    blocks = (msgspec.structs.replace(block, layers=count) for block, count in found.items())
+    return tuple(_shared(keys, block) for block in blocks) if family.shared else tuple(blocks)
+
+
+def _shared(keys: ConfigKeys, block: Block) -> Block:
+    """Return layers of which only some have weights of their own (ALBERT, arXiv 1909.11942 section 3.1)."""
+    own = keys.optional("num_hidden_groups") or 1
+    if block.layers % own:
+        raise SpecError(f"{keys.origin}: num_hidden_groups {own} does not divide {block.layers} layers")
+    inner = keys.optional("inner_group_num") or 1
+    return msgspec.structs.replace(block, layers=own * inner, passes=block.layers // own)
 
 
 def _tied(whole: Mapping[str, Any], keys: ConfigKeys, family: Family) -> bool:

@@ -30,6 +30,8 @@ def is_hybrid(blocks: Sequence[Block]) -> bool:
     layer.
     """
     mixers = [mixer for block in blocks for mixer in block.mixers]
+    if any(block.passes > 1 for block in blocks):
+        return True
     if any(mixer.kind not in QUADRATIC or mixer.of_input for mixer in mixers):
         return True
     return any(not block.mixers or block.feed_forward is None for block in blocks)
@@ -40,6 +42,8 @@ def hybrid_note(blocks: Sequence[Block]) -> str:
     counts: dict[str, int] = {}
     for block in blocks:
         name = " beside ".join(dict.fromkeys(mixer.name for mixer in block.mixers)) or "feed-forward alone"
+        if block.passes > 1:
+            name += f" (passed {block.passes} times)"
         counts[name] = counts.get(name, 0) + block.layers
     total = sum(block.layers for block in blocks)
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -50,10 +54,10 @@ def equivalent_fields(blocks: Sequence[Block], keys: ConfigKeys) -> dict[str, An
     """Return the fields of a `TransformerModel` with equal layers: heads, widths, window, experts and the number of
     layers.
     """
-    mixing = sum(block.layers for block in blocks if block.mixers)
-    feeding = sum(block.layers for block in blocks if block.feed_forward)
+    mixing = sum(block.layers * block.passes for block in blocks if block.mixers)
+    feeding = sum(block.layers * block.passes for block in blocks if block.feed_forward)
     layers = max(mixing, feeding, 1)
-    mixers = [(block.layers, mixer) for block in blocks for mixer in block.mixers]
+    mixers = [(block.layers * block.passes, mixer) for block in blocks for mixer in block.mixers]
     return {
         "layers": layers,
         **_heads(mixers, keys),
@@ -96,7 +100,7 @@ def _window(mixers: Sequence[tuple[int, Mixer]], layers: int, without: int) -> d
 
 
 def _widths(blocks: Sequence[Block], layers: int, keys: ConfigKeys) -> dict[str, Any]:
-    feeds = [(block.layers, block.feed_forward) for block in blocks if block.feed_forward]
+    feeds = [(block.layers * block.passes, block.feed_forward) for block in blocks if block.feed_forward]
     dense = [(count, feed) for count, feed in feeds if not feed.experts]
     sparse = [(count, feed) for count, feed in feeds if feed.experts]
     sparse_layers = sum(count for count, _ in sparse)

@@ -25,7 +25,7 @@ class Family(Struct, frozen=True, kw_only=True):
     `without_attention` says that all layers are such. `floored_heads` says that the width of a head is rounded down,
     `never_tied` that the output head is separate whatever the config says. `pooler` says that the class of an encoder
     without a head has a dense layer for whole texts, and `bare_head` that its language-model head has none before the
-    vocabulary.
+    vocabulary. `shared` says that layers share their weights.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Family(Struct, frozen=True, kw_only=True):
     cross_attention: bool = False
     pooler: bool = True
     bare_head: bool = False
+    shared: bool = False
     refused: str | None = None
 
 
@@ -64,6 +65,7 @@ def family_of(name: str) -> Family:
         cross_attention=name in _names("cross_attention"),
         pooler=name not in _names("without_pooler"),
         bare_head=name in _names("bare_heads"),
+        shared=name in _names("shared_layers"),
         refused=table["refused"]["families"].get(name),
     )
 

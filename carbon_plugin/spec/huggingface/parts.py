@@ -54,7 +54,7 @@ CLIP_LARGE = {
 def parts_of(whole: ConfigKeys, keys: ConfigKeys, family: Family, gated: bool, head: Head) -> tuple[ModelPart, ...]:
     """Return the parts with parameters; `whole` is the whole config, `keys` the config of its language model."""
     found = [
-        *_embeddings(keys),
+        *_embeddings(keys, head),
         *_before_head(keys, family, head),
         *whole_head(head, keys.integer(*HIDDEN)),
         *(disentangled_parts(keys) if family.name in DISENTANGLED else []),
@@ -142,7 +142,7 @@ def _holds_layers(config: Mapping[str, object]) -> bool:
     return any(key in config for key in ("hidden_size", "num_hidden_layers", "depth", "embed_dim", "d_model"))
 
 
-def _embeddings(keys: ConfigKeys) -> list[ModelPart]:
+def _embeddings(keys: ConfigKeys, head: Head) -> list[ModelPart]:
     hidden = keys.integer(*HIDDEN)
     found = []
     if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4 have these
@@ -157,7 +157,7 @@ def _embeddings(keys: ConfigKeys) -> list[ModelPart]:
         found.append(ModelPart(name="projections of the larger model", parameters=3 * backbone * hidden))
     width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")
     if width and width != hidden:
-        count = 2 * width * hidden
+        count = (2 if head.outputs is None else 1) * width * hidden
         found.append(ModelPart(name="embedding projections", parameters=count, products=count))
     if output := keys.optional("output_embedding_size"):
         more = keys.integer("vocab_size") * (output - (width or hidden)) + output * hidden

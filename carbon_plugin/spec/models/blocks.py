@@ -70,7 +70,8 @@ class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One block holds `layers` layers that are alike: mixers beside one another, then a feed-forward part.
 
     Either may be missing. `of_input` says that the layers work on the input of an encoder and see all of it
-    (`training.input_len`).
+    (`training.input_len`). A token passes the layers `passes` times one after the other, as where all layers of ALBERT
+    share the weights of one.
     """
 
     layers: int
@@ -78,9 +79,10 @@ class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     feed_forward: FeedForward | None = None
     other_parameters: int = 0
     of_input: bool = False
+    passes: int = 1
 
     def __post_init__(self) -> None:
-        check_positive(self, "layers", owner="block: ")
+        check_positive(self, "layers", "passes", owner="block: ")
         check_not_negative(self, "other_parameters", owner="block: ")
 
     @property

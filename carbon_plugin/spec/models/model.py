@@ -258,8 +258,14 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def embedding_parameters(self) -> int:
-        """Return the number of parameters of the input embedding and of learned positions."""
-        return self.vocab * self.table_width + self.learned_positions * self.hidden
+        """Return the number of parameters of the input embedding and of learned positions.
+
+        Encoders like BERT add positions to the embedding before it is projected to the width of the layers, decoders
+        like OPT after that.
+        """
+        return self.vocab * self.table_width + self.learned_positions * (
+            self.hidden if self.causal else self.table_width
+        )
 
     @property
     def head_parameters(self) -> int:

@@ -28,6 +28,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("bert", "BertModel", {}),
     ("roberta", "RobertaForSequenceClassification", {}),
     ("electra", "ElectraForPreTraining", {"embedding_size": 768}),
+    ("albert", "AlbertForMaskedLM", {}),
+    ("albert", "AlbertForSequenceClassification", {"hidden_size": 768, "num_attention_heads": 12}),
+    ("albert", "AlbertModel", {"num_hidden_groups": 2}),
     ("distilbert", "DistilBertForMaskedLM", {}),
     ("distilbert", "DistilBertForSequenceClassification", {}),
     ("distilbert", "DistilBertModel", {}),
@@ -74,6 +77,7 @@ SAMPLE = [
     for case in CASES
     if case[1]
     in (
+        "AlbertForMaskedLM",
         "BertForTokenClassification",
         "CLIPModel",
         "DebertaV2ForMaskedLM",
@@ -237,7 +241,6 @@ def test_snowflake_arctic_has_its_published_parameters() -> None:
     ("config", "message"),
     [
         ({"model_type": "swin"}, "has stages whose widths and numbers of patches differ"),
-        ({"model_type": "albert"}, "shares one block among all its layers"),
         ({"model_type": "vit_mae", "architectures": ["ViTMAEForPreTraining"]}, "trains a decoder or an image beside"),
         ({"model_type": "mbart", "architectures": ["MBartForCausalLM"]}, "the decoder of mbart without its encoder"),
         ({"model_type": "clip", "architectures": ["CLIPForImageClassification"]}, "trains one tower of clip"),
@@ -254,3 +257,12 @@ def test_what_is_not_read_is_refused_with_a_reason_and_the_next_step(config: dic
     with pytest.raises(SpecError, match=message) as refused:
         model_from_hf_config(whole, "any")
     assert "carbon-plugin count" in str(refused.value)
+
+
+def test_albert_has_the_weights_of_one_layer_and_the_work_of_twelve() -> None:
+    model = read("albert")
+
+    assert [(block.layers, block.passes) for block in model.blocks] == [(1, 12)]
+    assert model.layers == 12
+    with pytest.raises(SpecError, match="num_hidden_groups 5 does not divide 12 layers"):
+        read("albert", num_hidden_groups=5)
