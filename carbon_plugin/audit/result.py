@@ -39,13 +39,16 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
 
 class Device(Struct, frozen=True, kw_only=True):
-    """One metered device with its energy over all attempts. `notes` are the messages of its meter."""
+    """One metered device with its energy over all attempts. `notes` are the messages of its meter. For `shared_s` of
+    its recorded time, a GPU is charged to other runs, which used it at the same time.
+    """
 
     identity: DeviceIdentity
     hostname: str
     energy: Energy
     mean_power_w: float | None
     notes: list[str]
+    shared_s: float = 0.0
 
 
 class EventNote(Struct, frozen=True, kw_only=True):

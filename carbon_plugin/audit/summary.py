@@ -33,7 +33,7 @@ from carbon_plugin.audit.tally.account.overview import (
     progress_of,
     work_of,
 )
-from carbon_plugin.audit.tally.account.reservations import reserved_by_month, reserved_time
+from carbon_plugin.audit.tally.account.reservations import reserved_by_month, reserved_time, shared_by_device
 from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.file_pass import FilePass
@@ -194,7 +194,7 @@ def _account(energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, m
 
 
 def _devices(collected: RunCollector) -> list[Device]:
-    sums = collected.by_device()
+    sums, shared_s = collected.by_device(), shared_by_device(collected.files)
     devices = []
     for key, seen in sorted(
         collected.devices.items(), key=lambda item: (item[1].identity.rung, item[1].hostname, item[0])
@@ -208,6 +208,7 @@ def _devices(collected: RunCollector) -> list[Device]:
                 energy=energy,
                 mean_power_w=energy.energy_j / known_s if known_s > 0 else None,
                 notes=seen.notes,
+                shared_s=shared_s.get(key, 0.0),
             )
         )
     return devices

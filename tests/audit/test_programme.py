@@ -18,10 +18,14 @@ from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.reader import read_ledger
+from carbon_plugin.ledger.records import MACHINE, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job
+from tests.ledger.chaining import chained
 
 ROLES = ("final", "ablation", "failed", "sweep", "evaluation", "data")
 PARAMETERS = 8_000_000_000
@@ -261,14 +265,33 @@ def test_score_of_a_model_needs_flops_and_a_final_run(factors: Factors, runs: Pa
 
 
 def test_runs_that_did_not_see_each_other_on_one_gpu_are_named(tmp_path: Path, factors: Factors) -> None:
-    """Two of 75 s on the same two GPUs and host, the second 50 s after the first, and one an hour later."""
+    """Two of 75 s on the same two GPUs, the second 50 s after the first, and one an hour later."""
     for name, after_s in (("one", 0.0), ("two", 50.0), ("late", 3600.0)):
         write_run(tmp_path / name, factors, start_unix_s=1.7e9 + after_s)
 
     (said,) = [warning for warning in read_programme([tmp_path]).warnings if "at the same time" in warning]
 
-    assert said.startswith("3 devices are counted by ")
+    assert said.startswith("2 GPUs are counted by ")
     assert "the sums hold what they shared more than once" in said
+
+
+def test_runs_that_divided_a_gpu_between_them_are_not_said_to_count_it_twice(tmp_path: Path, factors: Factors) -> None:
+    """Both ran for the same time, and each recorded its part of the GPUs: 0.3 and 0.7."""
+    for name, part in (("one", 0.3), ("two", 0.7)):
+        write_run(tmp_path / name, factors)
+        (path,) = (tmp_path / name).glob("node-*.jsonl")
+        parts = {"GPU-0000-0000": part, "GPU-0000-0001": part, MACHINE: part}
+        records = [
+            msgspec.structs.replace(record, parts=parts) if isinstance(record, Window) else record
+            for record in read_ledger(path).records
+        ]
+        path.write_bytes(chained(map(encode_record, records)))
+
+    programme = read_programme([tmp_path])
+
+    assert programme.device_s == pytest.approx(programme.runs[0].device_s + programme.runs[1].device_s)
+    assert programme.runs[0].device_s == pytest.approx(3 / 7 * programme.runs[1].device_s)
+    assert not [warning for warning in programme.warnings if "at the same time" in warning]
 
 
 def test_runs_one_after_another_on_one_gpu_are_counted_once_each(tmp_path: Path, factors: Factors) -> None:

@@ -71,6 +71,15 @@ def holdings_of(files: Sequence[FilePass]) -> list[Holding]:
     ]
 
 
+def shared_by_device(files: Sequence[FilePass]) -> dict[str, float]:
+    """Return the recorded time of each GPU, and of `MACHINE`, that is charged to other runs, s, by its key."""
+    found: dict[str, float] = {}
+    for file in files:
+        for key, time_s in file.shared.by_device_s.items():
+            found[key] = found.get(key, 0.0) + time_s
+    return found
+
+
 def _counted_from(units: Collection[float]) -> str:
     if not units:
         return "ranks, because no GPU was seen"
