@@ -33,6 +33,7 @@ A100 = {
     "round_robin": 0.0,
     "sorted_loop": 0.0,
     "sliced_weights": 0.0,
+    "routed_row_time": 0.0,
     "indexed_biases": 0.0,
     "one_kind_of_token": 0.0,
     "plain_dispatch": 0.0,

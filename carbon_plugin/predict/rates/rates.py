@@ -76,6 +76,7 @@ class Datasheet:
     expert_loop: Values
     sorted_loop: Values
     sliced_weights: Values
+    routed_row_time: Values
     plain_dispatch: Values
     static_dispatch: Values
     counts_on_host: Values
@@ -137,6 +138,7 @@ class Rates:
     experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where their tokens are sorted
     before, `sliced_weights` where their weights are slices of one tensor. `counts_on_host` is 1 where the host always
     needs counts of routed tokens, and `counts_to_exchange` where only an exchange or a loop needs them there.
+    `routed_row_time` are the seconds of a pass beside its bytes to sort one routed row and to add it up again.
     `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0
     where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
     `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one
@@ -163,6 +165,7 @@ class Rates:
     expert_loop: Values
     sorted_loop: Values
     sliced_weights: Values
+    routed_row_time: Values
     plain_dispatch: Values
     static_dispatch: Values
     counts_on_host: Values
@@ -226,6 +229,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         expert_loop=sheet.expert_loop,
         sorted_loop=sheet.sorted_loop,
         sliced_weights=sheet.sliced_weights,
+        routed_row_time=sheet.routed_row_time,
         plain_dispatch=sheet.plain_dispatch,
         static_dispatch=sheet.static_dispatch,
         counts_on_host=sheet.counts_on_host,

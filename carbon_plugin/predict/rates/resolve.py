@@ -70,6 +70,23 @@ TPU_LANES = 128
 padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
 
 
+ROUTED_ROW_S = 0.19e-6
+"""Seconds of a TPU, beside the bytes, for one routed row in each pass: XLA gathers and scatters rows one by one.
+
+A user of MaxText measured Mixtral without attention on v5p at 50.4 % of peak, and at 28 % with seven times as many
+experts a seventh as wide, of which a token takes seven times as many, so that only the number of its rows differs
+(issue 1256 of AI-Hypercomputer/maxtext, February 2025). With this time, in three passes of its full recompute, the
+second takes 1.8 times as long here too. Without it, it took 1.23 times.
+"""
+OFFLOADS_ROWS = frozenset({"tpu-v7"})
+"""TPUs on which XLA gathers rows on SparseCores (pull request 1650 of sgl-project/sglang-jax)."""
+
+
+def routed_row_time(device: Accelerator) -> float:
+    """Return the seconds, beside its bytes, that a pass needs to sort one routed row and to add it up again."""
+    return ROUTED_ROW_S if device.kind == "tpu" and device.architecture not in OFFLOADS_ROWS else 0.0
+
+
 def is_calibrated(accelerator: Accelerator) -> bool:
     """Return whether the matrix-product share of exactly this device was fitted or measured, and not carried over."""
     share = accelerator.efficiency.gemm_share
@@ -183,6 +200,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "expert_loop": bool(stack.expert_loop),
         "sorted_loop": bool(stack.expert_loop) and stack.sorted_loop,
         "sliced_weights": stack.sliced_weights,
+        "routed_row_time": routed_row_time(device),
         "plain_dispatch": stack.plain_dispatch,
         "static_dispatch": stack.static_dispatch,
         "counts_on_host": stack.token_counts == "host",

@@ -116,7 +116,10 @@ def room_for_rows(layout: Layout, rates: Rates) -> Values:
 
 
 def permutation(rows: Values, tokens: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
-    """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores."""
+    """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores.
+
+    Single operations move the bytes of each row several times, and some devices need a while for each row beside them.
+    """
     scores = 16 * tokens * shape.experts
     again = CHUNK_SORT_BYTES * ((layout.ep > 1) & (shape.experts > layout.ep) & (rates.deduplicated == 0))
     again = again * room_for_rows(layout, rates)
@@ -127,6 +130,7 @@ def permutation(rows: Values, tokens: Values, shape: Shape, layout: Layout, work
     sorts = rates.one_hot_dispatch == 0
     forward, backward = (
         sorts * (where(rates.plain_dispatch > 0, apart, one) + scores) * work.activation_bytes / 2 / rates.memory
+        + sorts * (rates.plain_dispatch > 0) * rates.routed_row_time * rows
         for one, apart in zip(fused, plain, strict=True)
     )
     return Cost(forward, backward)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.rates.resolve import routed_row_time
+from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.experts import (
     CHUNK_SORT_BYTES,
     EXPERT_BIAS_BYTES,
@@ -25,10 +27,12 @@ from carbon_plugin.predict.time.host import HOST_OPS_WAIT, host_wait
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.overlap import DEVICE_SMS, EXCHANGE_SMS, exposed_experts, smooth_max
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
-from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
+from carbon_plugin.spec.stack import ROUTING_SPREAD, STACKS, Stack, routing_spread_of
 from carbon_plugin.spec.training import TrainingPlan
+from tests.predict.test_step import spec_of
 
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=256, steps=1)
 
@@ -308,6 +312,46 @@ def test_single_operations_move_more_bytes_of_every_routed_row_than_fused_permut
     # A rank that holds several experts sorts once more what it got.
     more = sum(apart + CHUNK_SORT_BYTES - one for one, apart in PERMUTATION_BYTES)
     assert plain - fused == pytest.approx(more * rows * sparse.hidden / 1.37e12 * sparse.layers, rel=1e-6)
+
+
+def test_a_device_that_moves_rows_one_by_one_needs_time_for_each_in_both_passes_unless_kernels_sort_them(
+    sparse, rates
+) -> None:
+    def matmul(**flags: float) -> float:
+        return float(step(sparse, rates(**flags), dp_shard=64, zero_stage=1, ep=8).terms["matmul"])
+
+    rows = PLAN.seq_len * PLAN.global_batch_size / 64 * sparse.moe.top_k
+    plain, slow = (matmul(plain_dispatch=1.0, routed_row_time=time) for time in (0.0, 2e-7))
+    assert slow - plain == pytest.approx(2 * 2e-7 * rows * sparse.layers, rel=1e-6)
+    assert matmul(routed_row_time=2e-7) == matmul()
+
+
+def test_seven_times_as_many_experts_a_seventh_as_wide_cost_maxtext_on_v5p_what_one_of_its_users_measured() -> None:
+    """Mixtral without attention: 50.4 % of peak, and 28 % with 56 experts of which a token takes 14 (issue 1256)."""
+    without_attention = []
+    for experts, top_k, width in ((8, 2, 14336), (56, 14, 2048)):
+        moe = {"experts": experts, "top_k": top_k, "expert_ffn": width}
+        model = {"name": "m", "layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "vocab": 32000, "ffn": width}
+        found = predict_step(
+            spec_of(
+                model={**model, "gated": True, "moe": moe},
+                cluster={"accelerator": "tpu-v5p", "nodes": 8},
+                layout={"dp_shard": 32, "zero_stage": 3, "micro_batch_size": 4, "recompute": "full"},
+                training={"seq_len": 4096, "global_batch_size": 128, "steps": 1, "precision": "bf16"},
+                stack={"preset": "maxtext"},
+            )
+        )
+        core = found.breakdown_s["attention"] * (1 + 1 / 3.9)  # and its forward pass once more
+        without_attention.append(found.step_time_s.value - core * STACKS["maxtext"].framework_factor)
+
+    assert without_attention[1] / without_attention[0] == pytest.approx(50.4 / 28, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "one_by_one"), [("tpu-v4", True), ("tpu-v5p", True), ("tpu-v7", False), ("h100-sxm", False)]
+)
+def test_tpus_move_routed_rows_one_by_one_but_for_the_seventh_generation(name: str, one_by_one: bool) -> None:
+    assert (routed_row_time(load_accelerator(name)) > 0) == one_by_one
 
 
 def test_ranks_that_split_every_expert_each_sort_all_of_their_tokens(sparse, rates) -> None:
