@@ -54,14 +54,20 @@ CAUSAL: list[tuple[str, str, dict[str, Any], int, Shapes]] = [
     (
         "LlamaForSequenceClassification",
         "llama",
-        {**SMALL, "hidden_size": 1024, "pad_token_id": 0},
+        {**SMALL, "hidden_size": 1024, "intermediate_size": 4096, "pad_token_id": 0},
         64,
         {"input_ids": (1, 64)},
     ),
     (
         "OPTForCausalLM",
         "opt",
-        {"hidden_size": 1024, "word_embed_proj_dim": 512, "num_hidden_layers": 3, "ffn_dim": 4096},
+        {
+            "hidden_size": 1024,
+            "word_embed_proj_dim": 512,
+            "num_hidden_layers": 3,
+            "ffn_dim": 4096,
+            "num_attention_heads": 16,
+        },
         64,
         {"input_ids": (1, 64)},
     ),

@@ -67,6 +67,7 @@ def _parts(keys: ConfigKeys, hidden: int, *, pretraining: bool) -> tuple[ModelPa
     places = [math.prod(strides[layer + 1 :]) for layer in range(len(strides))]
     around = hidden // (keys.optional("num_conv_pos_embedding_groups") or 1) * hidden
     around *= keys.optional("num_conv_pos_embeddings") or 0
+    around *= keys.optional("conv_pos_kernel_size") or 1  # data2vec has several narrow ones in place of a wide one
     project = widths[-1] * hidden
     found = [
         ModelPart(
