@@ -109,6 +109,8 @@ def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
         kept = replace(track, power_w=_known(sample.power_w, track.power_w))
         return Step(track=kept, energy=kept.energy, kind="counter")
     step = _by_power(_with_missing(track), sample, traits)
+    if step.kind == "absent":  # what the counter missed is added with the next stretch that a power explains
+        step = replace(step, track=track, energy=track.energy)
     told = "" if sample.power_w is None else f" at {sample.power_w:.0f} W"
     then = "nothing tells what was drawn" if step.kind == "absent" else "power is integrated"
     message = f"the energy counter has stood still for {still_s:.1f} s{told}; {then}"

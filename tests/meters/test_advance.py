@@ -117,6 +117,15 @@ def test_a_counter_that_appears_late_starts_then() -> None:
     assert steps[-1].track.energy.value == pytest.approx(300 + 250)
 
 
+def test_what_a_counter_missed_before_it_stood_still_waits_for_a_power() -> None:
+    always = Traits(bounds=replace(BOUNDS, always_draws=True), averaging="instant")
+    missed = [sample(0, 500, 100), sample(1, 501, 100), sample(4, 501, None), sample(5, 501, 100)]
+    counted, absent, known = follow(missed, always)
+    assert (absent.kind, absent.energy) == ("absent", counted.energy)
+    assert known.kind == "power_integrated"
+    assert known.energy.value == pytest.approx(100 * 5)
+
+
 readings = st.tuples(
     st.floats(0.01, 30),
     st.one_of(st.none(), st.floats(0, 1e6)),
