@@ -4,6 +4,7 @@ one of the two.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,19 @@ def choose_model(document: Document, base: Path) -> TransformerModel | CountedMo
 def _named(name: str, base: Path) -> TransformerModel:
     """Return the preset of this name, else the model of the Hugging Face config at this path."""
     path = base / expanded(name)
-    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+    # Functions of os.path: a method of the path raises for a name that is too long for a file.
+    there = os.path.exists(path)
+    if path.suffix.lower() in (".yaml", ".yml") and os.path.isfile(path):
         raise SpecError(
             f"{path}: is a spec (YAML), and a model is a preset or a Hugging Face config.json: give the spec as the "
             f"argument, carbon-plugin plan {name} --accelerator ... (`count -o` writes such files)"
         )
-    if path.exists() and ("/" in name or name.endswith(".json")):
+    if there and ("/" in name or name.endswith(".json")):
         return load_hf_config(path)
     try:
         return load_preset(name)
     except SpecError:
-        if path.exists():
+        if there:
             return load_hf_config(path)
         if name.endswith(".json") or name.startswith((".", "/", "~")):
             raise SpecError(f"{path}: no such file, expected a Hugging Face config.json or its directory") from None

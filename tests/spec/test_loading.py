@@ -411,6 +411,27 @@ def test_a_mistake_is_refused_with_place_field_value_and_expectation(write, old,
     assert "\n" not in str(refused.value)
 
 
+TOO_LONG = 300 * "x"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("model: llama3-8b", f"model: {TOO_LONG}", "run.yaml:2: model: unknown model '"),
+        ("model: llama3-8b", f"model: {TOO_LONG}.yaml", "run.yaml:2: model: unknown model '"),
+        ("model: llama3-8b", f"model: ./{TOO_LONG}.json", "no such file, expected a Hugging Face config.json"),
+        ("model: llama3-8b", f"model: {{config: {TOO_LONG}}}", "no such file, expected a Hugging Face config.json"),
+        ("name: eight-b", f"stack: {TOO_LONG}", "run.yaml:1: stack: unknown stack '"),
+        ("  nodes: 2", f"  nodes: 2\n  profiles: [{TOO_LONG}]", "is not a directory; expected one with profiles"),
+    ],
+)
+def test_a_name_that_is_too_long_for_a_file_is_an_unknown_name(write, old, new, message):
+    with pytest.raises(SpecError) as refused:
+        load_run_spec(write(old, new))
+
+    assert message in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -7,6 +7,7 @@ This module reads the layers one by one and puts them together. It refuses a par
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -65,7 +66,7 @@ def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, 
 
     `stated` holds fields of the model that the user gives beside the file.
     """
-    file = path / "config.json" if path.is_dir() else path
+    file = path / "config.json" if os.path.isdir(path) else path
     config = read_config(file)
     named = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
     fallback = file.resolve().parent.name if file.name == "config.json" else file.stem
