@@ -36,7 +36,7 @@ from carbon_plugin.spec.parsing.document import Document, overlay, read_document
 from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
-from carbon_plugin.spec.stack import PLAIN_STACK, Stack
+from carbon_plugin.spec.stack import COMPILED_GRAPHS, GRAPH_STACK, PLAIN_STACK, Stack
 from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_chunks
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
@@ -162,7 +162,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     if fields.start is not None:
         with document.located(("start",)):
             unix_s(fields.start, "start")
-    stack, stack_assumptions = _stack(document, fields.stack, directories)
+    stack, stack_assumptions = _stack(document, fields.stack, cluster.accelerator, directories)
     layout, held, layout_assumptions = stated_layout(document, fields.layout, cluster)
     if layout is not None:
         with document.located(("layout",)):
@@ -343,15 +343,16 @@ def _usual_precision(accelerator: Accelerator) -> Precision:
 
 
 def _stack(
-    document: Document, stated: str | dict[str, Any] | None, directories: Directories
+    document: Document, stated: str | dict[str, Any] | None, accelerator: Accelerator, directories: Directories
 ) -> tuple[Stack, list[Assumption]]:
     """Return the software stack that the spec states, and what of it was assumed.
 
     The spec may give a preset by name, a mapping of fields, or a preset with fields laid over it. Where it gives
-    nothing, the stack is plain PyTorch, which is then an assumption.
+    nothing, the stack is plain PyTorch, or what the device compiles of it (`Accelerator.compiles_graphs`). This is then
+    an assumption.
     """
     if stated is None:
-        return Stack(), [PLAIN_STACK]
+        return (GRAPH_STACK, [COMPILED_GRAPHS]) if accelerator.compiles_graphs else (Stack(), [PLAIN_STACK])
     if isinstance(stated, str):
         return _named_stack(document, ("stack",), stated, directories), []
     base: dict[str, Any] = {}

@@ -233,6 +233,14 @@ PLAIN_STACK = Assumption(
     "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
 )
 """The assumption that is recorded where nobody names a stack: what `Stack()` stands for."""
+GRAPH_STACK = Stack(fused=True, cross_entropy="compiled")
+COMPILED_GRAPHS = Assumption(
+    "stack",
+    "ordinary software, compiled",
+    "no stack was named, and this device compiles whole graphs: elementwise chains and loss are fused; state "
+    "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
+)
+"""The assumption in its place on devices that compile whole graphs: what `GRAPH_STACK` stands for."""
 
 
 class _Stacks(Mapping[str, Stack]):

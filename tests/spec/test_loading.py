@@ -107,6 +107,17 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
 
 
 @pytest.mark.parametrize(
+    ("device", "compiled"), [("h100-sxm", False), ("tpu-v5p", True), ("gaudi2", True), ("trainium2", True)]
+)
+def test_a_plan_that_names_no_stack_has_fused_chains_where_the_device_compiles_graphs(device, compiled):
+    run = build_run_spec(with_changes(cluster={"accelerator": device, "nodes": 2}))
+
+    assert run.stack.population == "ordinary"
+    assert (run.stack.fused, run.stack.cross_entropy == "compiled") == (compiled, compiled)
+    assert ("plain PyTorch" in assumed(run)["stack"]) is not compiled
+
+
+@pytest.mark.parametrize(
     ("stated", "held"),
     [
         ("  tp: 2\n", {"tp": 2}),

@@ -15,7 +15,6 @@ from carbon_plugin.calibrate.rows.conventions import (
     MEGATRON_BRIDGE,
     MEGATRON_CORE,
     NEMO,
-    ON_TPU,
     OWN_KERNELS,
     PYTORCH_BASED,
     TRANSFORMER_ENGINE,
@@ -83,10 +82,6 @@ WHOLE_COPIES = re.compile(r"(?i)(none|ddp)\b")
 stage of ZeRO; on one device ZeRO-3 has its hooks all the same)."""
 OWN_SOFTMAX = re.compile(r"(?i)\bfused kernels|\bown cuda kernels")
 """Words of software whose softmax is one kernel, as its norms are."""
-GRAPH_COMPILED = ("gaudi",)
-"""The start of the architectures whose runtime hands whole graphs to a compiler, which fuses chains, whatever runs on
-them: PyTorch on Gaudi gathers operations until a value is needed (lazy mode), or compiles them (SynapseAI's graph
-compiler, docs.habana.ai, "Intel Gaudi Software Suite")."""
 ALIKE = re.compile(rf"{ONE_WORD}|every token is the same")
 """Words of a note for a batch whose tokens are all alike."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
@@ -164,8 +159,7 @@ def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator)
     said = f"{row.text('overlap')} {row.text('notes')}"
     ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
     changes = {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
-    fused = {"fused": True, "cross_entropy": "compiled"} if conventions == ON_TPU else {}
-    return changes | {"shard_unit": "weight", **fused}
+    return changes | {"shard_unit": "weight"}
 
 
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:
@@ -209,8 +203,7 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
         # attention is a chain of single operations.
         one_kernel = conventions.reentrant or OWN_SOFTMAX.search(f"{framework} {row.text('notes')}")
         changes["attention_kernel"] = "eager" if said == "unfused" and not one_kernel else said
-    graphs = device.architecture.startswith(GRAPH_COMPILED)
-    compiled = "compile" in row.text("overlap") or "torch.compile" in framework or graphs
+    compiled = "compile" in row.text("overlap") or "torch.compile" in framework or device.compiles_graphs
     if compiled:
         changes["fused"] = True
     words = f"{row.text('overlap')} {row.text('notes')}"

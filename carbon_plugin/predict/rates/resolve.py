@@ -30,6 +30,7 @@ from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_ROWS_IN_RANGE, OWN
 from carbon_plugin.spec.hardware.fabric import RADIX, leaf_nodes, narrowing
 from carbon_plugin.spec.numbers.figure import Assumption, Sourced
 from carbon_plugin.spec.stack import (
+    GRAPH_STACK,
     STACKS,
     THROUGH_MEMORY,
     Stack,
@@ -106,7 +107,7 @@ def own_rows(accelerator: Accelerator, stack: Stack) -> int:
         for name, value in named.items()
         if name != "sustained_power_w"
     )
-    if not told and stack in (Stack(), *STACKS.values()):
+    if not told and stack in (Stack(), GRAPH_STACK, *STACKS.values()):
         return 0
     count = accelerator.sources.get(OWN_ROWS, "1")
     return max(1, int(count)) if count.isdecimal() else 1

@@ -166,6 +166,15 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 raise SpecError(f"{field} is {idle.value:g}, expected below tdp_w {self.tdp_w.value:g}")
 
     @property
+    def compiles_graphs(self) -> bool:
+        """Return whether its runtime hands whole graphs to a compiler, which fuses chains of operations, whatever runs.
+
+        XLA compiles what runs on TPUs, Neuron what runs on Trainium, and SynapseAI's graph compiler what runs on Gaudi,
+        where PyTorch gathers operations until a value is needed (docs.habana.ai, "Intel Gaudi Software Suite").
+        """
+        return self.kind == "tpu" or self.architecture.startswith(("gaudi", "trainium"))
+
+    @property
     def idle_with_context_w(self) -> float:
         """Return the power with a context open and nothing running, in W: the profile's, or for a GPU that of the empty
         board and `CONTEXT_POWER_W`, up to half of the limit where the empty board draws less than that.
