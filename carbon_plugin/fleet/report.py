@@ -41,6 +41,7 @@ from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.spec.numbers.amounts import plural, verb
+from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
 
 BY_TIME, BY_PURCHASE = "reserved-time", "first-use"
 RULES = {
@@ -295,6 +296,14 @@ class _Report:
                 found.append(
                     f"no run knows the manufacture of {plural(lacking, 'device')}: nothing of them is in capital goods"
                 )
+        twice = queries.counted_twice(self._engine, self._months)
+        if twice["gpus"]:
+            hours = twice["excess_ms"] / MS_PER_S / SECONDS_PER_HOUR
+            found.append(
+                f"{plural(twice['gpus'], 'GPU')} {verb(twice['gpus'], 'is', 'are')} counted by several runs at the "
+                f"same time, for {hours:.4g} device-hours too long: these runs did not see each other, and the sums "
+                "hold what they shared more than once"
+            )
         uncontracted = sum(row["runs"] for row in self._bases if not row["has_market"])
         if all(not row["has_market"] for row in self._bases):
             found.append(

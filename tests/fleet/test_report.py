@@ -29,6 +29,9 @@ from carbon_plugin.fleet.wording import column, rows_of, summary_lines
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.records import MACHINE, Window
+from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 from tests.fleet.conftest import RUNS
@@ -530,3 +533,29 @@ def test_numbers_of_a_column_have_the_decimals_of_the_largest() -> None:
     assert column([1234.5, 2.0]) == ["1,234", "2"]
     assert column([None, None]) == ["-", "-"]
     assert column([0.0]) == ["0"]
+
+
+@pytest.mark.parametrize(("after_s", "part", "hours"), [(0.0, None, 20 / 3600), (0.0, 0.5, 0), (3600.0, None, 0)])
+def test_gpus_that_runs_count_at_the_same_time_are_named(
+    after_s: float, part: float | None, hours: float, tmp_path: Path
+) -> None:
+    """Two runs of 25 s on one GPU, the second 15 s after the first, each charged for the whole or for a half of it, or
+    an hour later. Of the time of two runs that count all of it, 10 s are there twice on each of two GPUs.
+    """
+    for number, start_s in enumerate((0.0, 15.0 + after_s)):
+        folder = tmp_path / "runs" / str(number)
+        identity = agree_run(folder, name="run", run_id=str(number) * 32)
+        job = Job(nodes=1)
+        parts = None if part is None else {job.gpu_key(0, gpu): part for gpu in range(2)} | {MACHINE: part}
+        writer = LedgerWriter(folder, run_id=identity.run_id, node=0)
+        for record in job.records(identity.run_id, 0, 0, Attempt(0, 1), RUN_START_UNIX_S + start_s):
+            divided = isinstance(record, Window) and parts is not None
+            writer.write(msgspec.structs.replace(record, parts=parts) if divided else record)
+        writer.close()
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    said = [note for note in report(str(tmp_path / "store"), Asked()).notes if "at the same time" in note]
+
+    assert [
+        f"2 GPUs are counted by several runs at the same time, for {hours:.4g} device-hours" in one for one in said
+    ] == ([True] if hours else [])

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carbon_plugin.fleet.query.engine import Engine, Months
-from carbon_plugin.fleet.store.schema import DIMENSIONS, SUMS
+from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, SUMS
+from carbon_plugin.ledger.held.claims import TOLERANCE_S
 
 MONTH = "month"
 _EVERYTHING = "everything"  # one group of all
@@ -125,6 +126,29 @@ def capital_goods(engine: Engine, months: Months | None) -> list[dict[str, Any]]
         joined = joined.filter(joined.month.between(*months))
     keys = ["region", "month", "factors", "hardware"]
     return engine.rows(joined.group_by(*keys).aggregate(**_sums(joined, parts)).order_by(*keys))
+
+
+def counted_twice(engine: Engine, months: Months | None) -> dict[str, int]:
+    """Return how many accelerators were charged, by all runs together, for more time than that in which any of their
+    runs went on, and by how much, ms, for runs that began in the months.
+
+    A run goes on from its first record to its last, so that one with gaps may hide time that was counted twice.
+    """
+    import ibis
+
+    runs = engine.tables["run"].select("run", "start_ms", "end_ms")
+    used = engine.tables["device"].filter(engine.tables["device"].kind == "gpu").join(runs, "run")
+    if months is not None:
+        used = used.filter(used.first_month.between(*months))
+    order = ["start_ms", "end_ms", "run"]
+    used = used.mutate(latest=used.end_ms.max().over(ibis.cumulative_window(group_by="device", order_by=order)))
+    used = used.mutate(before=used.latest.lag().over(group_by="device", order_by=order))
+    since_ms = ibis.greatest(used.start_ms, used.before.fill_null(used.start_ms))
+    used = used.mutate(passed_ms=ibis.greatest(used.end_ms - since_ms, 0))
+    gpus = used.group_by("device").aggregate(excess_ms=used.charged_ms.sum() - used.passed_ms.sum(), runs=used.count())
+    twice = gpus.filter((gpus.runs > 1) & (gpus.excess_ms > round(TOLERANCE_S * MS_PER_S)))
+    (found,) = engine.rows(twice.aggregate(gpus=twice.count(), excess_ms=twice.excess_ms.sum()))
+    return {"gpus": int(found["gpus"]), "excess_ms": int(found["excess_ms"] or 0)}
 
 
 def hours_of_runs(engine: Engine, months: Months | None) -> list[dict[str, Any]]:

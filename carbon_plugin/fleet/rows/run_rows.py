@@ -16,7 +16,7 @@ from msgspec import Struct
 from carbon_plugin.audit.findings.run import Attempt, Period
 from carbon_plugin.audit.tally.account.accounting import run_energy, unobserved_sums
 from carbon_plugin.audit.tally.account.overview import coverage_of, leading_manifest, period_of, progress_of
-from carbon_plugin.audit.tally.account.reservations import reserved_time
+from carbon_plugin.audit.tally.account.reservations import reserved_time, shared_by_device
 from carbon_plugin.audit.tally.documents import read_forecast
 from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.audit.tally.parts import pass_over
@@ -260,6 +260,7 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
     by its name, because its boot id changes with every boot.
     """
     whole_ug = _whole_ug(factors)
+    recorded, shared_s = collected.by_device(), shared_by_device(collected.files)
     found: dict[tuple[str, int], Row] = {}
     for file in sorted(collected.files, key=lambda one: (one.manifest.attempt, one.manifest.node)):
         manifest = file.manifest
@@ -269,9 +270,11 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
         for key, units in gpus.items():
             device_ug, network_ug = (round(units * whole_ug[part]) for part in ("device", "network"))
             row = {"region": region, "device_ug": device_ug, "network_ug": network_ug, "host_ug": host_ug}
+            charged_s = energy_of(recorded.get(key, ())).device_s - shared_s.get(key, 0.0)
+            row["charged_ms"] = round(charged_s * MS_PER_S)
             found.setdefault(("gpu", number_of(key)), row)
         if not gpus:
-            row = {"region": region, "device_ug": 0, "network_ug": 0, "host_ug": host_ug}
+            row = {"region": region, "device_ug": 0, "network_ug": 0, "host_ug": host_ug, "charged_ms": 0}
             found.setdefault(("host", number_of(manifest.hostname)), row)
     return [
         {

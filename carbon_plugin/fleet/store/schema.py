@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 STATIC = "static"
 """The origin of an intensity that is that of a table or of the user over a whole launch."""
 
@@ -120,6 +120,7 @@ TABLES: dict[str, dict[str, str]] = {
         "device_ug": _INT,
         "network_ug": _INT,
         "host_ug": _INT,
+        "charged_ms": _INT,
     },
     "factor": {"factors": _TEXT, "document": _TEXT},
     "hour": {
@@ -139,7 +140,8 @@ TABLES: dict[str, dict[str, str]] = {
 What a restatement needs is among them: `factors` is the digest of the factors that a run or a launch recorded, whose
 document is in the table of that name. `origin` says where the intensity of a launch came from. `run_<part>_ug` divides
 the embodied carbon of a run. `unobserved` says, as JSON, what the energy of reserved time without records is modelled
-from, and `unobserved_mj` is that energy.
+from, and `unobserved_mj` is that energy. `charged_ms` is the recorded time of an accelerator without the part that
+is charged to other runs.
 """
 
 PARTITIONED = "hour"
