@@ -163,7 +163,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         with document.located(("start",)):
             unix_s(fields.start, "start")
     stack, stack_assumptions = _stack(document, fields.stack, cluster.accelerator, directories)
-    layout, held, layout_assumptions = stated_layout(document, fields.layout, cluster)
+    layout, held, layout_assumptions = stated_layout(document, fields.layout, cluster, stack)
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)

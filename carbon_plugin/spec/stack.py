@@ -98,7 +98,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered
     at a time where parameters are sharded: a layer (FSDP), the weight in use (XLA's GSPMD), or a bucket, which a weight
     may fill alone (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout
-    does not state how many (`spec.defaults`).
+    does not state how many (`spec.defaults`). Where a layout does not state it, `shards_sequences` says that tensor
+    parallelism splits sequences between the blocks too (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic`
+    that its collectives run beside products (`ParallelLayout.async_tp`).
 
     `uniform_tokens` says that all tokens of a batch are alike, as in benchmarks that train on zeros or on one word
     (`predict.rates.rates.UNIFORM_GAIN`).
@@ -153,6 +155,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     operators_keep: KeptOperators = "products"
     shard_unit: Literal["layer", "weight", "bucket"] = "layer"
     interleaves: bool = False
+    shards_sequences: bool = False
+    hides_tensor_traffic: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", "overhead_factor", "capacity_factor", owner="stack: ")

@@ -16,12 +16,23 @@ from carbon_plugin.spec.stack import Stack
 
 AUTO = "auto"
 """The word for a layout that is to be searched."""
+BY_STACK = {
+    "sequence_parallel": {
+        True: "with tensor parallelism this software splits sequences between the blocks too",
+        False: "this software splits layers alone unless told otherwise",
+    },
+    "async_tp": {
+        True: "this software runs the collectives of tensor parallelism beside products",
+        False: "this software waits for the collectives of tensor parallelism unless told otherwise",
+    },
+}
+"""Why a stated layout with tensor parallelism has a field that it does not state, by the value that its stack gives."""
 PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
 """The fields of a layout that say how many model chunks a pipeline rank holds."""
 
 
 def stated_layout(
-    document: Document, stated: str | dict[str, Any] | None, cluster: Cluster
+    document: Document, stated: str | dict[str, Any] | None, cluster: Cluster, stack: Stack
 ) -> tuple[ParallelLayout | None, dict[str, Any], list[Assumption]]:
     """Return the stated layout, or None where it is to be searched; the fields the search has to keep to; and
     assumptions.
@@ -34,9 +45,20 @@ def stated_layout(
     if not given.is_whole(cluster.devices):
         return None, given.held, []
     layout = decode(document, ParallelLayout, ("layout",))
-    fields = ["micro_batch_size", "recompute", *(["sequence_parallel"] if layout.tp > 1 else [])]
-    assumed = [field for field in fields if field not in stated]
-    return layout, {}, [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in assumed]
+    left_open = [field for field in ("micro_batch_size", "recompute") if field not in stated]
+    assumed = [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in left_open]
+    if layout.tp == 1:
+        return layout, {}, assumed
+    of_stack = {field: value for field, value in _of_stack(stack).items() if field not in stated}
+    assumed += [
+        Assumption(f"layout.{field}", _word(value), BY_STACK[field][value]) for field, value in of_stack.items()
+    ]
+    return msgspec.structs.replace(layout, **of_stack), {}, assumed
+
+
+def _of_stack(stack: Stack) -> dict[str, bool]:
+    """Return what tensor parallelism of this software does beside splitting layers, as fields of a layout."""
+    return {"sequence_parallel": stack.shards_sequences, "async_tp": stack.hides_tensor_traffic}
 
 
 def with_chunks(

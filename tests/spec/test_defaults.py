@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from carbon_plugin.calibrate.rows.conventions import FRAMEWORKS
 from carbon_plugin.calibrate.rows.rows import parse_rows
 from carbon_plugin.spec.defaults import MOST_CHUNKS, SPARE_LAYERS, interleaved_chunks
+from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import STACKS, Stack
 
@@ -75,6 +76,51 @@ def test_a_users_layout_is_filled_by_the_rule_of_its_software_and_the_rule_is_na
     assert spec.layout.virtual_stages == chunks
     named = [item.value for item in spec.assumptions if item.field == "layout.virtual_stages"]
     assert named == ([] if stated else [str(chunks)])
+
+
+@pytest.mark.parametrize(
+    ("stack", "sequences", "beside"),
+    [
+        ("ordinary", False, False),
+        ("deepspeed", False, False),
+        ("megatron-deepspeed", False, False),
+        ("maxtext", False, False),
+        ("torchtitan", True, False),
+        ("megatron-core", True, False),
+        ("megatron-bridge", True, True),
+        ("nemo", True, True),
+        ("tuned", True, False),
+    ],
+)
+def test_a_stated_tensor_parallelism_is_that_of_its_software_and_said_to_be_assumed(
+    stack: str, sequences: bool, beside: bool
+) -> None:
+    def planned(**stated: Any) -> tuple[ParallelLayout, dict[str, str]]:
+        layout = {"tp": 2, "pp": 4, "dp_shard": 8, "zero_stage": 1, **stated}
+        spec = build_run_spec({**PLAN, "stack": stack, "layout": layout})
+        assert spec.layout is not None
+        return spec.layout, {item.field: item.value for item in spec.assumptions}
+
+    layout, assumed = planned()
+    assert (layout.sequence_parallel, layout.async_tp) == (sequences, beside)
+    assert assumed["layout.sequence_parallel"] == str(sequences).lower()
+    assert assumed["layout.async_tp"] == str(beside).lower()
+    stated, named = planned(sequence_parallel=not sequences, async_tp=not beside)
+    assert (stated.sequence_parallel, stated.async_tp) == (not sequences, not beside)
+    assert not named.keys() & {"layout.sequence_parallel", "layout.async_tp"}
+    alone, open_fields = planned(tp=1, dp_shard=16)
+    assert not alone.sequence_parallel
+    assert not alone.async_tp
+    assert not open_fields.keys() & {"layout.sequence_parallel", "layout.async_tp"}
+
+
+def test_plans_and_published_rows_split_sequences_alike() -> None:
+    row = {**ROW, "sharding": "ZeRO-1"}
+    for name, stack in (("Megatron-Core", "megatron-core"), ("torchtitan", "torchtitan"), ("DeepSpeed", "deepspeed")):
+        read = parse_rows([{**row, "framework": name}], {})[0][0].spec
+        assert read.layout is not None
+        assert read.layout.sequence_parallel == STACKS[stack].shards_sequences
+        assert read.layout.async_tp == STACKS[stack].hides_tensor_traffic
 
 
 def test_plans_and_published_rows_fill_a_pipeline_alike() -> None:

@@ -101,6 +101,7 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
         "layout.micro_batch_size": "1",
         "layout.recompute": "none",
         "layout.sequence_parallel": "false",
+        "layout.async_tp": "false",
         "stack": "ordinary software, plain PyTorch",
     }
     assert all(assumption.source for assumption in run.assumptions)

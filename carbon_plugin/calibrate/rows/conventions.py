@@ -20,19 +20,19 @@ class Conventions(Struct, frozen=True, kw_only=True):
     """Holds the defaults of one framework.
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
-    pipelines do not interleave as those of its stack do, and `plain_modules` whether norms and gates are plain
-    PyTorch, where this differs from its stack. `chunks_the_loss` says that the loss takes the logits in chunks, and
-    `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
-    compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients. `pure`
-    says that weights, gradients and states are 16-bit values, without a master copy. `adapters` are the matrices that
-    have adapters where the row does not say. `xla` says that XLA compiles the whole step.
+    pipelines do not interleave as those of its stack do, `sequence_parallel` whether tensor parallelism splits
+    sequences too and `plain_modules` whether norms and gates are plain PyTorch, where these differ from its stack.
+    `chunks_the_loss` says that the loss takes the logits in chunks, and `balanced_stages` that its pipelines are cut by
+    work (`ParallelLayout`). `one_region` says that the whole model is compiled as one region, which holds all that it
+    saved until its backward pass ends and returns all gradients. `pure` says that weights, gradients and states are
+    16-bit values, without a master copy. `adapters` are the matrices that have adapters where the row does not say.
+    `xla` says that XLA compiles the whole step.
     """
 
     name: str
     dropout: float = 0.0
     zero_stage: int = 0
-    sequence_parallel: bool = False
-    async_tp: bool = False
+    sequence_parallel: bool | None = None
     recompute: Recompute = "none"
     reentrant: bool = False
     context_parallel: str = "ring"
@@ -54,6 +54,11 @@ class Conventions(Struct, frozen=True, kw_only=True):
         return STACKS.get(self.name, Stack())
 
     @property
+    def shards_sequences(self) -> bool:
+        """Return whether tensor parallelism splits sequences between the blocks too where the row does not say so."""
+        return self.stack.shards_sequences if self.sequence_parallel is None else self.sequence_parallel
+
+    @property
     def interleaves(self) -> bool:
         """Return whether pipelines hold several model chunks per rank where the row does not say how many."""
         return self.stack.interleaves and not self.one_chunk
@@ -61,22 +66,16 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_DEEPSPEED_2022 = Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full")
-MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
+MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, reentrant=True)
 MEGATRON_2023 = msgspec.structs.replace(MEGATRON_LM, dropout=0.1)
 """Until Megatron-core became the default in 2024, pretraining ran Megatron's own modules with dropout 0.1, and
 FlashAttention was an option that was off (`--use-flash-attn` and `--hidden-dropout` of its arguments.py)."""
-MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
-MEGATRON_BRIDGE = Conventions(
-    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
-)
-NEMO = Conventions(
-    name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, adapters="query_key_value"
-)
+MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, reentrant=True)
+MEGATRON_BRIDGE = Conventions(name="megatron-bridge", zero_stage=1, reentrant=True)
+NEMO = Conventions(name="nemo", zero_stage=1, reentrant=True, adapters="query_key_value")
 """Its adapters are those of queries, keys and values unless told otherwise (`target_modules` of
 examples/nlp/language_modeling/tuning/conf/megatron_gpt_finetuning_config.yaml at 0078023)."""
-NEMO_BEFORE_FLASH = Conventions(
-    name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, recompute="selective"
-)
+NEMO_BEFORE_FLASH = Conventions(name="nemo-2023", zero_stage=1, reentrant=True, recompute="selective")
 """NeMo introduced FlashAttention into its GPT models in release 1.20, container 23.08. In earlier releases the softmax
 is fused and the scores go through memory. MLPerf's submissions run kernels of their own."""
 # Step times treat every policy of MaxText that recomputes in part as one class. Memory depends on what the policy
@@ -89,9 +88,7 @@ LEVANTER = msgspec.structs.replace(XLA, recompute="full")
 """Its models keep the inputs of their layers alone unless told otherwise (`gradient_checkpointing` of its models/,
 which haliax's `ScanCheckpointPolicy` reads as carries without internals)."""
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
-TORCHTITAN = Conventions(
-    name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
-)
+TORCHTITAN = Conventions(name="torchtitan", zero_stage=3, local_batch_is_split=True, reports_reserved_memory=True)
 DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
 SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
 """ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
@@ -119,7 +116,7 @@ MEGATRON_SWIFT = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=Tr
 (`virtual_pipeline_model_parallel_size` is unset). Nobody tuned it for its hardware."""
 NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True, balanced_stages=True)
 """Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), and its norms and gates are modules."""
-NEURON = Conventions(name=TUNED, zero_stage=1, sequence_parallel=True)
+NEURON = Conventions(name=TUNED, zero_stage=1)
 """The library of the maker of the chip, whose Llama recipes have ZeRO-1 and sequence parallelism (NxD Training)."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 ON_TPU = msgspec.structs.replace(UNKNOWN, xla=True)

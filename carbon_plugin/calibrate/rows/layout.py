@@ -82,7 +82,7 @@ def row_execution(
         ep=ep,
         expert_tp=row.optional_count("etp") or 1 if ep > 1 else 1,
         zero_stage=stage,  # type: ignore[arg-type]
-        sequence_parallel=(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
+        sequence_parallel=(conventions.shards_sequences if sequence is None else sequence) and tp > 1,
         pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
         virtual_stages=1 if dualpipe else chunks,
         pipeline_rounds=(row.optional_count("pipeline_rounds") or 1) if pp > 1 else 1,
@@ -163,7 +163,7 @@ def _hides_tensor_parallel(row: Fields, conventions: Conventions) -> bool:
     overlap = row.text("overlap")
     if "no overlap in tensor parallelism" in f"{overlap} {row.text('notes')}":  # `ub_tp_comm_overlap: false` of NeMo
         return False
-    return conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap
+    return conventions.stack.hides_tensor_traffic or "async TP" in overlap or "tp-comm-overlap" in overlap
 
 
 def _hides_exchange(row: Fields) -> bool:
