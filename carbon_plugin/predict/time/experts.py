@@ -43,6 +43,13 @@ CHUNK_SORT_BYTES = 8
 experts got from the others, and sort it back (`permute` and `unpermute` around torchtitan's grouped products). Fused
 kernels do so too; with these bytes the rows of Megatron get worse, so that they are counted with single operations
 alone."""
+ONE_HOT_BYTES = ((18, 58), (20, 24))
+"""Further bytes per place of a one-hot matrix over a micro-batch, forward and backward: first where a token takes one
+expert, then where it takes several.
+
+DeepSpeed builds such a matrix in fp32 by single operations, casts it twice and copies it, and its gradient is widened
+again and multiplied (`top1gating` and `topkgating` of its moe/sharded_moe.py). A test counts them.
+"""
 EXPERT_TILE_ROWS = 128
 """Rows of one tile of a grouped product. Two experts never share a tile (CUTLASS's grouped kernels for 16 bit)."""
 HOST_OPS_LOOPED = (20, 30)
@@ -93,14 +100,17 @@ def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWor
     the length of the sequence, or with the tokens of the micro-batch where one matrix spans it (`MOELayer.forward` of
     DeepSpeed's moe/sharded_moe.py). The way there needs the gradient of the tokens alone, and the way back also that of
     the weights (GShard, arXiv 2006.16668 algorithm 2; `dense_matmul` of MaxText's layers/moe.py). Each product writes
-    and reads its matrix once forward and reads it once backward.
+    and reads its matrix once forward and reads it once backward. Where one matrix spans a micro-batch, single
+    operations build it and its gradient besides (`ONE_HOT_BYTES`).
     """
     flag = rates.one_hot_dispatch > 0
     span = work.seq_len / layout.cp * where(rates.one_hot_batch > 0, layout.micro_batch_size, 1.0)
     places = flag * tokens * span * shape.top_k * np.maximum(rates.capacity_factor, 1)
     one = 2 * places * shape.expert_hidden / rates.wide_gemm_flops
     moved = work.activation_bytes * places / rates.memory
-    return Cost(one + 2 * moved, one + moved), Cost(one + 2 * moved, 2 * one + moved)
+    built = (rates.one_hot_batch > 0) * places / rates.streaming
+    more = [built * where(shape.top_k > 1, several, single) for single, several in ONE_HOT_BYTES]
+    return Cost(one + 2 * moved + more[0], one + moved), Cost(one + 2 * moved, 2 * one + moved + more[1])
 
 
 def room_for_rows(layout: Layout, rates: Rates) -> Values:

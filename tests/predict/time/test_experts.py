@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +21,7 @@ from carbon_plugin.predict.time.experts import (
     EXPERT_TILE_ROWS,
     HOST_OPS_LOOPED,
     HOST_OPS_SORTED,
+    ONE_HOT_BYTES,
     PERMUTATION_BYTES,
     fullest_rank,
     one_hot_products,
@@ -33,6 +37,7 @@ from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttenti
 from carbon_plugin.spec.stack import ROUTING_SPREAD, STACKS, Stack, routing_spread_of
 from carbon_plugin.spec.training import TrainingPlan
 from tests.predict.test_step import spec_of
+from tests.predict.time.test_written_out import VIEWS
 
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=256, steps=1)
 
@@ -509,10 +514,56 @@ def test_products_with_one_hot_matrices_grow_with_the_square_of_the_length(spars
     assert seconds(4096, 1) == pytest.approx(flops / 240e12)
 
 
+def bytes_of(run: Callable[[], Any], size: int) -> tuple[Any, int]:
+    """Return what `run` returns, and the bytes that its operations move of tensors with so many elements."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Bytes(TorchDispatchMode):  # type: ignore[misc]  # torch has no types where the tests are checked
+        moved = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func._schema.name.split("::")[1] not in VIEWS:
+                tensors = [tensor for tensor in (*args, out) if isinstance(tensor, torch.Tensor)]
+                self.moved += sum(tensor.nbytes for tensor in tensors if tensor.numel() == size)
+            return out
+
+    with Bytes() as counter:
+        found = run()
+    return found, counter.moved
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_deepspeed_builds_its_one_hot_matrices_and_their_gradients_by_so_many_bytes(top_k: int) -> None:
+    torch, gating = pytest.importorskip("torch"), pytest.importorskip("deepspeed.moe.sharded_moe")
+    tokens = torch.randn(256, 16, dtype=torch.bfloat16, requires_grad=True)
+    scores = torch.randn(256, 8, requires_grad=True)
+
+    def places() -> tuple[Any, Any]:
+        chosen = (
+            gating.top1gating(scores, 1.0, 0, use_rts=False) if top_k == 1 else gating.topkgating(scores, 2, 1.0, 0)
+        )
+        return chosen[1], chosen[2]
+
+    def there_and_back() -> Any:
+        weights, mask = places()
+        sent = gating.einsum("sec,sm->ecm", mask.type_as(tokens), tokens)
+        return gating.einsum("sec,ecm->sm", weights.type_as(tokens), sent * 1)
+
+    size = places()[0].numel()
+    out, forward = bytes_of(there_and_back, size)
+    _, backward = bytes_of(out.sum().backward, size)
+
+    counted = [forward / size, backward / size]
+    # Two products write and read a matrix of 16 bit forward, and read it backward, which is counted with them.
+    assert counted == [ONE_HOT_BYTES[0][top_k - 1] + 8, ONE_HOT_BYTES[1][top_k - 1] + 4]
+
+
 def test_a_one_hot_matrix_over_the_micro_batch_grows_with_the_square_of_its_sequences(sparse, rates) -> None:
     def seconds(sequences: int, **flags: float) -> float:
         layout = layout_of(ParallelLayout(micro_batch_size=sequences))
-        one_hot = rates(one_hot_dispatch=1.0, memory=1e30, **flags)
+        one_hot = rates(one_hot_dispatch=1.0, memory=1e30, streaming=1e30, **flags)
         work = work_of(PLAN, Stack())
         there, back = one_hot_products(sequences * PLAN.seq_len, shape_of(sparse), layout, work, one_hot)
         return float(there.forward + back.forward)
