@@ -23,7 +23,7 @@ def test_both_sides_are_measured_and_compared_in_pairs(tmp_path):
     result = json.loads(output.read_text(encoding="utf-8"))
     assert json.loads(done.stdout) == result
     assert result["pairs"] == 1
-    assert min(result["steps"].values()) > 10
+    assert min(result["steps"].values()) > 0  # a machine that is busy may do one step in the second of a block
     assert result["throughput_ratio"]["low"] == result["throughput_ratio"]["high"] > 0
     assert 0 <= result["call_us"]["p50"] <= result["call_us"]["p99"] <= result["call_us"]["max"]
     assert result["background_core_share"] >= 0
