@@ -19,6 +19,7 @@ from pathlib import Path
 from alerts import GPUS, joined
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.meters.gpu import meter
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.run import projection
 from carbon_plugin.monitor.settings.options import MonitorOptions
@@ -27,6 +28,7 @@ from carbon_plugin.spec.options import SpanRule
 STEP_S, EVERY, AFTER = 0.02, 10, 40
 DIRTY_S = 3
 RANK = int(os.environ["RANK"])
+meter.READ_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver that is well, too
 projection.MEASURED_S = 1.0  # rates are known after a second, so that the job is short
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.meters.gpu import meter
 from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
@@ -48,6 +49,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     work.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
     duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
+    meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver, too
     monitor = CarbonMonitor(
         site="FRA",
         run_dir=run_dir,
