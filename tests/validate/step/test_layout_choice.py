@@ -32,6 +32,20 @@ def test_layouts_of_one_job_are_compared_and_the_regret_is_over_the_best_measure
     assert choice.regret == pytest.approx(50)
 
 
+def test_runs_of_one_layout_are_no_choice_and_count_once_with_their_mean() -> None:
+    job = rows(
+        {"tp": 1, "step_time_s": 1.0}, {"tp": 1, "step_time_s": 3.0}, {"tp": 2, "step_time_s": 1.6},
+        {"tp": 4, "step_time_s": 4.0},
+    )  # fmt: skip
+
+    (choice,) = layout_choices(job, np.array([1.0, 1.0, 2.0, 3.0]))
+
+    assert (choice.layouts, choice.picked, choice.best) == (3, "a-0", "a-2")
+    assert choice.regret == pytest.approx(100 * (2.0 / 1.6 - 1))
+    assert choice.spearman == pytest.approx(0.5)
+    assert layout_choices(job[:2], np.array([1.0, 1.0])) == ()
+
+
 @pytest.mark.parametrize(
     "change",
     [{"framework": "OneFlow-GPT (2021)"}, {"framework": "Megatron-LM 2020"}, {"gbs": 16}, {"optimizer": "8-bit Adam"}],
