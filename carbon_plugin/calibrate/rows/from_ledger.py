@@ -139,7 +139,9 @@ def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> P
     except msgspec.ValidationError as error:
         raise SpecError(f"the effective spec cannot be read: {error}") from error
     if spec is None or spec.layout is None:
-        raise SpecError("the effective spec is not complete")
+        raise SpecError(
+            "the spec that ran was never known as a whole; the events of its report (kind: missing) say what is unknown"
+        )
     model = spec.model
     if not isinstance(model, TransformerModel):
         raise SpecError(f"{model.name} is known only by its counted FLOPs, not by its layers")
