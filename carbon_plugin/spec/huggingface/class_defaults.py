@@ -56,12 +56,14 @@ def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> d
     }
 
 
-def defaults_note(family: Family, filled: Mapping[str, Any]) -> str:
-    """Return a note on which class defaults are used where the config is silent, empty if none makes a difference."""
+def defaults_note(name: str, filled: Mapping[str, Any]) -> str:
+    """Return a note on which class defaults of a `model_type` are used where its config is silent, empty if none makes
+    a difference.
+    """
     named = [f"{key} {value}" for key, value in filled.items() if value and key[0] != "_" and key not in UNREMARKED]
     if not named:
         return ""
-    return f"class defaults of {family.name} for {', '.join(named)} ({VERSION}), which the config leaves out"
+    return f"class defaults of {name} for {', '.join(named)} ({VERSION}), which the config leaves out"
 
 
 def check_complete(keys: ConfigKeys, family: Family, filled: Mapping[str, Any]) -> None:

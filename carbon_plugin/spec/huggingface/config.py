@@ -103,7 +103,7 @@ def model_from_hf_config(
     gated = _gate(keys, family, str(config["model_type"]), stated or {})
     check_complete(keys, family, filled)
     notes: list[str] = []
-    if said := defaults_note(family, filled):
+    if said := defaults_note(family.name, filled):
         notes.append(said)
     if family.encoder and not keys.flag("is_decoder", default=False):
         notes.append("an encoder: its attention sees the whole sequence")

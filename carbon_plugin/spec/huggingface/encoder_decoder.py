@@ -37,6 +37,8 @@ positions that are computed; those of Pegasus, Marian and Whisper's encoder are 
 """
 FAMILIES = (*T5, *POSITIONS)
 NOTE = "an encoder with a decoder: training.input_len is the length of the encoder's input, seq_len that of the decoder"
+ONE_SIDED = {"ForCausalLM": ("decoder", "encoder"), "ForAudioClassification": ("encoder", "decoder")}
+"""The ends of the names of classes that hold one side of a model and not the other, and that are not read here."""
 ALONE = "the encoder of a model with a decoder, alone: it sees the whole sequence"
 BUCKETS = 32
 """The number of relative positions of T5 by default; the encoder has one table of them and the decoder another."""
@@ -84,15 +86,16 @@ def is_encoder_decoder(model_type: str) -> bool:
 
 def encoder_decoder_model(config: Mapping[str, Any], name: str, origin: str) -> TransformerModel:
     """Return the model of a config of one of `FAMILIES`. Raises `SpecError` naming a key that is missing or
-    unexpected, and a class that holds the decoder alone.
+    unexpected, and a class that holds one side alone, but for the encoder of T5.
     """
     keys = ConfigKeys(config, origin)
     head = head_of(keys)
-    if head.name.endswith("ForCausalLM"):
-        raise SpecError(
-            f"{origin}: {head.name} is the decoder of {keys.text('model_type')} without its encoder, which is not "
-            "modelled; count it from the code that builds it (`carbon-plugin count`)"
-        )
+    for end, (side, other) in ONE_SIDED.items():
+        if head.name.endswith(end):
+            raise SpecError(
+                f"{origin}: {head.name} is the {side} of {keys.text('model_type')} without its {other}, which is not "
+                "modelled; count it from the code that builds it (`carbon-plugin count`)"
+            )
     return _t5(keys, name, head) if keys.text("model_type") in T5 else _bart(keys, name, head)
 
 

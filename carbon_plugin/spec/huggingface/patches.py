@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.huggingface.class_defaults import left_out
+from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.families import PatchEncoder, patch_encoder_of
 from carbon_plugin.spec.huggingface.heads import Head, head_of, labels_of, whole_head
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, LAYERS, ConfigKeys
@@ -37,7 +37,8 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
     kind = keys.text("model_type")
     known = patch_encoder_of(kind)
     assert known is not None
-    keys = ConfigKeys({**left_out(kind, keys.config), **keys.config}, keys.origin)
+    filled = left_out(kind, keys.config)
+    keys = ConfigKeys({**filled, **keys.config}, keys.origin)
     head = _head(keys)
     if head.outputs is None:
         raise SpecError(
@@ -52,6 +53,7 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
     tokens = grid.patches + own
     table = known.table or keys.flag("use_absolute_position_embeddings", default=False)
     beside = f" and {own} of its own" if own else ""
+    note = f"an encoder of {grid.phrase}: its sequence is {grid.patches} patches{beside}"
     return TransformerModel(
         name=name,
         layers=keys.integer(*LAYERS),
@@ -70,7 +72,7 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
         input_tokens=tokens,
         parts=tuple(part for part in _parts(keys, known, grid, hidden, head) if part.parameters),
         source=f"{keys.origin} ({kind})",
-        notes=(f"an encoder of {grid.phrase}: its sequence is {grid.patches} patches{beside}",),
+        notes=tuple(said for said in (defaults_note(kind, filled), note) if said),
     )
 
 

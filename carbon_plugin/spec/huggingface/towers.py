@@ -98,7 +98,7 @@ def tokens_of(keys: ConfigKeys) -> int | None:
     if kind not in FIXED_SIZE or not patch:
         return None
     patches = (keys.integer("image_size") // patch) ** 2
-    own = kind not in ("siglip_vision_model", "gemma3_vision_model")
+    own = kind != "siglip_vision_model"  # which has no token for the whole image
     return (patches + own) * (keys.optional("max_num_tiles") or 1)
 
 

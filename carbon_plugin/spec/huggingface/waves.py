@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.huggingface.class_defaults import left_out
+from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.heads import head_of, whole_head
 from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, LAYERS, ConfigKeys
 from carbon_plugin.spec.models.blocks import ModelPart
@@ -22,7 +22,8 @@ SAMPLES_PER_S = 16_000
 def wave_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
     """Return the model of a config of an encoder of sound waves. Raises `SpecError` naming what is not read."""
     kind = keys.text("model_type")
-    keys = ConfigKeys({**left_out(kind, keys.config), **keys.config}, keys.origin)
+    filled = left_out(kind, keys.config)
+    keys = ConfigKeys({**filled, **keys.config}, keys.origin)
     if keys.flag("add_adapter", default=False):
         raise SpecError(
             f"{keys.origin}: add_adapter adds convolutions after the layers, which are not modelled; count the model "
@@ -54,7 +55,7 @@ def wave_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
         outputs=outputs,
         parts=(*_parts(keys, hidden, pretraining=head.name.endswith("ForPreTraining")), *whole_head(head, hidden)),
         source=f"{keys.origin} ({kind})",
-        notes=(note,),
+        notes=tuple(said for said in (defaults_note(kind, filled), note) if said),
     )
 
 

@@ -175,6 +175,18 @@ def test_the_tokens_of_an_image_or_a_sound_follow_from_the_config(
     assert read(model_type, **stated).input_tokens == tokens
 
 
+@pytest.mark.parametrize(
+    ("model_type", "assumed"),
+    [("vit", "image_size 224, intermediate_size 3072"), ("hubert", "conv_stride"), ("bert", "intermediate_size 3072")],
+)
+def test_what_a_config_leaves_out_of_an_encoder_is_said(model_type: str, assumed: str) -> None:
+    outline = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 32}
+    model = model_from_hf_config({"model_type": model_type, **outline}, model_type)
+
+    assert model.notes[0].startswith(f"class defaults of {model_type} for ")
+    assert assumed in model.notes[0]
+
+
 def test_modernbert_sees_64_tokens_on_both_sides_in_two_of_three_layers() -> None:
     model = read("modernbert")
 
@@ -243,6 +255,10 @@ def test_snowflake_arctic_has_its_published_parameters() -> None:
         ({"model_type": "swin"}, "has stages whose widths and numbers of patches differ"),
         ({"model_type": "vit_mae", "architectures": ["ViTMAEForPreTraining"]}, "trains a decoder or an image beside"),
         ({"model_type": "mbart", "architectures": ["MBartForCausalLM"]}, "the decoder of mbart without its encoder"),
+        (
+            {"model_type": "whisper", "architectures": ["WhisperForAudioClassification"]},
+            "the encoder of whisper without its decoder",
+        ),
         ({"model_type": "clip", "architectures": ["CLIPForImageClassification"]}, "trains one tower of clip"),
         ({"model_type": "wav2vec2", "add_adapter": True}, "add_adapter adds convolutions"),
         ({"model_type": "gpt2", "add_cross_attention": True}, "attends to the output of another model"),
