@@ -67,7 +67,7 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     pipelined = layout.pp > 1
     # What is gathered last in the forward pass is the head, which stays so for its backward pass.
     by_layers = (work.gathers_weights == 0) & (work.gathers_buckets == 0)
-    head = where(by_layers, np.maximum(unit, shape.vocab * shape.hidden / layout.tp), unit)
+    head = where(by_layers, np.maximum(unit, shape.outputs * shape.head_width / layout.tp), unit)
     units = where(pipelined, shared + routed, (GATHER_BUFFERS - 1) * unit + head)
     gathered = where(stage >= 3, stored * work.parameter_bytes * units, 0)
     narrow_base = any_of(shape.frozen_bits < WIDE_BITS)

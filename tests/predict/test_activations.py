@@ -281,6 +281,16 @@ def test_the_head_stays_gathered_where_layers_are_gathered_one_by_one(rates: Mak
     assert grown("weight") == grown("bucket") == 0
 
 
+def test_a_classifier_has_no_head_that_stays_gathered(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3)
+    classifier = msgspec.structs.replace(LLAMA, vocab=50_000, outputs=0)
+    layer, weight = (
+        parts(classifier, rates(), layout, Stack(shard_unit=unit))["parameters"] for unit in ("layer", "weight")
+    )
+
+    assert layer - weight < 2 * 50_000 * LLAMA.hidden
+
+
 def test_blocks_that_recomputed_layers_free_before_the_logits_are_reserved_and_not_needed(rates: MakeRates) -> None:
     """The logits are larger than the results of a layer's products, or its scores, and find no room in them."""
     scores = rates(attention_unfused=1.0, attention_eager=1.0)

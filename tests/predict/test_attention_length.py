@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,6 +69,19 @@ def per_flop(model, rates, head: int, width: float) -> float:
 def test_narrow_heads_wait_longer_for_exponentials_and_the_usual_head_keeps_its_rate(gpt, rates, head, width) -> None:
     assert per_flop(gpt, rates, HEAD_REFERENCE, width) == pytest.approx(1)
     assert (per_flop(gpt, rates, head, width) - 1) * (HEAD_REFERENCE - head) >= -1e-9
+
+
+def test_a_head_of_64_whose_exponentials_take_as_long_as_products_of_128_waits_for_them(gpt, rates) -> None:
+    expected = math.sqrt(1 + 2**2) / math.sqrt(1 + 1)
+
+    assert per_flop(gpt, rates, 64, 128) == pytest.approx(expected)
+    plan = msgspec.structs.replace(PLAN, input_len=1024)
+    shape = replace(shape_of(gpt), heads=np.float64(0), cross_heads=np.float64(8), cross_dim=np.float64(64))
+    crossing = [
+        float(attention_core(shape, LAYOUT, work_of(plan, Stack()), rates(kernel_time=0.0, **changes)).forward)
+        for changes in ({"attention_exponentials": 128.0}, {})
+    ]
+    assert crossing[0] / crossing[1] == pytest.approx(expected)
 
 
 def test_exponentials_slow_attention_on_blackwell_and_half_as_wide_a_head_on_blackwell_ultra() -> None:

@@ -126,7 +126,8 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
-        core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
+        factor = _softmax_factor(shape.cross_dim, rates)
+        core = core + 2 * crossed * 2 * shape.cross_dim * factor / rate + rates.kernel_time
     core = where(heads + shape.cross_heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not any_of(rates.attention_unfused):
