@@ -218,11 +218,8 @@ def _training(
         declared=declared.training.get("seq_len"),
         detected=seen.get("training.seq_len"),
     )
-    if seq_len is None and model is not None and has_no_tokens(model):
-        # Images and graphs have no tokens: a plan of a counted model has the length 1 (`check_input`).
-        counted = isinstance(model, CountedModel)
-        seq_len = 1 if isinstance(model, CountedModel) else model.input_tokens
-        why = "the model was counted with samples that have no tokens" if counted else "fixed by the model's config"
+    if seq_len is None and (follows := _length_without_tokens(model)) is not None:
+        seq_len, why = follows
         table.note("training.seq_len", seq_len, why)
     batch = table.choose(
         "training.global_batch_size",
@@ -275,6 +272,17 @@ def _training(
 def has_no_tokens(model: TransformerModel | CountedModel) -> bool:
     """Return whether the samples of a model are images, sounds or graphs and no text."""
     return model.seq_len is None if isinstance(model, CountedModel) else not model.vocab
+
+
+def _length_without_tokens(model: TransformerModel | CountedModel | None) -> tuple[int, str] | None:
+    """Return the length of a sample of images, sounds or graphs with its reason, or None where the model does not fix
+    it. A plan of a counted model has the length 1 (`check_input`).
+    """
+    if model is None or not has_no_tokens(model):
+        return None
+    if isinstance(model, CountedModel):
+        return 1, "the model was counted with samples that have no tokens"
+    return None if model.input_tokens is None else (model.input_tokens, "fixed by the model's config")
 
 
 def _declared_batch(declared: Declared, seq_len: int | None) -> int | None:

@@ -121,8 +121,15 @@ def _of_class(config: Any, part: nn.Module) -> dict[str, Any]:
     """Return a config that names the class of transformers which the module is, and not the one whose weights it read:
     a classifier that was made of a language model has no head for its vocabulary.
     """
-    own = next((kind for kind in type(unwrapped(part)).__mro__ if kind.__module__.startswith("transformers.")), None)
-    return {**config.to_dict(), "architectures": [own.__name__] if own else None}
+    own = next((kind.__name__ for kind in type(unwrapped(part)).__mro__ if _says_what_is_predicted(kind)), None)
+    return {**config.to_dict(), "architectures": own and [own]}
+
+
+def _says_what_is_predicted(kind: type) -> bool:
+    """Return whether a class is one of transformers that has a head or none. What users build on a base class of all
+    models of a family (`LlamaPreTrainedModel`) has whatever head they gave it.
+    """
+    return kind.__module__.startswith("transformers.") and not kind.__name__.endswith("PreTrainedModel")
 
 
 def _same_size(shape: TransformerModel, parameters: int) -> bool:

@@ -65,6 +65,20 @@ def test_a_class_of_the_users_own_counts_as_the_class_that_it_extends() -> None:
     assert detect_model(model).fields["outputs"] == 0
 
 
+def test_a_model_on_the_base_class_of_a_family_has_the_head_that_its_user_gave_it() -> None:
+    class Ours(transformers.LlamaPreTrainedModel):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.model = transformers.LlamaModel(config)
+            self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    stated = {**SMALL, "num_key_value_heads": 4, "tie_word_embeddings": True}
+    model = Ours(transformers.AutoConfig.for_model("llama", vocab_size=100, **stated))
+
+    assert detect_model(model).fields["outputs"] is None
+
+
 def test_encoder_and_decoder_have_the_lengths_that_they_were_called_with() -> None:
     found = effective(built("T5ForConditionalGeneration", "t5", **T5), input_ids=tokens(2, 20), labels=tokens(2, 12))
 
@@ -92,3 +106,4 @@ def test_the_letters_of_a_sound_are_not_its_length() -> None:
 
     assert found.spec is None
     assert "training.seq_len: neither seen nor given" in found.missing
+    assert found.fields["training.seq_len"]["source"] != "fixed by the model's config"
