@@ -148,7 +148,7 @@ def test_a_higher_stage_of_sharding_never_needs_more_memory(spec: RunSpec, stage
     assume(not plan.optimizer_in_backward)
     rounds = layout.micro_batches(plan.global_batch_size)
     plan = replace(plan, global_batch_size=ranks * layout.micro_batch_size * rounds)
-    flat = replace(layout, pp=1, virtual_stages=1, pipeline_schedule="1f1b")
+    flat = replace(layout, pp=1, virtual_stages=1, pipeline_rounds=1, pipeline_schedule="1f1b")
     low, high = (
         replace(
             spec,
