@@ -129,10 +129,11 @@ def _freed_by_layers(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
     operations move them through memory.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    anew = layout.recompute_full + layout.recompute_operators * (1 - work.keeps_products)
+    full, operators = layout.recompute_full > 0, layout.recompute_operators > 0
+    anew = full + operators * (1 - work.keeps_products)
     feed = ((1 + shape.gated) * anew + (anew > 0)) * shape.ffn / layout.tp * work.activation_bytes
     softmax = where(rates.attention_eager > 0, MASTER_BYTES, work.activation_bytes)
-    again = layout.recompute_full + layout.recompute_operators * (1 - work.keeps_core)
+    again = full + operators * (1 - work.keeps_core)
     scores = again * (rates.attention_unfused > 0) * 2 * softmax * shape.heads / layout.tp * work.seq_len
     return where(layout.pp > 1, 0.0, tokens * np.maximum(feed, scores))
 

@@ -295,9 +295,12 @@ def test_blocks_that_recomputed_layers_free_before_the_logits_are_reserved_and_n
     """The logits are larger than the results of a layer's products, or its scores, and find no room in them."""
     scores = rates(attention_unfused=1.0, attention_eager=1.0)
 
-    def freed(recompute: str, kernel: Rates, vocab: int = 50_000) -> float:
+    def freed(recompute: str, kernel: Rates, vocab: int = 50_000, share: float = 1.0) -> float:
         training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=64, steps=1)
-        layout, work = layout_of(ParallelLayout(recompute=recompute)), work_of(training, Stack(fused=True))
+        layout, work = (
+            layout_of(ParallelLayout(recompute=recompute, recompute_share=share)),
+            work_of(training, Stack(fused=True)),
+        )
         model = shape_of(msgspec.structs.replace(LLAMA, vocab=vocab))
         found = memory_parts(model, layout, work, kernel)
         assert "freed" not in memory_bytes(model, layout, work, kernel)
@@ -305,6 +308,7 @@ def test_blocks_that_recomputed_layers_free_before_the_logits_are_reserved_and_n
 
     assert freed("none", rates()) == freed("none", scores) == 0
     assert freed("full", rates()) == pytest.approx(2 * 3 * LLAMA.ffn * SEQ_LEN)
+    assert freed("full", rates(), share=0.5) == freed("full", rates())  # every second layer, one at a time
     assert freed("operators", rates()) == pytest.approx(2 * 2 * LLAMA.ffn * SEQ_LEN)
     assert freed("full", scores) == pytest.approx(2 * 4 * LLAMA.heads * SEQ_LEN * SEQ_LEN)
     assert freed("full", scores, vocab=100) == 0  # the backward pass of a layer needs more than the loss, and as much
