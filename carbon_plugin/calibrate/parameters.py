@@ -36,8 +36,9 @@ that has rows has a deviation from it."""
 BLIND_COLLECTIONS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
 """Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
-"""Shipped stacks of ordinary software. They share two factors and one host cost, because the next user's software is
-not among them."""
+"""Shipped stacks of ordinary software. They share an overhead on the rates of bytes and one host cost, because the next
+user's software is not among them. Their factor is 1: products and attention cores are the same kernels as in tuned
+software."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
@@ -98,9 +99,7 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
     ]
     found.append(FitParameter(f"{FACTOR}.vendor", FACTOR, _frameworks(*VENDOR_FRAMEWORKS), 0.3))
     found += [FitParameter(f"{FACTOR}.{name}", FACTOR, _frameworks(name), 0.1) for name in FACTOR_FRAMEWORKS]
-    # What ordinary software decides itself varies more than the kernels that all software shares.
     found.append(FitParameter("overhead.ordinary", "overhead", _ordinary, 0.3))
-    found.append(FitParameter(f"{FACTOR}.ordinary", FACTOR, _ordinary, 0.1))
     found.append(FitParameter("host_op_time_s.ordinary", "host_op_time_s", _ordinary, 0.4, EAGER_HOST))
     return tuple(found)
 
@@ -108,7 +107,7 @@ def shipped_parameters() -> tuple[FitParameter, ...]:
 def cluster_offsets(table: RowArrays) -> tuple[FitParameter, ...]:
     """Return an offset for each cluster of ordinary software, which applies to all of its rows alike.
 
-    The offsets are fitted together with the three numbers of ordinary software, so that a source with many rows does
+    The offsets are fitted together with the two numbers of ordinary software, so that a source with many rows does
     not determine these alone. They are not shipped, because the next cluster's offset is unknown.
     """
     groups = zip(table.origin[table.ordinary], table.accelerator[table.ordinary], strict=True)
@@ -124,7 +123,7 @@ def calibration_rows(table: RowArrays) -> Mask:
     """Return the rows that the shipped constants are fitted to.
 
     They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
-    that is kept for blind prediction only ordinary software is included: the other collection has none, and three
+    that is kept for blind prediction only ordinary software is included: the other collection has none, and two
     numbers can be fitted to such software only. Its mixtures are not: how their experts run differs from one program to
     the next, and would count as what PyTorch costs.
     """

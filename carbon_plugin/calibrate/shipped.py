@@ -118,8 +118,7 @@ def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
         for framework in members:
             value = host * fitted.multiplier(f"host_op_time_s.{group}")
             found[framework] = {"host_op_time_s": float(f"{value:.{DIGITS}g}")}
-    factors = dict.fromkeys(ANCHOR_FRAMEWORKS, 1.0)
-    factors |= dict.fromkeys(ORDINARY_FRAMEWORKS, fitted.multiplier(f"{FACTOR}.ordinary"))
+    factors = dict.fromkeys((*ANCHOR_FRAMEWORKS, *ORDINARY_FRAMEWORKS), 1.0)
     vendor = fitted.multiplier(f"{FACTOR}.vendor")
     factors |= dict.fromkeys(VENDOR_FRAMEWORKS, vendor)
     factors |= {name: vendor * fitted.multiplier(f"{FACTOR}.{name}") for name in FACTOR_FRAMEWORKS}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, optimizer_state_bytes
+from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, list_bytes, optimizer_state_bytes
 from carbon_plugin.predict.memory import MASTER_BYTES
 from carbon_plugin.predict.peak import CONTEXT_BYTES, FRAGMENTATION_SHARE
 from carbon_plugin.predict.rates.rates import Rates
@@ -63,8 +63,8 @@ def counted_step_terms(
     once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
     updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
     state_bytes, master = np.float64(optimizer_state_bytes(training)), np.float64(training.master_weights)
-    state_moved = update_bytes(state_bytes, master) * updated
-    on_device = 0.0 if training.optimizer_offload else float(state_moved / rates.streaming)
+    state_moved = (update_bytes(state_bytes, master) + list_bytes(training, stack)) * updated
+    on_device = 0.0 if training.optimizer_offload else float(state_moved / rates.updates)
     terms = {
         "matmul": micro_batches * matmul,
         "elementwise": micro_batches * (device - matmul),

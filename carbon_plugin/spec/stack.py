@@ -102,6 +102,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     parallelism splits sequences between the blocks too (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic`
     that its collectives run beside products (`ParallelLayout.async_tp`).
 
+    `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
+    so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
+    weights (unset: in fp16 and not in bf16). `fused_optimizer` says that one kernel updates a parameter; unset, plain
+    PyTorch of ordinary software passes over parameter and states once for each operation (`foreach`, its default), and
+    other software does not. `pads_vocabulary` says that the head has as many columns as its products want (Megatron and
+    its relatives, XLA); other software has as many as there are tokens.
+
     `uniform_tokens` says that all tokens of a batch are alike, as in benchmarks that train on zeros or on one word
     (`predict.rates.rates.UNIFORM_GAIN`).
 
@@ -157,6 +164,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     interleaves: bool = False
     shards_sequences: bool = False
     hides_tensor_traffic: bool = False
+    autocast: bool | None = None
+    fused_optimizer: bool | None = None
+    pads_vocabulary: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", "overhead_factor", "capacity_factor", owner="stack: ")

@@ -16,6 +16,8 @@ A100 = {
     "wide_gemm_flops": 240e12,
     "memory": 1.37e12,
     "streaming": 1.73e12,
+    "updates": 1.73e12,
+    "aligned_bytes": 0.0,
     "attention_flops": 105e12,
     "attention_unfused": 0.0,
     "attention_eager": 0.0,

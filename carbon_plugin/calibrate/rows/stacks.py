@@ -84,6 +84,14 @@ OWN_SOFTMAX = re.compile(r"(?i)\bfused kernels|\bown cuda kernels")
 """Words of software whose softmax is one kernel, as its norms are."""
 ALIKE = re.compile(rf"{ONE_WORD}|every token is the same")
 """Words of a note for a batch whose tokens are all alike."""
+APEX = re.compile(r"(?i)\bapex\b|DeepLearningExamples")
+"""Software whose mixed precision and optimizers are apex's: the model is 16 bit (O2), and one kernel updates the states
+(`amp.initialize`, `FusedLAMB` and `FusedAdam` of NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT)."""
+FUSED_OPTIMIZER = re.compile(r"(?i)(?<!not )\bfused (adamw?|optimizer)\b|optimizer in one kernel")
+AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
+AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nanoGPT")
+"""Trainers whose 16-bit precision is autocast over 32-bit weights unless they say "true" (`bf16` and `fp16` of
+transformers' TrainingArguments, `16-mixed` of Lightning, `ctx` of nanoGPT's train.py)."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
 """Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
 run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
@@ -115,6 +123,7 @@ def stack_of(
         changes["accumulates_beside"] = True
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
         changes["launch_blocking"] = True
+    changes |= _mixed_precision(row)
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
@@ -148,6 +157,19 @@ def _prefers_cudnn(conventions: Conventions, device: Accelerator, model: Transfo
     return conventions.name == "torchtitan" and blackwell and model.mla is None
 
 
+def _mixed_precision(row: Fields) -> dict[str, Any]:
+    """Return the fields of autocast and of the optimizer's kernels, where the row or its framework says them."""
+    said = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
+    if APEX.search(said):
+        return {"autocast": False, "fused_optimizer": True}
+    changes: dict[str, Any] = {"fused_optimizer": True} if FUSED_OPTIMIZER.search(said) else {}
+    if AUTOCAST.search(row.text("precision")) or AUTOCAST_BY_DEFAULT.match(row.text("framework")):
+        changes["autocast"] = True
+    if "true" in row.text("precision"):
+        changes["autocast"] = False
+    return changes
+
+
 def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
     """Return the fields that follow from a step that XLA compiles as a whole.
 
@@ -158,7 +180,11 @@ def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator)
     """
     said = f"{row.text('overlap')} {row.text('notes')}"
     ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
-    changes = {"token_counts": "device", "gathers_ahead": ahead and "no pipelined collectives" not in said}
+    changes = {
+        "token_counts": "device",
+        "pads_vocabulary": True,
+        "gathers_ahead": ahead and "no pipelined collectives" not in said,
+    }
     return changes | {"shard_unit": "weight"}
 
 

@@ -174,14 +174,15 @@ A loss in place reads the logit twice and writes its gradient over it. A compile
 for maximum and sum and again for the gradient, then writes the gradient, which two products read. Other losses take 20
 bytes where elementwise chains are fused and 40 where single operations run.
 """
-SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (16.0, 16.0), "tf32": (16.0, 12.0), "fp32": (16.0, 12.0)}
-SOFTMAX_BYTES_BF16 = (24.0, 24.0)
-"""Bytes per score that mask and softmax of plain PyTorch move, forward and backward.
+SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (20.0, 20.0), "tf32": (24.0, 20.0), "fp32": (24.0, 20.0)}
+SOFTMAX_BYTES_BF16 = (28.0, 28.0)
+"""Bytes per score that scale, mask and softmax of plain PyTorch move, forward and backward.
 
-Autocast runs the softmax in fp32. In bf16 these are the mask (4), a cast (6), the softmax (8) and a cast (6), and
-backward a cast (6), the softmax (12) and a cast (6). In fp16 on GPUs the softmax takes its input in 16 bit and gives
-its gradient in 16 bit, so that one cast is left each way (`softmax` of PyTorch's native/SoftMax.cpp, where
-`half_to_float` is true). In fp32 nothing is cast.
+Autocast runs the softmax in fp32. In bf16 these are scale and mask (4 each), a cast (6), the softmax (8) and a cast
+(6), and backward a cast (6), the softmax (12), a cast (6) and the scale (4). The scale is an operation of its own
+(`eager_attention_forward` of transformers, `CausalSelfAttention` of nanoGPT). In fp16 on GPUs the
+softmax takes its input in 16 bit and gives its gradient in 16 bit, so that one cast is left each way (`softmax` of
+PyTorch's native/SoftMax.cpp, where `half_to_float` is true). In fp32 nothing is cast.
 """
 EAGER_VALUES = 3
 """fp32 values per logit beside the logit at the peak of an eager loss: the logarithm of the softmax, and the gradients
@@ -227,6 +228,9 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         muon=values(training.optimizer == "muon"),
         offload=values(training.optimizer_offload),
         eager=values(written_out(stack)),
+        autocast=values(under_autocast(training, stack)),
+        list_bytes=values(list_bytes(training, stack)),
+        pads_vocabulary=values(stack.pads_vocabulary),
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
@@ -265,3 +269,28 @@ def written_out(stack: Stack) -> bool:
     if stack.plain_modules is not None:
         return stack.plain_modules
     return not stack.fused and stack.cross_entropy in ("eager", "chunked_head", "half")
+
+
+def is_plain_pytorch(stack: Stack) -> bool:
+    """Return whether modules, optimizer and mixed precision are PyTorch's own, and not those of a library."""
+    return stack.population == "ordinary" and written_out(stack) and not stack.gradient_buffers
+
+
+def under_autocast(training: TrainingPlan, stack: Stack) -> bool:
+    """Return whether whole copies of a model keep 32-bit weights and run their products in 16 bit by autocast."""
+    stated = training.precision == "fp16" if stack.autocast is None else stack.autocast
+    wide = training.master_weights and training.precision in ("bf16", "fp16")
+    return stated and wide and is_plain_pytorch(stack)
+
+
+LIST_PASSES = 14
+"""Times that an Adam step of PyTorch's list kernels (`foreach`, the default) reads or writes a value per parameter
+beyond those of one fused kernel: 21 against 7 (`tests/predict/test_plain_pytorch.py` counts them)."""
+
+
+def list_bytes(training: TrainingPlan, stack: Stack) -> float:
+    """Return the bytes per parameter that list kernels move beyond an update in one pass."""
+    fused = not is_plain_pytorch(stack) if stack.fused_optimizer is None else stack.fused_optimizer
+    if fused or training.optimizer not in ("adam", "adamw"):
+        return 0.0
+    return LIST_PASSES * ACTIVATION_BYTES["fp32" if training.master_weights else training.precision]

@@ -171,13 +171,16 @@ class StepWork:
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
     gradient as it waits for the update and `reduce_bytes` that of one as it is reduced. `optimizer_bytes` is the
-    optimizer state per parameter. `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes`
-    and `softmax_backward_bytes` those that a softmax of single operations moves per score. `logit_bytes` and
+    optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter beyond
+    an update in one pass. `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes` and
+    `softmax_backward_bytes` those that a softmax of single operations moves per score. `logit_bytes` and
     `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks,
     `freed_logit_bytes` those per whole logit that the loss has freed by then and the allocator keeps, and
     `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
-    elementwise operations run one by one. `offloaded` is the share of layers whose activations wait in host memory.
-    `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
+    elementwise operations run one by one, `autocast` where PyTorch casts whole copies of the model, and
+    `pads_vocabulary` where the head has as many columns as its products want. `offloaded` is the share of layers whose
+    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_*` are
+    fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -200,6 +203,9 @@ class StepWork:
     logit_bytes: Values
     split_logit_bytes: Values
     eager: Values
+    autocast: Values
+    list_bytes: Values
+    pads_vocabulary: Values
     offloaded: Values
     weighted: Values
     accumulated_bytes: Values

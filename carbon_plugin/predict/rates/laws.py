@@ -201,6 +201,26 @@ def attention_rate(kernel: AttentionKernel, device: Accelerator, peak_flops: flo
     return attention_share(kernel, device.architecture) * peak_flops * math.pow(below, WITHIN_EXPONENT)
 
 
+WIDE_ATTENTION_PRODUCTS = 3
+"""Products in tf32 of which the memory-efficient attention of PyTorch makes one in fp32, whether or not other products
+may run in tf32 (`OpMultiplyAddFastF32` in gemm_kernel_utils.h of its transformers/cuda/mem_eff_attention)."""
+
+
+def attention_factor(precision: Precision, device: Accelerator) -> float:
+    """Return the rate of an attention core over its rate in 16 bit.
+
+    FlashAttention and cuDNN have no kernel for 32-bit values. PyTorch takes its memory-efficient kernel there, which
+    multiplies on matrix units in three passes, and on vector units where a device has no tf32.
+    """
+    if precision not in ("fp32", "tf32") or device.kind != "gpu":
+        return 1.0
+    tf32 = device.peak_flops.get("tf32")
+    wide = device.peak_flops.get("fp32") if tf32 is None else tf32
+    if wide is None:
+        return 1.0
+    return wide.value / (1 if tf32 is None else WIDE_ATTENTION_PRODUCTS) / peak_16bit(device)
+
+
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     """Return the assumed share of the bf16 peak that an attention kernel reaches on an architecture."""
     kernel = _built_like(kernel, architecture)

@@ -42,9 +42,11 @@ class Datasheet:
     broadcast, and flags are 0 or 1. `laid_out` is 1 where a compiler gives every buffer of a step its place in memory.
 
     `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
-    devices of several nodes. `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1
-    where matrix products run below 16 bit, and `rowwise` where they scale every row. `capped_share` is the share of
-    their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are all alike spare power.
+    devices of several nodes. `aligned_bytes` are the bytes by whose multiples the rows of matrices must begin for
+    products to run at their rate, or 0 where any will do. `island` is the number of devices that are reachable at
+    `scaleup` bandwidth. `narrow` is 1 where matrix products run below 16 bit, and `rowwise` where they scale every row.
+    `capped_share` is the share of their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are all
+    alike spare power.
     """
 
     peak: Values
@@ -66,6 +68,7 @@ class Datasheet:
     laid_out: Values
     attention_length: Values
     attention_exponentials: Values
+    aligned_bytes: Values
     fused: Values
     scoped_graphs: Values
     iteration_graphs: Values
@@ -128,27 +131,28 @@ class Rates:
 
     `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
     products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
-    `streaming` that of single passes over large tensors. `attention_flops` is counted as causal. `attention_unfused` is
-    1 where the scores go through memory, and `attention_eager` where single PyTorch operations move them. Fused kernels
-    compute whole multiples of `attention_lanes` of a head's width, where it is not 0. `attention_length` are the tokens
-    by which they fill with the length of sequences, and `attention_exponentials` is the width of a head whose products
-    take as long as its exponentials. `cast_bytes` are the bytes moved per element for a cast to low
-    precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole
-    iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, `round_robin` where its
-    experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where their tokens are sorted
-    before, `sliced_weights` where their weights are slices of one tensor. `counts_on_host` is 1 where the host always
-    needs counts of routed tokens, and `counts_to_exchange` where only an exchange or a loop needs them there.
-    `routed_row_time` are the seconds of a pass beside its bytes to sort one routed row and to add it up again.
-    `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor` (0
-    where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
-    `nic_hop` are the seconds of one step of a ring between nodes. `host_memory` and `host_link` are the shares of one
-    device.
+    `streaming` that of single passes over large tensors and `updates` that of an optimizer's. `attention_flops` is
+    counted as causal. `attention_unfused` is 1 where the scores go through memory, and `attention_eager` where single
+    PyTorch operations move them. Fused kernels compute whole multiples of `attention_lanes` of a head's width, where it
+    is not 0. `attention_length` are the tokens by which they fill with the length of sequences, and
+    `attention_exponentials` is the width of a head whose products take as long as its exponentials. `cast_bytes` are
+    the bytes moved per element for a cast to low precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the
+    flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once
+    to each rank, `round_robin` where its experts are neighbours, and `expert_loop` where experts run one by one,
+    `sorted_loop` where their tokens are sorted before, `sliced_weights` where their weights are slices of one tensor.
+    `counts_on_host` is 1 where the host always needs counts of routed tokens, and `counts_to_exchange` where only an
+    exchange or a loop needs them there. `routed_row_time` are the seconds of a pass beside its bytes to sort one routed
+    row and to add it up again. `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
+    `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
+    `broadcasts` are fields of `spec.stack`. `nic_hop` are the seconds of one step of a ring between nodes.
+    `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
     wide_gemm_flops: Values
     memory: Values
     streaming: Values
+    updates: Values
     attention_flops: Values
     attention_unfused: Values
     attention_eager: Values
@@ -156,6 +160,7 @@ class Rates:
     laid_out: Values
     attention_length: Values
     attention_exponentials: Values
+    aligned_bytes: Values
     fused: Values
     scoped_graphs: Values
     launch_blocking: Values
@@ -212,6 +217,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         wide_gemm_flops=sheet.wide_peak * gemm_share,
         memory=sheet.memory * constants.memory_share / constants.overhead,
         streaming=sheet.memory * STREAMING_SHARE / constants.overhead,
+        updates=sheet.memory * STREAMING_SHARE,
+        aligned_bytes=sheet.aligned_bytes,
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
         attention_eager=sheet.attention_eager,

@@ -14,6 +14,7 @@ from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.laws import (
     LAW_SOURCE,
     NARROW,
+    attention_factor,
     attention_rate,
     default_attention_kernel,
     exponential_width,
@@ -22,6 +23,7 @@ from carbon_plugin.predict.rates.laws import (
     length_scale,
     limited_by_power,
     memory_share_law,
+    peak_16bit,
     peak_of,
     wide_precision,
 )
@@ -66,6 +68,9 @@ sends at 8/k of the rate of one of its six links.
 
 CALIBRATION = "calibration"
 """Source of the constants that the fit to published rows writes into profiles."""
+ALIGNED_BYTES = 16
+"""Bytes at whose multiples rows of a matrix begin where NVIDIA's matrix units read them at their rate: 8 values of 16
+bit (NVIDIA's guide to matrix multiplication). Vector units, which compute fp32, do not mind."""
 TPU_LANES = 128
 """Lanes of a TPU's vector and matrix units. Attention kernels for TPUs compute whole lanes, so that narrower heads are
 padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
@@ -171,6 +176,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
     kernel = stack.attention_kernel or default_attention_kernel(device)
     along, across = narrowing(cluster.node, cluster.nodes)
     numbers = {
+        "aligned_bytes": ALIGNED_BYTES if device.vendor == "nvidia" and precision != "fp32" else 0,
         "peak": peak_of(device, precision)[1].value,
         "wide_peak": peak_of(device, wide_precision(precision))[1].value,
         "memory": device.memory_bandwidth_bytes_per_s.value,
@@ -234,16 +240,16 @@ def resolve_constants(
 ) -> tuple[Constants, tuple[Assumption, ...]]:
     """Return the constants of a device: those of its profile where it has them, else the law's or a stated prior's."""
     resolver = _Resolver(device)
-    peak_16bit = peak_of(device, wide_precision(precision))[1].value
+    peak_wide = peak_of(device, wide_precision(precision))[1].value
     narrow, host = precision in NARROW, host_op_time_of(stack)
-    law = gemm_share_law(device.tdp_w.value, peak_16bit, device.architecture)
+    law = gemm_share_law(device.tdp_w.value, peak_wide, device.architecture)
     numbers = {
         "gemm_share": _gemm_share(resolver, precision, law),
         "fp8_gemm_share": resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0,
         "memory_share": resolver.pick(
             "memory_share", memory_share_law(device.memory_bandwidth_bytes_per_s.value), LAW_SOURCE
         ),
-        "attention_flops": _attention(resolver, stack, peak_16bit),
+        "attention_flops": _attention(resolver, stack) * attention_factor(precision, device),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
         "host_op_time_s": resolver.prior("host_op_time_s") if host is None else host,
         "overhead": overhead_of(stack),
@@ -266,8 +272,8 @@ def _gemm_share(resolver: _Resolver, precision: Precision, law: float) -> float:
     return law
 
 
-def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> float:
-    """Return the causal-counted FLOP/s of the attention core.
+def _attention(resolver: _Resolver, stack: Stack) -> float:
+    """Return the causal-counted FLOP/s of the attention core in 16 bit.
 
     They are infinite where the core is unfused, because its products are counted then.
     """
@@ -286,7 +292,7 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
     known = device.efficiency.attention_flops.get(kernel)
     if known is not None:
         return known.value
-    rate = attention_rate(kernel, device, peak_16bit_flops)
+    rate = attention_rate(kernel, device, peak_16bit(device))
     resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
     return rate
 

@@ -69,9 +69,10 @@ def layer_time(
         ep, width = Cost(np.float64(0), np.float64(0)), shape.ffn
     core = operators.attention_core(shape, layout, work, rates)
     chain = operators.elementwise(shape, layout, work, tokens, width, rates)
-    if any_of(shape.trainable < 1):
+    if any_of(shape.trainable < 1) or any_of(work.autocast > 0):
         weights = np.asarray(sum(layer_parameters(shape, layout, sparse=sparse)))
         chain = chain + adapter_traffic(shape, layout, work, tokens, width, rates) + widening(shape, weights, rates)
+        chain = chain + operators.weight_casts(shape, layout, work, weights, rates)
     tp = _tensor_parallel(shape, layout, work, tokens, rates, sparse=sparse)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down

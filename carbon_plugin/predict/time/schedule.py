@@ -268,7 +268,8 @@ def _optimizer_time(
     count = shared / where(sharded, layout.dp_shard * layout.cp, 1)
     count = (count + routed / where(sharded, layout.expert_shards, 1)) * shape.trainable
     kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
-    element_wise = update_bytes(work.optimizer_bytes, work.master) * count / rates.streaming + kernels
+    moved = update_bytes(work.optimizer_bytes, work.master) + work.list_bytes
+    element_wise = moved * count / rates.updates + kernels
     on_device = where(work.offload > 0, 0.0, element_wise)
     if any_of(work.muon > 0):
         on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops

@@ -222,3 +222,27 @@ def test_gpt_neox_is_ordinary_software_like_its_relative_under_deepspeed() -> No
 )
 def test_the_optimizer_of_a_row_is_read_where_its_cost_is_known(said: str | None, optimizer: str) -> None:
     assert read(optimizer=said).spec.training.optimizer == optimizer
+
+
+@pytest.mark.parametrize(
+    ("changes", "autocast", "fused"),
+    [
+        ({}, None, None),
+        ({"precision": "fp16 (amp)"}, True, None),
+        ({"precision": "bf16 (autocast, fp32 weights)"}, True, None),
+        ({"precision": "bf16-true"}, False, None),
+        ({"framework": "HF Trainer (2022)"}, True, None),
+        ({"framework": "HF Trainer + DeepSpeed (2023)"}, None, None),
+        ({"framework": "Lightning (DDP, 2022)"}, True, None),
+        ({"framework": "PyTorch (NVIDIA DeepLearningExamples BERT)", "precision": "fp16 (amp)"}, False, True),
+        ({"notes": "fused AdamW"}, None, True),
+        ({"notes": "not compiled, optimizer not fused"}, None, None),
+        ({"notes": "optimizer in one kernel"}, None, True),
+    ],
+)
+def test_a_row_says_who_casts_to_16_bit_and_how_many_kernels_update_a_parameter(
+    changes: dict[str, Any], autocast: bool | None, fused: bool | None
+) -> None:
+    stack = read(**changes).spec.stack
+
+    assert (stack.autocast, stack.fused_optimizer) == (autocast, fused)
