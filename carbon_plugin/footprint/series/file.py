@@ -235,6 +235,11 @@ def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) 
             # The hour that the end of summer time repeats comes twice in a row: the second one is after the change.
             if moments and moment.timestamp() <= moments[-1]:
                 moment = moment.replace(fold=1)
+            if _naive(moment.astimezone(UTC).astimezone(zone)) != found:
+                raise FootprintError(
+                    f"{path}:{line}: {shown(cell)} is skipped in {zone}, where summer time begins; a file without it "
+                    "has a timezone such as UTC or Etc/GMT-1 (one hour ahead of UTC)"
+                )
         moments.append(moment.timestamp())
     return moments[::-1] if newest_first else moments
 

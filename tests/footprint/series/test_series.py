@@ -154,6 +154,17 @@ def test_local_time_needs_its_zone_and_the_repeated_hour_of_autumn_counts_twice(
     assert newest_first.g_per_kwh.tolist() == [100, 101, 102, 103]
 
 
+def test_a_local_hour_that_the_start_of_summer_time_skips_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    local = tmp_path / "local.csv"
+    local.write_text("time,intensity\n2026-03-29 01:00,100\n2026-03-29 02:00,100\n", encoding="utf-8")
+
+    with pytest.raises(FootprintError, match=r"local.csv:3: '2026-03-29 02:00' is skipped in Europe/Paris.* Etc/GMT-1"):
+        load_trace(SeriesFile(path=str(local), timezone="Europe/Paris"))
+    without_summer_time = load_trace(SeriesFile(path=str(local), timezone="Etc/GMT-1"))
+
+    assert np.diff(without_summer_time.start_unix_s).tolist() == [HOUR]
+
+
 def test_a_column_that_says_utc_needs_no_offset_and_pounds_are_converted(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "moer.csv", 24, header="Datetime (UTC),MOER lb/MWh", offset="")
 
