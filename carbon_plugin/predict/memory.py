@@ -166,13 +166,15 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: 
 def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token of two norms: their inputs, their outputs as inputs of products, and dropout masks.
 
-    An RMSNorm that is written out keeps its input in fp32, and the normalised values before the weight is multiplied.
+    An RMSNorm that is written out keeps its input in fp32, and the normalised values before the weight is multiplied,
+    which a frozen weight does not need. The output is kept where the product that takes it is trained or adapted.
     Outputs that are gathered over tensor parallelism are kept whole where the framework does not gather them again.
     """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
-    kept = inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)
+    written_out = written_out - 2 * work.eager * shape.gated * work.activation_bytes * shape.adapted_query_value
+    kept = inputs + written_out + (2 - _frozen_feed(shape)) * work.input_bytes * (1 - layout.again_norms)
     gathered = work.keeps_gathered * 2 * work.input_bytes * (1 - 1 / split)
     return shape.parts * (kept / split + gathered) * shape.hidden
 
@@ -223,10 +225,17 @@ def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token and unit of feed-forward width.
 
     They are those of the results of the first product, of the gate's activation where it is an operation of its own,
-    and of the input of the second product, which `again_act` repeats.
+    and of the input of the second product, which `again_act` repeats and a frozen product without an adapter does not
+    need.
     """
     single = work.eager * shape.gated * work.activation_bytes
-    return (1 + shape.gated) * work.kept_bytes + single + work.input_bytes * (1 - layout.again_act)
+    taken = work.input_bytes * (1 - layout.again_act) * (1 - _frozen_feed(shape))
+    return (1 + shape.gated) * work.kept_bytes + single + taken
+
+
+def _frozen_feed(shape: Shape) -> Values:
+    """Return 1 where a model with adapters has none in its feed-forward blocks."""
+    return shape.adapted_query_value * (1 - shape.adapted_ffn)
 
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:

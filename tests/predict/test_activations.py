@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
@@ -21,6 +23,7 @@ from tests.predict.small_models import GPT, LLAMA
 
 MakeRates = Callable[..., Rates]
 SEQ_LEN, BATCH = 128, 2
+RANK = 8
 MIXTURE = TransformerModel(
     name="mixture",
     layers=4,
@@ -124,6 +127,68 @@ def test_a_plain_llama_layer_whose_scores_go_through_memory_keeps_what_autograd_
 
 def test_a_plain_gpt_layer_keeps_what_autograd_keeps_of_it(rates: MakeRates) -> None:
     assert predicted(GPT, rates()) == pytest.approx(kept_by_autograd("sdpa", llama=False), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "matrices"),
+    [("query_value", 2), ("query_key_value", 3), ("attention", 4), ("all_matrices", 7)],
+)
+def test_a_frozen_layer_with_adapters_keeps_what_autograd_keeps_of_it(
+    rates: MakeRates, adapters: Adapters, matrices: int
+) -> None:
+    model = msgspec.structs.replace(LLAMA, adapters=adapters, trainable_fraction=0.01)
+    narrow = 2 * RANK * matrices  # what each adapter passes from its first matrix to its second one
+    uncounted = 4 * LLAMA.heads + 2 * 4  # a logarithm a head, and a deviation a norm
+
+    assert predicted(model, rates()) == _kept_with_adapters(matrices) - narrow - uncounted
+
+
+def _kept_with_adapters(matrices: int) -> float:
+    """Return the bytes a token that one frozen layer keeps, with adapters on its first matrices in this order."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    names = ("q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")[:matrices]
+
+    class Adapted(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self, base: Any) -> None:
+            super().__init__()
+            self.base = base
+            self.narrow = torch.nn.Linear(base.in_features, RANK, bias=False, dtype=torch.bfloat16)
+            self.wide = torch.nn.Linear(RANK, base.out_features, bias=False, dtype=torch.bfloat16)
+
+        def forward(self, x: Any) -> Any:
+            return self.base(x) + self.wide(self.narrow(x)) * 2.0
+
+    def kept(layers: int) -> int:
+        config = transformers.LlamaConfig(
+            hidden_size=256,
+            intermediate_size=1024,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            num_hidden_layers=layers,
+            vocab_size=64,
+            attn_implementation="sdpa",
+        )
+        model = transformers.LlamaModel(config).to(torch.bfloat16).train().requires_grad_(False)
+        for layer in model.layers:
+            for name in names:
+                part = layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp
+                setattr(part, name, Adapted(getattr(part, name)))
+        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        found = {}
+
+        def pack(tensor: Any) -> Any:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                found[storage._cdata] = storage
+            return tensor
+
+        embedded = torch.randn(BATCH, SEQ_LEN, 256, dtype=torch.bfloat16, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(inputs_embeds=embedded, use_cache=False)
+        return sum(storage.nbytes() for storage in found.values())
+
+    return (kept(3) - kept(1)) / 2 / (SEQ_LEN * BATCH)
 
 
 def test_full_recompute_keeps_the_input_of_a_layer_and_no_more() -> None:
