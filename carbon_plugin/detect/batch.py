@@ -17,6 +17,7 @@ from carbon_plugin.detect.tensors import (
     Example,
     batch_shape,
     encoder_and_decoder,
+    inputs_beside_text,
     meta,
     packed_documents,
     real_tokens,
@@ -48,6 +49,7 @@ class BatchWatch:
         self._packed: tuple[str, Arriving | int] | None = None
         self._first_tokens = 0
         self._sides: tuple[int | None, int] | None = None
+        self._beside: int | None = None
         self._leaf: Any = None
         self._hooks = Hooks()
         if is_compiled(model):
@@ -75,6 +77,8 @@ class BatchWatch:
             cp = self.context_parallel
             whole, whose = (1, source) if cp is None else (cp.degree, f"{source}, a part of 1/{cp.degree}: {cp.source}")
             found["training.seq_len"] = Observed(seq_len * whole, whose)
+        if self._beside is not None:
+            found["training.inputs_per_sequence"] = Observed(self._beside, "images or sounds in the batch")
         if self._sides is not None:
             read, written = self._sides
             found["training.seq_len"] = Observed(written, "what the decoder was called with")
@@ -138,6 +142,9 @@ class BatchWatch:
         self._begins.append(fresh and (not self._syncs or self._syncs[-1]))
         self._syncs.append(gradients_sync(module))
         self._shape = batch_shape((args, kwargs)) or self._shape
+        if self._shape is not None and hasattr(getattr(unwrapped(module), "config", None), "vision_config"):
+            images = inputs_beside_text(kwargs)
+            self._beside = max(1, round(images / self._shape[0][0])) if images else 0
         if getattr(getattr(unwrapped(module), "config", None), "is_encoder_decoder", False) is True:
             self._sides = encoder_and_decoder(kwargs) or self._sides
         if self._shape is not None:

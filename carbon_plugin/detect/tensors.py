@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 _TOKEN_KEYS = ("input_ids", "tokens", "inputs", "idx")
 _MASK_KEYS = ("attention_mask", "padding_mask")
 _DECODER_KEYS = ("decoder_input_ids", "labels")
+_BESIDE_KEYS = ("pixel_values", "input_features", "images")
+IMAGES_DIMS = 4
+"""The dimensions of a tensor of images: their number, channels, height and width. More say how many a sample has."""
 _BOUNDARY_KEYS = ("cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_seq_lens_q")
 
 
@@ -76,6 +79,15 @@ def encoder_and_decoder(batch: Any) -> tuple[int | None, int] | None:
         return None
     text = next((named[name] for name in _TOKEN_KEYS if name in named), None)
     return None if text is None else int(text.shape[1]), int(decoder.shape[1])
+
+
+def inputs_beside_text(batch: Any) -> int:
+    """Return the number of images or sounds in a batch. Where patches of several images are joined it is 1."""
+    beside = [tensor for name, tensor in _named(batch) if name in _BESIDE_KEYS]
+    if not beside:
+        return 0
+    shape = beside[0].shape
+    return int(shape[0]) * (int(shape[1]) if len(shape) > IMAGES_DIMS else 1) if len(shape) >= IMAGES_DIMS else 1
 
 
 def real_tokens(batch: Any) -> tuple[str, Arriving] | None:

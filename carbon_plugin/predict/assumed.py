@@ -42,7 +42,12 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
             "reaches to. State stack.expert_loop: true for a loop, false for grouped products"
         )
         found.append(Assumption(EXPERT_LOOP, "false, one grouped product for all experts", said))
-    if isinstance(spec.model, TransformerModel) and spec.model.has_towers and training.input_len is None:
+    if (
+        isinstance(spec.model, TransformerModel)
+        and spec.model.has_towers
+        and training.input_len is None
+        and training.inputs_per_sequence
+    ):
         said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
         found.append(Assumption("training.input_len", "no time of towers", said))
     if training.optimizer_offload:

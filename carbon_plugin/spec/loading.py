@@ -236,14 +236,16 @@ def _with_input_length(
     """Return the plan with the length of the input of an encoder or tower where only the model's config says it."""
     if not isinstance(model, TransformerModel) or model.input_tokens is None or training.input_len is not None:
         return training, []
-    if not (model.has_encoder or model.has_towers):
+    if not (model.has_encoder or model.has_towers) or not training.inputs_per_sequence:
         return training, []
     plan = msgspec.structs.replace(training, input_len=model.input_tokens)
     return plan, [Assumption("training.input_len", str(model.input_tokens), _fixed_by(model))]
 
 
 def _fixed_by(model: TransformerModel) -> str:
-    return f"the tokens of one image or sound, which the config of {model.name} fixes"
+    said = f"the tokens of one image or sound, which the config of {model.name} fixes"
+    alone = model.has_towers and model.vocab and model.outputs is None
+    return f"{said}; training.inputs_per_sequence of them a sequence, 0 for texts alone" if alone else said
 
 
 def _cluster(document: Document, fields: _ClusterFields, directories: Directories) -> tuple[Cluster, list[Assumption]]:

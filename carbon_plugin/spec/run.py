@@ -174,6 +174,10 @@ def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) 
 
 
 def _check_encoder(model: TransformerModel, training: TrainingPlan) -> None:
+    if model.has_encoder and not training.inputs_per_sequence:
+        raise SpecError(
+            f"training: inputs_per_sequence is 0, and {model.name} has an encoder; expected 1 or more inputs a sequence"
+        )
     if model.has_encoder and training.input_len is None:
         raise SpecError(
             f"model {model.name}: it has an encoder, and training.input_len is missing; state the tokens of the "

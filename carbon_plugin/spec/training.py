@@ -77,7 +77,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     the share of layers whose activations are kept in host memory until the backward pass.
 
     `input_len` is the number of tokens of one input of an encoder (the text of an encoder-decoder, the patches of an
-    image of a vision tower); a sequence has `inputs_per_sequence` of them.
+    image of a vision tower); a sequence has `inputs_per_sequence` of them, 0 where a model with a tower trains on text
+    alone.
 
     `evaluation` and `reliability` say what else takes time. `overhead_fraction`, where it is stated, replaces both: it
     is the time spent on evaluation, checkpoints, restarts and lost work over the time spent in training steps. `kind`
@@ -105,7 +106,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")
-        check_positive(self, "input_len", "inputs_per_sequence", owner="training: ")
+        check_positive(self, "input_len", owner="training: ")
+        check_not_negative(self, "inputs_per_sequence", owner="training: ")
         check_at_most(self, MOST_WIDTH, "seq_len", "global_batch_size", owner="training: ")
         check_at_most(self, MOST_WIDTH, "input_len", "inputs_per_sequence", owner="training: ")
         check_at_most(self, MOST_COUNT, "steps", owner="training: ")

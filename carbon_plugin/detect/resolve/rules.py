@@ -246,7 +246,13 @@ def _training(
             detected=seen.get("training.input_len"),
             default=model.input_tokens,
         )
-        others["inputs_per_sequence"] = plan.get("inputs_per_sequence", 1)
+        others["inputs_per_sequence"] = table.choose(
+            "training.inputs_per_sequence",
+            planned=plan.get("inputs_per_sequence"),
+            declared=declared.training.get("inputs_per_sequence"),
+            detected=None if model.has_encoder else seen.get("training.inputs_per_sequence"),
+            default=1,
+        )
     steps = table.choose(
         "training.steps",
         planned=planned and planned.training.total_steps,

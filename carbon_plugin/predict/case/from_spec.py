@@ -205,7 +205,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
         head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
-        input_len=values(training.input_len or 0),
+        input_len=values((training.input_len or 0) if training.inputs_per_sequence else 0),
         inputs=values(training.inputs_per_sequence),
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),

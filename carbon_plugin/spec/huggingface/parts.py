@@ -148,11 +148,14 @@ def _embeddings(keys: ConfigKeys, head: Head) -> list[ModelPart]:
     if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4 have these
         wide = layer_count(keys) * narrow
         rows = keys.optional("vocab_size_per_layer_input") or keys.integer("vocab_size")
-        found.append(ModelPart(name="per-layer embeddings", parameters=rows * wide + hidden * wide + 2 * hidden * wide))
+        products = 3 * hidden * wide  # one projection to all layers, and in each layer a gate and a way back
+        found.append(ModelPart(name="per-layer embeddings", parameters=rows * wide + products, products=products))
     if streams := keys.optional("altup_num_inputs"):
-        found.append(ModelPart(name="alternating updates", parameters=2 * (streams - 1) * hidden * hidden))
+        count = 2 * (streams - 1) * hidden * hidden
+        found.append(ModelPart(name="alternating updates", parameters=count, products=count))
     if rank := keys.optional("laurel_rank"):
-        found.append(ModelPart(name="learned residuals", parameters=2 * layer_count(keys) * hidden * rank))
+        count = 2 * layer_count(keys) * hidden * rank
+        found.append(ModelPart(name="learned residuals", parameters=count, products=count))
     if backbone := keys.optional("backbone_hidden_size"):  # a drafter reads the states of a larger model
         found.append(ModelPart(name="projections of the larger model", parameters=3 * backbone * hidden))
     width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")

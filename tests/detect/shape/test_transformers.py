@@ -107,3 +107,21 @@ def test_the_letters_of_a_sound_are_not_its_length() -> None:
     assert found.spec is None
     assert "training.seq_len: neither seen nor given" in found.missing
     assert found.fields["training.seq_len"]["source"] != "fixed by the model's config"
+
+
+@pytest.mark.parametrize(("images", "found"), [(0, 0), (2, 1), (4, 2)])
+def test_a_tower_works_on_as_many_images_as_the_batch_has(images: int, found: int) -> None:
+    towers = {
+        "text_config": {"model_type": "llama", "vocab_size": 100, "num_key_value_heads": 4, **SMALL},
+        "vision_config": {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, **SMALL},
+    }
+    config = transformers.AutoConfig.for_model("llava", image_token_index=99, **towers)
+    model = transformers.LlavaForConditionalGeneration(config)
+    ids = tokens(2, 24)
+    ids[:, : 4 * images // 2] = 99
+    batch = {"pixel_values": torch.zeros(images, 3, 28, 28)} if images else {}
+    spec = effective(model, input_ids=ids, labels=tokens(2, 24), **batch).spec
+
+    assert spec is not None
+    assert spec.training.inputs_per_sequence == found
+    assert predict_step(spec).step_time_s.value > 0
