@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from carbon_plugin.spec.parsing.document import read_document
 
+KINDS_OF_TOWERS = ("plain", "gated", "conformer", "convnext", "mobilenet", "frames")
+
 
 class Family(Struct, frozen=True, kw_only=True):
     """One instance holds what the code of a model family states.
@@ -114,10 +116,10 @@ def derived_defaults(name: str) -> dict[str, Any]:
 def tower_of(name: str) -> str | None:
     """Return the kind of a tower's layers, or None for a tower that is not known.
 
-    It is "plain" or "gated" by the feed-forward layers, or "conformer" or "convnext".
+    It is "plain" or "gated" by the feed-forward layers, or another of `KINDS_OF_TOWERS`.
     """
     groups = _table()["towers"]
-    return next((kind for kind in ("plain", "gated", "conformer", "convnext") if name in groups[kind].split()), None)
+    return next((kind for kind in KINDS_OF_TOWERS if name in groups[kind].split()), None)
 
 
 def has_position_table(tower: str) -> bool:

@@ -74,7 +74,7 @@ def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
     if not named:
         return ""
     listed = ", ".join(f"{part.name} {count(part.parameters, 2)}" for part in named)
-    towers = any(part.layers for part in named)
+    towers = any(part.layers or part.of_input for part in named)
     timed = "the time of a tower is that of the inputs in training.input_len" if towers else "they take no time"
     return f"beside its layers: {listed}; counted and kept in memory, {timed}"
 

@@ -47,6 +47,11 @@ def _into_the_shared_space(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int
     return v * (whole.optional("projection_dim") or h) if whole.text("model_type") == "clip" else 0
 
 
+def _gemma3n(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
+    """Return the parameters of a layer, and of an embedding of the tokens that stand for images."""
+    return v * h + (vision.optional("vocab_size") or 0) * v
+
+
 def _two_layers(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     joined = v * merged(whole)
     inner = whole.optional("projector_hidden_size") or h
@@ -215,6 +220,7 @@ def _molmo2(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
 
 PROJECTORS: tuple[tuple[tuple[str, ...], CountProjector], ...] = (
     (("clip", "siglip"), _into_the_shared_space),
+    (("gemma3n",), _gemma3n),
     (("vipllava",), _vipllava),
     (("llava", "video_llava", "internvl", "qianfan_ocr", "lfm2_vl", "lfm3_vl", "nemotron_h_omni"), _two_layers),
     (("deepseek_vl", "video_llama_3", "phi4_multimodal"), _two_layers),

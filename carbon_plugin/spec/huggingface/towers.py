@@ -22,6 +22,11 @@ MATRICES = {"plain": 2, "gated": 3, "conformer": 6}
 """The number of matrices of hidden width times inner width in one layer, by kind of tower."""
 FIXED_SIZE = frozenset({"clip_vision_model", "mllama_vision_model", "siglip_vision_model"})
 """The towers that make the same number of tokens of every image, whatever its size."""
+MOBILENET = "mobilenetv5_300m_enc"
+MOBILENET_PARAMETERS, MOBILENET_PRODUCTS = 294_126_912, 1_702_115_136
+"""The parameters of the tower of Gemma 3n, and its multiply-adds for each of the 256 tokens of an image of 768 x 768
+px: counted in timm 1.0.31 on the meta device.
+"""
 TOWER_HEAD = 64
 """The width of a head where a tower's config states none, as in ViT (arXiv 2010.11929 table 1)."""
 AUDIO_CONV = 3
@@ -54,6 +59,10 @@ def tower(keys: ConfigKeys, name: str) -> ModelPart:
         )
     if known == "convnext":
         return _convnext(keys, name)
+    if known == "mobilenet":
+        return _mobilenet(keys, name)
+    if known == "frames":
+        return _frames(keys, name)
     hidden, layers = tower_width(keys), keys.integer(*DEPTH)
     inner = _inner_width(keys, kind, hidden)
     heads, kv = (
@@ -133,6 +142,26 @@ def _convnext(keys: ConfigKeys, name: str) -> ModelPart:
         for width, depth, before, step in stages
     )
     return ModelPart(name=name, parameters=count, layers=sum(depths), hidden=widths[-1])
+
+
+def _mobilenet(keys: ConfigKeys, name: str) -> ModelPart:
+    """Return the convolutional tower of Gemma 3n, whose config names a network of timm."""
+    network = keys.text("architecture") or MOBILENET
+    if network != MOBILENET:
+        raise SpecError(
+            f"{keys.origin}: architecture {network} is not known here, expected {MOBILENET}; count the whole model "
+            "from the code that builds it (`carbon-plugin count`)"
+        )
+    return ModelPart(name=name, parameters=MOBILENET_PARAMETERS, products=MOBILENET_PRODUCTS, of_input=True)
+
+
+def _frames(keys: ConfigKeys, name: str) -> ModelPart:
+    """Return the conformer with which Gemma 3n hears: 24 h^2 a layer, of which 16 are its two feed-forward parts, 5 its
+    attention with relative positions and 3 its convolution. It takes no time, for a sound is no image.
+    """
+    hidden, layers = keys.integer(*HIDDEN), keys.integer("conf_num_hidden_layers")
+    bins = (keys.optional("input_feat_size") or 0) // 4 * (keys.indices("sscp_conv_channel_size") or [0])[-1]
+    return ModelPart(name=name, parameters=(24 * layers * hidden + bins) * hidden)
 
 
 def qformer(keys: ConfigKeys, vision_width: int, *, with_text: bool) -> ModelPart:

@@ -202,7 +202,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def has_towers(self) -> bool:
         """Return whether the model has a tower beside its layers, whose time needs the size of an input."""
-        return any(part.layers for part in self.parts)
+        return any(part.layers or part.of_input for part in self.parts)
 
     @property
     def moe_layers(self) -> int:

@@ -225,6 +225,25 @@ def test_layers_of_llama_3_2_that_look_at_the_image_see_no_text() -> None:
     assert all((mixer.heads, mixer.kv_heads) == (32, 8) for block in crossing for mixer in block.mixers)
 
 
+def test_gemma_3n_is_its_text_model_with_a_convolutional_tower_and_a_conformer() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
+
+    config = AutoConfig.for_model("gemma3n")
+    with torch.device("meta"):
+        parts = (AutoModelForCausalLM.from_config(config.text_config), Gemma3nAudioEncoder(config.audio_config))
+    text = config.text_config.hidden_size
+    own = sum(sum({id(p): p.numel() for p in part.parameters()}.values()) for part in parts)
+    joined = sum((128 + text) * width for width in (2048, 1536))  # embeddings and projections of both
+    model = model_from_hf_config(config.to_dict(), "gemma-3n")
+
+    # 294,126,912 parameters: mobilenetv5_300m_enc of timm 1.0.31
+    assert model.parameters == pytest.approx(own + joined + 294_126_912, rel=WITHIN)
+    assert model.has_towers
+
+
 def test_snowflake_arctic_has_its_published_parameters() -> None:
     # 480 B in all, of which a token uses 17 B: 10 B dense beside 128 experts of 3.66 B (model card)
     model = model_from_hf_config(
