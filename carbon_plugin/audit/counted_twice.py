@@ -15,6 +15,9 @@ from carbon_plugin.ledger.held.claims import TOLERANCE_S
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.amounts import plural, verb
 
+UNSEEN = "these runs did not see each other, and the sums hold what they shared more than once"
+"""Why several runs are charged for the same time of a GPU, and what that does to sums over them."""
+
 
 def twice_counted(summaries: Sequence[AuditSummary]) -> list[str]:
     """Return a sentence for each group of runs that were charged for more time of a GPU than has passed."""
@@ -44,6 +47,5 @@ def _sentences(excess_s: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[
     for names, times_s in excess_s.items():
         yield (
             f"{plural(len(times_s), 'GPU')} {verb(len(times_s), 'is', 'are')} counted by {', '.join(names)} at the "
-            f"same time, for {wording.duration(sum(times_s))} too long: these runs did not see each other, and the "
-            "sums hold what they shared more than once"
+            f"same time, for {wording.duration(sum(times_s))} too long: {UNSEEN}"
         )

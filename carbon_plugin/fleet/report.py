@@ -14,6 +14,7 @@ from msgspec import Struct
 import carbon_plugin
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.audit.counted_twice import UNSEEN
 from carbon_plugin.audit.programme import SUM_OF_MEANS
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.accounts import (
@@ -301,8 +302,7 @@ class _Report:
             hours = twice["excess_ms"] / MS_PER_S / SECONDS_PER_HOUR
             found.append(
                 f"{plural(twice['gpus'], 'GPU')} {verb(twice['gpus'], 'is', 'are')} counted by several runs at the "
-                f"same time, for {hours:.4g} device-hours too long: these runs did not see each other, and the sums "
-                "hold what they shared more than once"
+                f"same time, for {hours:.4g} device-hours too long: {UNSEEN}"
             )
         uncontracted = sum(row["runs"] for row in self._bases if not row["has_market"])
         if all(not row["has_market"] for row in self._bases):
