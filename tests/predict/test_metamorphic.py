@@ -135,16 +135,17 @@ def test_full_recompute_takes_longer_in_software_with_a_large_overhead(spec: Run
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(spec=runs(), stage=st.sampled_from((0, 1, 2)))
 def test_a_higher_stage_of_sharding_never_needs_more_memory(spec: RunSpec, stage: int) -> None:
-    """Over four ranks or more, and without a pipeline.
+    """Over four ranks or more, those of an expert's weights too, and without a pipeline.
 
-    Buffers of ZeRO-2 and 3 hold some layers whole, which fewer ranks do not outweigh. Under a pipeline ZeRO-2 adds up
-    whole gradients in fp32, where ZeRO-1 may have them in 16 bit. An optimizer in the backward pass keeps no gradients
-    that could be sharded.
+    Experts that expert parallelism deals out to all ranks have gradients that no stage shards, and which ZeRO-2 may add
+    up in fp32 and ZeRO-1 in 16 bit. Buffers of ZeRO-2 and 3 hold some layers whole, which fewer ranks do not outweigh.
+    Under a pipeline ZeRO-2 adds up whole gradients in fp32, where ZeRO-1 may have them in 16 bit. An optimizer in the
+    backward pass keeps no gradients that could be sharded.
     """
     layout, plan = spec.layout, spec.training
     assert layout is not None
     ranks = layout.dp * layout.pp
-    assume(ranks >= 4)
+    assume(ranks >= 4 * layout.ep * layout.expert_tp)
     assume(not plan.optimizer_in_backward)
     rounds = layout.micro_batches(plan.global_batch_size)
     plan = replace(plan, global_batch_size=ranks * layout.micro_batch_size * rounds)
