@@ -236,6 +236,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
         gradient_buffers=values(stack.gradient_buffers),
         keeps_gathered=values(stack.keeps_gathered),
+        adapters_in_products=values(stack.adapters_in_products),
         keeps_products=values(KEPT_PRODUCTS.get(kept, 0.0)),
         keeps_core=values(kept in KEPT_CORE),
         keeps_projections=values(kept == "projections"),

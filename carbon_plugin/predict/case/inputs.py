@@ -179,8 +179,8 @@ class StepWork:
     `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
     elementwise operations run one by one, `autocast` where PyTorch casts whole copies of the model, and
     `pads_vocabulary` where the head has as many columns as its products want. `offloaded` is the share of layers whose
-    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `keeps_*` and `gathers_*` are
-    fields of `Stack` as numbers.
+    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `adapters_in_products`,
+    `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -211,6 +211,7 @@ class StepWork:
     accumulated_bytes: Values
     gradient_buffers: Values
     keeps_gathered: Values
+    adapters_in_products: Values
     keeps_products: Values
     keeps_core: Values
     keeps_projections: Values

@@ -12,12 +12,13 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time.operators import ELEMENTWISE_BACKWARD, Cost
 
-ADAPTER_OUTPUT, ADAPTER_OUTPUT_FUSED = 6, 4
+ADAPTER_OUTPUT, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT_ADDED = 6, 4, 2
 """Elements that an adapter moves per element of its matrix's output. It also moves one per element of the input.
 
 The second product writes the outputs. They are scaled (one read, one written) and added (two read, one written), each
 a single pass over a large tensor, or scaled while they are added, which is the second value (`LoRALinear` of torchtune
-and of PEFT). The products themselves, of rank 8 to 64, take less time than this traffic.
+and of PEFT). A product that adds onto the output reads and writes it (`apply_lora_contribution` of Surogate). The
+products themselves, of rank 8 to 64, take less time than this traffic.
 """
 QUANTISATION_BITS = 0.127
 """Bits per 4-bit parameter for the constants of its block, which are quantised too (QLoRA, arXiv 2305.14314 section
@@ -46,7 +47,8 @@ def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values
     read = (2 * outer + keys) * shape.hidden + output * value + ffn * ((1 + shape.gated) * shape.hidden + width)
     written = outer * (query + values) + keys * key + output * shape.hidden
     written = written + ffn * ((1 + shape.gated) * width + shape.hidden)
-    elements = read + where(rates.fused > 0, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT) * written
+    passes = where(rates.fused > 0, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT)
+    elements = read + where(work.adapters_in_products > 0, ADAPTER_OUTPUT_ADDED, passes) * written
     rate = where(rates.fused > 0, rates.memory, rates.streaming)
     moved = elements * tokens * work.activation_bytes / layout.tp / rate
     return Cost(np.asarray(moved), np.asarray(ELEMENTWISE_BACKWARD * moved))

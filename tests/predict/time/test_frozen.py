@@ -18,11 +18,12 @@ from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 PLAN = TrainingPlan(seq_len=2048, global_batch_size=64, steps=1)
+PLAIN = Stack()
 ALONE = ParallelLayout()
 
 
-def terms(model, rates, layout: ParallelLayout = ALONE) -> dict[str, float]:
-    step = step_time(shape_of(model), layout_of(layout), work_of(PLAN, Stack()), rates)
+def terms(model, rates, layout: ParallelLayout = ALONE, stack: Stack = PLAIN) -> dict[str, float]:
+    step = step_time(shape_of(model), layout_of(layout), work_of(PLAN, stack), rates)
     return {name: float(time) for name, time in step.terms.items()}
 
 
@@ -78,6 +79,17 @@ def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates, fused
     tokens = 64 * PLAN.seq_len
     expected = gpt.layers * 2.6 * elements * 2 * tokens / float(getattr(rates(fused=fused), rate))
     assert more == pytest.approx(expected, rel=0.01)
+
+
+def test_adapters_that_products_add_read_and_write_the_outputs_once(gpt, rates) -> None:
+    barely = msgspec.structs.replace(gpt, trainable_fraction=0.5)
+    adapted = msgspec.structs.replace(gpt, trainable_fraction=0.005)
+    added = Stack(adapters_in_products=True)
+    moved = [
+        terms(adapted, rates(fused=1.0), stack=stack)["elementwise"] - terms(barely, rates(fused=1.0))["elementwise"]
+        for stack in (added, Stack())
+    ]
+    assert moved[0] == pytest.approx(moved[1] * 3 / 5, rel=0.01)
 
 
 ADAPTERS = ("none", "query_value", "query_key_value", "attention", "all_matrices")
