@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.predict.uncertainty.interval import Effects
+from carbon_plugin.predict.uncertainty.interval import Effects, t_quantile
 
 ODD, NORMAL_MEDIAN, LEAST_SPREAD = 2.5, 0.6745, 0.05
 """A source far from the others counts as if it were `ODD` spreads away, where a spread is the median of |offset| over
@@ -32,7 +32,8 @@ def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Ef
     sources the range of the next one has to hold the `HELD` (n+1) nearest (hierarchical conformal prediction, Lee,
     Barber and Willett 2023, arXiv 2306.06342): the others count with at most `ODD` spreads (winsorising, Huber 1981).
     For the same reason the variance of a source is that of a normal variable with the same `HELD` quantile, where its
-    rows have long tails.
+    rows have long tails. Where these spreads would give a range that does not hold the `HELD` (n+1) nearest, sources
+    differ by as much more as it takes.
     """
     names = np.unique(sources)
     means = _winsorised(np.array([np.mean(errors[sources == name]) for name in names]))
@@ -44,7 +45,21 @@ def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Ef
     inside = np.full(len(names), within)
     inside[several] = own
     between = float(np.mean(means**2) - np.mean(inside / counts))
+    between = max(between, _between_that_holds(errors, sources, within))
     return Effects(float(np.sqrt(max(between, 0.0))), float(np.sqrt(within)), len(names))
+
+
+def _between_that_holds(errors: NDArray[np.float64], sources: NDArray[np.str_], within: float) -> float:
+    """Return the variance between sources with which the range of the next one holds the `HELD` (n+1) nearest of n
+    sources, where each row has the weight of its share of its source, or 0 where n is too small for that."""
+    _, source, rows = np.unique(sources, return_inverse=True, return_counts=True)
+    order = np.argsort(np.abs(errors))
+    held = np.cumsum(1 / rows[source[order]])
+    enough = np.flatnonzero(held >= HELD * (rows.size + 1) - 1e-9)
+    if not enough.size:
+        return 0.0
+    spread = abs(float(errors[order[enough[0]]])) / t_quantile((1 + HELD) / 2, rows.size - 1)
+    return (spread**2 - within) / (1 + 1 / rows.size)
 
 
 def _winsorised(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

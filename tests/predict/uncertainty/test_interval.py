@@ -71,6 +71,21 @@ def test_more_than_one_source_of_ten_is_no_exception() -> None:
     assert found.between > 0.15
 
 
+def test_the_range_holds_its_share_of_sources_that_are_near_or_far_and_nothing_between() -> None:
+    """Three of ten sources are off by a half: more than the range may miss, so that it has to reach to them."""
+    errors = np.array([0.05, -0.05, 0.05, -0.05, 0.05, -0.05, 0.05, 0.5, -0.5, 0.5] * 3)
+    found = interval.factors(random_effects(errors, np.arange(30).astype(str)))
+    assert np.log(found.p90) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_two_of_ten_sources_are_missed_however_many_rows_they_have(rows: int) -> None:
+    near, far = [0.05, -0.05, 0.04, -0.04], 0.5
+    errors, sources = [*near * 10, *[far] * 8 * rows], [*range(40), *np.repeat(range(40, 48), rows)]
+    found = interval.factors(random_effects(np.array(errors), np.array(sources).astype(str)))
+    assert 0.05 < np.log(found.p90) < 0.2
+
+
 @pytest.mark.parametrize("kind", EFFECTS)
 def test_intervals_hold_the_prediction_and_grow_with_what_is_not_known(kind) -> None:
     plain, assumed = spread_of(kind), spread_of(kind, assumed=True)
