@@ -42,8 +42,8 @@ def test_every_profile_is_listed_with_its_numbers(capsys):
         assert cell in h100
     (v100,) = (line for line in lines if line.startswith("v100-sxm2-32gb "))
     assert "125 fp16" in v100
-    (l4,) = (line for line in lines if line.startswith("l4 "))
-    assert "by law" in l4
+    (l40,) = (line for line in lines if line.startswith("l40 "))
+    assert "by law" in l40
     names = {line.split("  ")[0] for line in lines}
     assert {device.name for device in list_accelerators()} | {node.name for node in list_nodes()} <= names
 
