@@ -84,6 +84,22 @@ def test_a_head_of_64_whose_exponentials_take_as_long_as_products_of_128_waits_f
     assert crossing[0] / crossing[1] == pytest.approx(expected)
 
 
+@given(heads=st.integers(1, 64), head=st.integers(8, 256), eager=st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_attention_to_another_input_costs_what_attention_to_as_many_own_tokens_does(gpt, rates, heads, head, eager):
+    """Where scores go through memory no mask spares any, so that both are the same products and passes."""
+    plan = msgspec.structs.replace(PLAN, input_len=PLAN.seq_len)
+    given_rates = rates(attention_unfused=1.0, attention_eager=float(eager))
+    one = replace(shape_of(gpt), qk_dim=np.float64(head), v_dim=np.float64(head), heads=np.float64(heads))
+    other = replace(one, heads=np.float64(0), cross_heads=np.float64(heads), cross_dim=np.float64(head))
+    own, cross = (attention_core(shape, LAYOUT, work_of(plan, Stack()), given_rates) for shape in (one, other))
+    both = replace(one, cross_heads=np.float64(heads), cross_dim=np.float64(head))
+
+    assert float(cross.forward) == pytest.approx(float(own.forward))
+    summed = attention_core(both, LAYOUT, work_of(plan, Stack()), given_rates)
+    assert float(summed.backward) == pytest.approx(2 * float(own.backward))
+
+
 def test_exponentials_slow_attention_on_blackwell_and_half_as_wide_a_head_on_blackwell_ultra() -> None:
     names = ("h100-sxm", "b200-sxm", "gb300-nvl72", "rtx5090", "mi300x")
     widths = [exponential_width("cudnn", load_accelerator(name)) for name in names]

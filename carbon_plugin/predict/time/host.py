@@ -51,7 +51,7 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
     adapters = adapted_share(shape)
     forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
     backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
-    separate = operators.separate_softmax(shape, layout, work, rates)
+    separate = operators.separate_softmax(shape.heads, work.seq_len, layout, rates)
     forward = forward + HOST_OPS_SOFTMAX[0] * separate
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
     if sparse:

@@ -121,20 +121,34 @@ def linear(
 
 
 def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
-    """Return the seconds of Softmax(QK)V.
+    """Return the seconds of Softmax(QK)V, of self-attention and of attention to another input.
 
     Fused kernels run at their causal-counted rate. Unfused ones take two batched products over the full square, and the
     traffic of the scores.
     """
+    fused = _fused_core(shape, layout, work, rates)
+    if not any_of(rates.attention_unfused):
+        return fused
+    widths = shape.qk_dim, shape.v_dim
+    unfused = _unfused_core(shape.heads, work.seq_len, widths, shape, layout, work, rates)
+    if any_of(shape.cross_heads > 0):
+        keys, widths = work.input_len * work.inputs, (shape.cross_dim, shape.cross_dim)
+        unfused = unfused + _unfused_core(shape.cross_heads, keys, widths, shape, layout, work, rates)
+    apart = rates.attention_unfused > 0
+    return Cost(where(apart, unfused.forward, fused.forward), where(apart, unfused.backward, fused.backward))
+
+
+def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
+    """Return the seconds of attention in fused kernels."""
     heads = layout.micro_batch_size * shape.heads / layout.tp
     queries, keys = work.seq_len / layout.cp, work.seq_len
-    square = queries * keys
     window = np.minimum(shape.window, keys)
     # The scores under the causal mask are half of the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
     scores = (
         (1 - shape.windowed_share)
-        * square
+        * queries
+        * keys
         / 2
         * (1 + shape.bidirectional)
         / _fill(keys * (1 + shape.bidirectional), rates)
@@ -145,20 +159,35 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
-        factor = _softmax_factor(shape.cross_dim, rates)
-        core = core + 2 * crossed * 2 * shape.cross_dim * factor / rate + rates.kernel_time
+        width = filled_lanes(shape.cross_dim, rates)
+        core = core + 2 * crossed * 2 * width * _softmax_factor(width, rates) / rate + rates.kernel_time
     core = where(heads + shape.cross_heads > 0, core, 0.0)
-    cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
-    if not any_of(rates.attention_unfused):
-        return cost
-    aligned = where(np.mod(shape.qk_dim, ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
-    flops = 2 * heads * square * width / (rates.wide_gemm_flops * aligned)
+    return Cost(core, np.asarray(FLASH_BACKWARD * core))
+
+
+def _unfused_core(
+    heads: Values,
+    keys: Values,
+    widths: tuple[Values, Values],
+    shape: Shape,
+    layout: Layout,
+    work: StepWork,
+    rates: Rates,
+) -> Cost:
+    """Return the seconds of attention of `heads` of a layer to `keys` positions, where scores go through memory.
+
+    `widths` are those of a head's keys and of its values.
+    """
+    on_device, queries = layout.micro_batch_size * heads / layout.tp, work.seq_len / layout.cp
+    square, width = queries * keys, widths[0] + widths[1]
+    aligned = where(np.mod(widths[0], ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
+    flops = 2 * on_device * square * width / (rates.wide_gemm_flops * aligned)
     size = work.activation_bytes / 2
-    moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
+    moved = 2 * on_device * size * (2 * square + queries * width) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
-    separate = separate_softmax(shape, layout, work, rates)
+    separate = separate_softmax(heads, keys, layout, rates)
     apart = separate & (rates.attention_eager > 0)
-    traffic = heads * square / where(apart, rates.streaming, rates.memory)
+    traffic = on_device * square / where(apart, rates.streaming, rates.memory)
     plain = work.softmax_forward_bytes, work.softmax_backward_bytes
     forward_bytes, backward_bytes = (
         where(separate, where(rates.attention_eager > 0, eager, size * chain), size * fused)
@@ -166,8 +195,7 @@ def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -
     )
     forward = products + (forward_bytes + 5 * shape.dropout * size) * traffic
     backward = 2 * products + (backward_bytes + 5 * shape.dropout * size) * traffic
-    unfused = (rates.attention_unfused > 0) & (heads > 0)
-    return Cost(where(unfused, forward, cost.forward), where(unfused, backward, cost.backward))
+    return Cost(where(heads > 0, forward, 0.0), where(heads > 0, backward, 0.0))
 
 
 def _softmax_factor(width: Values, rates: Rates) -> Values:
@@ -194,15 +222,15 @@ def filled_lanes(width: Values, rates: Rates) -> Values:
     return where(rates.attention_lanes > 0, np.ceil(width / lanes) * lanes, width)
 
 
-def separate_softmax(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Flags:
-    """Return where the softmax of unfused attention is not one kernel.
+def separate_softmax(heads: Values, keys: Values, layout: Layout, rates: Rates) -> Flags:
+    """Return where the softmax of unfused attention of `heads` of a layer to `keys` positions is not one kernel.
 
     Megatron's fused softmax has limits. Plain PyTorch has none of its own, unless a compiler fuses the chain.
     """
     if not any_of(rates.attention_unfused):
         return np.asarray(False)
-    batches = layout.micro_batch_size * shape.heads / layout.tp
-    fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (work.seq_len <= SOFTMAX_KEYS)
+    batches = layout.micro_batch_size * heads / layout.tp
+    fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (keys <= SOFTMAX_KEYS)
     one_kernel = where(rates.attention_eager > 0, rates.fused > 0, fits)
     return np.asarray((rates.attention_unfused > 0) & (one_kernel == 0))
 
