@@ -144,7 +144,7 @@ def of_model(name: str, middle: float) -> Change:
 
 
 def of_vocabulary(spec: RunSpec, factor: float) -> RunSpec:
-    """The head is padded: where it is not, products of odd columns take twice as long."""
+    """Change the vocabulary of a padded head: where it is not padded, products of odd columns take twice as long."""
     model, stack = (
         replace(spec.model, vocab=round(spec.model.vocab * factor)),
         replace(spec.stack, pads_vocabulary=True),
