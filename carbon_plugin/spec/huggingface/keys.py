@@ -154,3 +154,11 @@ class ConfigKeys:
             found = next((own[key] for key in (f"{layer:02d}", str(layer), layer) if key in own), None)
             changes |= found if isinstance(found, Mapping) else {}
         return self.with_changes(changes) if changes else self
+
+
+def shared_out_heads(keys: ConfigKeys, hidden: int) -> int:
+    """Return the number of heads of a model whose width they share out evenly. Raises `SpecError` where they do not."""
+    heads = keys.integer(*HEADS)
+    if hidden % heads:
+        raise SpecError(f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}")
+    return heads

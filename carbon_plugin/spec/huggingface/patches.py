@@ -13,7 +13,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.families import PatchEncoder, patch_encoder_of
 from carbon_plugin.spec.huggingface.heads import Head, head_of, labels_of, whole_head
-from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, LAYERS, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, LAYERS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.huggingface.towers import pooling_of
 from carbon_plugin.spec.models.blocks import ModelPart
 from carbon_plugin.spec.models.model import TransformerModel
@@ -47,9 +47,7 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
         )
     hidden, grid = keys.integer(*HIDDEN), _grid(keys, kind)
     own = known.tokens + (keys.optional("num_register_tokens") or 0)
-    heads, gated, inner = keys.integer(*HEADS), _gated(keys), _inner(keys, hidden)
-    if hidden % heads:
-        raise SpecError(f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}")
+    heads, gated, inner = shared_out_heads(keys, hidden), _gated(keys), _inner(keys, hidden)
     tokens = grid.patches + own
     table = known.table or keys.flag("use_absolute_position_embeddings", default=False)
     beside = f" and {own} of its own" if own else ""

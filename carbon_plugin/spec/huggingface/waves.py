@@ -11,7 +11,7 @@ import math
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.heads import head_of, whole_head
-from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, LAYERS, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, LAYERS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.models.blocks import ModelPart
 from carbon_plugin.spec.models.model import TransformerModel
 
@@ -29,9 +29,8 @@ def wave_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
             f"{keys.origin}: add_adapter adds convolutions after the layers, which are not modelled; count the model "
             "from the code that builds it (`carbon-plugin count`)"
         )
-    hidden, heads, head = keys.integer(*HIDDEN), keys.integer(*HEADS), head_of(keys)
-    if hidden % heads:
-        raise SpecError(f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}")
+    hidden, head = keys.integer(*HIDDEN), head_of(keys)
+    heads = shared_out_heads(keys, hidden)
     strides = keys.indices("conv_stride") or []
     samples = math.prod(strides)
     letters = head.name.endswith("ForCTC")
