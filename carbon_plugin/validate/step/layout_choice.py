@@ -97,9 +97,8 @@ def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, .
 
 def within_limits(summary: LayoutSummary) -> bool:
     """Return whether the choice for a source keeps both limits. A source without a rank correlation keeps that one."""
-    ranked = (
-        summary.spearman is None or round(summary.spearman, 9) >= LEAST_RANK
-    )  # a mean of ranks may miss by a rounding
+    # A mean of ranks may miss by a rounding.
+    ranked = summary.spearman is None or round(summary.spearman, 9) >= LEAST_RANK
     return summary.regret <= MOST_REGRET and ranked
 
 
