@@ -82,6 +82,7 @@ bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a secon
 
 docs: $(VENV)/.installed .venv-docs/.installed ## commands and tables in docs/, JSON Schemas, and the site in build/site
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/blind_sets.py
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python docs/goodput.py
 	$(BIN)/python docs/scaling.py

@@ -16,6 +16,7 @@ from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, fit_bins, fit_levels
+from carbon_plugin.validate.step.blind_sets import blind_sets
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import overall_phrase
@@ -25,19 +26,7 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = (
-    "eleventh",
-    "tenth",
-    "ninth",
-    "eighth",
-    "seventh",
-    "sixth",
-    "fifth",
-    "fourth",
-    "third",
-    "second",
-    "first",
-)
+COLLECTIONS = (*reversed([one.collection for one in blind_sets()]), "second", "first")
 """The newest first."""
 CLASSES: dict[AccuracyClass, str] = {
     "calibrated": "dense, tuned software on a known device",

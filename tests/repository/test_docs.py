@@ -137,16 +137,6 @@ def test_readme_has_the_errors_of_the_page_about_the_validation(monkeypatch):
     assert shown == expected, "run `python docs/validation.py`"
 
 
-def test_readme_has_the_blind_figures_of_the_page_about_the_validation():
-    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/validation.md"))
-
-    row = r"^\| (\w+)(?: blind set)? \(\w+ collection[^|]*\| (\d+, [\d.]+ %, \d+ %) \| (\d+, [\d.]+ %, \d+ %) \|$"
-    shown, found = (re.findall(row, text.replace("**", ""), flags=re.MULTILINE) for text in (readme, page))
-
-    assert len(shown) > 4
-    assert shown == found
-
-
 def test_readme_has_the_coverage_of_whole_runs_of_the_page_about_carbon():
     readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/carbon_validation.md"))
 

@@ -14,9 +14,10 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_row
 from carbon_plugin.spec.hardware.profiles import PROFILES_VARIABLE
 
 BLIND_PREDICTIONS = "blind_predictions.yaml"
+BLIND_SETS = "blind_sets.yaml"
 CLASSES = "classes"
 ROUNDS = "rounds"
-NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS)
+NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS, BLIND_SETS)
 """Files among the published ones that hold no step times."""
 
 

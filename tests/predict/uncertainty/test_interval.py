@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from carbon_plugin.calibrate.random_effects import random_effects
-from carbon_plugin.calibrate.rows.hybrids import is_hybrid
-from carbon_plugin.calibrate.rows.published import all_published_rows, blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
@@ -179,32 +177,3 @@ def test_a_blind_error_counts_in_the_class_in_which_the_row_was_predicted() -> N
 
     assert here["calibrated"] == 0 < there["calibrated"]
     assert here["ordinary"] > there["ordinary"]
-
-
-def test_every_row_of_a_blind_set_is_shipped_with_its_blind_prediction() -> None:
-    predicted = blind_predictions()
-    shipped = {row.id: row for row in all_published_rows()[0]}
-    assert predicted.keys() <= shipped.keys()
-    blind = ("fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
-    assert {name for name, row in shipped.items() if row.collection in blind} <= predicted.keys()
-
-    def error(collection: str, *, sparse: bool) -> float:
-        errors: dict[str, list[float]] = {}
-        for name, seconds in predicted.items():
-            row = shipped[name]
-            if is_hybrid(row):
-                continue
-            if row.collection == collection and (row.spec.model.moe is not None) == sparse:
-                errors.setdefault(row.source, []).append(abs(seconds / row.measured_step_time_s - 1))
-        return round(100 * float(np.mean([np.mean(own) for own in errors.values()])), 1)
-
-    # These are the figures that docs/validation.md prints.
-    assert [error("third", sparse=flag) for flag in (False, True)] == [15.6, 29.0]
-    assert [error("fourth", sparse=flag) for flag in (False, True)] == [17.6, 32.3]
-    assert [error("fifth", sparse=flag) for flag in (False, True)] == [52.2, 91.7]
-    assert [error("sixth", sparse=flag) for flag in (False, True)] == [21.6, 140.4]
-    assert [error("seventh", sparse=flag) for flag in (False, True)] == [17.6, 23.0]
-    assert error("eighth", sparse=False) == 39.4
-    assert error("ninth", sparse=True) == 37.6
-    assert error("tenth", sparse=False) == 34.5
-    assert error("eleventh", sparse=True) == 42.3
