@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,7 +23,14 @@ from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
 from carbon_plugin.sinks.sink import NotTakenError
 
+logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 10.0
+NOT_CLOSED = (
+    "carbon_plugin: the record of this training has not come to its end within %g s, and nothing waits for it any "
+    "longer; it goes on in the background, but if the program ends now, the record in %s may lack its last window and "
+    "its closing record, and an audit calls it incomplete"
+)
+"""What is said where a driver or a file system hangs while a training ends."""
 NODES_PER_APPEND_S = 4
 """The nodes together append at most this many records a second. With more than 40 nodes the windows therefore grow, to
 8.5 minutes at 2,048 nodes, so that the ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
@@ -113,7 +121,8 @@ class Measurement:
     def end(self, reason: str) -> None:
         """Write the last window, the closing record and the last row."""
         self.clock.end()
-        self._thread.close(reason, CLOSE_TIMEOUT_S)
+        if not self._thread.close(reason, CLOSE_TIMEOUT_S):
+            logger.warning(NOT_CLOSED, CLOSE_TIMEOUT_S, self._run_dir)
         self._log_new()
         self._loggers.close(self.work.last_row, self._run_dir)
 

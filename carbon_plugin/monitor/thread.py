@@ -12,6 +12,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
+from carbon_plugin.threads.patience import wait_while_running
 from carbon_plugin.threads.turns import own_clock, stop_taking_turns, take_turns
 
 _LEAST_WAIT_S = 0.001
@@ -106,8 +107,8 @@ class MonitorThread:
         self._thread.start()
 
     def close(self, reason: str, timeout_s: float) -> bool:
-        """Ask for an orderly end, wait for it at most `timeout_s` seconds (a driver may hang), and return whether it
-        came."""
+        """Ask for an orderly end, wait for it at most `timeout_s` seconds in which this process runs (a driver may
+        hang), and return whether it came."""
         self._awaited = timeout_s > 0
         if self._reason is None:
             self._reason = reason
@@ -115,8 +116,7 @@ class MonitorThread:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(timeout_s)
-        return not thread.is_alive()
+        return wait_while_running(thread.join, lambda: not thread.is_alive(), timeout_s)
 
     def forget(self) -> None:
         """Drop thread and wake in a forked child. The child has no such thread, and its locks may be held forever."""

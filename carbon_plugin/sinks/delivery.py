@@ -14,6 +14,7 @@ from carbon_plugin.sinks.quiet import leave_signals_to_the_training
 from carbon_plugin.sinks.report_file import REPORT_S, ReportFile
 from carbon_plugin.sinks.row import Row
 from carbon_plugin.sinks.sink import NotTakenError, Sink
+from carbon_plugin.threads.patience import wait_while_running
 
 MOST_WAITING = 1000
 """So many rows may wait for a sink, which is nearly three hours of them. Further ones are left out, but the last is
@@ -106,8 +107,7 @@ class _Worker:
         began_s, busy_s = time.monotonic(), self._busy_since_s
         within_s = CLOSE_S + (REPORT_S if self.sink.wants_report else 0.0)
         waited_s = 0.0 if busy_s is None else began_s - busy_s
-        self._thread.join(max(0.0, within_s - waited_s))
-        if self._thread.is_alive():
+        if not wait_while_running(self._thread.join, lambda: not self._thread.is_alive(), within_s - waited_s):
             self._fail(TimeoutError(f"it has not come to its end within {within_s:g} s"))
 
     def _main(self) -> None:

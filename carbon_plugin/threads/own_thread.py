@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from carbon_plugin.threads.patience import wait_while_running
 from carbon_plugin.threads.turns import turn_of_this_thread
 
 T = TypeVar("T")
@@ -33,8 +34,9 @@ class Answer(Generic[T]):
         return self._done.is_set()
 
     def wait(self, within_s: float) -> bool:
-        """Wait for the end of the work for at most `within_s` seconds; return whether it has ended."""
-        return self._done.wait(within_s)
+        """Wait for the end of the work for at most `within_s` seconds in which this process runs; return whether it has
+        ended."""
+        return wait_while_running(self._done.wait, self._done.is_set, within_s)
 
     def result(self) -> T:
         """Return what the work gave, or raise the exception that it raised."""

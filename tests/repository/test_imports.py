@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "spec": set(),
     "show": {"spec"},
-    "sinks": {"spec", "show"},
+    "sinks": {"spec", "show", "threads"},
     "predict": {"spec"},
     "net": {"spec"},
     "threads": set(),

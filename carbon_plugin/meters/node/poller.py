@@ -17,6 +17,7 @@ from carbon_plugin.meters.node.source import DEADLINE_S, NodeAnswer, NodeSource,
 from carbon_plugin.meters.track import Sample, Track, Traits
 from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.threads.patience import wait_while_running
 
 NODE_COUNTER_SPREAD = 0.05
 """The half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""
@@ -75,7 +76,7 @@ class NodePoller:
         self._stop = threading.Event()
         self._answered = threading.Event()
         threading.Thread(target=self._run, name="carbon-plugin-node", daemon=True).start()
-        self._answered.wait(FIRST_WAIT_S)
+        wait_while_running(self._answered.wait, self._answered.is_set, FIRST_WAIT_S)
 
     def close(self) -> None:
         """Stop asking. A question that is being asked ends by its deadline and is not waited for."""
