@@ -25,7 +25,7 @@ def by_set(errors: Sequence[BlindError]) -> str:
         HEADINGS,
         [
             [
-                one.blind_set.name,
+                f"{one.blind_set.name} ({one.blind_set.collection} collection)",
                 one.blind_set.holds,
                 one.kind,
                 str(one.lines),

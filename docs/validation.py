@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from marked_tables import replace_marked, table, wrapped
-from validation_sources import SOURCES
+from validation_sources import REASONS, SOURCES
 
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
@@ -19,7 +19,7 @@ from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, 
 from carbon_plugin.validate.step.blind_sets import blind_sets
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
-from carbon_plugin.validate.step.layout_choice import overall_phrase
+from carbon_plugin.validate.step.layout_choice import MOST_REGRET, overall_phrase
 from carbon_plugin.validate.step.spreads import ClassSpread, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 
@@ -49,6 +49,9 @@ SPREAD_HEADINGS = (
     "class", "rows", "sources", "source left out", "spread between", "within", "from sources", "p10–p90", "80 % covers",
     "spread without the source",
 )  # fmt: skip
+FAR_OFF = 30.0
+"""Sources whose mean error is above this, in percent, have a table of their own."""
+FAR_OFF_HEADINGS = ("source", "rows", "mean error, %", "bias, %", "what is known of the reason")
 README_HEADINGS = ("step time", "sources", "mean error", "80 % range", "it holds")
 
 
@@ -60,6 +63,34 @@ def collections(result: Validation) -> str:
 def intervals(result: Validation) -> str:
     """Return the range of each class and what it holds."""
     return table(SPREAD_HEADINGS, [_spread(item) for item in class_spreads(result.rows)])
+
+
+def far_off(result: Validation) -> str:
+    """Return the sources that are predicted worst, the worst first."""
+    worst = sorted((one for one in result.summary if one.mape > FAR_OFF), key=lambda one: -one.mape)
+    return table(
+        FAR_OFF_HEADINGS,
+        [
+            [
+                _name(one.source),
+                str(one.n),
+                f"{one.mape:.0f}",
+                f"{one.bias:+.0f}",
+                REASONS.get(one.source, "not known"),
+            ]
+            for one in worst
+        ],
+    )
+
+
+def layouts(result: Validation) -> str:
+    """Return how well the choice of layouts does over all sources, and for which ones it costs most."""
+    costly = sorted((one for one in result.layouts if one.regret > MOST_REGRET), key=lambda one: -one.regret)
+    named = "; ".join(f"{_heading(one.source)}: {percent(one.regret / 100, 1)}" for one in costly)
+    return wrapped(
+        f"Over all: {overall_phrase(result.layouts)}. The regret is above {percent(MOST_REGRET / 100, 0)} for "
+        f"{len(costly)} sources ({named})."
+    )
 
 
 def readme(result: Validation) -> str:
@@ -246,7 +277,8 @@ def _both(result: Validation) -> tuple[int, float]:
 
 def write(result: Validation) -> None:
     """Replace what stands between the markers of the three pages."""
-    replace_marked(PAGE, {"collections": collections(result), "intervals": intervals(result)})
+    parts = {"collections": collections, "intervals": intervals, "far off": far_off, "layouts": layouts}
+    replace_marked(PAGE, {name: part(result) for name, part in parts.items()})
     replace_marked(TABLES, {"by source": tables(result)})
     replace_marked(README, {"collections": readme(result)})
 

@@ -1,4 +1,4 @@
-"""What the tables of `validation_tables.md` call the sources of published rows."""
+"""What the tables of the validation call the sources of published rows, and what is known of those that are far off."""
 
 SOURCES = {
     "vtrain_single_node": ("vTrain, up to 8 A100", "10 / 6"),
@@ -183,3 +183,32 @@ SOURCES = {
     "marin_new": ("Marin's Grug, TPU v4 and GB200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
+
+REASONS = {
+    "amdmi350-lora": "one row of small eager models on this device, whose host is twice as fast as in other software",
+    "aurora": "GPUs of Intel in software that nobody tuned for them; ZeRO-3 takes long beside its micro-batches",
+    "awsmoe-moe": "a layer and micro-batch takes 18 ms on these hosts, of which 7 are predicted, with every exchange",
+    "axolotl-lora-moe": "adapters on experts in 4 bits, whose weights are unpacked expert by expert",
+    "bmtrain": "10 s of each step of DeepSpeed do not grow with the batch; gathers that we assume explain one of them",
+    "ezpztitan": "GPUs of Intel in software that nobody tuned for them, most rows on many nodes",
+    "fastdit": "autocast keeps the residual stream in fp32, and the modulation of layers is not counted",
+    "frontier": "PyTorch's attention backward on AMD was slow in 2024 (pytorch/pytorch issue 135431)",
+    "fsdp111": "a model of 1 T at the limit of the memory, where its allocator waits",
+    "fsdp2blog": "slower than what it states; all is held in bf16, with PyTorch's attention",
+    "hanuman-moe": "XLA multiplies gradients of experts badly under full recompute, by its author",
+    "hfgaudi": "rows of 2022 on a Gaudi, and a run on A100 that is a third slower than others of its kind",
+    "lomo": "gathers run at 2.3 GB/s, because GeForce cards have no direct way to one another over PCIe",
+    "msswift-moe": "how unequal the routing was, and which network joined the nodes, is not published",
+    "nanotron": "transfers of its pipelines run at 1 and about 5 GB/s; why is not published",
+    "nmoe": "four times as slow as its settings say; its own runs of February 2026 took a third of the time",
+    "nmoe-moe": "as slow as its dense model",
+    "nous_llep-moe": "runs without the compiler; half of its time is not explained, and it is not the routing",
+    "shisa-moe": "a pass through one of 128 experts in a loop under ZeRO-3 takes 10 ms, of which 3.5 are predicted",
+    "swissai": "a model of 300M with a large vocabulary",
+    "torchao": "devices with less power than most of their kind",
+    "tpuchat": "the head in chunks of one user's own code",
+    "ult": "one user's own trainer, two to seven times slower than its settings say",
+    "ult-lora": "one user's own trainer; beside 4-bit weights it holds the rest in fp32, with deterministic algorithms",
+    "zoouser-moe": "what the host needs beyond the counted operations of a layer",
+}
+"""Why the predictions of a source are far off. Sources of which nobody knows the reason are absent."""
