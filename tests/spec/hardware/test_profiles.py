@@ -294,3 +294,23 @@ def test_a_bad_profile_is_refused_with_file_line_and_field(tmp_path: Path, old, 
 
     with pytest.raises(SpecError, match=message):
         load_accelerator("bad", profile_dirs=[tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "measured_flops"),
+    [
+        ("a40", 122e12),
+        ("l40s", 269e12),
+        ("gaudi2", 419e12),
+        ("jetson-t5000", 113e12),
+        ("max-1550-tile", 2645e12 / 12),
+        ("mi250x-gcd", (147e12 + 127e12) / 2),
+    ],
+)
+def test_measured_products_count_with_what_an_a100_reaches_of_its_own_in_training(
+    name: str, measured_flops: float
+) -> None:
+    device = load_accelerator(name)
+    assert device.efficiency.gemm_share is not None
+    sustained_flops = device.efficiency.gemm_share.value * device.peak_flops["bf16"].value
+    assert 0.88 <= sustained_flops / measured_flops <= 0.92
