@@ -46,6 +46,13 @@ class _Boundary(Struct, frozen=True):
     gpu_energy_j: float | None
 
 
+class _Begun(Struct, frozen=True):
+    """Holds the part of a step that was done when the loop left training for another phase."""
+
+    duration_s: float = 0.0
+    gpu_energy_j: float = 0.0
+
+
 class SpanTracker:
     """Turns reads of the meters into spans. `gpu_keys` are the GPUs whose energy counts; there are none on a CPU.
 
@@ -58,6 +65,7 @@ class SpanTracker:
         self._keys = list(gpu_keys)
         self._open: _Boundary | None = None
         self._last: _Boundary | None = None
+        self._begun: _Begun | None = None
         self._found = False
 
     def observe(self, before: Snapshot, after: Snapshot, pieces: Sequence[Piece]) -> list[Measured]:
@@ -68,12 +76,14 @@ class SpanTracker:
         for piece in pieces:
             if piece.phase not in IN_TRAINING:
                 spans += self.finish()
+                if self._begun is None:
+                    self._begun = self._begun_at(piece, before, after)
                 left = piece
                 continue
             if left is not None and left.phase != "startup":
-                # After an evaluation or a checkpoint, the next step begins at its end.
-                self._begin(piece.start.steps, piece.start_s, before, after)
-            left = None
+                # After an evaluation or a checkpoint, the next step goes on at its end.
+                self._begin(piece.start.steps, piece.start_s, before, after, self._begun)
+            left = self._begun = None
             span = self._close(piece.end, before, after)
             if span is not None:
                 spans.append(span)
@@ -90,10 +100,24 @@ class SpanTracker:
             return []
         return [self._measured(start, end, short=True)]
 
-    def _begin(self, steps: int, moment_s: float, before: Snapshot, after: Snapshot) -> None:
+    def _begin(
+        self, steps: int, moment_s: float, before: Snapshot, after: Snapshot, begun: _Begun | None = None
+    ) -> None:
+        """Begin a span. What was done of its first step before another phase counts as if it lay directly before."""
         if steps >= self._rule.warmup_steps:
-            self._open = _Boundary(steps, moment_s, self._energy_at(moment_s, before, after))
+            begun = begun or _Begun()
+            energy_j = self._energy_at(moment_s, before, after)
+            energy_j = None if energy_j is None else energy_j - begun.gpu_energy_j
+            self._open = _Boundary(steps, moment_s - begun.duration_s, energy_j)
             self._last = None
+
+    def _begun_at(self, left: Piece, before: Snapshot, after: Snapshot) -> _Begun:
+        """Return what was done of a step when training was left: a loop logs, waits for a loss or fetches a batch
+        between a step boundary and an evaluation."""
+        duration_s = max(0.0, left.start_s - left.start.monotonic_s)
+        first_j, last_j = (self._energy_at(read.monotonic_s, before, after) for read in (before, after))
+        spent_j = 0.0 if first_j is None or last_j is None else last_j - first_j
+        return _Begun(duration_s, duration_s * spent_j / (after.monotonic_s - before.monotonic_s))
 
     def _close(self, mark: Mark, before: Snapshot, after: Snapshot) -> Measured | None:
         start = self._open

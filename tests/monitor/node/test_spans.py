@@ -88,7 +88,23 @@ def test_evaluation_ends_a_span_and_the_next_begins_after_it():
 
     assert [(span.first_step, span.last_step) for span in during] == [(21, 30)]
     assert after[0].first_step == 31
-    assert after[0].start_s == 17.0
+    assert after[0].start_s == pytest.approx(16.8)  # 0.2 s of step 31 had gone by when the evaluation began
+
+
+def test_what_a_step_did_before_an_evaluation_counts_towards_that_step():
+    loop = Loop(1.0, rule=SpanRule(min_s=4, min_steps=4, warmup_steps=2))
+    loop.read(5.1)
+    loop.read(9.7, Transition(9.6, "evaluation", Mark(9, 9.0, 0, 0)))
+    # The evaluation takes 8 s, in which no step ends: 0.6 s of step 10 lie before it, and 0.4 s after it.
+    loop.last = Snapshot(monotonic_s=17.5, readings=loop.snapshot(17.5).readings, mark=Mark(9, 9.0, 0, 0))
+    resumed = Snapshot(monotonic_s=22.1, readings=loop.snapshot(22.1).readings, mark=Mark(14, 22.0, 0, 0))
+    back = [Transition(17.6, "train", Mark(9, 9.0, 0, 0))]
+
+    (span,) = loop.tracker.observe(loop.last, resumed, cut(loop.last, resumed, "evaluation", back))
+
+    assert (span.first_step, span.last_step) == (10, 14)
+    assert span.duration_s / span.steps == pytest.approx(1.0)
+    assert span.gpu_energy_j / span.steps == pytest.approx(300.0)
 
 
 def test_waiting_for_data_is_part_of_a_step():
