@@ -53,7 +53,9 @@ DUAL_NOTE = (
     "the loss, which takes no time here"
 )
 LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
-"""The keys of models that run the same layers more than once for each token."""
+"""The keys of models that run some of their layers more than once for each token."""
+WHOLE_LOOPS = "total_ut_steps"
+"""The key of models whose tokens pass the whole stack of layers so many times (Ouro, arXiv 2510.25741)."""
 PLAIN_TOLERANCE = 0.002
 """Layers count as alike where the plain fields give all their parameters but this share, which biases and norms of
 heads take.
@@ -225,7 +227,8 @@ def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -
     found: dict[Block, int] = {}
     for block, same in groupby(layers):
         found[block] = found.get(block, 0) + len(list(same))
-    blocks = (msgspec.structs.replace(block, layers=count) for block, count in found.items())
+    loops = keys.optional(WHOLE_LOOPS) or 1
+    blocks = (msgspec.structs.replace(block, layers=count, passes=loops) for block, count in found.items())
     return tuple(_shared(keys, block) for block in blocks) if family.shared else tuple(blocks)
 
 
@@ -245,9 +248,8 @@ def _tied(whole: Mapping[str, Any], keys: ConfigKeys, family: Family) -> bool:
     """
     if family.never_tied:
         return False
-    if whole.get("tie_word_embeddings") is not None:
-        return bool(whole["tie_word_embeddings"])
-    return keys.flag("tie_word_embeddings", default=family.tied)
+    inner = keys.flag("tie_word_embeddings", default=family.tied)
+    return ConfigKeys(whole, keys.origin).flag("tie_word_embeddings", default=inner)
 
 
 def _window(keys: ConfigKeys, family: Family) -> int | None:

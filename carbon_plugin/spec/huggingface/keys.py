@@ -102,8 +102,16 @@ class ConfigKeys:
         return float(value)
 
     def flag(self, *keys: str, default: bool) -> bool:
-        """Return the first value that is there as true or false."""
-        return next((bool(self.config[key]) for key in keys if self.config.get(key) is not None), default)
+        """Return the first value that is there as true or false. Raises `SpecError` for a word or a list, of which
+        Python would take "false" for true.
+        """
+        key = next((key for key in keys if self.config.get(key) is not None), None)
+        if key is None:
+            return default
+        value = self.config[key]
+        if type(value) not in (bool, int, float):
+            raise SpecError(f"{self.origin}: {key}: expected true or false, got {shown(value)}")
+        return bool(value)
 
     def names(self, key: str) -> list[str]:
         """Return a list of words, empty where there is none. Raises `SpecError` for a single word."""

@@ -40,6 +40,8 @@ EVERY = (
 )
 
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
+WINDOW_FLAGS = "hybrid_layer_pattern"
+"""The key of MiMo-V2 that says for each layer whether it has a sliding window."""
 MIXER_INDICES = ("attn_layer_indices", "full_attn_idxs")
 NULL_IS_NONE = frozenset({"attn_layer_indices"})
 """The keys of lists of the layers that have attention, for which null means that none has."""
@@ -89,6 +91,8 @@ def layer_names(keys: ConfigKeys) -> list[str]:
         if unknown:
             raise SpecError(f"{keys.origin}: hybrid_override_pattern: unknown letters {', '.join(unknown)}")
         return [LETTERS[letter] for letter in pattern]
+    if flags := keys.indices(WINDOW_FLAGS):
+        return ["sliding_attention" if flag else "full_attention" for flag in flags]
     return next((names for key in LISTS if (names := keys.names(key))), [])
 
 
@@ -219,6 +223,10 @@ def _sparse_layers(keys: ConfigKeys, layers: int) -> set[int]:
         return set(listed)
     if listed_text := keys.text("moe_layers_enum"):
         return set(_whole(keys, listed_text.split(",")))
+    if (flags := next((found for key in EVERY if (found := keys.indices(key)) is not None), None)) is not None:
+        if len(flags) < layers:
+            raise SpecError(f"{keys.origin}: {len(flags)} layers are listed as sparse or not, of {layers}")
+        return {layer for layer, flag in enumerate(flags[:layers]) if flag}
     if period := keys.optional("expert_layer_period"):
         offset = keys.optional("expert_layer_offset") or 0
         return {layer for layer in range(layers) if layer % period == offset}

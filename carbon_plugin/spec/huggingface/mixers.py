@@ -22,6 +22,9 @@ from carbon_plugin.spec.models.blocks import Mixer
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
 CHUNK = ("mamba_chunk_size", "chunk_size")
+VALUES_SHARE_THE_WIDTH = frozenset({"minicpm3"})
+"""The families of latent attention whose value heads share out the hidden width where the config does not state theirs
+(configuration_minicpm3.py of transformers 5.24)."""
 CROSS = "cross-attention"
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
@@ -75,8 +78,17 @@ def mla_of(keys: ConfigKeys) -> dict[str, Any]:
         "kv_lora_rank": keys.integer("kv_lora_rank"),
         "qk_nope_head_dim": keys.integer("qk_nope_head_dim"),
         "qk_rope_head_dim": rope,
-        "v_head_dim": keys.integer("v_head_dim"),
+        "v_head_dim": keys.optional("v_head_dim") or _value_width(keys),
     }
+
+
+def _value_width(keys: ConfigKeys) -> int:
+    """Return the width of a value head where a config of latent attention leaves it out. Raises `SpecError` for a
+    family that always states it.
+    """
+    if keys.text("model_type") not in VALUES_SHARE_THE_WIDTH:
+        return keys.integer("v_head_dim")
+    return keys.integer(*HIDDEN) // keys.integer(*HEADS)
 
 
 def is_biased(keys: ConfigKeys, family: Family) -> bool:

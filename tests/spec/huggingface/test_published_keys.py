@@ -62,6 +62,68 @@ EXAONE4_32B = {
     "tie_word_embeddings": False,
     "vocab_size": 102400,
 }
+MIMO_V2_FLASH = {  # layers are listed by flags: a window, and experts
+    "model_type": "mimo_v2_flash",
+    "hidden_size": 4096,
+    "hybrid_layer_pattern": [0] + ([1] * 4 + [0]) + ([1] * 5 + [0]) * 7,
+    "intermediate_size": 16384,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": [0] + [1] * 47,
+    "n_routed_experts": 256,
+    "n_shared_experts": None,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "head_dim": 192,
+    "sliding_window_size": 128,
+    "swa_num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+    "v_head_dim": 128,
+    "vocab_size": 152576,
+}
+LING_1T = {
+    "model_type": "bailing_moe",
+    "first_k_dense_replace": 4,
+    "head_dim": 128,
+    "hidden_size": 8192,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "moe_shared_expert_intermediate_size": 2048,
+    "num_attention_heads": 64,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 80,
+    "num_key_value_heads": 8,
+    "num_shared_experts": 1,
+    "tie_word_embeddings": False,
+    "vocab_size": 157184,
+}
+MINICPM3_4B = {
+    "model_type": "minicpm3",
+    "hidden_size": 2560,
+    "intermediate_size": 6400,
+    "kv_lora_rank": 256,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 62,
+    "num_key_value_heads": 40,
+    "q_lora_rank": 768,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "vocab_size": 73448,
+}
+OURO_2_6B = {
+    "model_type": "ouro",
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 16,
+    "tie_word_embeddings": False,
+    "total_ut_steps": 4,
+    "vocab_size": 49152,
+}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +134,10 @@ EXAONE4_32B = {
         (CHATGLM3, 6.24),
         (MINIMAX_TEXT_01, 456),
         (EXAONE4_32B, 32.0),
+        (MIMO_V2_FLASH, 309),
+        (LING_1T, 1000),
+        (MINICPM3_4B, 4.07),
+        (OURO_2_6B, 2.668),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -111,3 +177,26 @@ def test_other_letters_of_a_pattern_are_refused_by_name() -> None:
         SpecError, match="sliding_window_pattern: expected a whole number or letters L and G, got 'LXG'"
     ):
         model_from_hf_config(EXAONE4_32B | {"sliding_window_pattern": "LXG"}, "exaone")
+
+
+def test_layers_that_flags_list_have_a_window_or_experts_where_their_flag_says_so() -> None:
+    model = model_from_hf_config(MIMO_V2_FLASH, "mimo")
+
+    assert sum(block.layers for block in model.blocks if block.mixers[0].window) == 39
+    assert sum(block.layers for block in model.blocks if block.mixers[0].kv_heads == 4) == 9
+    with pytest.raises(SpecError, match="47 layers are listed as sparse or not, of 48"):
+        model_from_hf_config(MIMO_V2_FLASH | {"moe_layer_freq": [1] * 47}, "mimo")
+
+
+def test_a_stack_that_a_token_passes_four_times_has_its_weights_once_and_its_work_four_times() -> None:
+    looped = model_from_hf_config(OURO_2_6B, "ouro")
+    once = model_from_hf_config(OURO_2_6B | {"total_ut_steps": 1}, "ouro")
+
+    assert looped.parameters == once.parameters
+    assert {block.passes for block in looped.blocks} == {4}
+
+
+@pytest.mark.parametrize("key", ["tie_word_embeddings", "attention_bias", "use_sliding_window"])
+def test_a_word_in_place_of_true_or_false_is_refused_by_its_key(key: str) -> None:
+    with pytest.raises(SpecError, match=f"{key}: expected true or false, got 'false'"):
+        model_from_hf_config(EXAONE4_32B | {key: "false"}, "exaone")
