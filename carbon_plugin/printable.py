@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _COLOUR = r"\x1b\[[0-9;]{0,20}m"
 """What tables of ours are coloured with; harmless in anybody's text."""
@@ -17,6 +18,18 @@ _LONGEST_OF_OTHERS = 240
 def printable(text: str) -> str:
     r"""Return the text with control characters as escapes such as \x07; line breaks, tabs and colours stay."""
     return _CONTROL.sub(lambda found: found[1] or found[2].encode("unicode_escape").decode(), text)
+
+
+def in_unicode(value: Any) -> Any:
+    r"""Return plain data whose texts UTF-8 can hold: a byte of a path in another encoding, which Python keeps as half a
+    character, is an escape such as \udce4."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {in_unicode(key): in_unicode(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_unicode(held) for held in value]
+    return value
 
 
 def one_line(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.printable import printable
+from carbon_plugin.printable import in_unicode, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,8 @@ def echo_json(document: Any) -> None:
     """Write a value as one indented JSON document to standard output."""
     import msgspec
 
-    echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    plain = in_unicode(msgspec.to_builtins(document))
+    echo(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_a_process_that_ends_loses_no_run(runs: Path, store: Path, tmp_path: Pat
 
     assert (done.added, done.skipped) == (RUNS, [])
     assert totals(tmp_path) == totals(store)
+
+
+def test_a_run_in_a_directory_whose_name_is_no_unicode_is_ingested_once(tmp_path: Path) -> None:
+    write_fleet(tmp_path / os.fsdecode(b"L\xe4ufe"), 1)
+
+    first, second = (ingest([str(tmp_path)], str(tmp_path.parent / "store")) for _ in range(2))
+
+    assert (first.added, first.skipped) == (1, [])
+    assert (second.added, second.unchanged) == (0, 1)
 
 
 def test_a_touched_run_is_recognised_by_its_content(tmp_path: Path) -> None:

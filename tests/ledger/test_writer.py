@@ -54,6 +54,19 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     assert ledger.head == writer.head
 
 
+def test_text_in_another_encoding_is_recorded_with_its_bytes_as_escapes(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/runs/L\xe4ufe")
+    writer = LedgerWriter(tmp_path, run_id=RUN_ID, node=0)
+    writer.write(msgspec.structs.replace(manifest(), configuration={"run_dir": {"value": path, "source": "\u00e4"}}))
+    writer.write(Event(at_unix_s=1.0, kind="note", message=path, data={path: [path]}))
+
+    first, second = read_ledger(writer.path).records
+    shown = "/runs/L\\udce4ufe"
+    assert isinstance(first, Manifest)
+    assert first.configuration == {"run_dir": {"value": shown, "source": "\u00e4"}}
+    assert second == Event(at_unix_s=1.0, kind="note", message=shown, data={shown: [shown]})
+
+
 def test_chain_is_what_the_documentation_says(tmp_path: Path) -> None:
     writer = opened(tmp_path)
     writer.write(event(1))

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet.store.places import TRIES, AccessError, Location, open_place, reaching
+from carbon_plugin.fleet.store.places import TRIES, AccessError, Location, local_place, open_place, reaching
 from carbon_plugin.ledger.files import node_of
 from carbon_plugin.ledger.identity import IDENTITY_FILE
 from carbon_plugin.spec.parsing.opening import open_ending
@@ -65,12 +65,12 @@ def _local(place: Location) -> Iterator[FoundRun]:
     waiting = [os.path.realpath(place.path)]
     while waiting:
         directory = waiting.pop()
-        with reaching(Location(directory, directory), "listed"), os.scandir(directory) as entries:
+        with reaching(local_place(directory), "listed"), os.scandir(directory) as entries:
             names = list(entries)
         waiting += [entry.path for entry in names if entry.is_dir(follow_symlinks=False)]
         if any(node_of(entry.name) is not None for entry in names):
             files = [_local_file(entry) for entry in names if _is_of_run(entry.name)]
-            yield FoundRun(Location(directory, directory), sorted(files, key=lambda file: file.name))
+            yield FoundRun(local_place(directory), sorted(files, key=lambda file: file.name))
 
 
 def _local_file(entry: os.DirEntry[str]) -> FoundFile:

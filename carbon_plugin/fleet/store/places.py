@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.extra import needed
+from carbon_plugin.printable import in_unicode
 from carbon_plugin.spec.parsing.home import expanded
 from carbon_plugin.spec.parsing.opening import open_ending
 
@@ -31,8 +32,8 @@ class AccessError(FleetError):
 class Location(Struct, frozen=True):
     """A directory, or a prefix of an object store.
 
-    `url` is the address as a user writes it, and `path` is the one that the file system `fs` uses. `fs` is None for a
-    local directory.
+    `url` is the address as a user writes it, by which a store names the place, and `path` is the one that the file
+    system `fs` uses. `fs` is None for a local directory.
     """
 
     url: str
@@ -55,6 +56,12 @@ class Location(Struct, frozen=True):
         return Location(f"{self.url.rstrip('/')}/{tail}", f"{self.path.rstrip('/')}/{tail}", self.fs)
 
 
+def local_place(path: str) -> Location:
+    """Return a directory of this machine. Its name may hold bytes that are no UTF-8, which its address has as
+    escapes."""
+    return Location(in_unicode(path), path)
+
+
 def open_place(text: str) -> Location:
     """Return the place that a user names.
 
@@ -63,7 +70,7 @@ def open_place(text: str) -> Location:
     protocol, found, _ = text.partition("://")
     if not found or protocol == "file":
         path = str(expanded(text.removeprefix("file://")).absolute())
-        return Location(path, path)
+        return local_place(path)
     fsspec = needed("fsspec", f"{text}: an object store", "fleet,s3")
     try:
         fs, path = fsspec.core.url_to_fs(text, use_listings_cache=False)

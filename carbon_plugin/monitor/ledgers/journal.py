@@ -103,6 +103,8 @@ class Journal:
                 except RecordError as error:  # it would hold up all records behind it
                     self._waiting.drop()
                     self._on_trouble(f"{error}; it is left out")
+                    if isinstance(record, Manifest) and writer.records == 0:
+                        logger.warning("carbon_plugin: no audit will be able to read the record of this run; %s", error)
         except LedgerError as error:
             self._begin_trouble(str(error))
         else:

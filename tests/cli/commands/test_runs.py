@@ -57,6 +57,16 @@ def test_runs_are_listed_with_what_they_used_and_how_they_stand(place, capsys):
     assert listed["broken"]["problem"]
 
 
+def test_run_in_a_directory_whose_name_is_no_unicode_is_listed(tmp_path, capsys):
+    Job(nodes=1, attempts=[Attempt(0, 6)]).write(tmp_path / os.fsdecode(b"L\xe4ufe"))
+
+    assert run(["runs", str(tmp_path), "--json"]) == 0
+
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["directory"] == str(tmp_path / "L\\udce4ufe")
+    assert listed["state"] == "finished"
+
+
 def test_list_of_runs_names_each_directory_and_what_cannot_be_read(place, capsys):
     assert run(["runs", str(place)]) == 0
 
