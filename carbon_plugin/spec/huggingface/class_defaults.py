@@ -27,7 +27,7 @@ ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DEN
 """The groups of names for the same thing: where the config states one name of a group, the default of another name is
 not used.
 """
-OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, *VOCAB))
+OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, *VOCAB, "encoder_layers", "encoder_ffn_dim"))
 """The keys whose defaults are not used: a file that does not state them is not the whole config of a model, and is
 refused.
 """

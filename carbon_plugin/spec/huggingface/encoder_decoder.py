@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.heads import Head, head_of, whole_head
-from carbon_plugin.spec.huggingface.keys import ConfigKeys
+from carbon_plugin.spec.huggingface.keys import ConfigKeys, shared_out_heads
 from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer, ModelPart
 from carbon_plugin.spec.models.model import MixtureOfExperts, TransformerModel
 
@@ -40,8 +41,6 @@ NOTE = "an encoder with a decoder: training.input_len is the length of the encod
 ONE_SIDED = {"ForCausalLM": ("decoder", "encoder"), "ForAudioClassification": ("encoder", "decoder")}
 """The ends of the names of classes that hold one side of a model and not the other, and that are not read here."""
 ALONE = "the encoder of a model with a decoder, alone: it sees the whole sequence"
-BUCKETS = 32
-"""The number of relative positions of T5 by default; the encoder has one table of them and the decoder another."""
 AUDIO_KERNEL, FRAMES_OF_A_TOKEN = 3, 2
 """The width of the two convolutions before a Whisper encoder, and the frames of sound that the second one makes a token
 of (arXiv 2212.04356 section 2.2).
@@ -88,15 +87,28 @@ def encoder_decoder_model(config: Mapping[str, Any], name: str, origin: str) -> 
     """Return the model of a config of one of `FAMILIES`. Raises `SpecError` naming a key that is missing or
     unexpected, and a class that holds one side alone, but for the encoder of T5.
     """
-    keys = ConfigKeys(config, origin)
-    head = head_of(keys)
+    stated = ConfigKeys(config, origin)
+    filled = _filled(stated)
+    keys, head = stated.with_changes(filled), head_of(stated)
     for end, (side, other) in ONE_SIDED.items():
         if head.name.endswith(end):
             raise SpecError(
                 f"{origin}: {head.name} is the {side} of {keys.text('model_type')} without its {other}, which is not "
                 "modelled; count it from the code that builds it (`carbon-plugin count`)"
             )
-    return _t5(keys, name, head) if keys.text("model_type") in T5 else _bart(keys, name, head)
+    model = _t5(keys, name, head) if keys.text("model_type") in T5 else _bart(keys, name, head)
+    said = defaults_note(keys.text("model_type"), filled)
+    return msgspec.structs.replace(model, notes=(*model.notes, said)) if said else model
+
+
+def _filled(keys: ConfigKeys) -> dict[str, Any]:
+    """Return the class defaults of what a config leaves out. A decoder of T5 has as many layers as its encoder then."""
+    kind = keys.text("model_type")
+    filled = left_out(kind, keys.config)
+    layers = keys.optional("num_layers") if kind in T5 else None
+    if layers and keys.optional("num_decoder_layers") is None:
+        filled.setdefault("num_decoder_layers", layers)
+    return filled
 
 
 def _t5(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
@@ -106,12 +118,11 @@ def _t5(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
     """
     hidden, heads, dim, width = (keys.integer(key) for key in ("d_model", "num_heads", "d_kv", "d_ff"))
     layers, family = keys.integer("num_layers"), keys.text("model_type")
-    decoder = keys.optional("num_decoder_layers") or layers
-    kind = keys.text("feed_forward_proj") or "relu"
+    decoder, kind = keys.integer("num_decoder_layers"), keys.text("feed_forward_proj") or "relu"
     if kind not in ("relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"):
         raise SpecError(f"{keys.origin}: feed_forward_proj {kind!r} is not known here, expected relu or gated-gelu")
     gated = kind.startswith("gated")
-    buckets = (keys.optional("relative_attention_num_buckets") or BUCKETS) * heads
+    buckets = keys.integer("relative_attention_num_buckets") * heads
     tables = buckets * (layers + decoder if family == "umt5" else 2)
     sizes = _Sizes(
         encoder_layers=layers,
@@ -124,7 +135,7 @@ def _t5(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
         attention_parameters=4 * hidden * heads * dim,
         ffn_parameters=(3 if gated else 2) * hidden * width,
         norm_parameters=hidden,
-        tied_embeddings=keys.flag("tie_word_embeddings", default=family != "umt5"),
+        tied_embeddings=keys.flag("tie_word_embeddings", default=True),
         experts=_switch_experts(keys, layers, decoder) if family == "switch_transformers" else None,
     )
     relative = ModelPart(name="relative positions", parameters=tables)
@@ -152,12 +163,11 @@ def _bart(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
 
     It has biases everywhere, and positions in both the encoder and the decoder.
     """
-    hidden, heads, width = (keys.integer(key) for key in ("d_model", "encoder_attention_heads", "encoder_ffn_dim"))
+    hidden, width = keys.integer("d_model"), keys.integer("encoder_ffn_dim")
+    heads = shared_out_heads(keys, ("d_model",), ("encoder_attention_heads",))
     for key, value in (("decoder_attention_heads", heads), ("decoder_ffn_dim", width)):
-        if (stated := keys.optional(key)) not in (None, value):
+        if (stated := keys.integer(key)) != value:
             raise SpecError(f"{keys.origin}: {key} is {stated}, expected {value} as in the encoder")
-    if hidden % heads:
-        raise SpecError(f"{keys.origin}: d_model {hidden} is not a multiple of encoder_attention_heads {heads}")
     layers, decoder = keys.integer("encoder_layers"), keys.integer("decoder_layers")
     biases = 3 if keys.text("model_type") == "whisper" else 4  # Whisper's keys have none
     sizes = _Sizes(

@@ -13,7 +13,6 @@ from carbon_plugin.spec.models.blocks import ModelPart
 
 OF_A_WHOLE = (
     "ForSequenceClassification",
-    "ForMultipleChoice",
     "ForNextSentencePrediction",
     "ForAudioClassification",
     "ForImageClassification",
@@ -32,10 +31,10 @@ OF_EACH_TOKEN = ("ElectraForPreTraining",)
 """The classes that say of each token whether it was replaced (arXiv 2003.10555 section 2)."""
 WITH_LANGUAGE = ("LMHeadModel", "DoubleHeadsModel", "MTModel")
 """The ends of names that end like those of a model without a head and have one for language."""
-TWO_ENDS = 2
-"""The number of outputs where a config does not state its labels (transformers' `num_labels`): two classes, or where an
-answer begins and ends.
-"""
+OF_TWO = ("ForNextSentencePrediction", "ForQuestionAnswering", "ForQuestionAnsweringSimple")
+"""The ends of the names of classes that have two outputs by what they do, such as where an answer begins and ends."""
+TWO = 2
+"""The number of classes where a config does not state its labels (transformers' `num_labels`)."""
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -43,13 +42,22 @@ class Head(Struct, frozen=True, kw_only=True):
 
     `outputs` is the number of columns of the head that each token passes: None for the vocabulary, 0 without such a
     head. `of_whole` is the number of columns of a head for the whole input, which takes no time, and `pooled` says that
-    a dense layer for the whole input may stand before it.
+    a dense layer for the whole input may stand before it. `labels_stated` is false where the config does not say how
+    many classes there are.
     """
 
     name: str
     outputs: int | None
     of_whole: int = 0
     pooled: bool = True
+    labels_stated: bool = True
+
+    @property
+    def assumption(self) -> str:
+        """Return a note on the number of classes where the config does not state it, empty where it does."""
+        if self.labels_stated:
+            return ""
+        return f"{TWO} classes (num_labels), which is the default of transformers, because the config states none"
 
     @property
     def note(self) -> str:
@@ -58,7 +66,10 @@ class Head(Struct, frozen=True, kw_only=True):
             return ""
         columns = self.outputs or self.of_whole
         what = f"a head of {columns} columns" if columns else "no head"
-        return f"{self.name} has {what}: no product with the vocabulary is priced (state outputs: null for one)"
+        assumed = f"; {self.assumption}" if self.assumption else ""
+        return (
+            f"{self.name} has {what}: no product with the vocabulary is priced (state outputs: null for one){assumed}"
+        )
 
 
 def head_of(keys: ConfigKeys) -> Head:
@@ -69,12 +80,15 @@ def head_of(keys: ConfigKeys) -> Head:
     """
     named = keys.config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
+    if name.endswith("ForMultipleChoice"):
+        return Head(name=name, outputs=0, of_whole=1)
     if name.endswith(OF_A_WHOLE):
-        return Head(name=name, outputs=0, of_whole=1 if name.endswith("ForMultipleChoice") else labels_of(keys))
+        return classifier(keys, name)
     if name in OF_EACH_TOKEN:
         return Head(name=name, outputs=1)
     if name.endswith(OF_TOKENS):
-        return Head(name=name, outputs=labels_of(keys), pooled=False)
+        labels, stated = labels_of(keys, name)
+        return Head(name=name, outputs=labels, pooled=False, labels_stated=stated)
     bare = name.endswith(("Model", "WithProjection")) and not name.endswith(WITH_LANGUAGE)
     if bare and "auto_map" not in keys.config:
         return Head(name=name, outputs=0)
@@ -88,9 +102,16 @@ def whole_head(head: Head, hidden: int) -> tuple[ModelPart, ...]:
     return (ModelPart(name="head for the whole input", parameters=head.of_whole * hidden),)
 
 
-def labels_of(keys: ConfigKeys) -> int:
-    """Return the number of classes that a config states, by default two."""
+def classifier(keys: ConfigKeys, name: str) -> Head:
+    """Return the head of a class that says which class a whole input is of."""
+    labels, stated = labels_of(keys, name)
+    return Head(name=name, outputs=0, of_whole=labels, labels_stated=stated)
+
+
+def labels_of(keys: ConfigKeys, name: str) -> tuple[int, bool]:
+    """Return the number of classes of a head, and whether the config or the class of the model says it."""
     listed = keys.config.get("id2label")
     if isinstance(listed, dict) and listed:
-        return len(listed)
-    return keys.optional("num_labels") or TWO_ENDS
+        return len(listed), True
+    stated = keys.optional("num_labels")
+    return stated or TWO, bool(stated) or name.endswith(OF_TWO)

@@ -4,7 +4,7 @@ names the key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,9 +164,16 @@ class ConfigKeys:
         return self.with_changes(changes) if changes else self
 
 
-def shared_out_heads(keys: ConfigKeys, hidden: int) -> int:
-    """Return the number of heads of a model whose width they share out evenly. Raises `SpecError` where they do not."""
-    heads = keys.integer(*HEADS)
+def shared_out_heads(
+    keys: ConfigKeys, of: Sequence[str] = HIDDEN, names: Sequence[str] = HEADS, *, unless: str = ""
+) -> int:
+    """Return the number of heads of a model whose width they share out evenly.
+
+    `of` are the names of the width and `names` those of the number of heads. Raises `SpecError` where they do not share
+    it out, and the key `unless`, which would say how wide a head is, is missing.
+    """
+    hidden, heads = keys.integer(*of), keys.integer(*names)
     if hidden % heads:
-        raise SpecError(f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}")
+        missing = f", and {unless} is missing" if unless else ""
+        raise SpecError(f"{keys.origin}: {of[0]} {hidden} is not a multiple of {names[0]} {heads}{missing}")
     return heads

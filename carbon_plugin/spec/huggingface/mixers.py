@@ -12,11 +12,10 @@ from typing import Any
 
 import msgspec
 
-from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.disentangled import FAMILIES as DISENTANGLED
 from carbon_plugin.spec.huggingface.disentangled import position_projections
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys
+from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
 from carbon_plugin.spec.models.blocks import Mixer
 
@@ -59,12 +58,8 @@ def head_dim_of(keys: ConfigKeys, family: Family) -> int:
     """Return the width of a head: the stated one, else hidden over heads. Raises `SpecError` if they do not divide."""
     if stated := keys.optional(*HEAD_DIM):
         return stated
-    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
-    if hidden % heads and not family.floored_heads:
-        raise SpecError(
-            f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}, and head_dim is missing"
-        )
-    return hidden // heads
+    heads = keys.integer(*HEADS) if family.floored_heads else shared_out_heads(keys, unless=HEAD_DIM[0])
+    return keys.integer(*HIDDEN) // heads
 
 
 def mla_of(keys: ConfigKeys) -> dict[str, Any]:

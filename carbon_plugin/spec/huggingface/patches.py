@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.class_defaults import defaults_note, left_out
 from carbon_plugin.spec.huggingface.families import PatchEncoder, patch_encoder_of
-from carbon_plugin.spec.huggingface.heads import Head, head_of, labels_of, whole_head
+from carbon_plugin.spec.huggingface.heads import Head, classifier, head_of, whole_head
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, LAYERS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.huggingface.towers import pooling_of
 from carbon_plugin.spec.models.blocks import ModelPart
@@ -47,7 +47,7 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
         )
     hidden, grid = keys.integer(*HIDDEN), _grid(keys, kind)
     own = known.tokens + (keys.optional("num_register_tokens") or 0)
-    heads, gated, inner = shared_out_heads(keys, hidden), _gated(keys), _inner(keys, hidden)
+    heads, gated, inner = shared_out_heads(keys), _gated(keys), _inner(keys, hidden)
     tokens = grid.patches + own
     table = known.table or keys.flag("use_absolute_position_embeddings", default=False)
     beside = f" and {own} of its own" if own else ""
@@ -70,7 +70,7 @@ def patch_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
         input_tokens=tokens,
         parts=tuple(part for part in _parts(keys, known, grid, hidden, head) if part.parameters),
         source=f"{keys.origin} ({kind})",
-        notes=tuple(said for said in (defaults_note(kind, filled), note) if said),
+        notes=tuple(said for said in (defaults_note(kind, filled), note, head.assumption) if said),
     )
 
 
@@ -111,7 +111,7 @@ def _head(keys: ConfigKeys) -> Head:
     if head.name.endswith(PRETRAINED) and keys.text("model_type") == "beit":  # the visual token of each patch
         return Head(name=head.name, outputs=keys.integer("vocab_size"))
     if head.outputs is None and not head.name:
-        return Head(name="", outputs=0, of_whole=labels_of(keys))
+        return classifier(keys, "")
     return head
 
 

@@ -30,7 +30,7 @@ def wave_encoder_model(keys: ConfigKeys, name: str) -> TransformerModel:
             "from the code that builds it (`carbon-plugin count`)"
         )
     hidden, head = keys.integer(*HIDDEN), head_of(keys)
-    heads = shared_out_heads(keys, hidden)
+    heads = shared_out_heads(keys)
     strides = keys.indices("conv_stride") or []
     samples = math.prod(strides)
     letters = head.name.endswith("ForCTC")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.huggingface.class_defaults import OUTLINE, UNREMARKED, class_defaults
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.huggingface.encoder_decoder import FAMILIES
 
@@ -45,3 +46,24 @@ def test_gates_and_layers_of_the_decoder_are_read() -> None:
 def test_odd_configs_are_refused_by_their_key(model_type, changes, message) -> None:
     with pytest.raises(SpecError, match=message):
         model_from_hf_config({**built(model_type)[0], **changes}, model_type)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_a_config_leaves_out_is_that_of_its_class_and_named(model_type: str) -> None:
+    config, parameters = built(model_type)
+    defaults = [key for key in class_defaults(model_type) if key not in OUTLINE]
+
+    trimmed = {key: value for key, value in config.items() if key not in (*defaults, "num_decoder_layers")}
+    model = model_from_hf_config(trimmed, model_type)
+
+    assert model.parameters == pytest.approx(parameters, rel=1e-4)
+    (said,) = [note for note in model.notes if note.startswith(f"class defaults of {model_type} for ")]
+    assert all(f"{key} " in said for key in defaults if key not in UNREMARKED)
+    assert not [note for note in model_from_hf_config(config, model_type).notes if "class defaults" in note]
+
+
+def test_heads_that_do_not_share_out_the_width_are_refused() -> None:
+    config, _ = built("bart")
+
+    with pytest.raises(SpecError, match="d_model 1024 is not a multiple of encoder_attention_heads 12"):
+        model_from_hf_config({**config, "encoder_attention_heads": 12, "decoder_attention_heads": 12}, "bart")

@@ -12,6 +12,7 @@ from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.models.model import TransformerModel
 
 WITHIN = 0.005
+NO_LABELS = "2 classes (num_labels), which is the default of transformers, because the config states none"
 SHARED_ATTENTION = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
@@ -301,3 +302,24 @@ def test_albert_has_the_weights_of_one_layer_and_the_work_of_twelve() -> None:
     assert model.layers == 12
     with pytest.raises(SpecError, match="num_hidden_groups 5 does not divide 12 layers"):
         read("albert", num_hidden_groups=5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "stated", "assumed"),
+    [
+        ("bert", {"architectures": ["BertForSequenceClassification"]}, True),
+        ("bert", {"architectures": ["BertForTokenClassification"]}, True),
+        ("vit", {}, True),
+        ("vit", {"architectures": ["ViTForImageClassification"]}, True),
+        ("bert", {"architectures": ["BertForSequenceClassification"], "num_labels": 2}, False),
+        ("bert", {"architectures": ["BertForQuestionAnswering"]}, False),
+        ("bert", {"architectures": ["BertForMaskedLM"]}, False),
+        ("vit", {"id2label": {"0": "cat", "1": "dog"}}, False),
+    ],
+)
+def test_a_number_of_classes_that_nobody_states_is_named(
+    model_type: str, stated: dict[str, Any], assumed: bool
+) -> None:
+    model = read(model_type, **{"id2label": None, **stated})
+
+    assert any(NO_LABELS in note for note in model.notes) == assumed
