@@ -107,9 +107,14 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         code = READER_GONE
     except OSError as error:
-        where = error.filename or ("standard output" if error.errno in _NO_ROOM else None)
-        code = _refuse(f"{where}: {error.strerror}" if where else str(error))
-    return READER_GONE if _reader_is_gone() else code
+        code = _refuse(_sentence(error))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _dropped_output(READER_GONE)
+    except OSError as error:  # what the command wrote was still in the buffer
+        return _dropped_output(code or _refuse(_sentence(error)))
+    return code
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -185,11 +190,13 @@ def _refuse(message: str, code: int = USER_ERROR) -> int:
     return code
 
 
-def _reader_is_gone() -> bool:
-    """Flush standard output and return whether its reader has gone. Python would print an error about it at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def _sentence(error: OSError) -> str:
+    where = error.filename or ("standard output" if error.errno in _NO_ROOM else None)
+    return f"{where}: {error.strerror}" if where else str(error)
+
+
+def _dropped_output(code: int) -> int:
+    """Return the code after standard output was made a file that takes everything: Python writes what is still in the
+    buffer at its exit, and would print an error about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

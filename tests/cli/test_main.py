@@ -456,9 +456,13 @@ def test_a_pipe_that_nobody_reads_is_refused_as_a_place_for_a_result(command, tm
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_a_full_disk_behind_standard_output_is_named():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_named(unbuffered):
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run([BIN, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [BIN, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environ
+        )
 
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard output: ")
