@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import carbon_plugin
 from carbon_plugin.audit.findings.energy import Waste
 from carbon_plugin.audit.findings.reserved import Reserved
-from carbon_plugin.audit.findings.run import Run
+from carbon_plugin.audit.findings.run import Coverage, Period, Run
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary, Device, Verification
 from carbon_plugin.audit.tally.account.accounting import (
     SAMPLING,
@@ -75,24 +75,30 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     reserved, unobserved = reserved_time(collected.files)
     recorded_j = {rung: energy_of(sums).energy_j for rung, sums in collected.by_rung().items()}
     used = run_energy(collected, unobserved)
-    factors = stated_factors(manifest.factors)
-    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
-    idle_factors = used.idle_factors(factors)
-    collected.unobserved = unobserved_sums(unobserved, idle_factors)
+    stated = stated_factors(manifest.factors)
+    idle_factors = used.idle_factors(stated)
+    collected.unobserved = unobserved_sums(unobserved, idle_factors)  # from here on the sums hold this energy too
     energy = energy_of(chain.from_iterable(collected.by_phase().values()))
     outcome = _account(used, collected.files, reserved, manifest) if energy.is_known else _NOTHING_READ
     accounted = None if isinstance(outcome, str) else outcome
-    prediction = read_prediction(manifest.prediction)
-    spans = collected.spans
-    steps = spans.comparison(prediction) or comparison_of_windows(collected.counted, manifest.node, prediction)
-    period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
-    checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # a verdict must count missing GPUs
-    sampled = (
-        {rung: one for rung, one in accounted.footprint.energy_j.items() if rung != "facility"} if accounted else {}
-    )
+    footprint, factors = (accounted.footprint, accounted.factors) if accounted else (None, None)
+    sampled = {rung: one for rung, one in footprint.energy_j.items() if rung != "facility"} if footprint else {}
     energy = energy.sampled_as(sampled.get("it"))
     by_rung = {rung: energy_of(sums).sampled_as(sampled.get(rung)) for rung, sums in collected.by_rung().items()}
-    redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
+    prediction = read_prediction(manifest.prediction)
+    steps = collected.spans.comparison(prediction) or comparison_of_windows(
+        collected.counted, manifest.node, prediction
+    )
+    period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
+    actual = Actual(
+        steps=progress.steps,
+        step_time_s=steps.measured_step_time_s.value if steps else None,
+        active_s=period.active_s,
+        energy_j={rung: joules for rung, joules in recorded_j.items() if rung != "facility"},
+        waiting_j=sum(used.energy.value for used in unobserved.used.values()),
+        nodes_share=coverage.nodes_seen / coverage.nodes,
+        world_size=manifest.world_size,
+    )
     return AuditSummary(
         version=AUDIT_VERSION,
         plugin_version=carbon_plugin.__version__,
@@ -105,66 +111,61 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         by_rung=by_rung,
         by_phase={phase: energy_of(sums).sampled_as(sampled.get("it")) for phase, sums in collected.by_phase().items()},
         unobserved={rung: energy_of([sums]) for (rung, _), sums in collected.unobserved.items()},
-        waste=Waste(
-            redone_steps=sum(attempt.redone_steps for attempt in period.attempts),
-            redone_energy_j=redone.energy_j,
-            redone_operational_kg=redone.operational_kg,
-            restart_energy_j=restarts.energy_j,
-            restart_operational_kg=restarts.operational_kg,
-        ),
+        waste=_waste(collected, period),
         reserved=reserved,
-        footprint=accounted.footprint if accounted else None,
-        factors=accounted.factors if accounted else None,
+        footprint=footprint,
+        factors=factors,
         drivers=accounted.drivers if accounted else [],
         no_carbon_reason=outcome if isinstance(outcome, str) else None,
         steps=steps,
-        forecast=compare_forecast(
-            read_forecast(manifest.forecast),
-            prediction,
-            accounted.footprint if accounted else None,
-            Actual(
-                steps=progress.steps,
-                step_time_s=steps.measured_step_time_s.value if steps else None,
-                active_s=period.active_s,
-                energy_j={rung: joules for rung, joules in recorded_j.items() if rung != "facility"},
-                waiting_j=sum(used.energy.value for used in unobserved.used.values()),
-                nodes_share=coverage.nodes_seen / coverage.nodes,
-                world_size=manifest.world_size,
-            ),
-        ),
+        forecast=compare_forecast(read_forecast(manifest.forecast), prediction, footprint, actual),
         devices=_devices(collected),
         events=sorted(collected.events, key=lambda event: event.at_unix_s),
         event_counts=dict(sorted(collected.event_counts.items())),
         assumptions=_assumptions(collected.files),
         series=collected.series(period.wall_s),
-        verification=Verification(
-            ok=checks.ok,
-            problems=checks.all_problems,
-            files=checks.files,
-            anchors=checks.anchors,
-            state=checks.state,
-            missing=checks.missing,
-        ),
+        verification=_verification(checks, coverage),
         work=work_of(collected, manifest, prediction),
         sampling=SAMPLING if accounted else None,
-        ladder=boundary_ladder(
-            by_rung,
-            [seen.identity for seen in collected.devices.values()],
-            accounted.factors if accounted else None,
-        ),
+        ladder=boundary_ladder(by_rung, [seen.identity for seen in collected.devices.values()], factors),
         budget=budget_lines(
             manifest.budget,
             energy_j=energy.energy_j,
-            footprint=accounted.footprint if accounted else None,
+            footprint=footprint,
             device_s=reserved.device_s,
             price=stated_price(manifest.budget, manifest.forecast),
         ),
         months=months_of(
             collected.calendar,
             reserved_by_month(collected.files),
-            stated,
+            (stated.intensity.figure.value, stated.pue.value) if stated else None,
             idle_factors,
         ),
+    )
+
+
+def _waste(collected: RunCollector, period: Period) -> Waste:
+    """Return the steps that were done twice with their energy, and the energy of restarts."""
+    redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
+    return Waste(
+        redone_steps=sum(attempt.redone_steps for attempt in period.attempts),
+        redone_energy_j=redone.energy_j,
+        redone_operational_kg=redone.operational_kg,
+        restart_energy_j=restarts.energy_j,
+        restart_operational_kg=restarts.operational_kg,
+    )
+
+
+def _verification(checks: RunCheck, coverage: Coverage) -> Verification:
+    """Return the verdict on the ledgers, in which GPUs without records count as missing."""
+    checks = replace(checks, missing=[*coverage.missing, *checks.missing])
+    return Verification(
+        ok=checks.ok,
+        problems=checks.all_problems,
+        files=checks.files,
+        anchors=checks.anchors,
+        state=checks.state,
+        missing=checks.missing,
     )
 
 

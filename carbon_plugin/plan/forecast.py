@@ -91,13 +91,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
         FootprintError: The site cannot be accounted for.
     """
     check_is_spec(spec)
-    layout_source = "stated in the spec"
-    if spec.layout is None:
-        found = search_layout(spec)
-        held = with_held(spec)
-        layout_source = f"auto{held}: fastest of {found.fitting:,} that fit, of {plural(found.evaluated, 'layout')}"
-        chosen = _chosen(spec, found.layout)
-        spec = msgspec.structs.replace(with_layout(spec, found.layout), assumptions=(*spec.assumptions, *chosen))
+    spec, layout_source = _laid_out(spec)
     prediction = predict_step(spec)
     steps = spec.training.total_steps
     goodput = planned_goodput(spec, prediction, overrun)
@@ -109,13 +103,11 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
     energies = run_energies(spec.cluster, prediction, goodput)
     reserved = reservations(spec.cluster, run_time.value)
     footprint = account(energies, reserved, factors, duration_spread=stretch, seed=seed)
-    best = best_case(goodput)
     wasted = None
     if goodput.wasted_s > 0:
-        lost = wasted_energies(spec.cluster, prediction, goodput)
-        wasted = account(
-            lost, reservations(spec.cluster, goodput.wasted_s), factors, duration_spread=stretch, seed=seed
-        )
+        lost, held = wasted_energies(spec.cluster, prediction, goodput), reservations(spec.cluster, goodput.wasted_s)
+        wasted = account(lost, held, factors, duration_spread=stretch, seed=seed)
+    best = best_case(goodput)
     price = spec.price_usd_per_device_hour
     assumptions = (
         *spec.assumptions,
@@ -145,6 +137,17 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
         drivers=drivers(energies, reserved, factors, duration_spread=stretch),
         best_case=None if best is None else _best_case(spec, prediction, best, factors, seed),
     )
+
+
+def _laid_out(spec: RunSpec) -> tuple[RunSpec, str]:
+    """Return the run with a layout, which is searched where the spec leaves it open, and where the layout is from."""
+    if spec.layout is not None:
+        return spec, "stated in the spec"
+    found = search_layout(spec)
+    tried = f"fastest of {found.fitting:,} that fit, of {plural(found.evaluated, 'layout')}"
+    assumptions = (*spec.assumptions, *_chosen(spec, found.layout))
+    laid_out = msgspec.structs.replace(with_layout(spec, found.layout), assumptions=assumptions)
+    return laid_out, f"auto{with_held(spec)}: {tried}"
 
 
 def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, factors: Factors, seed: int) -> BestCase:

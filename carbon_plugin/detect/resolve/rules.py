@@ -207,17 +207,18 @@ def _training(
     model: TransformerModel | CountedModel | None,
 ) -> TrainingPlan | None:
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
-    seen = dict(detected.fields) if detected else {}
-    if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
-        seen.pop("training.seq_len", None)  # a rank may see only its part of the sequence
-    if isinstance(model, TransformerModel) and has_no_tokens(model):
-        seen.pop("training.seq_len", None)  # whole numbers in a batch of images or sounds are its labels
-    seq_len = table.choose(
-        "training.seq_len",
-        planned=plan.get("seq_len"),
-        declared=declared.training.get("seq_len"),
-        detected=seen.get("training.seq_len"),
-    )
+    seen = _seen_of_training(detected, layout, model)
+
+    def chosen(name: str, default: Any = None) -> Any:
+        return table.choose(
+            f"training.{name}",
+            planned=plan.get(name),
+            declared=declared.training.get(name),
+            detected=seen.get(f"training.{name}"),
+            default=default,
+        )
+
+    seq_len = chosen("seq_len")
     if seq_len is None and (follows := _length_without_tokens(model)) is not None:
         seq_len, why = follows
         table.note("training.seq_len", seq_len, why)
@@ -227,43 +228,19 @@ def _training(
         declared=_declared_batch(declared, seq_len),
         detected=_detected_batch(seen, layout),
     )
-    others = {
-        name: table.choose(
-            f"training.{name}",
-            planned=plan.get(name),
-            declared=declared.training.get(name),
-            detected=seen.get(f"training.{name}"),
-            default=default,
-        )
-        for name, default in (("precision", None), ("optimizer", "adamw"), ("optimizer_offload", False))
-    }
-    others |= {name: value for name, value in plan.items() if name in UNSEEN}
+    defaults: dict[str, Any] = {"precision": None, "optimizer": "adamw", "optimizer_offload": False}
     if isinstance(model, TransformerModel) and (model.has_encoder or model.has_towers):
-        others["input_len"] = table.choose(
-            "training.input_len",
-            planned=plan.get("input_len"),
-            declared=declared.training.get("input_len"),
-            detected=seen.get("training.input_len"),
-            default=model.input_tokens,
-        )
-        others["inputs_per_sequence"] = table.choose(
-            "training.inputs_per_sequence",
-            planned=plan.get("inputs_per_sequence"),
-            declared=declared.training.get("inputs_per_sequence"),
-            detected=None if model.has_encoder else seen.get("training.inputs_per_sequence"),
-            default=1,
-        )
+        defaults |= {"input_len": model.input_tokens, "inputs_per_sequence": 1}
+    others = {name: chosen(name, default) for name, default in defaults.items()}
+    others |= {name: value for name, value in plan.items() if name in UNSEEN}
     steps = table.choose(
         "training.steps",
         planned=planned and planned.training.total_steps,
         declared=declared.total_steps,
         detected=seen.get("training.steps"),
     )
-    absent = [
-        name
-        for name, value in (("seq_len", seq_len), ("global_batch_size", batch), ("precision", others["precision"]))
-        if value is None
-    ]
+    needed = {"seq_len": seq_len, "global_batch_size": batch, "precision": others["precision"]}
+    absent = [name for name, value in needed.items() if value is None]
     if absent:
         missing.extend(f"training.{name}: neither seen nor given" for name in absent)
         return None
@@ -273,6 +250,20 @@ def _training(
     except SpecError as error:
         missing.append(str(error))
         return None
+
+
+def _seen_of_training(
+    detected: Detected | None, layout: ParallelLayout | None, model: TransformerModel | CountedModel | None
+) -> dict[str, Observed]:
+    """Return the fields that live objects showed, without those that say something else in this job."""
+    seen = dict(detected.fields) if detected else {}
+    if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
+        seen.pop("training.seq_len", None)  # a rank may see only its part of the sequence
+    if isinstance(model, TransformerModel) and has_no_tokens(model):
+        seen.pop("training.seq_len", None)  # whole numbers in a batch of images or sounds are its labels
+    if isinstance(model, TransformerModel) and model.has_encoder:
+        seen.pop("training.inputs_per_sequence", None)
+    return seen
 
 
 def has_no_tokens(model: TransformerModel | CountedModel) -> bool:

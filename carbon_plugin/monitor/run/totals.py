@@ -117,47 +117,20 @@ def run_totals(
     attempt_started_s -= ahead_s.get(own or "", 0.0)
     order = sorted(opened, key=lambda name: (extents[name][0], opened[name].times.started_s, name))
     overlapped = _overlapped(opened, order, ahead_s, windows_until)
-    # Age counts from when this process read a file's last window, because clocks of nodes disagree.
-    newest_s = max((file.times.heard_s for file in opened.values()), default=0.0)
-    identities = {key: device for name in order for key, device in opened[name].identities.items()}
-    spent: list[tuple[DeviceIdentity, UsedEnergy]] = []
-    steady: list[tuple[DeviceIdentity, UsedEnergy]] = []
-    power_w = 0.0
-    measured: dict[str, bool] = {}
-    powered: set[str] = set()
-    device_j: dict[str, float] = {}
     going_on = {name for name in order if name == own or extents[name][1] >= attempt_started_s}
     taken = _taken(opened)
     current = {name: opened[name] for name in order if name in going_on or taken.get(name) in going_on}
-    for name in order:
-        give_way()
-        file = opened[name]
-        fresh = newest_s - file.times.heard_s <= STALE_WINDOWS * max(file.times.last_window_s, 1.0)
-        for key, totals in file.devices.items():
-            device = identities.get(key)
-            if device is None or device.rung not in IT_RUNGS:
-                continue
-            used, share = overlapped.get((name, key)) or (totals.energy.used, 1.0)
-            spent.append((device, used))
-            device_j[key] = device_j.get(key, 0.0) + used.energy.value
-            if name in current:
-                if name not in taken:  # the time of its rates is that of the file which took over
-                    steady.append((device, totals.steady.used if share == 1.0 else totals.steady.used.scaled(share)))
-                if fresh and key not in powered:  # of two meters of one device, the first has its power
-                    powered.add(key)
-                    power_w += totals.power_w
-                if device.rung == "gpu":
-                    measured[key] = totals.measured or (share < 1 and measured.get(key, False))
+    sums = _summed(opened, order, overlapped, current, taken)
     give_way()
     expected = expected_of(file.manifest for file in current.values() if file.manifest is not None)
     give_way()
     holdings = _holdings(opened, order, extents)
     reserved, now = _held(holdings, None if len(current) == len(opened) else _holdings(opened, list(current), extents))
-    recorded = by_scope(spent)
+    recorded = by_scope(sums.spent)
     give_way()
     unobserved = unobserved_energy(holdings, reserved.unobserved_s)
     give_way()
-    rates = by_scope(steady)
+    rates = by_scope(sums.steady)
     give_way()
     return RunTotals(
         spent={**recorded, **unobserved.with_factors(mean_factors(recorded.values())).used},
@@ -166,13 +139,62 @@ def run_totals(
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
         reserved=reservations(devices=reserved.device_s, hosts=reserved.host_s),
         reserved_now=reservations(devices=now.device_s, hosts=now.host_s),
-        power_w=power_w,
-        gpus=len(measured) + expected.missing_for_sure,
-        gpus_measured=sum(measured.values()),
+        power_w=sum(sums.power_w.values(), 0.0),
+        gpus=len(sums.measured) + expected.missing_for_sure,
+        gpus_measured=sum(sums.measured.values()),
         nodes_seen=len({file.manifest.node for file in current.values() if file.manifest}),
         last_step=max((file.last_step for file in opened.values()), default=0),
-        device_j=device_j,
+        device_j=sums.device_j,
     )
+
+
+class _Sums(Struct, frozen=True):
+    """Holds the sums over all devices of all files.
+
+    `spent` and `steady` are energies of a device in a file. `power_w` is the present power of each device, `measured`
+    says of each GPU whether it was measured last, and `device_j` is the recorded energy of each device.
+    """
+
+    spent: list[tuple[DeviceIdentity, UsedEnergy]]
+    steady: list[tuple[DeviceIdentity, UsedEnergy]]
+    power_w: dict[str, float]
+    measured: dict[str, bool]
+    device_j: dict[str, float]
+
+
+def _summed(
+    files: Mapping[str, FileTotals],
+    order: Sequence[str],
+    overlapped: Mapping[tuple[str, str], tuple[UsedEnergy, float]],
+    current: Mapping[str, FileTotals],
+    taken: Mapping[str, str],
+) -> _Sums:
+    """Return the sums over the devices of all files, in their order. `current` are the files of this attempt."""
+    identities = {key: device for name in order for key, device in files[name].identities.items()}
+    # Age counts from when this process read a file's last window, because clocks of nodes disagree.
+    newest_s = max((file.times.heard_s for file in files.values()), default=0.0)
+    sums = _Sums([], [], {}, {}, {})
+    for name in order:
+        give_way()
+        file = files[name]
+        fresh = newest_s - file.times.heard_s <= STALE_WINDOWS * max(file.times.last_window_s, 1.0)
+        for key, totals in file.devices.items():
+            device = identities.get(key)
+            if device is None or device.rung not in IT_RUNGS:
+                continue
+            used, share = overlapped.get((name, key)) or (totals.energy.used, 1.0)
+            sums.spent.append((device, used))
+            sums.device_j[key] = sums.device_j.get(key, 0.0) + used.energy.value
+            if name not in current:
+                continue
+            if name not in taken:  # the time of its rates is that of the file which took over
+                steady = totals.steady.used
+                sums.steady.append((device, steady if share == 1.0 else steady.scaled(share)))
+            if fresh:  # of two meters of one device, the first has its power
+                sums.power_w.setdefault(key, totals.power_w)
+            if device.rung == "gpu":
+                sums.measured[key] = totals.measured or (share < 1 and sums.measured.get(key, False))
+    return sums
 
 
 def _held(holdings: Sequence[Holding], current: Sequence[Holding] | None) -> tuple[Held, Held]:

@@ -108,65 +108,84 @@ def split_error(
     rungs = [rung for rung in planned_j if planned_j[rung] > 0 and actual_j.get(rung, 0.0) > 0]
     if not rungs:
         return "the forecast and the ledgers have no rung of energy in common"
-
-    planned_step_s = forecast.prediction.step_time_s.value
-    expected_step_s = prediction.step_time_s.value if prediction else planned_step_s
-    actual_step_s = actual.step_time_s or actual.active_s / actual.steps
-    expected_power = _power_ratio(forecast, prediction, actual.world_size)
-
     planned_common_j = sum(planned_j[rung] for rung in rungs)
     actual_common_j = sum(actual_j[rung] for rung in rungs) / actual.nodes_share
     planned_it_j, actual_it_j = sum(planned_j.values()), sum(actual_j.values())
     all_j = actual_it_j + actual.waiting_j
-    planned_power_w = planned_common_j / forecast.run_time_s.value
-    actual_power_w = actual_common_j / actual.active_s
-    planned_length = forecast.run_time_s.value / planned_step_s
-    actual_length = actual.active_s / actual_step_s
-
-    drift: dict[Cause, tuple[float, str]] = {
-        "spec drift": (
-            expected_step_s / planned_step_s * expected_power,
-            f"the spec that ran should take {quantity(expected_step_s, TIME_UNITS, 4)} a step at "
-            f"{expected_power:.3g} times the planned power; the plan said {quantity(planned_step_s, TIME_UNITS, 4)}",
-        )
-    }
-    factors: dict[Cause, tuple[float, str]] = {
-        **(drift if prediction else {}),
-        "step time": (
-            actual_step_s / expected_step_s,
-            f"a step took {quantity(actual_step_s, TIME_UNITS, 4)}, "
-            f"predicted {quantity(expected_step_s, TIME_UNITS, 4)}{'' if prediction else _UNSEPARATED}",
-        ),
-        "power": (
-            actual_power_w / (planned_power_w * expected_power),
-            f"mean power of {' and '.join(rungs)} was {quantity(actual_power_w, POWER_UNITS, 4)}, "
-            f"predicted {quantity(planned_power_w * expected_power, POWER_UNITS, 4)}",
-        ),
-        "run length": (
-            actual_length / planned_length,
-            f"{plural(actual.steps, 'step')} and all other time took as long as {actual_length:,.1f} steps; "
-            f"planned {plural(forecast.total_steps, 'step')}, {planned_length:,.1f} with all other time",
-        ),
-        "coverage": (
+    factors = {
+        **_of_time_and_power(forecast, prediction, actual, rungs, planned_common_j, actual_common_j),
+        "coverage": _Factor(
             (actual_it_j / actual_common_j) / (planned_it_j / planned_common_j),
             _coverage_text(actual, planned_j, actual_j),
         ),
-        "grid": (
+        "grid": _Factor(
             (operational_kg / all_j) / (planned_kg / planned_it_j),
             f"PUE times intensity was {number(operational_kg / all_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh, "
             f"planned {number(planned_kg / planned_it_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh",
         ),
     }
     if actual.waiting_j > 0:
-        factors["waiting"] = (
-            all_j / actual_it_j,
-            "devices were reserved while nothing was recorded, and are modelled as idle",
-        )
+        why = "devices were reserved while nothing was recorded, and are modelled as idle"
+        factors["waiting"] = _Factor(all_j / actual_it_j, why)
     mean_kg = logarithmic_mean(operational_kg, planned_kg)
     return [
-        ErrorPart(cause=cause, factor=factor, carbon_kg=mean_kg * math.log(factor), explanation=text)
-        for cause, (factor, text) in factors.items()
+        ErrorPart(cause=cause, factor=one.factor, carbon_kg=mean_kg * math.log(one.factor), explanation=one.explanation)
+        for cause, one in factors.items()
     ]
+
+
+class _Factor(Struct, frozen=True):
+    """One instance holds actual over forecast of one link of the chain, and what explains it."""
+
+    factor: float
+    explanation: str
+
+
+def _of_time_and_power(
+    forecast: ForecastDocument,
+    prediction: PredictionDocument | None,
+    actual: Actual,
+    rungs: list[str],
+    planned_j: float,
+    actual_j: float,
+) -> dict[Cause, _Factor]:
+    """Return the factors of the links from the number of steps to the energy of `rungs`, which both sides know.
+
+    `planned_j` and `actual_j` are that energy.
+    """
+    planned_step_s = forecast.prediction.step_time_s.value
+    expected_step_s = prediction.step_time_s.value if prediction else planned_step_s
+    actual_step_s = actual.step_time_s or actual.active_s / actual.steps
+    expected_power = _power_ratio(forecast, prediction, actual.world_size)
+    expected_power_w = planned_j / forecast.run_time_s.value * expected_power
+    actual_power_w = actual_j / actual.active_s
+    planned_length = forecast.run_time_s.value / planned_step_s
+    actual_length = actual.active_s / actual_step_s
+    drift: dict[Cause, _Factor] = {
+        "spec drift": _Factor(
+            expected_step_s / planned_step_s * expected_power,
+            f"the spec that ran should take {quantity(expected_step_s, TIME_UNITS, 4)} a step at "
+            f"{expected_power:.3g} times the planned power; the plan said {quantity(planned_step_s, TIME_UNITS, 4)}",
+        )
+    }
+    return {
+        **(drift if prediction else {}),
+        "step time": _Factor(
+            actual_step_s / expected_step_s,
+            f"a step took {quantity(actual_step_s, TIME_UNITS, 4)}, "
+            f"predicted {quantity(expected_step_s, TIME_UNITS, 4)}{'' if prediction else _UNSEPARATED}",
+        ),
+        "power": _Factor(
+            actual_power_w / expected_power_w,
+            f"mean power of {' and '.join(rungs)} was {quantity(actual_power_w, POWER_UNITS, 4)}, "
+            f"predicted {quantity(expected_power_w, POWER_UNITS, 4)}",
+        ),
+        "run length": _Factor(
+            actual_length / planned_length,
+            f"{plural(actual.steps, 'step')} and all other time took as long as {actual_length:,.1f} steps; "
+            f"planned {plural(forecast.total_steps, 'step')}, {planned_length:,.1f} with all other time",
+        ),
+    }
 
 
 def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
