@@ -181,6 +181,17 @@ SOURCES = {
     "nanomoe": ("nanochat with experts, H800", ""),
     "shisa": ("One user's Axolotl, MI300X", ""),
     "marin_new": ("Marin's Grug, TPU v4 and GB200", ""),
+    "olmoe": ("OLMoE, H100", ""),
+    "megascale_moe": ("MegaScale-MoE, H800", ""),
+    "bytecore": ("Megatron-LM beside MegaScale-MoE, H800", ""),
+    "nanochat_moe": ("nanochat's own experts, H100", ""),
+    "qwen2moe_ft-lora": ("An issue's Qwen2-MoE adapters, H100", ""),
+    "pithtrain": ("PithTrain, H100 and B200", ""),
+    "marin_core": ("Marin's Megatron-core, GB200", ""),
+    "dsmoe_v100": ("One user's DeepSpeed-MoE, V100", ""),
+    "coremoe_a100": ("One user's Megatron-core, A100", ""),
+    "relace": ("One user's OLMo-core, RTX 5090 and H100", ""),
+    "autoep": ("DeepSpeed's AutoEP, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 

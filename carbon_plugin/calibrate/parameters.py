@@ -33,7 +33,19 @@ FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
 VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "hai-llm", "tuned")
 """Frameworks of vendors for their own hardware, and those that were tuned like them. They share one factor, and each
 that has rows has a deviation from it."""
-BLIND_COLLECTIONS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
+BLIND_COLLECTIONS = (
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "thirteenth",
+)
 """Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
 """Shipped stacks of ordinary software. They share an overhead on the rates of bytes and one host cost, because the next
