@@ -207,11 +207,22 @@ def gather_overlap_of(stack: Stack) -> float:
     return stack.dp_overlap if stack.gather_overlap is None else stack.gather_overlap
 
 
-ROUTING_SPREAD = 0.2
+ROUTING_SPREAD = 0.4
 """The relative spread of the load over expert-parallel ranks under natural routing.
 
-Its expected maximum over 8 to 64 ranks lengthens a layer's experts by 28 to 47 %, and a step by about the 8 to 20 %
-that natural routing is reported to cost. It is an assumption and not a measurement.
+Runs of Qwen3 235B over eight expert-parallel ranks, with routing balanced by force and without, differ by 1.25, 1.21,
+1.15 and 1.09 times at 16k to 128k tokens (best_practice/qwen3/readme.md of yanring/Megatron-MoE-ModelZoo at 020b813).
+With this spread they differ by 1.23, 1.19, 1.14 and 1.09 times here. Two others say 0.3 and 0.5: the loads that
+NousResearch/torchtitan prints in its docs/llep.md for the first step of a model of 64 experts, and prime-rl's Qwen3
+235B on short documents with released weights (docs/performance.md of October 2026).
+"""
+BALANCED_SPREAD = 0.02
+"""The same where biases, or a strong auxiliary loss, balance the router as it trains: the fullest of 32 ranks then gets
+1.04 times the mean.
+
+MLPerf's DeepSeek-V3 takes 669 ms for a sequence and a GB300 with such a router, and a cloud guide's, balanced by force,
+642 ms without the layer that predicts a further token, which is a sixtieth of the model. That the fullest expert gets
+1.04 times the mean is what arXiv 2408.15664 reports of biases (from memory).
 """
 
 

@@ -20,7 +20,7 @@ from carbon_plugin.calibrate.rows.conventions import (
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import ORDINARY, ROUTING_SPREAD
+from carbon_plugin.spec.stack import BALANCED_SPREAD, ORDINARY, ROUTING_SPREAD
 
 GROUPED_TRANSFORMERS = re.compile(r"(?i)transformers v?([5-9]|\d\d)\b")
 """Releases of transformers whose experts are grouped products (`grouped_mm`, its default since version 5)."""
@@ -59,6 +59,8 @@ Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute kno
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
 """Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
 `HybridEPBuffer`)."""
+BALANCED_ROUTER = re.compile(r"balanced by (an auxiliary loss|biases)")
+"""Words by which a row says that a router of which nobody forced the choice was balanced while it trained."""
 DROPPED_CAPACITY = 1.0
 """Capacity factor of NVIDIA's recipes that drop tokens (`apply_moe_token_drop` of Megatron-Bridge, for what its tables
 label "tokendrop", and `MegatronTokenDropCallback` of NeMo)."""
@@ -151,7 +153,7 @@ def _routing(conventions: Conventions, row: Fields) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     notes = row.text("notes")
     if "natural routing" in notes:
-        changes["routing_spread"] = ROUTING_SPREAD
+        changes["routing_spread"] = BALANCED_SPREAD if BALANCED_ROUTER.search(notes) else ROUTING_SPREAD
     elif "balanced by force" in notes:
         changes["routing_spread"] = 0.0
     if _deals_in_turn(conventions, notes):

@@ -14,6 +14,18 @@ from carbon_plugin.predict.rates.rates import Rates
 
 HOP_INSIDE_S = 3.4e-6
 """Seconds of one step of a ring over NVLink, with the simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
+FAR_EXCHANGE_SHARE = 0.84
+"""Share of what other collectives reach over NICs that a plain all-to-all reaches there with large messages.
+
+It is that of 256 MB to 2 GB a rank in a table of nccl-tests on 2 to 8 nodes of eight H100 with 50 GB/s of EFA for each
+(crazyguitar/aws-gpu-communication-benchmark, data/nccl_alltoall.csv at a77f70d): 0.79 to 0.88.
+"""
+FAR_PEER_S = 1e-6
+"""Seconds that a plain all-to-all takes for each peer in another island, beside the bytes.
+
+Eight nodes of eight H800 take 296 to 338 us for 8 MB a rank (issue 1531 of NVIDIA/nccl), of which the bytes are 175.
+Over EFA it is 4 us, and 160 us more in all, by the table above.
+"""
 ALL_GROUPS: Values = np.float64(1)
 """Share of the groups of experts where a token may use experts of all of them."""
 REDUCE_LATENCY_SHARE = 0.6
@@ -111,8 +123,9 @@ def all_to_all_time(
         leaving = where(once, np.minimum(leaving, (islands - 1) / islands * far_met / k), leaving)
         staying = where(once, (inside - 1) / inside * near_met / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
-    far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across)
-    return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
+    far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across * FAR_EXCHANGE_SHARE)
+    begun = 3 * rates.scaleup_latency + where(rates.deduplicated > 0, 0.0, (ranks - inside) * FAR_PEER_S)
+    return where(ranks > 1, np.maximum(near, far) + begun, 0.0)
 
 
 def _neighbours(share: Values, places: Values) -> Values:

@@ -15,7 +15,8 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventio
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.stack import ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
 from carbon_plugin.validate.step.step_time import validate
 
 ROW = """
@@ -464,7 +465,7 @@ def test_torchtitan_routes_naturally_and_takes_cudnn_where_pytorch_prefers_it() 
     before, since = (parsed(**common, framework=f"torchtitan ({date})").spec.stack for date in ("2025-11", "2025-12"))
     assert (before.attention_kernel, since.attention_kernel) == ("flash2", "flash3")
     forced = parsed(**common, framework="torchtitan", notes="routing balanced by force").spec.stack
-    assert (routing_spread_of(before), routing_spread_of(forced)) == (ROUTING_SPREAD, 0.0)
+    assert (routing_spread_of(before), routing_spread_of(forced)) == (ROUTING_SPREAD / 2, 0.0)
     assert routing_spread_of(STACKS["compiled"]) == ROUTING_SPREAD
 
 
@@ -588,6 +589,23 @@ def test_how_experts_run_is_read_from_framework_and_notes() -> None:
     assert [stack(f"Megatron-Core ({year})").weighted_experts for year in (2024, 2025)] == [False, True]
     assert stack("Megatron-Core").routing_spread is None
     assert stack("Megatron-Core", "natural routing").routing_spread == ROUTING_SPREAD
+    balanced = [
+        stack("Megatron-Core", f"natural routing, {by}")
+        for by in ("balanced by biases", "balanced by an auxiliary loss")
+    ]
+    assert [one.routing_spread for one in balanced] == [BALANCED_SPREAD] * 2
+
+
+@pytest.mark.parametrize("length", ["16k", "32k", "64k", "128k"])
+def test_natural_routing_costs_what_two_runs_of_one_job_differ_by(length) -> None:
+    # Qwen3 235B on 256 H100 (best_practice/qwen3/readme.md of yanring/Megatron-MoE-ModelZoo at 020b813)
+    rows = {row.id: row for row in published_rows()[0]}
+    forced, natural = (rows[f"moezoo-h100-{length}-{kind}"] for kind in ("balanced", "dropless"))
+
+    predicted = [predict_step(row.spec).step_time_s.value for row in (forced, natural)]
+
+    measured = natural.measured_step_time_s / forced.measured_step_time_s
+    assert predicted[1] / predicted[0] == pytest.approx(measured, rel=0.04)
 
 
 def test_an_encoder_sees_the_whole_sequence_and_is_of_a_kind_that_was_measured() -> None:

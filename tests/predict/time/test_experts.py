@@ -176,7 +176,7 @@ def test_tokens_that_travel_in_low_precision_take_less_of_the_exchange(sparse, r
 
     def exchanged(*, narrow: bool) -> float:
         work = work_of(plan, Stack(narrow_dispatch=narrow))
-        made = rates(scaleup_latency=0.0)
+        made = rates(scaleup_latency=0.0, deduplicated=1.0)
         return float(step_time(shape_of(sparse), layout_of(ParallelLayout(**layout)), work, made).terms["ep"])
 
     # One of three bytes goes there and two of three come back.
