@@ -17,7 +17,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
-AttentionKernel = Literal["eager", "unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
+AttentionKernel = Literal["eager", "unfused", "masked", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]
 THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 """Kernel classes whose scores go through memory."""
@@ -35,16 +35,17 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     device.
 
     `attention_kernel` is the class of the kernel of the attention core: "eager" single PyTorch operations, "unfused"
-    two products around Megatron's fused softmax, and the fused kernels. `fused` says that elementwise chains are fused
-    (compiled or hand-written). `host_op_time_s` is the time that the host takes to issue one operation. `dp_overlap` is
-    the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass; `gather_overlap` is
-    the share of the gather of new parameters that runs beside the next forward pass (unset: the same). `gathers_ahead`
-    says that the parameters of a sharded layer are gathered while the layer before it computes (FSDP and DeepSpeed
-    prefetch them); XLA gathers those of a layer of a scan when the layer begins, unless it pipelines its collectives.
-    `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what is captured and replayed:
-    "scoped" the attention and routing of a layer with experts, whose exchange and products the host still issues;
-    "iteration" the whole iteration, in which the host issues no operation of a layer and waits for nothing (dropless
-    experts included).
+    two products around Megatron's fused softmax, "masked" the kernel that PyTorch takes where it is handed a mask,
+    which computes the whole square of scores, and the other fused kernels. `fused` says that elementwise chains are
+    fused (compiled or hand-written). `host_op_time_s` is the time that the host takes to issue one operation.
+    `dp_overlap` is the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass;
+    `gather_overlap` is the share of the gather of new parameters that runs beside the next forward pass (unset: the
+    same). `gathers_ahead` says that the parameters of a sharded layer are gathered while the layer before it computes
+    (FSDP and DeepSpeed prefetch them); XLA gathers those of a layer of a scan when the layer begins, unless it
+    pipelines its collectives. `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what
+    is captured and replayed: "scoped" the attention and routing of a layer with experts, whose exchange and products
+    the host still issues; "iteration" the whole iteration, in which the host issues no operation of a layer and waits
+    for nothing (dropless experts included).
 
     `launch_blocking` says that the host waits for every kernel before it issues the next (`CUDA_LAUNCH_BLOCKING=1`), so
     that the times of host and device add up.

@@ -21,6 +21,7 @@ A100 = {
     "attention_flops": 105e12,
     "attention_unfused": 0.0,
     "attention_eager": 0.0,
+    "attention_masked": 0.0,
     "attention_lanes": 0.0,
     "attention_exponentials": 0.0,
     "laid_out": 0.0,

@@ -25,7 +25,7 @@ from carbon_plugin.predict.rates.laws import (
     length_scale,
     peak_16bit,
 )
-from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants
+from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants, resolve_rates
 from carbon_plugin.predict.time.operators import FLASH_BACKWARD, attention_core
 from carbon_plugin.spec.hardware.cluster import OWN_RUNS, Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, list_accelerators, load_accelerator
@@ -98,6 +98,26 @@ def test_attention_to_another_input_costs_what_attention_to_as_many_own_tokens_d
     assert float(cross.forward) == pytest.approx(float(own.forward))
     summed = attention_core(both, LAYOUT, work_of(plan, Stack()), given_rates)
     assert float(summed.backward) == pytest.approx(2 * float(own.backward))
+
+
+def test_a_kernel_that_is_handed_a_mask_computes_the_whole_square_whatever_the_mask_leaves_of_it(gpt, rates) -> None:
+    windowed = msgspec.structs.replace(gpt, sliding_window=128)
+    both_ways = msgspec.structs.replace(gpt, causal=False)
+    whole = [core(model, rates, attention_masked=1.0) for model in (gpt, windowed, both_ways)]
+    assert whole == pytest.approx([2 * core(gpt, rates)] * 3)
+    assert core(both_ways, rates) == pytest.approx(whole[0])
+
+
+@pytest.mark.parametrize("name", ["a100-sxm-80gb", "h100-sxm", "mi300x"])
+def test_a_mask_slows_attention_of_pytorch_by_more_than_the_half_that_it_leaves_out(gpt, name) -> None:
+    device = load_accelerator(name)
+    cluster = Cluster(accelerator=device, node=default_node_for(device), nodes=1, devices_per_node=8)
+    case = (shape_of(gpt), LAYOUT, work_of(PLAN, Stack()))
+
+    def core_time_s(kernel: AttentionKernel) -> float:
+        return float(attention_core(*case, resolve_rates(cluster, Stack(attention_kernel=kernel), "bf16")[0]).forward)
+
+    assert core_time_s("masked") > 2.5 * core_time_s("flash2")
 
 
 def test_exponentials_slow_attention_on_blackwell_and_half_as_wide_a_head_on_blackwell_ultra() -> None:

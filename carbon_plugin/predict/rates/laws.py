@@ -46,6 +46,7 @@ LAW_MEMORY_EXPONENT = 0.68
 REFERENCE_W_PER_FLOPS = 400 / 312e12
 REFERENCE_BANDWIDTH = 2.039e12
 ATTENTION_SHARE: dict[AttentionKernel, float] = {
+    "masked": 0.33,
     "flash": 0.34,
     "flash2": 0.58,
     "flash3": 0.45,
@@ -56,10 +57,13 @@ ATTENTION_SHARE: dict[AttentionKernel, float] = {
 value.
 
 It holds at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1 reaches 0.34 (arXiv
-2307.08691, forward and backward, causal). In the fp8 kernel only the products are twice as fast, and the softmax is
+2307.08691, forward and backward, causal). With a mask PyTorch takes its memory-efficient kernel, whose rate is of all
+scores that it computes: without a mask it reaches 108 and 115 TFLOP/s forward (pull request 389 and issue 924 of
+facebookresearch/xformers) and 88 backward (pull request 992 of NVIDIA/cutlass) on an A100 with heads of 128. What it
+takes to read the mask is not counted. In the fp8 kernel only the products are twice as fast, and the softmax is
 not: 1.3 times the 16-bit kernel is a guess that rows correct.
 """
-AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
+AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("masked", "flash", "flash2"))
 SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada", "blackwell-gb202"))
 """Architectures, or dies of one, without asynchronous products. On them cuDNN's kernel is built like FlashAttention 2
 and has its price.
@@ -70,6 +74,7 @@ without a mask (gau-nernst, "Writing Speed-of-Light Flash Attention for 5090 in 
 """
 LENGTH_REFERENCE = 4096
 LENGTH_SCALE: dict[AttentionKernel, int] = {
+    "masked": 350,
     "flash": 350,
     "flash2": 350,
     "flash3": 2048,

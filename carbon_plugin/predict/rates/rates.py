@@ -64,6 +64,7 @@ class Datasheet:
     rowwise: Values
     attention_unfused: Values
     attention_eager: Values
+    attention_masked: Values
     attention_lanes: Values
     laid_out: Values
     attention_length: Values
@@ -133,9 +134,10 @@ class Rates:
     products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
     `streaming` that of single passes over large tensors and `updates` that of an optimizer's. `attention_flops` is
     counted as causal. `attention_unfused` is 1 where the scores go through memory, and `attention_eager` where single
-    PyTorch operations move them. Fused kernels compute whole multiples of `attention_lanes` of a head's width, where it
-    is not 0. `attention_length` are the tokens by which they fill with the length of sequences, and
-    `attention_exponentials` is the width of a head whose products take as long as its exponentials. `cast_bytes` are
+    PyTorch operations move them. `attention_masked` is 1 where a fused kernel computes the whole square of scores.
+    Fused kernels compute whole multiples of `attention_lanes` of a head's width, where it is not 0.
+    `attention_length` are the tokens by which they fill with the length of sequences, and `attention_exponentials` is
+    the width of a head whose products take as long as its exponentials. `cast_bytes` are
     the bytes moved per element for a cast to low precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the
     flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once
     to each rank, `round_robin` where its experts are neighbours, and `expert_loop` where experts run one by one,
@@ -156,6 +158,7 @@ class Rates:
     attention_flops: Values
     attention_unfused: Values
     attention_eager: Values
+    attention_masked: Values
     attention_lanes: Values
     laid_out: Values
     attention_length: Values
@@ -222,6 +225,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
         attention_eager=sheet.attention_eager,
+        attention_masked=sheet.attention_masked,
         attention_lanes=sheet.attention_lanes,
         laid_out=sheet.laid_out,
         attention_length=sheet.attention_length,

@@ -192,6 +192,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
         "attention_unfused": kernel in THROUGH_MEMORY,
         "attention_eager": kernel == "eager",
+        "attention_masked": kernel == "masked",
         "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
         "laid_out": float(device.kind == "tpu"),
         "attention_length": length_scale(kernel, device),

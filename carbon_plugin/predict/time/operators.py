@@ -143,17 +143,13 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
     heads = layout.micro_batch_size * shape.heads / layout.tp
     queries, keys = work.seq_len / layout.cp, work.seq_len
     window = np.minimum(shape.window, keys)
-    # The scores under the causal mask are half of the square, or a band of the window's width.
-    band = queries * window * (1 - window / (2 * keys))
-    scores = (
-        (1 - shape.windowed_share)
-        * queries
-        * keys
-        / 2
-        * (1 + shape.bidirectional)
-        / _fill(keys * (1 + shape.bidirectional), rates)
-    )
-    scores = scores + shape.windowed_share * band / _fill(window, rates)
+    # The scores under the causal mask are half of the square, or a band of the window's width. A kernel that is handed
+    # a mask computes the whole square, whatever the mask leaves of it.
+    whole = np.maximum(shape.bidirectional, rates.attention_masked)
+    full = queries * keys / 2 * (1 + whole) / _fill(keys * (1 + whole), rates)
+    band = queries * window * (1 - window / (2 * keys)) / _fill(window, rates)
+    windowed = shape.windowed_share * (1 - rates.attention_masked)
+    scores = (1 - windowed) * full + windowed * band
     width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
     core = heads * 2 * scores * width * _softmax_factor(width / 2, rates) / rates.attention_flops + rates.kernel_time
     if any_of(shape.cross_heads > 0):
