@@ -208,14 +208,14 @@ def gather_overlap_of(stack: Stack) -> float:
     return stack.dp_overlap if stack.gather_overlap is None else stack.gather_overlap
 
 
-ROUTING_SPREAD = 0.4
-"""The relative spread of the load over expert-parallel ranks under natural routing.
+ROUTING_SPREAD = 0.3
+"""The relative spread of the load over expert-parallel ranks under natural routing: a round number between measurements.
 
 Runs of Qwen3 235B over eight expert-parallel ranks, with routing balanced by force and without, differ by 1.25, 1.21,
-1.15 and 1.09 times at 16k to 128k tokens (best_practice/qwen3/readme.md of yanring/Megatron-MoE-ModelZoo at 020b813).
-With this spread they differ by 1.23, 1.19, 1.14 and 1.09 times here. Two others say 0.3 and 0.5: the loads that
-NousResearch/torchtitan prints in its docs/llep.md for the first step of a model of 64 experts, and prime-rl's Qwen3
-235B on short documents with released weights (docs/performance.md of October 2026).
+1.15 and 1.09 times at 16k to 128k tokens (best_practice/qwen3/readme.md of yanring/Megatron-MoE-ModelZoo at 020b813),
+which is a spread of 0.4; prime-rl's differ by 1.39 times on short documents, which is 0.5 (docs/performance.md of
+October 2026). The loads that NousResearch/torchtitan prints for the first step of a model of 64 experts have 0.32
+(docs/llep.md). Runs of Mixtral and of ByteDance's 352B are as fast as 0 to 0.2 says.
 """
 BALANCED_SPREAD = 0.02
 """The same where biases, or a strong auxiliary loss, balance the router as it trains: the fullest of 32 ranks then gets
