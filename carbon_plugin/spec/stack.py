@@ -209,7 +209,7 @@ def gather_overlap_of(stack: Stack) -> float:
 
 
 ROUTING_SPREAD = 0.3
-"""The relative spread of the load over expert-parallel ranks under natural routing: a round number between measurements.
+"""The relative spread of the load over expert-parallel ranks under natural routing, a number between measured ones.
 
 Runs of Qwen3 235B over eight expert-parallel ranks, with routing balanced by force and without, differ by 1.25, 1.21,
 1.15 and 1.09 times at 16k to 128k tokens (best_practice/qwen3/readme.md of yanring/Megatron-MoE-ModelZoo at 020b813),
