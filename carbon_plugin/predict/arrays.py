@@ -6,6 +6,7 @@ take a large part of the time. These functions answer a scalar in plain Python a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,10 @@ def clip(number: Any, low: Any, high: Any) -> Values:
     if isinstance(number, np.ndarray) or isinstance(low, np.ndarray) or isinstance(high, np.ndarray):
         return np.asarray(np.minimum(np.maximum(number, low), high))
     return np.float64(min(max(number, low), high))
+
+
+def common_divisor(first: Any, second: Any) -> Values:
+    """Return `np.gcd(first, second)` of whole numbers that are kept as floats."""
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        return np.gcd(np.asarray(first, np.int64), np.asarray(second, np.int64)).astype(np.float64)
+    return np.float64(math.gcd(int(first), int(second)))

@@ -301,10 +301,12 @@ def _attention(resolver: _Resolver, stack: Stack) -> float:
 def island_size(cluster: Cluster) -> int:
     """Return the number of devices of the job that reach one another at scale-up bandwidth.
 
-    A rack-scale domain (NVL72) spans nodes; otherwise the island ends at the node. A domain of 1 means that devices
-    talk over the host bus: the island is the whole node, at the bandwidth of that bus.
+    A rack-scale domain (NVL72) spans nodes, and a job on several of them has as many devices in each, which is how
+    schedulers place it in blocks (128 devices are 64 in each of two racks). Otherwise the island ends at the node. A
+    domain of 1 means that devices talk over the host bus: the island is the whole node, at the bandwidth of that bus.
     """
-    domain = cluster.accelerator.scaleup.domain
+    domain, devices = cluster.accelerator.scaleup.domain, cluster.devices
     if domain > cluster.node.accelerators:
-        return min(domain, cluster.devices)
+        alike = next(size for size in range(min(domain, devices), 0, -1) if devices % size == 0)
+        return alike if 2 * alike > domain or alike == devices else domain
     return cluster.devices_per_node if domain == 1 else min(domain, cluster.devices_per_node)

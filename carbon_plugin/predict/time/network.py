@@ -1,15 +1,17 @@
 """Price collectives on a network of two tiers: a fast island (NVLink domain or node) and NICs between islands.
 
 Sources: ring and tree costs are as in Thakur, Rabenseifner, Gropp 2005; bandwidth share and latency constants are as in
-`rates`. A group whose ranks lie `stride` apart has floor(island / stride) of them in one island, and uses as many NICs
-of the node. A group with tp 8 inside thus gets the share of one NIC, and a group with tp 1 gets all eight.
+`rates`. A group whose ranks lie `stride` apart has island / stride of them in one island, and uses as many NICs of the
+node. A group with tp 8 inside thus gets the share of one NIC, and a group with tp 1 gets all eight. Ranks fill the
+nodes in their order. Where the size of a group does not divide the node, some groups lie on two nodes, and all wait for
+those.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values, any_of, clip, where
+from carbon_plugin.predict.arrays import Values, any_of, clip, common_divisor, where
 from carbon_plugin.predict.rates.rates import Rates
 
 HOP_INSIDE_S = 3.4e-6
@@ -33,8 +35,13 @@ REDUCE_LATENCY_SHARE = 0.6
 
 
 def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return how many ranks of a group share an island, at least 1."""
-    return clip(np.floor(rates.island / stride), 1, ranks)
+    """Return how many ranks of a group share an island, at least 1.
+
+    Of several groups the one counts that has the fewest together, where islands are not filled with whole groups: of
+    groups of 6 ranks on nodes of 8, the second has 2 on the first node and 4 on the next.
+    """
+    filled = where(rates.devices > rates.island, common_divisor(rates.island, ranks * stride), rates.island)
+    return clip(np.floor(filled / stride), 1, ranks)
 
 
 def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
@@ -138,6 +145,10 @@ def different(choices: Values, places: Values) -> Values:
     return np.asarray(places * (1 - (1 - 1 / places) ** choices))
 
 
-def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:
-    """Return the bytes/s between pipeline neighbours that are `stride` ranks apart."""
-    return where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))
+def point_to_point_bandwidth(rates: Rates) -> Values:
+    """Return the bytes/s between those two neighbours of a pipeline that have the slowest link.
+
+    The stages lie one after the other over all devices of the job, so that some neighbours are on two islands unless
+    the whole job is on one. The pipeline goes at the pace of their link.
+    """
+    return where(rates.devices > rates.island, np.minimum(rates.scaleup, rates.nic), rates.scaleup)

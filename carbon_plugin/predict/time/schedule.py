@@ -165,7 +165,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, s
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
-    bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
+    bandwidth = network.point_to_point_bandwidth(rates)
     beside = ((layout.virtual_stages > 1) | (layout.dualpipe > 0)) & (rates.transfer_wait == 0)
     exposed = np.maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
     time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)

@@ -216,3 +216,25 @@ def test_experts_in_turn_keep_tokens_on_few_islands(rates) -> None:
     # Of eight islands, one holds eight neighbours of 256 experts: 7/8 of the tokens leave, once, of eight rows each.
     assert in_turn == pytest.approx(7 / 8 / 8)
     assert drawn == pytest.approx(7 / 8 * 8 * (1 - (7 / 8) ** 8) / 8)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stride", "devices", "inside"),
+    [  # on nodes of eight devices
+        (6, 1, 48, 2),  # ranks 6 to 11 are two of one node and four of the next
+        (3, 2, 48, 1),  # of ranks 6, 8 and 10 the first is alone
+        (2, 3, 48, 1),  # ranks 6 and 9
+        (4, 2, 64, 4),
+        (12, 1, 96, 4),
+        (8, 4, 64, 2),
+        (6, 1, 6, 6),  # a job of one node has no other one
+    ],
+)
+def test_a_group_that_does_not_divide_the_node_has_as_many_ranks_together_as_its_worst_one(
+    rates, ranks, stride, devices, inside
+) -> None:
+    found = network.ranks_in_island(values(ranks), values(stride), rates(devices=devices))
+
+    assert found == inside
+    columns = network.ranks_in_island(np.array([ranks, 1.0]), np.array([stride, 1.0]), rates(devices=devices))
+    assert columns.tolist() == [inside, 1]

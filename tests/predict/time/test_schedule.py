@@ -197,6 +197,21 @@ def test_an_interleaved_pipeline_hides_its_transfers_beside_compute_unless_each_
     assert transfer(2, 1e-3) == pytest.approx(2 * transfer(1, 0.0))
 
 
+@pytest.mark.parametrize(("devices", "waits"), [(32, True), (8, False)])
+def test_a_pipeline_with_several_stages_in_a_node_still_waits_for_the_network_to_the_next_node(
+    gpt, rates, devices, waits
+) -> None:
+    layout = ParallelLayout(pp=devices // 4, dp_shard=4, zero_stage=1)
+
+    def transfer_s(nic: float) -> float:
+        case = (shape_of(gpt), layout_of(layout), work_of(PLAN, Stack()))
+        return float(step_time(*case, rates(devices=devices, nic=nic)).terms["pp_transfer"])
+
+    bytes_sent = 128 * 2 * 2048 * 5120 * 2
+    slower = transfer_s(0.5e9) - transfer_s(5e9)
+    assert slower == pytest.approx(bytes_sent / 0.5e9 - bytes_sent / 5e9 if waits else 0)
+
+
 @pytest.mark.parametrize("layers", [10, 40])
 def test_hybrid_sharding_shows_the_exchange_of_one_layer_where_compute_hides_the_others(gpt, rates, layers) -> None:
     shape = shape_of(msgspec.structs.replace(gpt, layers=layers))
