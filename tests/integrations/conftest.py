@@ -62,6 +62,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
                 {record.phase for record in attempt.records if isinstance(record, Window)} for attempt in (file, *later)
             ],
             "losses": [json.loads(path.read_text()) for path in sorted(folder.glob("losses-*.json"))],
+            "traces": [json.loads(path.read_text()) for path in sorted(folder.glob("traces-*.json"))],
             "rows": [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else [],
         }
 

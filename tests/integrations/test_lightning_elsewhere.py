@@ -127,6 +127,9 @@ class TestFabric:
             assert len(bare) == 32
             assert measured == bare
 
+    def test_nothing_of_ours_is_left_on_the_objects_of_the_script(self, fabric):
+        assert fabric["traces"] == [[], []]
+
     def test_layout_precision_and_accumulation_are_seen_through_the_wrappers(self, fabric):
         effective = fabric["manifest"].effective
 

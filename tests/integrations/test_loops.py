@@ -48,6 +48,10 @@ def test_losses_of_both_ranks_are_bit_identical(loop, framework):
         assert measured == bare
 
 
+def test_nothing_of_ours_is_left_on_the_objects_of_the_script(loop):
+    assert loop["traces"] == [[], []]
+
+
 def test_layout_is_read_from_the_framework(loop, framework):
     axis = loop["manifest"].effective[LOOPS[framework].axis]
 

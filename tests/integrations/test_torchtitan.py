@@ -29,6 +29,9 @@ class TestTrainerOfTorchtitan:
             assert len(bare) == STEPS
             assert measured == bare
 
+    def test_nothing_of_ours_is_left_on_the_objects_of_the_script(self, loop):
+        assert loop["traces"] == [[], []]
+
     def test_layout_and_plan_are_read_from_the_trainer(self, loop):
         effective = loop["manifest"].effective
 
