@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
@@ -25,6 +27,15 @@ in proportion to the matrices that have one. Each adapter takes a
 dropout, two products, a scale and a sum."""
 HOST_OPS_EXPERTS = (40, 60)
 """Additional slots of a sparse layer, forward and backward, for routing and permutation."""
+HOST_OPS_GROUPED = (1, 2)
+"""Additional slots, forward and backward, of each expert of a rank whose grouped products take their counts from the
+host.
+
+Transformer Engine launches one cuBLAS product after the other for them, two forward and four backward, each of half a
+slot ("Per-expert GEMMs" of its documentation of grouped linear layers; `multi_stream_cublas_gemm`). A layer of AWS's
+Qwen3 30B at micro-batch 1 takes 0.3 ms more with eight experts a rank than with four (RESULTS.md @209e394 of
+awslabs/awsome-distributed-ai), which is 3.5 slots each.
+"""
 HOST_OPS_WAIT = 200
 """Slots for which the device waits in the forward pass of a sparse layer, and in its repetition.
 
@@ -56,8 +67,9 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
     if sparse:
         replayed = rates.scoped_graphs > 0
-        forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
-        backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
+        launched = np.maximum(shape.experts / layout.ep, 1) * ((rates.counts_on_host > 0) & (rates.expert_loop == 0))
+        forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward) + HOST_OPS_GROUPED[0] * launched
+        backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward) + HOST_OPS_GROUPED[1] * launched
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 

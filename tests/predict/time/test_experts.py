@@ -27,7 +27,7 @@ from carbon_plugin.predict.time.experts import (
     one_hot_products,
     room_for_rows,
 )
-from carbon_plugin.predict.time.host import HOST_OPS_WAIT, host_wait
+from carbon_plugin.predict.time.host import HOST_OPS_GROUPED, HOST_OPS_WAIT, host_floor, host_wait
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.overlap import DEVICE_SMS, EXCHANGE_SMS, exposed_experts, smooth_max
 from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
@@ -366,6 +366,16 @@ def test_ranks_that_split_every_expert_each_sort_all_of_their_tokens(sparse, rat
     rows = PLAN.seq_len * PLAN.global_batch_size / 8 * sparse.moe.top_k
     more = sum(apart - one for one, apart in PERMUTATION_BYTES)
     assert plain - fused == pytest.approx(more * rows * sparse.hidden / 1.37e12 * sparse.layers, rel=1e-6)
+
+
+def test_products_that_take_their_counts_from_the_host_are_launched_expert_by_expert(sparse, rates) -> None:
+    def issued(ep: int, **flags: float) -> float:
+        layout = layout_of(ParallelLayout(dp_shard=8, zero_stage=1, ep=ep))
+        return float(host_floor(shape_of(sparse), layout, work_of(PLAN, Stack()), rates(**flags), sparse=True).forward)
+
+    fewer = sparse.moe.experts * (1 - 1 / 8)
+    assert issued(1) - issued(8) == pytest.approx(fewer * HOST_OPS_GROUPED[0] * 31e-6)
+    assert issued(1, counts_on_host=0.0) == issued(8, counts_on_host=0.0)
 
 
 def test_natural_routing_costs_more_the_more_ranks_share_the_experts(sparse, rates) -> None:
