@@ -122,12 +122,25 @@ def test_a_mask_slows_attention_of_pytorch_by_more_than_the_half_that_it_leaves_
 
 def test_exponentials_slow_attention_on_blackwell_and_half_as_wide_a_head_on_blackwell_ultra() -> None:
     names = ("h100-sxm", "b200-sxm", "gb300-nvl72", "rtx5090", "mi300x")
-    widths = [exponential_width("cudnn", load_accelerator(name)) for name in names]
+    widths = [exponential_width("cudnn", load_accelerator(name).architecture) for name in names]
     assert widths == [0, HEAD_REFERENCE, HEAD_REFERENCE / 2, 0, 0]
-    blackwell = load_accelerator("b200-sxm")
+    blackwell = load_accelerator("b200-sxm").architecture
     # Products in fp8 are twice as fast, kernels for Ampere wait for their products, and scores in memory for these.
     assert exponential_width("cudnn_fp8", blackwell) == 2 * HEAD_REFERENCE
     assert exponential_width("flash2", blackwell) == exponential_width("eager", blackwell) == 0
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "cudnn_fp8", "flash2"])
+def test_narrow_heads_lose_on_blackwell_what_blackwell_ultra_saves_of_the_time_of_exponentials(kernel) -> None:
+    def time_per_flop(architecture: str, head: int) -> float:
+        width = exponential_width(kernel, architecture)
+        return (
+            math.hypot(1, width / head) / math.hypot(1, width / HEAD_REFERENCE) / attention_share(kernel, architecture)
+        )
+
+    # Doubled exponential units do for a head what a head twice as wide does, whatever the rate at the reference is.
+    assert time_per_flop("blackwell-ultra", 64) == pytest.approx(time_per_flop("blackwell", 128))
+    assert attention_share("cudnn", "blackwell-gb202") == attention_share("flash2", "blackwell-gb202")
 
 
 def filled(kernel, device, keys: int) -> float:

@@ -106,9 +106,6 @@ PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
 They are 80 % of two sockets with eight channels each (DDR4-3200, DDR5-4800), and of 16 lanes of PCIe 4 and 5. Faster
 links (NVLink-C2C) and older ones (PCIe 3) are treated like these.
 """
-ULTRA_ATTENTION = 1.5
-"""Factor of the attention rate on Blackwell Ultra, which has twice the exponential units. They limit the softmax of an
-attention core."""
 LATER_SHARES: dict[str, float] = {"hopper": 0.565, "blackwell": 0.253, "cdna2": 0.34, "cdna3": 0.34, "cdna4": 0.34}
 """Share of their rate that FlashAttention 1 and 2, written for Ampere, keep on later architectures, whose new
 instructions for products they do not use.
@@ -231,8 +228,16 @@ def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     kernel = _built_like(kernel, architecture)
     keeps = kernel not in AMPERE_KERNELS or _synchronous(architecture)
     later = 1.0 if keeps else LATER_SHARES.get(_family(architecture), 1.0)
-    ultra = ULTRA_ATTENTION if architecture == "blackwell-ultra" else 1.0
-    return ATTENTION_SHARE[kernel] * ultra * later
+    return ATTENTION_SHARE[kernel] * later * _faster_exponentials(kernel, architecture)
+
+
+def _faster_exponentials(kernel: AttentionKernel, architecture: str) -> float:
+    """Return the attention rate of heads of `HEAD_REFERENCE` over that of the first architecture of a family, on a
+    later one of the same family whose exponentials take less time beside the products."""
+    if architecture not in EXPONENTIAL_WIDTH:
+        return 1.0
+    width, first = (exponential_width(kernel, name) / HEAD_REFERENCE for name in (architecture, _family(architecture)))
+    return math.hypot(1, first) / math.hypot(1, width)
 
 
 def _built_like(kernel: AttentionKernel, architecture: str) -> AttentionKernel:
@@ -250,14 +255,14 @@ def length_scale(kernel: AttentionKernel, device: Accelerator) -> int:
     return LENGTH_SCALE.get(_built_like(kernel, device.architecture), 0)
 
 
-def exponential_width(kernel: AttentionKernel, device: Accelerator) -> float:
+def exponential_width(kernel: AttentionKernel, architecture: str) -> float:
     """Return the width of a head whose products take as long as its exponentials, or 0 where these stay hidden.
 
     Products in fp8 are twice as fast. Kernels that were written for Ampere are too slow to wait for exponentials.
     """
     if kernel in AMPERE_KERNELS or kernel not in LENGTH_SCALE:
         return 0.0
-    return (2 if kernel == "cudnn_fp8" else 1) * EXPONENTIAL_WIDTH.get(device.architecture, 0.0)
+    return (2 if kernel == "cudnn_fp8" else 1) * EXPONENTIAL_WIDTH.get(architecture, 0.0)
 
 
 XE = "xe"

@@ -196,7 +196,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
         "laid_out": float(device.kind == "tpu"),
         "attention_length": length_scale(kernel, device),
-        "attention_exponentials": exponential_width(kernel, device),
+        "attention_exponentials": exponential_width(kernel, device.architecture),
         "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,
         "scoped_graphs": stack.cuda_graphs == "scoped",

@@ -56,8 +56,10 @@ def test_the_device_waits_for_the_host_in_the_forward_pass_where_it_is_the_slowe
     waits = HOST_OPS_WAIT * sparse.layers * 256 / 64
 
     def lost(**changes: float) -> float:
+        # Counts for an exchange alone, which launches no expert by itself.
         free, waiting = (
-            step(sparse, rates(counts_on_host=flag, kernel_time=0.0, **changes), **layout) for flag in (0.0, 1.0)
+            step(sparse, rates(counts_on_host=0.0, counts_to_exchange=flag, kernel_time=0.0, **changes), **layout)
+            for flag in (0.0, 1.0)
         )
         return float(waiting.total - free.total)
 
@@ -265,7 +267,7 @@ def test_a_loop_over_experts_costs_host_slots_for_every_expert_that_a_rank_holds
     few = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, experts=sparse.moe.experts // 2))
 
     def host(model: TransformerModel, **changes: float) -> float:
-        return float(step(model, rates(devices=1, **changes)).terms["host"])
+        return float(step(model, rates(devices=1, counts_on_host=0.0, **changes)).terms["host"])
 
     added = [host(model, expert_loop=1.0) - host(model) for model in (few, sparse)]
     assert added[1] == pytest.approx(2 * added[0])
