@@ -7,7 +7,7 @@ stack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -36,32 +36,28 @@ HOP_BETWEEN_S = 14e-6
 """Seconds of one step of a ring over a network, with the simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Datasheet:
-    """One datasheet holds what is known of hardware and software without calibration, in SI units. Each field can be
-    broadcast, and flags are 0 or 1. `laid_out` is 1 where a compiler gives every buffer of a step its place in memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenAsKnown:
+    """One instance holds what enters the equations as it is known of hardware and software, without calibration.
 
-    `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
-    devices of several nodes. `aligned_bytes` are the bytes by whose multiples the rows of matrices must begin for
-    products to run at their rate, or 0 where any will do. `island` is the number of devices that are reachable at
-    `scaleup` bandwidth. `narrow` is 1 where matrix products run below 16 bit, and `rowwise` where they scale every row.
-    `capped_share` is the share of their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are all
-    alike spare power.
+    Each field is in SI units and can be broadcast, and flags are 0 or 1. `attention_unfused` is 1 where the scores go
+    through memory, and `attention_eager` where single PyTorch operations move them. `attention_masked` is 1 where a
+    fused kernel computes the whole square of scores. Fused kernels compute whole multiples of `attention_lanes` of a
+    head's width, where it is not 0. `attention_length` are the tokens by which they fill with the length of sequences,
+    and `attention_exponentials` is the width of a head whose products take as long as its exponentials. `laid_out` is 1
+    where a compiler gives every buffer of a step its place in memory. `aligned_bytes` are the bytes by whose multiples
+    the rows of matrices must begin for products to run at their rate, or 0 where any will do. `scoped_graphs` and
+    `fused_experts` are the flags of `spec.stack`. `deduplicated` is 1 where a token goes once to each rank,
+    `round_robin` where its experts are neighbours, and `expert_loop` where experts run one by one, `sorted_loop` where
+    their tokens are sorted before, `sliced_weights` where their weights are slices of one tensor. `counts_on_host` is 1
+    where the host always needs counts of routed tokens, and `counts_to_exchange` where only an exchange or a loop needs
+    them there. `routed_row_time` are the seconds of a pass beside its bytes to sort one routed row and to add it up
+    again. `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor`
+    (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
+    `island` is the number of devices that are reachable at `scaleup` bandwidth. `host_memory` and `host_link` are the
+    shares of one device.
     """
 
-    peak: Values
-    wide_peak: Values
-    memory: Values
-    scaleup: Values
-    nic: Values
-    nic_across: Values
-    island: Values
-    devices: Values
-    in_network: Values
-    capped_share: Values
-    uniform_tokens: Values
-    narrow: Values
-    rowwise: Values
     attention_unfused: Values
     attention_eager: Values
     attention_masked: Values
@@ -72,7 +68,6 @@ class Datasheet:
     aligned_bytes: Values
     fused: Values
     scoped_graphs: Values
-    iteration_graphs: Values
     launch_blocking: Values
     fused_experts: Values
     deduplicated: Values
@@ -94,12 +89,38 @@ class Datasheet:
     broadcasts: Values
     routing_spread: Values
     shard_host_ops: Values
+    island: Values
+    devices: Values
+    in_network: Values
     dp_overlap: Values
     gather_overlap: Values
     gathers_ahead: Values
     framework_factor: Values
     host_memory: Values
     host_link: Values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datasheet(TakenAsKnown):
+    """One datasheet holds all that is known of hardware and software without calibration, in SI units.
+
+    `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
+    devices of several nodes. `narrow` is 1 where matrix products run below 16 bit, and `rowwise` where they scale every
+    row. `capped_share` is the share of their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are
+    all alike spare power. `iteration_graphs` is 1 where graphs hold whole iterations.
+    """
+
+    peak: Values
+    wide_peak: Values
+    memory: Values
+    scaleup: Values
+    nic: Values
+    nic_across: Values
+    capped_share: Values
+    uniform_tokens: Values
+    narrow: Values
+    rowwise: Values
+    iteration_graphs: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,29 +146,16 @@ class Constants:
     overhead: Values
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Sustained rates and fixed costs in SI units, which a datasheet gives under constants. Each field can be
-    broadcast.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates(TakenAsKnown):
+    """Sustained rates and fixed costs in SI units, which a datasheet gives under constants, and what is taken as it is
+    known. Each field can be broadcast.
 
     `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
     products that stay in 16 bit (head, attention). `memory` is the rate of kernels that do more than move bytes, and
     `streaming` that of single passes over large tensors and `updates` that of an optimizer's. `attention_flops` is
-    counted as causal. `attention_unfused` is 1 where the scores go through memory, and `attention_eager` where single
-    PyTorch operations move them. `attention_masked` is 1 where a fused kernel computes the whole square of scores.
-    Fused kernels compute whole multiples of `attention_lanes` of a head's width, where it is not 0.
-    `attention_length` are the tokens by which they fill with the length of sequences, and `attention_exponentials` is
-    the width of a head whose products take as long as its exponentials. `cast_bytes` are
-    the bytes moved per element for a cast to low precision (0 in 16 bit). `scoped_graphs` and `fused_experts` are the
-    flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0. `deduplicated` is 1 where a token goes once
-    to each rank, `round_robin` where its experts are neighbours, and `expert_loop` where experts run one by one,
-    `sorted_loop` where their tokens are sorted before, `sliced_weights` where their weights are slices of one tensor.
-    `counts_on_host` is 1 where the host always needs counts of routed tokens, and `counts_to_exchange` where only an
-    exchange or a loop needs them there. `routed_row_time` are the seconds of a pass beside its bytes to sort one routed
-    row and to add it up again. `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`,
-    `one_hot_batch`, `capacity_factor` (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and
-    `broadcasts` are fields of `spec.stack`. `nic_hop` are the seconds of one step of a ring between nodes.
-    `host_memory` and `host_link` are the shares of one device.
+    counted as causal. `cast_bytes` are the bytes moved per element for a cast to low precision (0 in 16 bit). Graphs of
+    whole iterations make `host_op_time` 0. `nic_hop` are the seconds of one step of a ring between nodes.
     """
 
     gemm_flops: Values
@@ -156,37 +164,6 @@ class Rates:
     streaming: Values
     updates: Values
     attention_flops: Values
-    attention_unfused: Values
-    attention_eager: Values
-    attention_masked: Values
-    attention_lanes: Values
-    laid_out: Values
-    attention_length: Values
-    attention_exponentials: Values
-    aligned_bytes: Values
-    fused: Values
-    scoped_graphs: Values
-    launch_blocking: Values
-    fused_experts: Values
-    deduplicated: Values
-    round_robin: Values
-    expert_loop: Values
-    sorted_loop: Values
-    sliced_weights: Values
-    routed_row_time: Values
-    plain_dispatch: Values
-    static_dispatch: Values
-    counts_on_host: Values
-    counts_to_exchange: Values
-    indexed_biases: Values
-    one_kind_of_token: Values
-    one_hot_dispatch: Values
-    one_hot_batch: Values
-    capacity_factor: Values
-    transfer_wait: Values
-    broadcasts: Values
-    routing_spread: Values
-    shard_host_ops: Values
     cast_bytes: Values
     kernel_time: Values
     host_op_time: Values
@@ -196,17 +173,11 @@ class Rates:
     nic_across: Values
     nic_latency: Values
     nic_hop: Values
-    island: Values
-    devices: Values
-    in_network: Values
     contention: Values
     all_to_all_share: Values
-    dp_overlap: Values
-    gather_overlap: Values
-    gathers_ahead: Values
-    framework_factor: Values
-    host_memory: Values
-    host_link: Values
+
+
+TAKEN_AS_KNOWN = tuple(field.name for field in fields(TakenAsKnown))
 
 
 def combine(sheet: Datasheet, constants: Constants) -> Rates:
@@ -216,43 +187,13 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
     alike = np.maximum(constants.gemm_share, np.minimum(UNIFORM_GAIN * constants.gemm_share, MOST_GEMM_SHARE))
     gemm_share = where(sheet.uniform_tokens > 0, alike, constants.gemm_share) * sheet.capped_share
     return Rates(
+        **{name: getattr(sheet, name) for name in TAKEN_AS_KNOWN},
         gemm_flops=sheet.peak * gemm_share * narrow_share,
         wide_gemm_flops=sheet.wide_peak * gemm_share,
         memory=sheet.memory * constants.memory_share / constants.overhead,
         streaming=sheet.memory * STREAMING_SHARE / constants.overhead,
         updates=sheet.memory * STREAMING_SHARE,
-        aligned_bytes=sheet.aligned_bytes,
         attention_flops=constants.attention_flops * sheet.capped_share,
-        attention_unfused=sheet.attention_unfused,
-        attention_eager=sheet.attention_eager,
-        attention_masked=sheet.attention_masked,
-        attention_lanes=sheet.attention_lanes,
-        laid_out=sheet.laid_out,
-        attention_length=sheet.attention_length,
-        attention_exponentials=sheet.attention_exponentials,
-        shard_host_ops=sheet.shard_host_ops,
-        fused=sheet.fused,
-        scoped_graphs=sheet.scoped_graphs,
-        launch_blocking=sheet.launch_blocking,
-        fused_experts=sheet.fused_experts,
-        deduplicated=sheet.deduplicated,
-        round_robin=sheet.round_robin,
-        expert_loop=sheet.expert_loop,
-        sorted_loop=sheet.sorted_loop,
-        sliced_weights=sheet.sliced_weights,
-        routed_row_time=sheet.routed_row_time,
-        plain_dispatch=sheet.plain_dispatch,
-        static_dispatch=sheet.static_dispatch,
-        counts_on_host=sheet.counts_on_host,
-        counts_to_exchange=sheet.counts_to_exchange,
-        indexed_biases=sheet.indexed_biases,
-        one_kind_of_token=sheet.one_kind_of_token,
-        one_hot_dispatch=sheet.one_hot_dispatch,
-        one_hot_batch=sheet.one_hot_batch,
-        capacity_factor=sheet.capacity_factor,
-        transfer_wait=sheet.transfer_wait,
-        broadcasts=sheet.broadcasts,
-        routing_spread=sheet.routing_spread,
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
         kernel_time=constants.kernel_time_s,
         host_op_time=where(sheet.iteration_graphs > 0, 0.0, constants.host_op_time_s),
@@ -262,17 +203,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         nic_across=sheet.nic_across * constants.scaleout_share / constants.overhead,
         nic_latency=constants.scaleout_latency_s,
         nic_hop=np.float64(HOP_BETWEEN_S),
-        island=sheet.island,
-        devices=sheet.devices,
-        in_network=sheet.in_network,
         contention=constants.overlap_contention,
         all_to_all_share=constants.all_to_all_share,
-        dp_overlap=sheet.dp_overlap,
-        gather_overlap=sheet.gather_overlap,
-        gathers_ahead=sheet.gathers_ahead,
-        framework_factor=sheet.framework_factor,
-        host_memory=sheet.host_memory,
-        host_link=sheet.host_link,
     )
 
 
