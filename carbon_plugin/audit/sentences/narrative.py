@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 
+from carbon_plugin.audit.findings.run import Coverage
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import (
     CARBON_NAMES,
@@ -149,6 +150,18 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
                 f"{hours} of {of} of allocated device time were observed by no ledger; they are in the totals, "
                 "modelled as idle."
             )
+    found += [*_of_ranks(coverage), *_below_gpus(summary)]
+    if summary.period.stalled_s:
+        found.append(
+            f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
+            "interrupted training in a process that went on); it counts as training."
+        )
+    return [*found, *_counted_elsewhere(summary), *_of_clocks(summary)]
+
+
+def _of_ranks(coverage: Coverage) -> list[str]:
+    """Return what is said of GPUs without a rank, and of ranks that said nothing."""
+    found = []
     if coverage.gpus_without_rank:
         found.append(
             f"No rank computed on {coverage.gpus_without_rank} of {gpus_phrase(coverage)}, by what the ranks say; the "
@@ -159,12 +172,12 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"Nothing was heard from {plural(coverage.ranks_unheard, 'rank')} of a launch, as if it ran without the "
             "monitor or ended before its first step; what it computed on is not known."
         )
-    found += _below_gpus(summary)
-    if summary.period.stalled_s:
-        found.append(
-            f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
-            "interrupted training in a process that went on); it counts as training."
-        )
+    return found
+
+
+def _counted_elsewhere(summary: AuditSummary) -> list[str]:
+    """Return what is said of devices that two meters, two runs or two jobs had at the same time."""
+    coverage, found = summary.coverage, []
     # Every node that reads a facility's meter names it, and its energy counts once, so it needs no warning.
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
@@ -185,8 +198,14 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"Two jobs, or two launches of one, wrote into this run directory at the same time{named}. "
             "The totals are those of both; give each job a directory of its own."
         )
-    if coverage.clock_offsets_s:
-        furthest_s = max(map(abs, coverage.clock_offsets_s.values()))
+    return found
+
+
+def _of_clocks(summary: AuditSummary) -> list[str]:
+    """Return what is said of clocks that were apart, or set while the job ran."""
+    found = []
+    if summary.coverage.clock_offsets_s:
+        furthest_s = max(map(abs, summary.coverage.clock_offsets_s.values()))
         found.append(
             f"Clocks of ledgers were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
             "given by the clock of rank 0, as it was set for most of the run."

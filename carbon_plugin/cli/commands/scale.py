@@ -58,18 +58,12 @@ def scale(
 
     from carbon_plugin.plan.scaling.cheapest import target_of_compute, target_of_loss
     from carbon_plugin.plan.scaling.laws import law_named
-    from carbon_plugin.plan.scaling.table import logarithmic_steps, sweep
+    from carbon_plugin.plan.scaling.table import sweep
     from carbon_plugin.spec.numbers.figure import Assumption
     from carbon_plugin.spec.site import Site
 
-    chosen = law_named(law)
-    if (compute is None) == (loss is None):
-        raise SpecError(f"scale: give compute or loss, one of them; got compute={compute} loss={loss}")
-    first, last = _ends("compute", compute) if compute is not None else _ends("loss", loss or "")
-    ranged = last is not None
-    if not 2 <= points <= MOST_POINTS:
-        raise SpecError(f"points is {points:,}, expected 2 to {MOST_POINTS:,}")
-    values = [first] if last is None else logarithmic_steps(first, last, points)
+    chosen, values = law_named(law), _values(compute, loss, points)
+    ranged = len(values) > 1
     targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
     devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))
     if not zone and not ranged:
@@ -93,17 +87,20 @@ def scale(
     written = _write(result, chosen, output) if ranged else ()
     if as_json:
         echo_json(result)
-        return
-    from carbon_plugin.cli.tables.scale_table import print_points, print_range
-
-    if ranged:
-        print_range(result, days)
     else:
-        print_points(result, chosen, days)
-    for reason in result.infeasible:
-        echo(f"left out: {reason}")
-    for path in written:
-        echo(f"written: {path}")
+        _print(result, chosen, days, written)
+
+
+def _values(compute: str | None, loss: str | None, points: int) -> list[float]:
+    """Return the one number that is asked for, or the points of a range. Raises `SpecError` for another question."""
+    from carbon_plugin.plan.scaling.table import logarithmic_steps
+
+    if (compute is None) == (loss is None):
+        raise SpecError(f"scale: give compute or loss, one of them; got compute={compute} loss={loss}")
+    first, last = _ends("compute", compute) if compute is not None else _ends("loss", loss or "")
+    if not 2 <= points <= MOST_POINTS:
+        raise SpecError(f"points is {points:,}, expected 2 to {MOST_POINTS:,}")
+    return [first] if last is None else logarithmic_steps(first, last, points)
 
 
 def _ends(name: str, text: str) -> tuple[float, float | None]:
@@ -130,6 +127,20 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=steering_console(error=True), transient=True) as bar:
         task = bar.add_task("searching clusters", total=total)
         yield lambda: bar.advance(task)
+
+
+def _print(result: Sweep, law: ScalingLaw, days: float, written: tuple[Path, ...]) -> None:
+    """Print the points of a range, of which the files were `written`, or one point where none were."""
+    from carbon_plugin.cli.tables.scale_table import print_points, print_range
+
+    if written:
+        print_range(result, days)
+    else:
+        print_points(result, law, days)
+    for reason in result.infeasible:
+        echo(f"left out: {reason}")
+    for path in written:
+        echo(f"written: {path}")
 
 
 def _write(result: Sweep, law: ScalingLaw, folder: Path) -> tuple[Path, ...]:

@@ -115,11 +115,8 @@ def check_configured(configured: Configured) -> None:
 def _resolved(
     arguments: MonitorArguments, given: Mapping[str, Any], configured: Configured, *, asks_cloud: bool = True
 ) -> Settings:
-    site, planned, layout = arguments.get("site"), arguments.get("planned"), arguments.get("layout")
+    site, planned, programme = arguments.get("site"), arguments.get("planned"), arguments.get("programme")
     run_dir, name, role = arguments.get("run_dir"), arguments.get("name"), arguments.get("role")
-    total_steps, step = arguments.get("total_steps"), arguments.get("step")
-    tokens_per_step, model_spec = arguments.get("tokens_per_step"), arguments.get("model_spec")
-    accelerator, programme = arguments.get("accelerator"), arguments.get("programme")
     stated_window_s = arguments.get("window_s")
     window_s = WINDOW_S if stated_window_s is None else stated_window_s
     _check_value("role", role, Role | None)
@@ -131,22 +128,10 @@ def _resolved(
         # An unknown zone or a missing token must raise now and not after a week.
         resolve_factors(in_force, None)
         check_live(in_force, os.environ)
-    for argument, value in (("total_steps", total_steps), ("tokens_per_step", tokens_per_step)):
-        if value is not None and value < 1:
-            raise SpecError(f"{argument} is {value}, expected a positive integer")
-    if step is not None and step < 0:
-        raise SpecError(f"step is {step}, expected the optimizer steps that were done before, 0 or more")
-    if not 0 < options.min_window_s <= window_s:
-        raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
+    _check_numbers(arguments, window_s, options)
     address = chosen_address(arguments.get("node_meter"), os.environ)
     if address is not None:
         load_source(address)
-    fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
-    _check_fields("layout", fields, ParallelLayout)
-    _check_fields("training", options.training, TrainingPlan)
-    if isinstance(model_spec, str):
-        model_spec = choose_model(Document({"model": model_spec}, "model_spec", {}), Path())
-    node = options.node
     plan = forecast.spec if forecast else None
     price = plan.price_usd_per_device_hour if plan else None
     budget = _budget(arguments.get("budget"), price=price, has_site=in_force is not None)
@@ -154,17 +139,7 @@ def _resolved(
     return Settings(
         name=_file_name(name or (plan.name if plan else Path(sys.argv[0] or "run").stem)),
         run_dir=None if run_dir is None else Path(run_dir),
-        declared=Declared(
-            layout=fields,
-            training=options.training,
-            model=model_spec,
-            accelerator=load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
-            node=load_node(node) if isinstance(node, str) else node,
-            site=place,
-            stack=options.stack,
-            total_steps=total_steps,
-            tokens_per_step=tokens_per_step,
-        ),
+        declared=_declared(arguments, options, place),
         forecast=forecast,
         programme=programme or (plan.programme if plan else None),
         role=role or (plan.role if plan else None),
@@ -172,7 +147,7 @@ def _resolved(
         node_meter=address,
         options=options,
         loggers=loggers_of(arguments.get("log")),
-        step=step,
+        step=arguments.get("step"),
         quiet=bool(arguments.get("quiet")),
         budget=budget,
         alerts=alerts,
@@ -180,6 +155,40 @@ def _resolved(
         configuration=effective(given, configured, DEFAULTS),
         notes=notes,
         tags=_tags(arguments.get("tags")),
+    )
+
+
+def _check_numbers(arguments: MonitorArguments, window_s: float, options: MonitorOptions) -> None:
+    """Raise `SpecError` for a number of steps, tokens or seconds that cannot be."""
+    steps, tokens = arguments.get("total_steps"), arguments.get("tokens_per_step")
+    for argument, value in (("total_steps", steps), ("tokens_per_step", tokens)):
+        if value is not None and value < 1:
+            raise SpecError(f"{argument} is {value}, expected a positive integer")
+    step = arguments.get("step")
+    if step is not None and step < 0:
+        raise SpecError(f"step is {step}, expected the optimizer steps that were done before, 0 or more")
+    if not 0 < options.min_window_s <= window_s:
+        raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
+
+
+def _declared(arguments: MonitorArguments, options: MonitorOptions, site: Site | None) -> Declared:
+    """Return what the script declares, with names of models, accelerators and nodes looked up."""
+    layout, model, accelerator = arguments.get("layout"), arguments.get("model_spec"), arguments.get("accelerator")
+    fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
+    _check_fields("layout", fields, ParallelLayout)
+    _check_fields("training", options.training, TrainingPlan)
+    if isinstance(model, str):
+        model = choose_model(Document({"model": model}, "model_spec", {}), Path())
+    return Declared(
+        layout=fields,
+        training=options.training,
+        model=model,
+        accelerator=load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
+        node=load_node(options.node) if isinstance(options.node, str) else options.node,
+        site=site,
+        stack=options.stack,
+        total_steps=arguments.get("total_steps"),
+        tokens_per_step=arguments.get("tokens_per_step"),
     )
 
 
