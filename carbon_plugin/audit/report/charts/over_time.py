@@ -7,6 +7,8 @@ from itertools import accumulate, pairwise
 from statistics import fmean, median
 from typing import Any
 
+from msgspec import Struct
+
 from carbon_plugin.audit.report.charts.chart import NARROW_PX, Chart, chart, height_of
 from carbon_plugin.audit.report.charts.time_axis import (
     TABLE_ROWS,
@@ -118,6 +120,98 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
 
 def step_chart(summary: AuditSummary) -> Chart | None:
     """Draw the step time as it was measured and as it was predicted, with the predicted range as a band."""
+    times = _step_times(summary)
+    if times is None:
+        return None
+    at, measured, predicted, extremes = times.at, times.measured, times.predicted, times.extremes
+    dotted = len(summary.series.steps.at_s) < 60
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, height_of(width_px), (0, times.end), (0, 1.1 * times.top))
+        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, times.top)), f"step time, {times.unit}")]
+        entries = [("more", "measured")]
+        expected = [value for value in predicted if value is not None]  # all of them, or none
+        if times.low < times.high:
+            below, above = [value * times.low for value in expected], [value * times.high for value in expected]
+            parts.append(plot.area(of, at, below, above, "band", opacity=0.25))
+            entries.append(("band", "predicted, p10 to p90"))
+        if expected:
+            parts.append(plot.line(of, at, expected, "gpu", dashed=True))
+            entries.insert(1, ("gpu", "predicted"))
+        parts.append(envelope(of, at, extremes, "more"))
+        parts.append(plot.line(of, at, measured, "more"))
+        if dotted:
+            parts += [plot.dot(of.x.at(x), of.y.at(y), "more") for x, y in zip(at, measured, strict=True) if y]
+        parts.append(plot.x_axis(of, time_marks(times.end, width_px), times.axis))
+        return plot.drawing(width_px, height_of(width_px), parts, top=plot.legend(entries, width_px))
+
+    headings = [times.axis, f"measured, {times.unit}", f"predicted, {times.unit}"]
+    headings += [f"fastest stretch, {times.unit}", f"slowest stretch, {times.unit}"] if extremes else []
+    return chart(
+        "steps",
+        "Time of an optimizer step",
+        "Mean of the optimizer steps in each interval as they were measured, beside the prediction and its range.",
+        draw,
+        headings,
+        times.rows(),
+        {
+            "x": rounded(at),
+            "axis": times.axis,
+            "label": "step time",
+            "unit": times.unit,
+            "series": times.series("points" if dotted else "line"),
+            "marks": [],
+        },
+    )
+
+
+class _StepTimes(Struct, frozen=True, kw_only=True):
+    """One instance holds the lines of the chart of step times, in `unit`, until the end of the run on its `axis`.
+
+    `extremes` are None where the means hide none. `low` and `high` are the ends of the predicted range as factors, and
+    are both 1 where there is no range.
+    """
+
+    at: list[float]
+    measured: Values
+    predicted: Values
+    extremes: Extremes | None
+    low: float
+    high: float
+    unit: str
+    axis: str
+    end: float
+    top: float
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the table below the chart."""
+        lines = [self.measured, self.predicted]
+        if self.extremes is not None:
+            lines += [self.extremes.lows, self.extremes.highs]
+        every = max(1, -(-len(self.at) // TABLE_ROWS))
+        return [
+            [wording.number(self.at[i], 4), *(cell_of(line[i]) for line in lines)]
+            for i in range(0, len(self.at), every)
+            if self.measured[i] is not None
+        ]
+
+    def series(self, kind: str) -> list[dict[str, Any]]:
+        """Return the lines in the form that the page's script reads. `kind` is that of the measured one."""
+        found: list[dict[str, Any]] = [
+            {"name": "measured", "colour": "more", "values": rounded(self.measured), "kind": kind}
+            | (self.extremes.live() if self.extremes else {})
+        ]
+        if any(value is not None for value in self.predicted):
+            found.append({"name": "predicted", "colour": "gpu", "values": rounded(self.predicted), "kind": "dashed"})
+        if self.low < self.high:
+            for name, factor, end in (("predicted, p10", self.low, "low"), ("predicted, p90", self.high, "high")):
+                edge = [None if value is None else value * factor for value in self.predicted]
+                found.append({"name": name, "colour": "band", "values": rounded(edge), "kind": end})
+        return found
+
+
+def _step_times(summary: AuditSummary) -> _StepTimes | None:
+    """Return the measured and the predicted step times over the run, or None where none was measured."""
     found, comparison = summary.series.steps, summary.steps
     if not found.at_s or comparison is None:
         return None
@@ -142,54 +236,17 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     central = next((value for value in predicted if value is not None), None)
     band = figure is not None and figure.low < figure.high and central is not None
     low, high = (figure.low / figure.value, figure.high / figure.value) if figure is not None and band else (1.0, 1.0)
-    top = max(longest_s / size, (central or 0.0) * high, extremes.top if extremes else 0.0)
-    dotted = len(found.at_s) < 60
-
-    def draw(width_px: float) -> str:
-        of = plot.frame(width_px, height_of(width_px), (0, end), (0, 1.1 * top))
-        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, top)), f"step time, {unit}")]
-        entries = [("more", "measured")]
-        expected = [value for value in predicted if value is not None]  # all of them, or none
-        if band:
-            below, above = [value * low for value in expected], [value * high for value in expected]
-            parts.append(plot.area(of, at, below, above, "band", opacity=0.25))
-        if expected:
-            parts.append(plot.line(of, at, expected, "gpu", dashed=True))
-            entries = [*entries, ("gpu", "predicted"), *([("band", "predicted, p10 to p90")] if band else [])]
-        parts.append(envelope(of, at, extremes, "more"))
-        parts.append(plot.line(of, at, measured, "more"))
-        if dotted:
-            parts += [plot.dot(of.x.at(x), of.y.at(y), "more") for x, y in zip(at, measured, strict=True) if y]
-        parts.append(plot.x_axis(of, time_marks(end, width_px), axis))
-        return plot.drawing(width_px, height_of(width_px), parts, top=plot.legend(entries, width_px))
-
-    series: list[dict[str, Any]] = [
-        {"name": "measured", "colour": "more", "values": rounded(measured), "kind": "points" if dotted else "line"}
-        | (extremes.live() if extremes else {})
-    ]
-    if central is not None:
-        series.append({"name": "predicted", "colour": "gpu", "values": rounded(predicted), "kind": "dashed"})
-    if band:
-        for name, factor, kind in (("predicted, p10", low, "low"), ("predicted, p90", high, "high")):
-            edge = [None if value is None else value * factor for value in predicted]
-            series.append({"name": name, "colour": "band", "values": rounded(edge), "kind": kind})
-    every = max(1, -(-len(at) // TABLE_ROWS))
-    rows = [
-        [wording.number(at[i], 4), cell_of(measured[i]), cell_of(predicted[i])]
-        + ([cell_of(lows[i]), cell_of(highs[i])] if extremes else [])
-        for i in range(0, len(at), every)
-        if measured[i] is not None
-    ]
-    headings = [axis, f"measured, {unit}", f"predicted, {unit}"]
-    headings += [f"fastest stretch, {unit}", f"slowest stretch, {unit}"] if extremes else []
-    return chart(
-        "steps",
-        "Time of an optimizer step",
-        "Mean of the optimizer steps in each interval as they were measured, beside the prediction and its range.",
-        draw,
-        headings,
-        rows,
-        {"x": rounded(at), "axis": axis, "label": "step time", "unit": unit, "series": series, "marks": []},
+    return _StepTimes(
+        at=at,
+        measured=measured,
+        predicted=predicted,
+        extremes=extremes,
+        low=low,
+        high=high,
+        unit=unit,
+        axis=axis,
+        end=end,
+        top=max(longest_s / size, (central or 0.0) * high, extremes.top if extremes else 0.0),
     )
 
 
@@ -266,9 +323,7 @@ def _from_start_to_end(
 
 
 def _bridged(values: Sequence[float | None]) -> list[float | None]:
-    """Return the values with each gap filled by the value before it, or by the value after it at the start. A
-    prediction also holds between two measurements. Without this, it would be drawn as no line where single measurements
-    stand alone.
+    """Return the values with each gap filled by the value before it, or by the value after it at the start.
 
     A prediction holds between two measurements too; drawn at the measurements alone, it and its range would be no line
     where each of them stands alone.
