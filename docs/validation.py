@@ -12,11 +12,11 @@ import numpy as np
 from marked_tables import replace_marked, table, wrapped
 from validation_sources import REASONS, SOURCES
 
+from carbon_plugin.calibrate.rows.published import blind_sets
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, fit_bins, fit_levels
-from carbon_plugin.validate.step.blind_sets import blind_sets
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import MOST_REGRET, overall_phrase

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from carbon_plugin.calibrate.fit import FACTOR, FitParameter, Mask
+from carbon_plugin.calibrate.rows.published import blind_sets
 from carbon_plugin.calibrate.rows.table import RowArrays
 from carbon_plugin.spec.stack import AttentionKernel
 
@@ -33,19 +34,7 @@ FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
 VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "hai-llm", "tuned")
 """Frameworks of vendors for their own hardware, and those that were tuned like them. They share one factor, and each
 that has rows has a deviation from it."""
-BLIND_COLLECTIONS = (
-    "second",
-    "third",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-    "tenth",
-    "eleventh",
-    "thirteenth",
-)
+HELD_OUT_COLLECTIONS = ("second", *(one.collection for one in blind_sets()))
 """Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
 """Shipped stacks of ordinary software. They share an overhead on the rates of bytes and one host cost, because the next
@@ -140,7 +129,7 @@ def calibration_rows(table: RowArrays) -> Mask:
     the next, and would count as what PyTorch costs.
     """
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
-    blind = np.isin(table.collection, BLIND_COLLECTIONS)
+    blind = np.isin(table.collection, HELD_OUT_COLLECTIONS)
     return np.asarray(
         np.isin(table.family, FAMILIES)
         & ~rowwise

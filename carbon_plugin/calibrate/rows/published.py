@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_rows
@@ -19,6 +21,22 @@ CLASSES = "classes"
 ROUNDS = "rounds"
 NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml", BLIND_PREDICTIONS, BLIND_SETS)
 """Files among the published ones that hold no step times."""
+
+
+ModelKind = Literal["dense", "mixtures"]
+
+
+class BlindSet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One instance says what a collection of rows holds that was predicted blind.
+
+    `name` says which blind set it belongs to. `inside_range_percent` is the share of its rows that lay inside the 80 %
+    range which was printed when they were predicted, for each kind of model that it has.
+    """
+
+    collection: str
+    name: str
+    holds: str
+    inside_range_percent: Mapping[ModelKind, float]
 
 
 def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -69,6 +87,12 @@ def blind_predictions() -> Mapping[str, float]:
 def blind_classes() -> Mapping[str, str]:
     """Return, by id, the class of accuracy in which a row was predicted blind, for rows that are in another one now."""
     return {row: str(kind) for row, kind in _blind()[CLASSES].items()}
+
+
+def blind_sets() -> tuple[BlindSet, ...]:
+    """Return the shipped blind sets in the order in which they were predicted."""
+    text = (resources.files("carbon_plugin.calibrate.rows") / "published" / BLIND_SETS).read_bytes()
+    return msgspec.yaml.decode(text, type=tuple[BlindSet, ...])
 
 
 def _blind() -> dict[str, dict[str, float | str]]:

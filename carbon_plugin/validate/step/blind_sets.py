@@ -6,27 +6,11 @@ A line of a set is a source, or the adapters of a source apart from its other ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.published import BLIND_SETS, blind_predictions, published_rows
-from carbon_plugin.validate.step.headlines import ModelKind
-
-
-class BlindSet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One instance says what a collection of rows holds that was predicted blind.
-
-    `name` says which blind set it belongs to. `inside_range_percent` is the share of its rows that lay inside the 80 %
-    range which was printed when they were predicted, for each kind of model that it has.
-    """
-
-    collection: str
-    name: str
-    holds: str
-    inside_range_percent: Mapping[ModelKind, float]
+from carbon_plugin.calibrate.rows.published import BlindSet, ModelKind, blind_predictions, blind_sets, published_rows
 
 
 class BlindError(Struct, frozen=True, kw_only=True):
@@ -44,12 +28,6 @@ class BlindError(Struct, frozen=True, kw_only=True):
     bias: float
     median: float
     inside_range: float
-
-
-def blind_sets() -> tuple[BlindSet, ...]:
-    """Return the shipped blind sets in the order in which they were predicted."""
-    text = (resources.files("carbon_plugin.calibrate.rows") / "published" / BLIND_SETS).read_bytes()
-    return msgspec.yaml.decode(text, type=tuple[BlindSet, ...])
 
 
 def blind_errors() -> tuple[BlindError, ...]:

@@ -6,14 +6,13 @@ A source is who published the rows (`rows.origin_of`), so that four tables of on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.calibrate.rows.published import ModelKind
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
-ModelKind = Literal["dense", "mixtures"]
 ALL = "all"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.calibrate.rows.published import all_published_rows, blind_predictions
-from carbon_plugin.validate.step.blind_sets import blind_errors, blind_sets
+from carbon_plugin.calibrate.rows.published import all_published_rows, blind_predictions, blind_sets
+from carbon_plugin.validate.step.blind_sets import blind_errors
 
 ROOT = Path(__file__).resolve().parents[3]
 
