@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -111,6 +112,19 @@ class Programme(Struct, frozen=True, kw_only=True):
     development_share: float
     missing_roles: list[str]
     warnings: list[str]
+
+    @property
+    def shares_of(self) -> str:
+        """Return of what the shares of the roles are, in words."""
+        if self.total_kg is not None:
+            return "carbon"
+        return "energy of the machines" if self.operational_kg is None else "operational carbon"
+
+
+def names_in_words(names: Iterable[str]) -> str:
+    """Return the names of runs with commas between them, each once, with the number of runs that have the same."""
+    counts = Counter(names)
+    return ", ".join(name if count == 1 else f"{name} ({count} runs)" for name, count in counts.items())
 
 
 def read_programme(
@@ -212,7 +226,7 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
     if turned:
         found.append(
             f"the grids of the runs are counted on different bases; all operational carbon is of {scope} emissions, "
-            f"into which that of {', '.join(turned)} was turned"
+            f"into which that of {names_in_words(turned)} was turned"
         )
     boundaries = {run.basis.boundary: None for run in runs if run.basis is not None}
     if len(boundaries) > 1:
@@ -279,22 +293,24 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     found = []
     if missing:
         found.append(
-            f"no run of role {', '.join(missing)} is here: what a model took includes such runs, and if there were "
+            f"no run here has the role {' or '.join(missing)}; what a model took includes such runs, and if there were "
             "any, they are in no sum"
         )
     unknown = [run.name for run in runs if run.role not in ROLES]
     if unknown:
         states = verb(len(unknown), "states no role, or one", "state no role, or ones")
-        found.append(f"{', '.join(unknown)} {states} beside {', '.join(ROLES)}; start further runs with role=")
+        found.append(f"{names_in_words(unknown)} {states} beside {', '.join(ROLES)}; start further runs with role=")
     unread = [run.name for run in runs if run.energy_j is None]
     if unread:
-        found.append(f"nothing of their energy was read or modelled, so that they are in no sum: {', '.join(unread)}")
+        found.append(
+            f"nothing of their energy was read or modelled, so that they are in no sum: {names_in_words(unread)}"
+        )
     without = [run.name for run in runs if run.operational_kg is not None and run.embodied_kg is None]
     if without:
-        found.append(f"the manufacture of their hardware is unknown and in no sum: {', '.join(without)}")
+        found.append(f"the manufacture of their hardware is unknown and in no sum: {names_in_words(without)}")
     for state, words in (("contradicted", "ledgers that do not verify"), ("incomplete", "ledgers that are incomplete")):
         if names := [run.name for run in runs if run.ledger_state == state]:
-            found.append(f"{words}: {', '.join(names)}")
+            found.append(f"{words}: {names_in_words(names)}")
     if others:
         found.append(f"{plural(others, 'run')} of other programmes, or of none, {verb(others, 'is', 'are')} left out")
     return found

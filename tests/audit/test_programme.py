@@ -12,7 +12,7 @@ import pytest
 
 from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.audit.exports.sci_ai import sci_ai_report
-from carbon_plugin.audit.programme import read_programme
+from carbon_plugin.audit.programme import names_in_words, read_programme
 from carbon_plugin.audit.programme_runs import find_runs, summaries_of
 from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.factors.bases import in_scope
@@ -101,7 +101,7 @@ def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path
 def test_missing_roles_are_named(runs: Path) -> None:
     programme = read_programme([runs])
     assert programme.missing_roles == ["sweep", "evaluation", "data"]
-    assert programme.warnings[0].startswith("no run of role sweep, evaluation, data is here")
+    assert programme.warnings[0].startswith("no run here has the role sweep or evaluation or data")
 
 
 def test_a_run_without_a_role_is_told_how_one_is_stated(factors: Factors, tmp_path: Path) -> None:
@@ -299,3 +299,19 @@ def test_runs_one_after_another_on_one_gpu_are_counted_once_each(tmp_path: Path,
         write_run(tmp_path / name, factors, start_unix_s=1.7e9 + after_s)
 
     assert not [warning for warning in read_programme([tmp_path]).warnings if "at the same time" in warning]
+
+
+def test_shares_are_of_what_is_known_and_say_so(runs: Path, factors: Factors, tmp_path: Path) -> None:
+    assert read_programme([runs]).shares_of == "carbon"
+
+    unmade = msgspec.structs.replace(factors, embodied_kg={})
+    for name, role, windows in (("a", "final", 4), ("b", "failed", 8)):
+        write_run(tmp_path / "unmade" / name, unmade, role=role, windows=windows)
+    programme = read_programme([tmp_path / "unmade"])
+    assert programme.operational_kg is not None
+    assert programme.total_kg is None
+    assert programme.shares_of == "operational carbon"
+
+
+def test_runs_of_one_name_are_named_once_with_their_number() -> None:
+    assert names_in_words(["train", "probe", "train", "train"]) == "train (3 runs), probe"

@@ -31,7 +31,7 @@ from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 from carbon_plugin.audit.exports.ghg_lines import GhgLine
 from carbon_plugin.audit.exports.model_card import ModelCardEmissions, TrainingType, stated_training_type
 from carbon_plugin.audit.exports.rounding import significant
-from carbon_plugin.audit.programme import Programme, add_up
+from carbon_plugin.audit.programme import Programme, add_up, names_in_words
 from carbon_plugin.audit.programme_runs import members_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
@@ -107,7 +107,7 @@ def eu_ai_act_of_programme(audited: Audited, name: str | None = None) -> EuAiAct
     missing = ["benchmarked amount of computation used for inference: nothing here runs inference"]
     if without:
         missing.append(
-            f"computation of {', '.join(without)}: no prediction in these runs counts FLOPs; it is in no sum"
+            f"computation of {names_in_words(without)}: no prediction in these runs counts FLOPs; it is in no sum"
         )
     wall_days = sum(end - start for start, end in union(_extent(one) for one in summaries)) / SECONDS_PER_DAY
     joules = Range.total(_facility(one) for one in summaries)
@@ -221,7 +221,10 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
     """Return a paragraph on all runs of a programme. Raises `ReportError` for runs without carbon."""
     programme, summaries = _members(audited, name)
     carbon = _carbon(programme, "paper")
-    roles = ", ".join(f"{wording.percent(role.share)} {role.role}" for role in programme.roles)
+    roles = ", ".join(
+        f"{wording.percent((role.operational_kg or 0.0) / (carbon.value or 1.0))} {role.role}"
+        for role in programme.roles
+    )
     uncounted = sum(one.progress.tokens is None for one in summaries)
     tokens = wording.number(sum(one.progress.tokens or 0 for one in summaries))
     trained = f" and {tokens} tokens" if uncounted < len(summaries) else ""
@@ -255,13 +258,13 @@ def coverage_of_programme(programme: Programme, summaries: Sequence[AuditSummary
     counted = ", ".join(f"{role.runs} {role.role}" for role in programme.roles)
     found = [f"{plural(len(summaries), 'run')} ({counted})", f"{wording.percent(share)} of the energy measured"]
     if programme.missing_roles:
-        found.append(f"no run of role {', '.join(programme.missing_roles)} is here")
+        found.append(f"no run here has the role {' or '.join(programme.missing_roles)}")
     partial = [one.run.name for one in summaries if one.coverage.nodes_seen < one.coverage.nodes]
     if partial:
-        found.append(f"ledgers of some nodes are missing in {', '.join(partial)}")
+        found.append(f"ledgers of some nodes are missing in {names_in_words(partial)}")
     unknown = [one.run.name for one in summaries if phrases.unknown_embodied(one)]
     if unknown:
-        found.append(f"the manufacture of hardware of {', '.join(unknown)} is unknown")
+        found.append(f"the manufacture of hardware of {names_in_words(unknown)} is unknown")
     return found
 
 

@@ -83,7 +83,7 @@ def _print(result: Programme) -> None:
         out.print(f"operational carbon: {result.counts} emissions of the grids, location-based")
     if result.total_kg is not None:
         out.print(f"total {wording.carbon(result.total_kg.value)} ({wording.carbon_range(result.total_kg)})")
-    measure = "carbon" if result.total_kg is not None else "energy"
-    out.print(f"development (all but the final runs): {wording.percent(result.development_share)} of the {measure}")
+    share = wording.percent(result.development_share)
+    out.print(f"development (all but the final runs): {share} of the {result.shares_of}, as all shares are")
     for warning in result.warnings:
         out.print(f"note: {warning}", markup=False)

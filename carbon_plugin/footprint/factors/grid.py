@@ -317,11 +317,13 @@ def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, 
     consumed = _published_consumption(area)
     if consumed is not None:
         notes.append(
-            f"what {area.row_name} consumes, with imports, has {consumed.g_per_kwh:g} g/kWh (Electricity Maps "
-            f"{consumed.year}, lifecycle; zone consumption:{area.code}), and the range reaches it"
+            f"with imports, the electricity used in {area.row_name} has {consumed.g_per_kwh:g} g/kWh (Electricity Maps "
+            f"{consumed.year}, lifecycle; zone consumption:{area.code}), and the range holds that value too"
         )
     if area.table == "country" and area.code in tables.trade():
-        notes.append(f"{area.row_name} trades much of its electricity: the range reaches towards half of imports")
+        notes.append(
+            f"{area.row_name} trades much of its electricity: the range allows for half of it from the neighbours"
+        )
     if row.g_per_kwh < LEAST_G_PER_KWH and TABLES[area.table]().source.basis.scope == "lifecycle":
         notes.append(
             f"the published value of {area.row_name} is {row.g_per_kwh:g} g/kWh, which no grid has over its life; "

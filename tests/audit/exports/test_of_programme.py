@@ -66,7 +66,7 @@ def test_form_of_a_model_has_the_time_compute_and_energy_of_all_its_runs(audited
     assert [stage.name for stage in form.stages] == ["final", "post-training", "ablation"]
     assert sum(stage.mwh for stage in form.stages) == pytest.approx(facility_mwh)
     assert form.coverage[0] == "3 runs (2 final, 1 ablation)"
-    assert any("no run of role failed, sweep, evaluation, data is here" in line for line in form.coverage)
+    assert any("no run here has the role failed or sweep or evaluation or data" in line for line in form.coverage)
     check("eu-ai-act-model", form)
 
 
@@ -80,10 +80,27 @@ def test_card_and_paragraph_of_a_model_hold_the_carbon_of_all_its_runs(audited, 
     assert "3 runs (2 final, 1 ablation)" in card.source
     with pytest.raises(ReportError, match="training_type is not known of programme example-8b"):
         model_card_of_programme(audited, None)
-    assert "no run of role failed" in card.source
+    assert "no run here has the role failed" in card.source
     paragraph = paper_of_programme(audited)
     assert "The 3 runs of example-8b took" in paragraph
     assert "3 runs (2 final, 1 ablation)" in paragraph
+
+
+def test_shares_in_a_sentence_on_operation_are_of_the_operational_carbon(factors: Factors, tmp_path: Path) -> None:
+    intensity = factors.intensity
+    dirty = replace(factors, intensity=replace(intensity, figure=intensity.figure.scaled(10.0, intensity.figure.unit)))
+    write_run(tmp_path / "clean", factors, role="final")
+    write_run(tmp_path / "dirty", dirty, role="failed")
+    programme = read_programme([tmp_path])
+    assert programme.operational_kg is not None
+
+    paragraph = paper_of_programme(summaries_of([tmp_path]))
+
+    final_kg = programme.roles[0].operational_kg
+    assert final_kg is not None
+    share = final_kg / programme.operational_kg.value
+    assert abs(share - programme.roles[0].share) > 0.01
+    assert f"by role {100 * share:.3g} % final" in paragraph
 
 
 def test_inventory_of_a_model_adds_lines_and_books_each_device_once(audited) -> None:

@@ -88,7 +88,7 @@ def test_programme_is_a_table_with_its_notes(run_dir: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "programme simulated-llm" in printed
     assert "development (all but the final runs): 0 % of the carbon" in printed
-    assert "note: no run of role ablation" in printed
+    assert "note: no run here has the role ablation" in printed
 
 
 def test_programme_is_one_json_document(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
