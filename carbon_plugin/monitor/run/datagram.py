@@ -189,8 +189,24 @@ def _are_possible(sums: UsedSum, most_j: float) -> bool:
 
 
 def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float, ...]]) -> FileTotals:
-    totals = FileTotals()
-    identities, devices = [], {}
+    totals, devices = FileTotals(), _devices(head, host, gpu_name, sums)
+    totals.add(_manifest(head, host, [identity for identity, _ in devices]))
+    totals.devices = {identity.key: device for identity, device in devices}
+    gpus = {identity.key: head.gpu_shared_s for identity, _ in devices if identity.rung == "gpu"}
+    totals.shared.by_device_s = {MACHINE: head.machine_shared_s, **gpus}
+    totals.times.heard_s = time.monotonic()
+    totals.times.end_s, totals.times.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
+    totals.last_step, totals.steady_steps = int(head.last_step), int(head.steady_steps)
+    if 0 < head.first_of_span <= head.last_of_span and head.span_s > 0:
+        totals.spans.add(_span(head))
+    return totals
+
+
+def _devices(
+    head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float, ...]]
+) -> list[tuple[DeviceIdentity, DeviceTotals]]:
+    """Return the devices of a node, of which each has an equal part of the sums of its rung."""
+    found = []
     for rung, (*shared, power_w, count) in sums.items():
         for number in range(int(count)):
             seen = rung != "gpu" or number < head.measured
@@ -203,9 +219,8 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
                 energy_kind="counter" if rung == "gpu" and seen else "modelled",
                 share=head.whole_gpus / head.gpus if rung == "gpu" and head.whole_gpus < head.gpus else None,
             )
-            identities.append(identity)
             shares = [value / count for value in shared]
-            devices[identity.key] = DeviceTotals(
+            device = DeviceTotals(
                 energy=_sum_of(shares[:_SUMS]),
                 steady=_sum_of(shares[_SUMS:]),
                 power_w=power_w / count,
@@ -213,46 +228,42 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
                 start_s=head.started_s,
                 end_s=head.end_s,
             )
-    totals.add(
-        Manifest(
-            version=LEDGER_VERSION,
-            run_id="",
-            attempt=head.attempt,
-            node=head.node,
-            nodes=head.nodes,
-            host_key=host,
-            hostname="",
-            world_size=head.world_size,
-            started_unix_s=head.started_s,
-            reserved_since_unix_s=None if math.isnan(head.reserved_s) else head.reserved_s,
-            devices=identities,
-            effective={},
-            factors={},
-            versions={},
-            host_share=head.host_share,
-        )
+            found.append((identity, device))
+    return found
+
+
+def _manifest(head: _Head, host: str, identities: list[DeviceIdentity]) -> Manifest:
+    return Manifest(
+        version=LEDGER_VERSION,
+        run_id="",
+        attempt=head.attempt,
+        node=head.node,
+        nodes=head.nodes,
+        host_key=host,
+        hostname="",
+        world_size=head.world_size,
+        started_unix_s=head.started_s,
+        reserved_since_unix_s=None if math.isnan(head.reserved_s) else head.reserved_s,
+        devices=identities,
+        effective={},
+        factors={},
+        versions={},
+        host_share=head.host_share,
     )
-    totals.devices = devices
-    gpus = {identity.key: head.gpu_shared_s for identity in identities if identity.rung == "gpu"}
-    totals.shared.by_device_s = {MACHINE: head.machine_shared_s, **gpus}
-    totals.times.heard_s = time.monotonic()
-    totals.times.end_s, totals.times.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
-    totals.last_step, totals.steady_steps = int(head.last_step), int(head.steady_steps)
-    if 0 < head.first_of_span <= head.last_of_span and head.span_s > 0:
-        totals.spans.add(
-            Span(
-                first_step=int(head.first_of_span),
-                last_step=int(head.last_of_span),
-                start_unix_s=head.span_start_s,
-                duration_s=head.span_s,
-                step_time_s=head.span_s / (head.last_of_span - head.first_of_span + 1),
-                predicted_step_time_s=None,
-                gpu_energy_per_step_j=None,
-                predicted_gpu_energy_per_step_j=None,
-                boundary_error_s=0.0,
-            )
-        )
-    return totals
+
+
+def _span(head: _Head) -> Span:
+    return Span(
+        first_step=int(head.first_of_span),
+        last_step=int(head.last_of_span),
+        start_unix_s=head.span_start_s,
+        duration_s=head.span_s,
+        step_time_s=head.span_s / (head.last_of_span - head.first_of_span + 1),
+        predicted_step_time_s=None,
+        gpu_energy_per_step_j=None,
+        predicted_gpu_energy_per_step_j=None,
+        boundary_error_s=0.0,
+    )
 
 
 def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
