@@ -378,6 +378,9 @@ def test_products_that_take_their_counts_from_the_host_are_launched_expert_by_ex
     fewer = sparse.moe.experts * (1 - 1 / 8)
     assert issued(1) - issued(8) == pytest.approx(fewer * HOST_OPS_GROUPED[0] * 31e-6)
     assert issued(1, counts_on_host=0.0) == issued(8, counts_on_host=0.0)
+    # Graphs of attention and routing hold no expert.
+    assert issued(1, scoped_graphs=1.0) - issued(8, scoped_graphs=1.0) == pytest.approx(issued(1) - issued(8))
+    assert issued(8, scoped_graphs=1.0) < issued(8) / 2
 
 
 def test_natural_routing_costs_more_the_more_ranks_share_the_experts(sparse, rates) -> None:
