@@ -12,6 +12,7 @@ from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
+from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.slowest import expected_maximum
 
@@ -73,6 +74,10 @@ LOOP_SPREAD = 0.3
 that was chosen in sight of the one published loop over 16 ranks."""
 HOOKED_MODULES, LOOPED_MODULES = 9, 3
 """Modules of a layer that share the slots of `shard_host_ops`, and modules of one expert of a loop."""
+MODULES_OF_ADAPTER = 2
+"""Modules that a low-rank adapter adds to the one of its matrix (`lora_A` and `lora_B` of PEFT)."""
+ADAPTED_MATRICES = 7
+"""Matrices of a dense layer whose adapters share the slots of `HOST_OPS_ADAPTERS`."""
 
 
 def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
@@ -197,13 +202,19 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where hooks gather the
     parameters of each module by itself (DeepSpeed's ZeRO-3; FSDP gathers a layer), each module of an expert adds the
     latency of a gather forward, and of a gather and a scatter backward. These let all ranks go on with the slowest one,
-    because the hosts take different times for the same expert.
+    because the hosts take different times for the same expert. Adapters on the matrices of an expert have operations
+    and modules of their own.
     """
     local = np.maximum(shape.experts / layout.ep, 1)
-    hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
-    forward, backward = (local * rates.host_op_time * (slots + hooks) for slots in HOST_OPS_LOOPED)
+    modules = LOOPED_MODULES * (1 + MODULES_OF_ADAPTER * shape.adapted_ffn)
+    hooks = rates.shard_host_ops / HOOKED_MODULES * modules
+    share = LOOPED_MODULES / ADAPTED_MATRICES * shape.adapted_ffn
+    forward, backward = (
+        local * rates.host_op_time * (slots + adapters * share + hooks)
+        for slots, adapters in zip(HOST_OPS_LOOPED, HOST_OPS_ADAPTERS, strict=True)
+    )
     ranks = layout.dp_shard * layout.cp
-    latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
+    latency = local * modules * network.gather_time(np.float64(0), ranks, layout.tp, rates)
     slowest = 1 + LOOP_SPREAD * expected_maximum(ranks)
     latency = where(rates.shard_host_ops > 0, latency, 0.0)
     sharded = layout.zero_stage >= 3

@@ -23,6 +23,7 @@ from carbon_plugin.predict.time.experts import (
     HOST_OPS_SORTED,
     ONE_HOT_BYTES,
     PERMUTATION_BYTES,
+    expert_loop,
     fullest_rank,
     one_hot_products,
     room_for_rows,
@@ -594,3 +595,24 @@ def test_one_hot_dispatch_sorts_nothing(sparse, rates) -> None:
         for flag in (0.0, 1.0)
     ]
     assert one_hot[0] == one_hot[1] > float(step(sparse, rates(), **layout).terms["matmul"])
+
+
+def test_adapters_on_looped_experts_triple_the_modules_that_hooks_gather(sparse, rates) -> None:
+    def loop_s(adapted: str, **changes: float) -> float:
+        shape = shape_of(msgspec.structs.replace(sparse, adapters=adapted, trainable_fraction=0.005))
+        layout = layout_of(ParallelLayout(dp_shard=8, zero_stage=3))
+        cost = expert_loop(shape, layout, rates(expert_loop=1.0, scaleup_latency=0.0, **changes))
+        return float(cost.forward + cost.backward)
+
+    def gathers_s(adapted: str) -> float:
+        hooked, free = (loop_s(adapted, shard_host_ops=65.0, nic_latency=each) for each in (1e-3, 0.0))
+        return hooked - free
+
+    def hooks_s(adapted: str) -> float:
+        return loop_s(adapted, shard_host_ops=65.0, nic_latency=0.0) - loop_s(adapted, shard_host_ops=0.0)
+
+    for cost_s in (gathers_s, hooks_s):
+        assert cost_s("all_matrices") == pytest.approx(3 * cost_s("none"), rel=0.02)
+        assert cost_s("attention") == cost_s("none")
+    # The operations of adapters are there without hooks too.
+    assert loop_s("all_matrices", shard_host_ops=0.0) > loop_s("attention", shard_host_ops=0.0)
