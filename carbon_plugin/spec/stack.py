@@ -25,7 +25,16 @@ CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
 TokenCounts = Literal["host", "exchange", "device"]
 CrossEntropy = Literal[
-    "eager", "compiled", "fused", "chunked", "chunked_head", "chunked_output", "in_place", "half", "narrow_kernel"
+    "eager",
+    "compiled",
+    "fused",
+    "vocab_parallel",
+    "chunked",
+    "chunked_head",
+    "chunked_output",
+    "in_place",
+    "half",
+    "narrow_kernel",
 ]
 KeptOperators = Literal["products", "products_alone", "every_product", "core", "projections", "inputs"]
 
@@ -77,12 +86,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread` is the
     standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
     unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
-    software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
-    (Megatron), "chunked" where a kernel takes head and loss in small blocks of tokens, "chunked_head" where PyTorch's
-    operations take both for an eighth of the tokens at a time (torchtitan), "chunked_output" where all logits are held
-    in 16 bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over the 16-bit
-    logit, "narrow_kernel" where a kernel writes it beside them (apex, flash-attention), "half" single operations on
-    16-bit logits. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` is the
+    software. `cross_entropy` says what a logit costs in memory and what it moves: "eager" PyTorch in fp32, "compiled",
+    "fused" in fp32 (NeMo), "vocab_parallel" single operations on an fp32 copy (Megatron), "chunked" where a kernel
+    takes head and loss in small blocks of tokens, "chunked_head" where PyTorch's operations take both for an eighth of
+    the tokens at a time (torchtitan), "chunked_output" where all logits are held in 16 bit and the loss takes them in
+    chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit, "narrow_kernel" where a kernel
+    writes it beside them (apex, flash-attention), "half" single operations on 16-bit logits. `fp8_recipe` is the
+    granularity of fp8 scales. `shard_host_ops` is the
     number of operation slots that hooks of parameter sharding add to every pass through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that

@@ -102,6 +102,35 @@ def test_a_head_whose_columns_are_not_aligned_takes_twice_as_long_on_nvidias_mat
     assert odd / padded == pytest.approx(ratio, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["megatron-lm", "megatron-core", "megatron-lm-2021", "ordinary-megatron"])
+def test_megatrons_loss_passes_over_an_fp32_copy_of_the_logits_once_for_each_operation(name: str) -> None:
+    read_and_written = {
+        "copy": 2 + 4,
+        "maximum": 4,
+        "difference in place": 4 + 4,
+        "exponential in place": 4 + 4,
+        "sum": 4,
+        "quotient in place": 4 + 4,
+        "product with the gradient in place": 4 + 4,
+        "cast of the gradient": 4 + 2,
+    }
+    rates, _ = resolve_rates(cluster("a100-sxm-80gb"), STACKS[name], "bf16")
+    layout, tokens = layout_of(ParallelLayout(micro_batch_size=8)), values(8 * 1024)
+    work = work_of(PLAN, STACKS[name])
+
+    def of_logits(vocab: int) -> float:
+        shape = shape_of(msgspec.structs.replace(GPT, vocab=vocab))
+        whole, products = (
+            operators.head(shape, layout, work, tokens, values(1), each) for each in (rates, without_traffic(rates))
+        )
+        return float(whole.forward + whole.backward - products.forward - products.backward)
+
+    # What does not depend on the logits falls out of the difference.
+    logits = 8 * 1024 * (131072 - 65536)
+    wanted = sum(read_and_written.values()) * logits / float(rates.streaming)
+    assert of_logits(131072) - of_logits(65536) == pytest.approx(wanted, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("device", "ratio"), [("a100-sxm-80gb", 1 / 6), ("h100-sxm", 1 / 6), ("v100-sxm2-32gb", 15.7 / 125)]
 )

@@ -144,6 +144,7 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "eager": (14.0, 16.0),
     "compiled": (6.0, 6.0),
     "fused": (6.0, 6.0),
+    "vocab_parallel": (6.0, 6.0),
     "chunked": (0.25, 0.25),
     "chunked_head": (14.0 / 8, 16.0 / 8),
     "chunked_output": (2.25, 2.25),
@@ -167,12 +168,20 @@ which has it, lets its logits go before.
 """
 HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_head": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
-ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0, "chunked_output": 14.0}
+ENTROPY_BYTES: dict[CrossEntropy, float] = {
+    "in_place": 8.0,
+    "compiled": 14.0,
+    "chunked_output": 14.0,
+    "vocab_parallel": 52.0,
+}
 """Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
 
 A loss in place reads the logit twice and writes its gradient over it. A compiled loss writes the 16-bit logit, reads it
-for maximum and sum and again for the gradient, then writes the gradient, which two products read. Other losses take 20
-bytes where elementwise chains are fused and 40 where single operations run.
+for maximum and sum and again for the gradient, then writes the gradient, which two products read. Megatron's loss over
+tensor-parallel ranks is a chain of operations on an fp32 copy, on one rank too (its core/tensor_parallel/
+cross_entropy.py): the copy (6), the maximum (4), a difference, an exponential and a quotient in place (8 each) and a
+sum (4), and backward a product in place (8) and the cast of the gradient (6). Other losses take 20 bytes where
+elementwise chains are fused and 40 where single operations run.
 """
 SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (20.0, 20.0), "tf32": (24.0, 20.0), "fp32": (24.0, 20.0)}
 SOFTMAX_BYTES_BF16 = (28.0, 28.0)
