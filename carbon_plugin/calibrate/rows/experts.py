@@ -56,6 +56,9 @@ sorted before (`SequentialMLP` of Megatron-core)."""
 WEIGHTED_SINCE = (25, 1)
 """Releases of Megatron-core's relatives from this month on have its experts whose activation is weighted.
 Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute knows `moe_act` as its rows do."""
+UNFUSED_PERMUTATION = re.compile(r"\b20(1\d|2[0-4])\b")
+"""Years in which Megatron and its relatives had no `moe_permute_fusion`: a run of October 2024 prints all options of
+its mixture, and this is not among them (coremoe_a100-8-grouped)."""
 SENT_ONCE = re.compile(r"DeepEP|HybridEP")
 """Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
 `HybridEPBuffer`)."""
@@ -109,7 +112,8 @@ def experts_of(conventions: Conventions, row: Fields, device: Accelerator, model
     single = conventions.xla or conventions.name == "torchtitan"
     # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
     by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
-    unfused = UNGROUPED in said or "permutation not fused" in said
+    old = conventions.reentrant and UNFUSED_PERMUTATION.search(row.text("framework")) is not None
+    unfused = old or UNGROUPED in said or "permutation not fused" in said
     if unfused or conventions == MEGATRON_SWIFT or single or by_transformers:
         changes["plain_dispatch"] = True
     if by_transformers:

@@ -118,6 +118,21 @@ def test_words_of_a_row_say_which_kernels_its_experts_have(notes: str, field: st
 
 
 @pytest.mark.parametrize(
+    ("framework", "single"),
+    [
+        ("Megatron-LM (2024)", True),
+        ("Megatron-core 0.9 (October 2024)", True),
+        ("NeMo 24.12 (2024)", True),
+        ("Megatron-core (2025)", False),
+        ("Megatron-core", False),
+        ("PyTorch torch.compile (grouped products, 2024)", False),
+    ],
+)
+def test_megatron_sorts_tokens_by_single_operations_until_2024(framework: str, single: bool) -> None:
+    assert read(**EXPERTS, framework=framework).spec.stack.plain_dispatch is single
+
+
+@pytest.mark.parametrize(
     ("notes", "graphs"), [("", "scoped"), ("no CUDA graphs", "none"), ("full-iteration CUDA graphs", "iteration")]
 )
 def test_graphs_that_a_row_states_come_before_those_of_the_recipe(notes: str, graphs: str) -> None:
