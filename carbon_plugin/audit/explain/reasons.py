@@ -270,7 +270,7 @@ def forecast_part(summary: AuditSummary, path: Path) -> Reason:
     assert forecast is not None  # the field is there
     part = forecast.parts[int(path[2])]
     follows = ["forecast.footprint.operational_kg", "footprint.operational_kg"]
-    return Reason(f"{part.cause}: factor by which it moved operational carbon", [part.explanation], follows)
+    return Reason(f"{part.name}: factor by which it moved operational carbon", [part.explanation], follows)
 
 
 def effective(summary: AuditSummary, path: Path) -> Reason:

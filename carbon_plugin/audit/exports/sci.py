@@ -133,9 +133,15 @@ def _origin(summary: AuditSummary, left_out: Sequence[Figure]) -> Origin:
 
 def _unobserved(summary: AuditSummary, factors: Factors) -> Figure:
     """Return the facility energy in kWh that is modelled for reserved hardware without records; 0 where there is
-    none."""
+    none, or where nobody knows its idle power."""
     waited = summary.by_phase.get(UNOBSERVED_PHASE)
-    source = f"idle power of {summary.reserved.idle_model}, times PUE" if waited else "all reserved time was recorded"
+    if waited:
+        source = f"idle power of {summary.reserved.idle_model}, times PUE"
+    elif summary.reserved.unknown_s > 0:
+        unrecorded = wording.device_time(summary.reserved.unknown_s)
+        source = f"nothing is modelled: the idle power in {unrecorded} of device time without records is not known"
+    else:
+        source = "all reserved time was recorded"
     return kwh(Figure.of(waited.range if waited else ZERO, "J", "modelled", source).scaled(factors.pue.value))
 
 

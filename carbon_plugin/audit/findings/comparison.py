@@ -41,6 +41,11 @@ class ErrorPart(Struct, frozen=True, kw_only=True):
     carbon_kg: float
     explanation: str
 
+    @property
+    def name(self) -> str:
+        """Return the cause in words for a reader: that of the grid holds the PUE too."""
+        return "grid and PUE" if self.cause == "grid" else self.cause
+
 
 class ForecastComparison(Struct, frozen=True, kw_only=True):
     """One comparison holds the forecast from before launch beside the actual run.

@@ -88,7 +88,7 @@ def _comparison(summary: AuditSummary) -> list[str]:
             line += f", predicted {wording.duration(predicted.value)} ({wording.duration_range(predicted)}): {ratio}"
         lines.append(line)
     if summary.forecast is not None and summary.forecast.parts:
-        causes = ", ".join(f"{part.cause} {wording.off_by(part.factor)}" for part in summary.forecast.parts)
+        causes = ", ".join(f"{part.name} {wording.off_by(part.factor)}" for part in summary.forecast.parts)
         lines.append(f"forecast of operational carbon was off by: {causes}")
     return [*lines, ""] if lines else []
 

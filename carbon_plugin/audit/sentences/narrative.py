@@ -338,7 +338,7 @@ def _how_the_forecast_did(summary: AuditSummary) -> str:
     counted, planned, actual = comparable_kg(forecast.footprint, footprint)
     of = "" if counted == "total_kg" else f" of the {CARBON_NAMES[counted]}"
     where = "inside" if planned.low <= actual.value <= planned.high else "outside"
-    changes_kg: dict[str, float] = {part.cause: part.carbon_kg for part in forecast.parts}
+    changes_kg: dict[str, float] = {part.name: part.carbon_kg for part in forecast.parts}
     if forecast.embodied_kg is not None:
         changes_kg["embodied carbon"] = forecast.embodied_kg
     largest = max(changes_kg, key=lambda name: abs(changes_kg[name]))

@@ -131,7 +131,7 @@ def steps_basis(steps: StepComparison) -> str:
     if steps.basis == "spans":
         return "queue lag at the boundaries"
     if steps.basis == "short spans":
-        return f"only {plural(steps.steps, 'step')} in a row"
+        return f"from short stretches of training, {plural(steps.steps, 'step')} in all"
     return f"{plural(steps.steps, 'step')} in windows that do not end at step boundaries"
 
 

@@ -188,6 +188,7 @@ def test_score_of_devices_without_a_profile_says_that_energy_begins_with_the_fir
     report = sci_report(audited(job, tmp_path / "run"))
 
     assert report.unobserved_energy.value == 0.0
+    assert report.unobserved_energy.source.startswith("nothing is modelled: the idle power in 2.00 min of device time")
     assert any("from its first record (E) and allocation (M)" in line for line in report.boundary)
     assert any("of reserved device time are in no record" in line for line in report.origin.limits)
 

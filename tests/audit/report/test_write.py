@@ -315,6 +315,7 @@ def test_text_summary_says_the_same_in_few_lines(summary: AuditSummary) -> None:
     assert len(text.splitlines()) < 30
     assert "step time: measured" in text
     assert "forecast of operational carbon was off by: spec drift" in text
+    assert ", grid and PUE " in text
     assert "ledger: unsealed, 4 files: complete and consistent" in text
 
 

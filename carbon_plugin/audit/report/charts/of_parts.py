@@ -104,7 +104,7 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
     counted, planned, actual = comparable_kg(forecast.footprint, footprint)
     carbon, planned_kg, actual_kg = CARBON_NAMES[counted], planned.value, actual.value
     size, unit = fitting_unit(max(planned_kg, actual_kg), CARBON_UNITS)
-    changes: list[tuple[str, float]] = [(part.cause, part.carbon_kg) for part in forecast.parts]
+    changes: list[tuple[str, float]] = [(part.name, part.carbon_kg) for part in forecast.parts]
     changes += [("embodied", forecast.embodied_kg)] if forecast.embodied_kg is not None else []
     levels, reached = [planned_kg, actual_kg], planned_kg
     for _, change_kg in changes:

@@ -114,7 +114,7 @@ def cause_table(summary: AuditSummary) -> Table | None:
         return wording.signed(kilograms / unit.size, of=actual.value / unit.size)
 
     rows = [
-        [Cell(part.cause), Cell(wording.off_by(part.factor)), Cell(change(part.carbon_kg)), Cell(part.explanation)]
+        [Cell(part.name), Cell(wording.off_by(part.factor)), Cell(change(part.carbon_kg)), Cell(part.explanation)]
         for part in forecast.parts
     ]
     hours, planned_hours = summary.reserved.device_s / SECONDS_PER_HOUR, forecast.device_hours.value
