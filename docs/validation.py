@@ -12,7 +12,6 @@ import numpy as np
 from marked_tables import replace_marked, table, wrapped
 from validation_sources import REASONS, SOURCES
 
-from carbon_plugin.calibrate.rows.published import blind_sets
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
@@ -26,8 +25,6 @@ from carbon_plugin.validate.step.step_time import Validation, validate
 DOCS = Path(__file__).parent
 PAGE, TABLES, README = DOCS / "validation.md", DOCS / "validation_tables.md", DOCS.parent / "README.md"
 
-COLLECTIONS = (*reversed([one.collection for one in blind_sets()]), "second", "first")
-"""The newest first."""
 CLASSES: dict[AccuracyClass, str] = {
     "calibrated": "dense, tuned software on a known device",
     "low_precision": "dense, tuned software in 8 bit and less",
@@ -57,7 +54,7 @@ README_HEADINGS = ("step time", "sources", "mean error", "80 % range", "it holds
 
 def collections(result: Validation) -> str:
     """Return the errors of each collection."""
-    return table(COLLECTION_HEADINGS, [_headline(item) for item in newest_first(result.headlines)])
+    return table(COLLECTION_HEADINGS, [_headline(item) for item in result.headlines])
 
 
 def intervals(result: Validation) -> str:
@@ -126,12 +123,6 @@ def _readme_line(name: str, sources: int, error: float, factors: str, coverage: 
 def _range(kind: AccuracyClass) -> str:
     factors = spread_of(kind)
     return f"× {factors.p10:.2f}–{factors.p90:.2f}"
-
-
-def newest_first(items: Sequence[CollectionError]) -> list[CollectionError]:
-    """Return the errors in the order of the pages. A collection that `COLLECTIONS` does not name is an error."""
-    order = [ALL, *COLLECTIONS]
-    return sorted(items, key=lambda item: (order.index(item.collection), item.kind))
 
 
 def tables(result: Validation) -> str:

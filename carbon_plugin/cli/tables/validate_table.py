@@ -14,7 +14,7 @@ from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.validate.run.full_runs import FullRunRow
 from carbon_plugin.validate.run.real_runs import ClassOverrun
 from carbon_plugin.validate.step.error_summary import ErrorSummary
-from carbon_plugin.validate.step.headlines import CollectionError
+from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import overall_phrase
 from carbon_plugin.validate.step.step_time import Validation
 
@@ -135,7 +135,7 @@ def _headlines(items: Sequence[CollectionError]) -> Table:
     )
     for item in items:
         table.add_row(
-            f"{item.collection} collection, {item.kind}",
+            f"{item.collection} {'collections' if item.collection == ALL else 'collection'}, {item.kind}",
             str(item.rows),
             str(item.sources),
             f"[bold]{item.source_left_out:.1f}[/]",

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.calibrate.parameters import HELD_OUT_COLLECTIONS
 from carbon_plugin.calibrate.rows.published import ModelKind
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
 ALL = "all"
+ORDER = (ALL, *reversed(HELD_OUT_COLLECTIONS), FIRST_COLLECTION)
+"""The collections in the order in which they are shown, the newest first. Others follow."""
 
 
 class CollectionError(Struct, frozen=True, kw_only=True):
@@ -38,7 +42,7 @@ class CollectionError(Struct, frozen=True, kw_only=True):
 def headlines(rows: Sequence[ValidatedRow]) -> tuple[CollectionError, ...]:
     """Return one line for each collection and kind, and lines for all collections together if there are several."""
     names = list(dict.fromkeys(row.collection for row in rows if row.collection is not None))
-    groups = [*names, ALL] if len(names) > 1 else names
+    groups = sorted([ALL, *names] if len(names) > 1 else names, key=_place)
     found = []
     for name in groups:
         for kind in ("dense", "mixtures"):
@@ -46,6 +50,10 @@ def headlines(rows: Sequence[ValidatedRow]) -> tuple[CollectionError, ...]:
             if members:
                 found.append(_headline(name, kind, members))
     return tuple(found)
+
+
+def _place(collection: str) -> int:
+    return ORDER.index(collection) if collection in ORDER else len(ORDER)
 
 
 def _headline(collection: str, kind: ModelKind, rows: Sequence[ValidatedRow]) -> CollectionError:
