@@ -17,10 +17,13 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time.experts import fullest_rank
 from carbon_plugin.predict.time.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.time.layer import layer_parameters
+from carbon_plugin.predict.time.operators import is_cast
 from carbon_plugin.predict.time.scan import scan_kept_elements
 from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
+MASK_BYTES = 1
+"""Bytes of a value in the mask that a dropout keeps (`native_dropout` of PyTorch; Korthikanti et al. 2022)."""
 GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one. At the loss they are the
 head, which torchtitan's FSDP does not shard again after the forward pass, and the last layer."""
@@ -57,8 +60,11 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     # what is frozen or has its master on the host. Other stages keep a 16-bit copy beside the master.
     narrow_share = where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
     stored = _stored_share(shape, layout, shared + routed)
-    kept = stored * work.parameter_bytes * where(stage >= 3, narrow_share * split(3), shared + routed)
-    master = where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
+    # Autocast keeps 32-bit weights alone and casts them anew in each forward pass (`_cast_weights`).
+    cast = is_cast(shape, layout, work)
+    whole = where(cast, MASTER_BYTES, work.parameter_bytes) * (shared + routed)
+    kept = stored * where(stage >= 3, work.parameter_bytes * narrow_share * split(3), whole)
+    master = where((narrow | (stage >= 3)) & (work.master > 0) & ~cast, MASTER_BYTES * split(1), 0.0)
     unit = where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
     # A bucket is as large as the weight that does not fit in it, and no larger than a layer.
     bucket = np.maximum(_largest_weight(shape, layout), BUCKET_ELEMENTS)
@@ -80,6 +86,8 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     # runtime/engine.py, `step` of its zero/stage_1_and_2.py).
     beside = where((stage < 2) & (layout.pp > 1), work.accumulated_bytes, 0)
     widened_late = where(layout.pp > 1, 0, work.accumulated_bytes) * where(work.offload > 0, 0.0, 1.0)
+    copied = work.list_copy_bytes * work.gradients_kept * where(work.offload > 0, 0.0, 1.0)
+    buckets = where((layout.dp > 1) & (stage == 0), work.bucket_bytes, 0.0)
     grad_bytes = (grad_bytes + beside) * work.gradients_kept
     gradients = where(pipelined, split(4), split(2))
     # Sharded gradients go to the host together with offloaded states (ZeRO-Offload, arXiv 2101.06840; FSDP).
@@ -88,8 +96,9 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
         "parameters": copies * (kept + gathered + work.parameter_bytes * widened),
         "gradients": copies * kept_here * gradients * trained,
         "optimizer": where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
-        "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, _unsummed(shape, layout, work) * trained),
-        "update": widened_late * split(1) * trained,
+        "communication": trained
+        * where(stage >= 2, SCATTER_BYTES * unit, _unsummed(shape, layout, work) + buckets * (shared + routed)),
+        "update": (widened_late + copied) * split(1) * trained,
         **_activations(shape, layout, work, rates),
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
@@ -132,7 +141,7 @@ def _freed_by_layers(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
     full, operators = layout.recompute_full > 0, layout.recompute_operators > 0
     anew = full + operators * (1 - work.keeps_products)
     feed = ((1 + shape.gated) * anew + (anew > 0)) * shape.ffn / layout.tp * work.activation_bytes
-    softmax = where(rates.attention_eager > 0, MASTER_BYTES, work.activation_bytes)
+    softmax = _softmax_bytes(shape, layout, work, rates)
     again = full + operators * (1 - work.keeps_core)
     scores = again * (rates.attention_unfused > 0) * 2 * softmax * shape.heads / layout.tp * work.seq_len
     return where(layout.pp > 1, 0.0, tokens * np.maximum(feed, scores))
@@ -169,11 +178,18 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     An RMSNorm that is written out keeps its input in fp32, and the normalised values before the weight is multiplied,
     which a frozen weight does not need. The output is kept where the product that takes it is trained or adapted.
     Outputs that are gathered over tensor parallelism are kept whole where the framework does not gather them again.
+    Under autocast the residual stream and the normalised values are in fp32, and each product that takes an output
+    casts it for itself: those to queries, keys and values are one in GPT-2's relatives and three elsewhere, and a gate
+    has a product of its own (`tests/predict/test_autocast.py` counts them).
     """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
-    inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
+    inputs = 2 * work.activation_bytes + 2 * MASK_BYTES * shape.dropout
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
     written_out = written_out - 2 * work.eager * shape.gated * work.activation_bytes * shape.adapted_query_value
+    wide = 2 * (MASTER_BYTES - work.activation_bytes)
+    apart = np.maximum(shape.gated, shape.bidirectional)
+    cast = wide + (2 * apart + shape.gated) * work.input_bytes
+    inputs = inputs + is_cast(shape, layout, work) * cast
     kept = inputs + written_out + (2 - _frozen_feed(shape)) * work.input_bytes * (1 - layout.again_norms)
     gathered = work.keeps_gathered * 2 * work.input_bytes * (1 - 1 / split)
     return shape.parts * (kept / split + gathered) * shape.hidden
@@ -187,18 +203,29 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     through_memory = rates.attention_unfused > 0
-    # Plain modules repeat K and V for every head and copy an fp32 softmax to 16 bit. With dropout they also keep its
-    # mask and result, as Megatron does (Korthikanti et al. 2022).
-    plain = work.eager * (shape.dropout == 0)
-    kv = where(through_memory & (plain > 0), heads, kv)
-    a_score = where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
+    # Plain modules repeat K and V for every head.
+    kv = where(through_memory & (work.eager > 0), heads, kv)
+    softmax = _softmax_bytes(shape, layout, work, rates)
+    # Beside the softmax, the product with V keeps its input where it is a copy, and dropout keeps its mask.
+    copied = np.maximum(softmax > work.activation_bytes, shape.dropout)
+    a_score = softmax + copied * work.activation_bytes + MASK_BYTES * shape.dropout
     built = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
     copied = (work.input_bytes < work.activation_bytes) & (work.kept_bytes == work.activation_bytes)
     narrow_copy = where(copied, work.input_bytes, 0)
     latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
     scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
-    wide = built * (1 - layout.again_latent * shape.mla) + latent + scores
-    return wide * work.activation_bytes + (work.kept_bytes + narrow_copy) * heads * shape.v_dim
+    wide = built * (1 - layout.again_latent * shape.mla) + latent
+    return wide * work.activation_bytes + scores + (work.kept_bytes + narrow_copy) * heads * shape.v_dim
+
+
+def _softmax_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
+    """Return the bytes of the softmax of a score that goes through memory.
+
+    Single operations run it in fp32 in Llama's relatives (`eager_attention_forward` of transformers) and under
+    autocast, else in the precision of the activations, as Megatron's kernel gives it.
+    """
+    wide = (rates.attention_eager > 0) & ((shape.gated > 0) | is_cast(shape, layout, work))
+    return where(wide, MASTER_BYTES, work.activation_bytes)
 
 
 def _kept_of_mlp(shape: Shape, layout: Layout, work: StepWork) -> Values:
@@ -265,7 +292,8 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     layer = _mean_layer_bytes(shape, layout, work, rates)
-    boundary = tokens * shape.hidden * work.activation_bytes / split
+    stream = where(is_cast(shape, layout, work), MASTER_BYTES, work.activation_bytes)
+    boundary = tokens * shape.hidden * stream / split
     recomputed = layout.recompute_full + layout.recompute_operators
     kept = (
         layout.recompute_full * boundary
@@ -287,10 +315,27 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     working = passing + tokens * (gathered + _gradients_within(shape, layout, work, rates))
     logits = _logits(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
     return {
-        "activations": np.asarray(kept * first_stage_layers(shape, layout) * in_flight),
+        "activations": np.asarray(
+            kept * first_stage_layers(shape, layout) * in_flight + _cast_weights(shape, layout, work)
+        ),
         "working": np.maximum(working - logits, 0.0),
         "logits": logits,
     }
+
+
+def _cast_weights(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes of the 16-bit weights that autocast casts in the forward pass and the backward pass needs.
+
+    Those of layers that are recomputed are cast again, one layer at a time. An embedding takes part in no product,
+    unless it is the head.
+    """
+    if not any_of(is_cast(shape, layout, work)):
+        return np.float64(0)
+    shared, routed = device_parameters(shape, layout)
+    head = shape.outputs * shape.head_width / layout.tp
+    layers = np.maximum(shared + routed - shape.tables(layout.pp) / layout.tp, 0)
+    layers = layers * (1 - layout.recompute_full + (layout.recompute_full > 0) / shape.layers)
+    return where(is_cast(shape, layout, work), work.activation_bytes * (layers + where(layout.pp > 1, 0.0, head)), 0.0)
 
 
 def _gradients_within(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
@@ -301,7 +346,7 @@ def _gradients_within(shape: Shape, layout: Layout, work: StepWork, rates: Rates
     its scores, which single operations compute in fp32; what the feed-forward block kept is gone by then.
     """
     feed = (2 + shape.gated) * shape.ffn / layout.tp * work.activation_bytes
-    softmax = where(rates.attention_eager > 0, MASTER_BYTES, work.activation_bytes)
+    softmax = _softmax_bytes(shape, layout, work, rates)
     scores = (work.activation_bytes + softmax) * shape.heads / layout.tp * work.seq_len
     return np.maximum(feed, (rates.attention_unfused > 0) * scores - _kept_of_mlp(shape, layout, work))
 

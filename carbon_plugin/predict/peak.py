@@ -15,8 +15,9 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import Flags, Values, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.memory import memory_parts
+from carbon_plugin.predict.memory import MASTER_BYTES, memory_parts
 from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time.operators import is_cast
 
 CONTEXT_BYTES = 1.2 * 2**30
 """Bytes of device context and communicator buffers, which lie outside the allocator."""
@@ -65,11 +66,13 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
 
 
 def keeps_gradients(layout: Layout, work: StepWork) -> Flags:
-    """Return whether gradients are there at the loss too: those to which other micro-batches add, those in buffers of
-    their own (`Stack.gradient_buffers`), and those in the buckets of data parallelism that shards no gradients, which
-    PyTorch makes once."""
+    """Return whether gradients are there at the loss too: those to which other micro-batches add, and those in buffers
+    or buckets of their own (`Stack.gradient_buffers`, or data parallelism that shards no gradients). The buckets of
+    PyTorch's data parallelism of whole copies are beside the gradients, which it frees after a step
+    (`gradient_as_bucket_view` is off)."""
     rounds = work.batch / (layout.dp * layout.micro_batch_size)
-    buckets = (layout.dp > 1) & (layout.zero_stage < 2)
+    beside = (layout.zero_stage == 0) & (work.bucket_bytes > 0)
+    buckets = (layout.dp > 1) & (layout.zero_stage < 2) & ~beside
     return np.asarray((rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0) | buckets)
 
 
@@ -96,4 +99,4 @@ def _held(parts: Mapping[str, Values]) -> Values:
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes of the gradient of the embedding, or of the head, on one device."""
     larger = np.maximum(shape.vocab * shape.table_width, shape.outputs * shape.head_width)
-    return larger / layout.tp * work.parameter_bytes
+    return larger / layout.tp * where(is_cast(shape, layout, work), MASTER_BYTES, work.parameter_bytes)

@@ -31,6 +31,8 @@ from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 PLAN = TrainingPlan(seq_len=2048, global_batch_size=64, steps=1)
+ONE_KERNEL = Stack(fused_optimizer=True)
+"""Plain PyTorch whose update makes no copy, so that the loss is the peak of a step where its activations are large."""
 
 
 def test_model_flops_are_megatrons_72_bslh2(gpt) -> None:
@@ -82,7 +84,7 @@ def test_states_take_the_published_bytes_a_parameter(gpt, rates, zero_stage, byt
 def test_pipelining_keeps_a_micro_batch_in_flight_for_each_later_stage(gpt, rates) -> None:
     def activations(pp: int) -> float:
         layout = layout_of(ParallelLayout(pp=pp))
-        return float(memory_bytes(shape_of(gpt), layout, work_of(PLAN, Stack()), rates())["activations"])
+        return float(memory_bytes(shape_of(gpt), layout, work_of(PLAN, ONE_KERNEL), rates())["activations"])
 
     assert activations(4) == pytest.approx(activations(1), rel=1e-9)
 
@@ -109,7 +111,7 @@ def test_gpipe_keeps_every_micro_batch_in_flight(gpt, rates) -> None:
 
 def memory(gpt, rates, layout=None, stack=None, **plan):
     training = TrainingPlan(**({"seq_len": 2048, "global_batch_size": 64, "steps": 1} | plan))
-    work = work_of(training, stack or Stack())
+    work = work_of(training, stack or ONE_KERNEL)
     return {
         k: float(v)
         for k, v in memory_bytes(shape_of(gpt), layout_of(layout or ParallelLayout()), work, rates()).items()
@@ -138,7 +140,8 @@ def test_narrower_states_and_states_on_the_host_take_less_of_the_device(gpt, rat
 
 def test_a_chunked_loss_never_holds_the_logits(gpt, rates) -> None:
     eager, compiled, chunked = (
-        memory(gpt, rates, stack=Stack(cross_entropy=kind))["logits"] for kind in ("eager", "compiled", "chunked")
+        memory(gpt, rates, stack=Stack(cross_entropy=kind, fused_optimizer=True))["logits"]
+        for kind in ("eager", "compiled", "chunked")
     )
 
     assert eager > 2 * compiled > 2 * chunked
@@ -210,7 +213,7 @@ def test_a_compiler_that_lays_out_memory_loses_less_of_it(gpt, rates) -> None:
 
 def test_gradients_that_are_widened_as_a_step_updates_are_there_without_activations(gpt, rates) -> None:
     """On one device the fp32 gradients of DeepSpeed outweigh what a short sequence keeps, and not a long one."""
-    stack = Stack(accumulates_beside=True)
+    stack = Stack(accumulates_beside=True, fused_optimizer=True)
     parameters = float(memory(gpt, rates, stack=stack)["optimizer"]) / 12
     short, long = (memory(gpt, rates, stack=stack, seq_len=length) for length in (8, 65536))
     shared = memory(gpt, rates, ParallelLayout(dp_shard=8, zero_stage=1), stack, seq_len=8)
@@ -232,12 +235,12 @@ def allocated(model, rates, stack: Stack, **plan: Any) -> tuple[float, dict[str,
 
 def test_the_first_micro_batch_of_a_step_has_its_logits_before_its_gradients(gpt, rates) -> None:
     gpt = msgspec.structs.replace(gpt, tied_embeddings=False)
-    once, parts = allocated(gpt, rates, Stack())
+    once, parts = allocated(gpt, rates, ONE_KERNEL)
     passing = parts["activations"] + parts["logits"] + parts["working"]
     lasting = parts["parameters"] + parts["optimizer"]
     assert once == pytest.approx(lasting + max(parts["gradients"], passing))
     # Gradients that a second micro-batch adds to, and those in buffers, are there together with the logits.
-    for batch, kept in ((2, Stack()), (1, Stack(gradient_buffers=True))):
+    for batch, kept in ((2, ONE_KERNEL), (1, Stack(gradient_buffers=True))):
         peak, parts = allocated(gpt, rates, kept, global_batch_size=batch)
         assert peak == pytest.approx(lasting + parts["communication"] + parts["gradients"] + passing)
 
@@ -248,7 +251,7 @@ def test_the_first_micro_batch_of_a_step_has_its_logits_before_its_gradients(gpt
 )
 def test_what_a_step_needs_is_its_peak_with_fragmentation_and_context(gpt, rates, layout, batch) -> None:
     case = layout_of(ParallelLayout(**layout))
-    work = work_of(msgspec.structs.replace(PLAN, global_batch_size=batch), Stack())
+    work = work_of(msgspec.structs.replace(PLAN, global_batch_size=batch), ONE_KERNEL)
     every = memory_parts(shape_of(gpt), case, work, rates())
 
     need = memory_bytes(shape_of(gpt), case, work, rates())
@@ -256,9 +259,9 @@ def test_what_a_step_needs_is_its_peak_with_fragmentation_and_context(gpt, rates
     peak = float(allocated_bytes(every, shape_of(gpt), case, work))
     assert float(sum(need.values())) == pytest.approx(peak * (1 + FRAGMENTATION_SHARE) + CONTEXT_BYTES)
     assert all(float(need[name]) >= 0 for name in need)
-    # Buckets of gradients, and gradients to which a second micro-batch adds, are there at the loss.
+    # Buckets of sharded states, and gradients to which a second micro-batch adds, are there at the loss.
     ranks = 8 if layout else 1
-    if batch > ranks or (layout and layout.get("zero_stage") != 3):
+    if batch > ranks or layout.get("zero_stage") == 1:
         assert need["gradients"] == every["gradients"]
         assert need["logits"] == every["logits"] > 0
     else:
@@ -304,7 +307,7 @@ def test_the_second_gradient_of_a_tied_table_lies_beside_the_first(gpt, rates) -
     peaks = []
     for tied in (False, True):
         model = msgspec.structs.replace(gpt, tied_embeddings=tied)
-        peak, parts = allocated(model, rates, Stack(), seq_len=8)  # the end of the backward pass is the peak
+        peak, parts = allocated(model, rates, ONE_KERNEL, seq_len=8)  # the end of the backward pass is the peak
         peaks.append(peak - parts["parameters"] - parts["optimizer"] - parts["gradients"])
 
     assert peaks == pytest.approx([0, table])

@@ -195,7 +195,8 @@ PyTorch's native/SoftMax.cpp, where `half_to_float` is true). In fp32 nothing is
 """
 EAGER_VALUES = 3
 """fp32 values per logit beside the logit at the peak of an eager loss: the logarithm of the softmax, and the gradients
-of the loss and of that logarithm."""
+of the loss and of that logarithm. Under autocast in fp16 the last one is a 16-bit value: on GPUs the softmax takes
+16-bit logits and gives their gradient (`half_to_float` of PyTorch's native/SoftMax.cpp), which it does not in bf16."""
 FREED_LOGIT_BYTES = 3.0
 """Bytes per whole logit that single operations have freed before the peak and the allocator still holds. They count in
 what it reserves where there is room, and not in what a step needs."""
@@ -210,6 +211,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     reduced_wide = stack.grad_reduce_dtype == "fp32" and training.master_weights
     if stack.cross_entropy == "eager":
         whole = activation + EAGER_VALUES * ACTIVATION_BYTES["fp32"]
+        if training.precision == "fp16" and under_autocast(training, stack):
+            whole -= ACTIVATION_BYTES["fp32"] - activation
     kept = _kept_operators(training, stack)
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
@@ -239,6 +242,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         eager=values(written_out(stack)),
         autocast=values(under_autocast(training, stack)),
         list_bytes=values(list_bytes(training, stack)),
+        list_copy_bytes=values(list_bytes(training, stack) / LIST_PASSES),
+        bucket_bytes=values((4 if reduced_wide else activation) if is_plain_pytorch(stack) else 0.0),
         pads_vocabulary=values(stack.pads_vocabulary),
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),

@@ -171,16 +171,18 @@ class StepWork:
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
     gradient as it waits for the update and `reduce_bytes` that of one as it is reduced. `optimizer_bytes` is the
-    optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter beyond
-    an update in one pass. `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes` and
+    optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter
+    beyond an update in one pass, and `list_copy_bytes` those of the copy per parameter that it makes for a while.
+    `bucket_bytes` are those per parameter of the buckets that reduce gradients beside the gradients themselves.
+    `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes` and
     `softmax_backward_bytes` those that a softmax of single operations moves per score. `logit_bytes` and
     `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks,
     `freed_logit_bytes` those per whole logit that the loss has freed by then and the allocator keeps, and
     `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
     elementwise operations run one by one, `autocast` where PyTorch casts whole copies of the model, and
-    `pads_vocabulary` where the head has as many columns as its products want. `offloaded` is the share of layers whose
-    activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`, `adapters_in_products`,
-    `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
+    `pads_vocabulary` where the head has as many columns as its products want. `offloaded` is the share of layers
+    whose activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`,
+    `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -205,6 +207,8 @@ class StepWork:
     eager: Values
     autocast: Values
     list_bytes: Values
+    list_copy_bytes: Values
+    bucket_bytes: Values
     pads_vocabulary: Values
     offloaded: Values
     weighted: Values
