@@ -69,7 +69,7 @@ def far_off(result: Validation) -> str:
         FAR_OFF_HEADINGS,
         [
             [
-                _name(one.source),
+                name_of(one.source),
                 str(one.n),
                 f"{one.mape:.0f}",
                 f"{one.bias:+.0f}",
@@ -141,7 +141,7 @@ def tables(result: Validation) -> str:
         "\n## Memory a device, against peak bytes\n",
         "| source | reported | n | MAPE | worst | bias |\n|---|---|---|---|---|---|",
         *(
-            f"| {_name(m.source)} | {m.scope} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
+            f"| {name_of(m.source)} | {m.scope} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
             for m in result.memory
         ),
         "\n## Layouts that fit\n",
@@ -170,7 +170,7 @@ def _fits(result: Validation) -> Iterator[str]:
     wrong = [one for one in result.fits if one.ran > one.called_feasible or one.out_of_memory]
     others = [one for one in result.fits if one not in wrong]
     for one in wrong:
-        yield f"| {_name(one.source)} | {_counts([one])} |"
+        yield f"| {name_of(one.source)} | {_counts([one])} |"
     yield f"| {len(others)} others | {_counts(others)} |"
     yield f"| **all** | {_counts(result.fits)} |"
 
@@ -226,7 +226,7 @@ def _spread(item: ClassSpread) -> list[str]:
     ]
 
 
-def _name(source: str) -> str:
+def name_of(source: str) -> str:
     """Return the heading of a source: its own, or that of the whole with what it is a part of."""
     if source in SOURCES:
         return SOURCES[source][0]
@@ -236,7 +236,7 @@ def _name(source: str) -> str:
 
 def _heading(source: str) -> str:
     """Return the heading of a source as a whole, dense and sparse together."""
-    return _name(source).removesuffix(", dense")
+    return name_of(source).removesuffix(", dense")
 
 
 def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Iterator[str]:
@@ -253,7 +253,7 @@ def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Itera
         baselines = [f"{value:.0f}" for value in item.baseline_mape.values()] or [""] * 3
         model = "" if item.model_left_out_mape is None else f"{item.model_left_out_mape:.1f}"
         yield (
-            f"| {_name(item.source)}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
+            f"| {name_of(item.source)}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
             f"{item.median:.1f} | {item.p90:.1f} | {item.worst:+.0f} | {item.bias:+.1f} | {item.abs_log_ratio:.3f} | "
             f"{percent(item.coverage, 0)} | {model} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
         )

@@ -185,7 +185,7 @@ SOURCES = {
     "megascale_moe": ("MegaScale-MoE, H800", ""),
     "bytecore": ("Megatron-LM beside MegaScale-MoE, H800", ""),
     "nanochat_moe": ("nanochat's own experts, H100", ""),
-    "qwen2moe_ft-lora": ("An issue's Qwen2-MoE adapters, H100", ""),
+    "qwen2moe_ft": ("An issue's Qwen2-MoE, H100", ""),
     "pithtrain": ("PithTrain, H100 and B200", ""),
     "marin_core": ("Marin's Megatron-core, GB200", ""),
     "dsmoe_v100": ("One user's DeepSpeed-MoE, V100", ""),

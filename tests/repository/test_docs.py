@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 import carbon_plugin
+from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.cli.main import COMMANDS
+from carbon_plugin.validate.step.step_time import summary_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,6 +137,16 @@ def test_readme_has_the_errors_of_the_page_about_the_validation(monkeypatch):
     expected += [(name, sources, f"{error} %", "", coverage) for name, sources, error, coverage in overall]
     assert len(expected) > len(overall) > 1
     assert shown == expected, "run `python docs/validation.py`"
+
+
+def test_every_source_of_published_rows_has_a_name_in_the_tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    rows, _ = all_published_rows()
+    sources = {summary_name(row.source, row.framework, sparse=row.spec.model.moe is not None) for row in rows}
+
+    name_of = runpy.run_path(str(ROOT / "docs" / "validation.py"))["name_of"]
+
+    assert all(name_of(source) for source in sources)
 
 
 def test_readme_has_the_coverage_of_whole_runs_of_the_page_about_carbon():

@@ -264,12 +264,18 @@ def _report(
     )
 
 
+def summary_name(source: str, framework: str | None, *, sparse: bool) -> str:
+    """Return the name under which rows are summed up. Dense and sparse rows of a source are apart, and so are
+    frameworks where one source has several.
+    """
+    name = source if source != "dgxc" else f"{source}-{framework}"
+    return f"{name}-moe" if sparse else name
+
+
 def _by_source(rows: Sequence[ValidatedRow]) -> dict[str, list[ValidatedRow]]:
-    """Return rows by source. Dense and sparse rows are apart, and so are frameworks where one source has several."""
     groups: dict[str, list[ValidatedRow]] = {}
     for row in rows:
-        name = row.source if row.source != "dgxc" else f"{row.source}-{row.framework}"
-        groups.setdefault(f"{name}-moe" if row.moe else name, []).append(row)
+        groups.setdefault(summary_name(row.source, row.framework, sparse=bool(row.moe)), []).append(row)
     return groups
 
 
