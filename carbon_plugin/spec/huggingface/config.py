@@ -26,6 +26,7 @@ from carbon_plugin.spec.huggingface.families import (
     family_of,
     is_wave_encoder,
     patch_encoder_of,
+    text_model_of,
     with_nested_parts,
 )
 from carbon_plugin.spec.huggingface.feeds import feed_at
@@ -98,7 +99,7 @@ def model_from_hf_config(
     if is_wave_encoder(kind):
         return wave_encoder_model(whole, name)
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
-    family = family_of(str(text.get("model_type") or config["model_type"]))
+    family = family_of(str(text.get("model_type") or text_model_of(kind)))
     written = with_nested_parts(family.name, {**config, **text})
     filled = left_out(family.name, written, nested=text is not config)
     keys = ConfigKeys({**filled, **written}, origin)

@@ -72,6 +72,12 @@ def family_of(name: str) -> Family:
     )
 
 
+def text_model_of(whole: str) -> str:
+    """Return the `model_type` of a nested language model whose config states none, from that of the whole model."""
+    nested = _table()["text_models"]["families"]
+    return next((str(name) for name, wholes in nested.items() if whole in wholes.split()), whole)
+
+
 class PatchEncoder(Struct, frozen=True):
     """One instance holds what the code of an encoder of patches states.
 

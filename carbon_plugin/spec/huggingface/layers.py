@@ -159,7 +159,7 @@ def _periodic_others(keys: ConfigKeys, layers: int) -> set[int] | None:
     if period := keys.optional("attn_layer_period"):
         offset = keys.optional("attn_layer_offset") or 0
         return {layer for layer in range(layers) if layer % period != offset}
-    if interval := keys.optional("full_attention_interval"):
+    if interval := keys.optional("layer_group_size", "full_attention_interval"):
         return {layer for layer in range(layers) if (layer + 1) % interval}
     return None
 

@@ -296,7 +296,7 @@ def _kimi_delta(keys: ConfigKeys) -> Mixer:
     """Return Kimi Delta Attention (arXiv 2510.26692), whose gates are of low rank unless the config says otherwise."""
     hidden = keys.integer(*HIDDEN)
     own = keys.inner("linear_attn_config") or keys
-    heads = own.integer("linear_num_heads", "num_heads")
+    heads = own.integer("linear_num_heads", "num_heads", "num_attention_heads")
     dim = own.integer("linear_head_dim", "head_dim")
     conv = own.optional("short_conv_kernel_size", "linear_conv_kernel_dim") or 4
     wide = heads * dim

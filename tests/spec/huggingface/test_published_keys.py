@@ -200,3 +200,45 @@ def test_a_stack_that_a_token_passes_four_times_has_its_weights_once_and_its_wor
 def test_a_word_in_place_of_true_or_false_is_refused_by_its_key(key: str) -> None:
     with pytest.raises(SpecError, match=f"{key}: expected true or false, got 'false'"):
         model_from_hf_config(EXAONE4_32B | {key: "false"}, "exaone")
+
+
+def test_a_nested_language_model_without_a_type_is_that_of_its_class() -> None:
+    nested = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+    stated = {**nested, "num_hidden_layers": 32, "vocab_size": 32064, "model_type": "llama"}
+    without = {key: value for key, value in stated.items() if key != "model_type"}
+
+    models = [model_from_hf_config({"model_type": "llava", "text_config": text}, "llava") for text in (stated, without)]
+
+    assert models[0].parameters == models[1].parameters
+    minimax = {"model_type": "minimax_m3_vl", "text_config": {"num_hidden_layers": 4, "moe_layer_freq": [0, 0, 1, 1]}}
+    assert model_from_hf_config(minimax, "minimax").gated
+
+
+LING_3 = {  # its attention sees everything in every fourth layer, and its other layers have heads as wide as these
+    "model_type": "bailing_hybrid",
+    "first_k_dense_replace": 1,
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "kv_lora_rank": 256,
+    "layer_group_size": 4,
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 24,
+    "num_shared_experts": 1,
+    "q_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "vocab_size": 157184,
+}
+
+
+@pytest.mark.parametrize(("group", "attending"), [(4, 6), (6, 4), (24, 1)])
+def test_the_last_layer_of_each_group_of_ling_3_has_attention(group: int, attending: int) -> None:
+    blocks = model_from_hf_config(LING_3 | {"layer_group_size": group}, "ling").blocks
+
+    assert sum(block.layers for block in blocks if block.mixers[0].kind != "linear_attention") == attending
+    assert {block.mixers[0].heads for block in blocks} == {16}
