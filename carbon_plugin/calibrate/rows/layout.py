@@ -144,6 +144,8 @@ def _training_plan(
     pure = conventions.pure or _pure(row, model, layout, cluster, assumed)
     optimizer = row.text("optimizer").lower()
     eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
+    if model.has_encoder and not row.states("input_len"):
+        raise MissingFieldError("input_len")
     return TrainingPlan(
         seq_len=row.count("seq_len"),
         global_batch_size=batch,
@@ -155,6 +157,7 @@ def _training_plan(
         optimizer_in_backward="in backward" in optimizer,
         optimizer_offload="CPU offload" in row.text("sharding"),
         activation_offload=_activation_offload(row, model),
+        input_len=row.optional_count("input_len"),
     )
 
 

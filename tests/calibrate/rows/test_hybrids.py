@@ -6,7 +6,7 @@ import pytest
 
 from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, without_hybrids
 from carbon_plugin.calibrate.rows.published import all_published_rows
-from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
 from carbon_plugin.calibrate.rows.table import predict, tabulate
 
 
@@ -18,9 +18,9 @@ def every() -> list[PublishedRow]:
 def test_hybrid_rows_are_read_and_no_constant_sees_them(every) -> None:
     fitted = {row.id for row in without_hybrids(every)}
     hybrids = [row for group in hybrid_groups(every) for row in group]
-    assert len(hybrids) == 14
+    assert len(hybrids) == 41
     assert not fitted & {row.id for row in hybrids}
-    assert {row.collection for row in hybrids} == {"hybrids", "seventh", "thirteenth"}
+    assert {row.collection for row in hybrids} == {"hybrids", "seventh", "twelfth", "thirteenth"}
     assert len(fitted) + len(hybrids) == len(every)
 
 
@@ -45,3 +45,14 @@ def test_dense_hybrids_are_predicted_within_a_quarter_although_nothing_was_fitte
     error = predict(table, table.shipped).total / table.measured_s - 1
     assert len(group) == 7
     assert abs(error).max() < 0.25
+
+
+def test_a_row_of_an_encoder_and_a_decoder_states_the_length_of_the_input(every) -> None:
+    own = next(row.spec.training for row in every if row.id == "rosetta_t5-xl-a100-144")
+    assert (own.input_len, own.seq_len) == (512, 128)
+
+    record = {"gpu": "A100-80GB-SXM", "n_gpus": 1, "arch": "t5", "seq_len": 128, "mbs": 8, "framework": "PyTorch"}
+    shape = {"model_type": "t5", "d_model": 768, "d_ff": 2048, "d_kv": 64, "num_heads": 12, "num_layers": 12}
+    config = {**shape, "vocab_size": 32128}
+    _, (skipped,) = parse_rows([{**record, "step_time_s": 1.0}], {"t5": {"config": config}})
+    assert skipped.reason == "input_len is not stated"
