@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.predict.case.from_spec import shape_of
+from carbon_plugin.predict.case.inputs import Shape
 from carbon_plugin.spec.models.blocks import Block
 from carbon_plugin.spec.models.model import TransformerModel
 
@@ -23,11 +25,14 @@ def without_hybrids(rows: Iterable[PublishedRow]) -> list[PublishedRow]:
 
 
 def hybrid_groups(rows: Sequence[PublishedRow]) -> list[list[PublishedRow]]:
-    """Return the rows of models whose layers differ, in groups of models with the same layers."""
-    groups: dict[tuple[Block, ...], list[PublishedRow]] = {}
+    """Return the rows of models whose layers differ, in groups of models with the same layers and the same tables: each
+    kind of layer holds the whole model's vocabulary.
+    """
+    groups: dict[tuple[Shape, ...], list[PublishedRow]] = {}
     for row in rows:
         if is_hybrid(row):
-            groups.setdefault(_blocks(row), []).append(row)
+            assert isinstance(row.spec.model, TransformerModel)  # as `is_hybrid` says
+            groups.setdefault(shape_of(row.spec.model).kinds, []).append(row)
     return list(groups.values())
 
 

@@ -56,3 +56,9 @@ def test_a_row_of_an_encoder_and_a_decoder_states_the_length_of_the_input(every)
     config = {**shape, "vocab_size": 32128}
     _, (skipped,) = parse_rows([{**record, "step_time_s": 1.0}], {"t5": {"config": config}})
     assert skipped.reason == "input_len is not stated"
+
+
+def test_models_with_the_same_layers_and_other_vocabularies_are_predicted_apart(every) -> None:
+    groups = [{row.spec.model.name for row in group} for group in hybrid_groups(every)]
+    assert {"T5 3B"} in groups
+    assert {"mT5 3B"} in groups
