@@ -73,7 +73,7 @@ def test_every_framework_is_a_module_that_is_there(capsys):
             "sao paulo",
             ["BR-CS", "gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth", "oci:sa-saopaulo-1"],
         ),
-        ("accelerators", "h200", ["gh200", "h200-sxm"]),
+        ("accelerators", "h200", ["gh200", "gh200-quad", "h200-sxm"]),
         ("models", "openai/gpt-oss", ["gpt-oss-120b", "gpt-oss-20b"]),
         ("nodes", "nvl72", ["gb200-nvl72", "gb300-nvl72"]),
         ("stacks", "titan", ["torchtitan"]),

@@ -201,6 +201,8 @@ def test_an_unknown_name_lists_the_nearest():
         ("Tesla T4", "t4"),
         ("nvidia geforce rtx 4090", "rtx4090"),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "h100-sxm"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GH200 120GB", "gh200-quad"),
         ("AMD Instinct MI300X OAM", "mi300x"),
     ],
 )
@@ -209,6 +211,16 @@ def test_a_device_is_recognised_by_what_its_driver_calls_it(driver, name):
 
     assert accelerator is not None
     assert accelerator.name == name
+
+
+def test_a_gh200_in_a_node_of_four_has_less_power_and_links_to_the_others():
+    alone, quad = load_accelerator("gh200"), load_accelerator("gh200-quad")
+
+    assert (alone.scaleup.domain, quad.scaleup.domain) == (1, 4)
+    assert alone.efficiency is not None
+    assert quad.efficiency is not None
+    assert quad.efficiency.gemm_share.value < alone.efficiency.gemm_share.value
+    assert load_node(quad.default_node).accelerators == 4
 
 
 @pytest.mark.parametrize("driver", ["NVIDIA H100", "NVIDIA A10G", "", "Intel(R) Xeon(R)"])
