@@ -42,6 +42,7 @@ USUAL_DROPOUT = 0.1
 gate (`hidden_dropout_prob`, `resid_pdrop` and `attention_dropout`). Its families with a gate have none."""
 QUANTISED = ("nf4", "qlora")
 """The words by which rows name a base model in 4 bits."""
+NARROW_BASE = "base weights in 8 bit"
 ADAPTER_FRACTION = 0.005
 """Ratio of the parameters that low-rank adapters train to those of the model: rank 16 to 32 on all linear layers."""
 
@@ -146,7 +147,9 @@ def _adapted(row: Fields) -> Adapters | None:
 
 def _frozen_bits(row: Fields) -> int:
     said = " ".join(row.text(name) for name in ("model", "precision", "notes")).lower()
-    return 4 if any(mark in said for mark in QUANTISED) else 16
+    if any(mark in said for mark in QUANTISED):
+        return 4
+    return 8 if NARROW_BASE in said else 16
 
 
 def _configured(row: Fields, shape: Fields) -> TransformerModel:

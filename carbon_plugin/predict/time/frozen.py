@@ -64,8 +64,11 @@ def stored_share(shape: Shape) -> Values:
 
 
 def widening(shape: Shape, parameters: Values, rates: Rates) -> Cost:
-    """Return the seconds to widen a layer's frozen weights to 16 bit before its products, forward and backward."""
-    narrow = shape.frozen_bits < WIDE_BITS
+    """Return the seconds to widen a layer's frozen weights to 16 bit before its products, forward and backward.
+
+    Products in 8 bit take weights of 8 bits as they are (`fp8_params` of NeMo).
+    """
+    narrow = (shape.frozen_bits < WIDE_BITS) & ((shape.frozen_bits < 8) | (rates.cast_bytes == 0))
     moved = (1 - shape.trainable) * parameters * (shape.frozen_bits + WIDE_BITS) / 8 / rates.memory
     once = where(narrow, moved, 0.0)
     return Cost(once, once)

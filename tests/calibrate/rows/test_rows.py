@@ -673,6 +673,13 @@ def test_a_row_states_which_matrices_have_adapters() -> None:
     assert stated.trainable_fraction * stated.parameters == pytest.approx(16 * 32 * (3 * 4096 + 4096 + 2 * 1024))
 
 
+def test_a_row_states_in_how_many_bits_frozen_weights_are_kept() -> None:
+    common = {"framework": "NeMo 25.09", "kind": "lora_benchmark", "arch": "llama3_8b", "tp": 1, "pp": 1}
+    said = ("", "base weights in 8 bit (inferred from what fits)", "QLoRA")
+    rows = [parsed(**common, notes=words, precision="fp8").spec for words in said]
+    assert [row.model.frozen_bits for row in rows] == [16, 8, 4]
+
+
 def test_attention_of_packed_documents_ends_with_a_document() -> None:
     packed, whole = (parsed(arch="llama3_8b", tp=1, pp=1, **more).spec for more in ({"document_len": 512}, {}))
 

@@ -49,6 +49,16 @@ def test_widening_four_bit_weights_takes_two_and_a_half_bytes_a_parameter_in_eit
     assert narrow["matmul"] == plain["matmul"]
 
 
+def test_products_in_eight_bit_take_weights_of_eight_bits_as_they_are(adapters, rates) -> None:
+    cast = {"cast_bytes": 3.0}
+    plain, eight, four = (
+        terms(model, rates(**cast)) for model in (adapters, *(quantised(adapters, b) for b in (8, 4)))
+    )
+    assert eight["elementwise"] == pytest.approx(plain["elementwise"])
+    assert four["elementwise"] > plain["elementwise"]
+    assert terms(quantised(adapters, 8), rates())["elementwise"] > terms(adapters, rates())["elementwise"]
+
+
 @pytest.mark.parametrize(("bits", "share"), [(8, 0.5), (4, 4.127 / 16)])
 def test_layers_are_kept_in_their_bits_and_tables_in_sixteen(adapters, rates, bits, share) -> None:
     tables = (1 if adapters.tied_embeddings else 2) * adapters.vocab * adapters.hidden * 2
