@@ -101,7 +101,7 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     The hardware FLOPs include what recompute repeats.
     """
     products, attention = layer_forward_flops(shape, work)
-    head = 2 * work.seq_len * shape.outputs * shape.head_width * (1 + shape.mtp)
+    head = 2 * work.seq_len * work.scored_share * shape.outputs * shape.head_width * (1 + shape.mtp)
     head = head + 2 * (work.seq_len * shape.beside_products + work.inputs * work.input_len * shape.input_products)
     forward = products + attention
     # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.

@@ -420,4 +420,4 @@ def _logits(shape: Shape, layout: Layout, work: StepWork, *, whole: Values, spli
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = where(layout.tp > 1, split, whole)
-    return where(layout.pp > 1, 0.0, size * tokens * shape.outputs / layout.tp)
+    return where(layout.pp > 1, 0.0, size * tokens * work.scored_share * shape.outputs / layout.tp)

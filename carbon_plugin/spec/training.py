@@ -78,7 +78,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `input_len` is the number of tokens of one input of an encoder (the text of an encoder-decoder, the patches of an
     image of a vision tower); a sequence has `inputs_per_sequence` of them, 0 where a model with a tower trains on text
-    alone.
+    alone. `scored_len` is the number of tokens of a sequence for which head and loss are computed (None: all of them),
+    as in pre-training of BERT that gathers the masked ones.
 
     `evaluation` and `reliability` say what else takes time. `overhead_fraction`, where it is stated, replaces both: it
     is the time spent on evaluation, checkpoints, restarts and lost work over the time spent in training steps. `kind`
@@ -99,6 +100,7 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     activation_offload: float = 0.0
     input_len: int | None = None
     inputs_per_sequence: int = 1
+    scored_len: int | None = None
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None
     reliability: Reliability = Reliability()
@@ -106,7 +108,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")
-        check_positive(self, "input_len", owner="training: ")
+        check_positive(self, "input_len", "scored_len", owner="training: ")
+        if (self.scored_len or 0) > self.seq_len:
+            raise SpecError(f"training: scored_len is {self.scored_len}, expected at most seq_len {self.seq_len}")
         check_not_negative(self, "inputs_per_sequence", owner="training: ")
         check_at_most(self, MOST_WIDTH, "seq_len", "global_batch_size", owner="training: ")
         check_at_most(self, MOST_WIDTH, "input_len", "inputs_per_sequence", owner="training: ")

@@ -261,3 +261,23 @@ def test_mixtures_of_experts_are_less_certain_in_ordinary_software(stack, kind) 
     assert found.accuracy_class == kind
     wide, narrow = (spread_of(name) for name in ("moe_ordinary", "moe"))
     assert wide.p10 < narrow.p10 < narrow.p90 < wide.p90
+
+
+def scored(length: int | None) -> RunSpec:
+    training = {**GPT3["training"], "scored_len": length}
+    return spec_of(training=training, layout={"tp": 8, "pp": 1}, cluster={**GPT3["cluster"], "nodes": 1})
+
+
+def test_a_head_of_some_tokens_takes_their_share_of_time_and_of_logits() -> None:
+    whole, part = (predict_step(scored(length)) for length in (None, 512))
+    # The table and the gradient of the head are as large as before.
+    assert 1 / 4 < part.breakdown_s["head"] / whole.breakdown_s["head"] < 0.4
+    assert part.memory.parts_bytes["logits"] == pytest.approx(whole.memory.parts_bytes["logits"] / 4)
+    head = 2 * 64 * 2048 * 51200 * 12288 * 3
+    assert whole.model_flops_per_step - part.model_flops_per_step == pytest.approx(head * 3 / 4, rel=0.02)
+    assert part.memory.parts_bytes["parameters"] == whole.memory.parts_bytes["parameters"]
+
+
+def test_more_tokens_with_a_head_than_a_sequence_has_are_refused() -> None:
+    with pytest.raises(SpecError, match="scored_len is 4096, expected at most seq_len 2048"):
+        scored(4096)

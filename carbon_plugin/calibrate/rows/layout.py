@@ -158,6 +158,7 @@ def _training_plan(
         optimizer_offload="CPU offload" in row.text("sharding"),
         activation_offload=_activation_offload(row, model),
         input_len=row.optional_count("input_len"),
+        scored_len=row.optional_count("scored_len"),
     )
 
 

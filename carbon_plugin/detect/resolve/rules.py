@@ -103,7 +103,7 @@ def _still_assumed(table: FieldTable, planned: RunSpec | None) -> tuple[Assumpti
     )
 
 
-UNSEEN = ("master_weights", "optimizer_state_dtype", "optimizer_in_backward", "activation_offload")
+UNSEEN = ("master_weights", "optimizer_state_dtype", "optimizer_in_backward", "activation_offload", "scored_len")
 """The fields of the training plan that no reader looks for: their planned values count."""
 
 

@@ -219,6 +219,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         head_gradients=values(HEAD_GRADIENTS.get(stack.cross_entropy, 0.0)),
         input_len=values((training.input_len or 0) if training.inputs_per_sequence else 0),
         inputs=values(training.inputs_per_sequence),
+        scored_share=values((training.scored_len or training.seq_len) / training.seq_len),
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),

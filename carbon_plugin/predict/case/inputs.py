@@ -18,6 +18,7 @@ from carbon_plugin.predict.arrays import Values, any_of, where
 KINDS = "kinds"
 """Name of the only field of a case that is not an array."""
 NOT: Values = np.float64(0)
+WHOLE: Values = np.float64(1)
 C = TypeVar("C")
 
 
@@ -166,7 +167,8 @@ class Layout:
 class StepWork:
     """Work of one step and the numeric formats that it uses.
 
-    `seq_len` is in tokens and `batch` in sequences. `activation_bytes` is the size of an activation element,
+    `seq_len` is in tokens and `batch` in sequences, and `scored_share` is the share of the tokens that pass the head.
+    `activation_bytes` is the size of an activation element,
     `dispatch_bytes` that of an element on its way to experts, `kept_bytes` that of an element that the backward pass of
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
@@ -223,6 +225,7 @@ class StepWork:
     gathers_buckets: Values
     input_len: Values = NOT
     inputs: Values = NOT
+    scored_share: Values = WHOLE
     head_gradients: Values = NOT
     freed_logit_bytes: Values = NOT
 

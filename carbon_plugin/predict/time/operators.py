@@ -302,12 +302,13 @@ def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_bat
     the products of parts beside the layers.
     """
     columns = shape.outputs / layout.tp
-    product = linear(tokens, columns, shape.head_width, shape.trainable, work, micro_batches, rates, wide=True)
+    scored = tokens * work.scored_share
+    product = linear(scored, columns, shape.head_width, shape.trainable, work, micro_batches, rates, wide=True)
     if any_of(rates.aligned_bytes > 0):
         wanted = np.maximum(rates.aligned_bytes / work.activation_bytes, 1)
         odd = (work.pads_vocabulary == 0) & (np.mod(columns, wanted) > 0)
         product = product * where(odd, UNALIGNED_COLUMNS, 1.0)
-    entropy = work.entropy_bytes * tokens * columns
+    entropy = work.entropy_bytes * scored * columns
     moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory
     traffic = moved * work.activation_bytes / 2
     # The traffic is that of both directions, and half of it is counted for each.
