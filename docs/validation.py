@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.validate.hardware.memory import FitSummary, ValidatedMemory, fit_bins, fit_levels
+from carbon_plugin.validate.step.blind_sets import blind_errors
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import MOST_REGRET, overall_phrase
@@ -60,6 +62,36 @@ def collections(result: Validation) -> str:
 def intervals(result: Validation) -> str:
     """Return the range of each class and what it holds."""
     return table(SPREAD_HEADINGS, [_spread(item) for item in class_spreads(result.rows)])
+
+
+def in_short(result: Validation) -> str:
+    """Return how far predictions are off, in three sentences."""
+    overall = {one.kind: one for one in result.headlines if one.collection == ALL}
+    blind = {kind: [one for one in blind_errors() if one.kind == kind] for kind in overall}
+    lines = {kind: sum(one.lines for one in found) for kind, found in blind.items()}
+    mean = {kind: sum(one.lines * one.mean for one in found) / lines[kind] for kind, found in blind.items()}
+    inside = {kind: sum(one.lines * one.inside_range for one in found) / lines[kind] for kind, found in blind.items()}
+    sources = {kind: (one.sources, percent(one.source_left_out / 100, 1)) for kind, one in overall.items()}
+    known = (
+        f"- **Without its source**, a dense model is predicted {sources['dense'][1]} off and a mixture of experts "
+        f"{sources['mixtures'][1]}, as means over {sources['dense'][0]} and {sources['mixtures'][0]} sources."
+    )
+    newest = {kind: percent(found[-1].median / 100, 0) for kind, found in blind.items()}
+    unseen = (
+        "- **Predicted blind**, before anything was chosen in sight of the rows, they were "
+        f"{percent(mean['dense'] / 100, 0)} and {percent(mean['mixtures'] / 100, 0)} off, as means over "
+        f"{lines['dense']} and {lines['mixtures']} lines. Half of the rows of the newest sets were nearer than "
+        f"{newest['dense']} and {newest['mixtures']}."
+    )
+    ranges = (
+        f"- **The 80 % range** of the day held {percent(inside['dense'] / 100, 0)} and "
+        f"{percent(inside['mixtures'] / 100, 0)} of what was predicted blind, as means over these lines. Ranges have "
+        "been widened since by what the rows taught."
+    )
+    filled = (
+        textwrap.fill(one, 120, subsequent_indent="  ", break_on_hyphens=False) for one in (known, unseen, ranges)
+    )
+    return "\n".join(filled)
 
 
 def far_off(result: Validation) -> str:
@@ -268,7 +300,13 @@ def _both(result: Validation) -> tuple[int, float]:
 
 def write(result: Validation) -> None:
     """Replace what stands between the markers of the three pages."""
-    parts = {"collections": collections, "intervals": intervals, "far off": far_off, "layouts": layouts}
+    parts = {
+        "in short": in_short,
+        "collections": collections,
+        "intervals": intervals,
+        "far off": far_off,
+        "layouts": layouts,
+    }
     replace_marked(PAGE, {name: part(result) for name, part in parts.items()})
     replace_marked(TABLES, {"by source": tables(result)})
     replace_marked(README, {"collections": readme(result)})
