@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,8 @@ class Projector:
     def project(self, context: Context, step: int, *, stopped: bool = False) -> Projected:
         """Read what is new and project the run. `step` is the last optimizer step of the run, 0 where this attempt
         knows of none. Nothing remains after it if the run was `stopped`."""
-        self._follower.poll()
-        give_way()
-        files = self._follower.files
-        if self._collector is not None:
-            # A ledger that can be read replaces its report, because it holds more.
-            self._collector.poll()
-            files = {**self._collector.files, **files}
         own_name = (self._journal.file or UNNAMED) if self._journal else None
-        files = without_copies(files, own_name)
-        give_way()
+        files = self._files(own_name)
         skews_s = self._clocks.look(self._own, files) if self._own and self._follower.caught_up else {}
         totals = run_totals(
             files,
@@ -160,13 +153,7 @@ class Projector:
             windows_until=self._follower.windows_until,
             expected_of=self._expected,
         )
-        before = [
-            file.last_step
-            for name, file in files.items()
-            if name != own_name
-            and file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
-        ]
-        reached = max(before, default=0)
+        reached = self._reached_before(files, own_name)
         step = step or reached  # an evaluation, or an attempt before its first step, is where the run was left
         own = self._own or next(iter(self._follower.files.values()), FileTotals())
         total_steps = context.effective.total_steps
@@ -201,6 +188,29 @@ class Projector:
             measured=has_rates(totals),
             reached_before=reached,
         )
+
+    def _files(self, own_name: str | None) -> dict[str, FileTotals]:
+        """Read what is new and return all ledgers of the run by name, without copies of others."""
+        self._follower.poll()
+        give_way()
+        files = self._follower.files
+        if self._collector is not None:
+            # A ledger that can be read replaces its report, because it holds more.
+            self._collector.poll()
+            files = {**self._collector.files, **files}
+        files = without_copies(files, own_name)
+        give_way()
+        return files
+
+    def _reached_before(self, files: Mapping[str, FileTotals], own_name: str | None) -> int:
+        """Return the last optimizer step of the earlier attempts, 0 without any."""
+        before = [
+            file.last_step
+            for name, file in files.items()
+            if name != own_name
+            and file.times.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
+        ]
+        return max(before, default=0)
 
 
 def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[tuple[str, str]]:
