@@ -90,6 +90,9 @@ SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_g
 """Megatron-Bridge's recipes for rack-scale devices capture attention and routing
 (scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
 followed here: GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
+HYBRID_MODELS, HYBRID_SINCE = re.compile(r"(?i)deepseek|qwen"), (25, 11)
+"""Mixtures whose recipes for rack-scale devices set `moe_flex_dispatcher_backend="hybridep"`, and the container from
+which they do (the same files). GPT-OSS in bf16 keeps the plain all-to-all (configs/gpt_oss/ at 07eea52)."""
 WHOLE_ITERATIONS = Recipe(
     said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
     since=(26, 6),
@@ -171,9 +174,10 @@ def _dispatch(conventions: Conventions, row: Fields, device: Accelerator) -> dic
     notes = row.text("notes")
     capacity = re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)|\(tokendrop\)", notes)
     # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
-    # and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
+    # HybridEP in racks, and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
     leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
-    if (leaves and capacity is None) or conventions.dualpipe or SENT_ONCE.search(notes):
+    by_recipe = (leaves or _sent_once_in_racks(conventions, row, device)) and capacity is None
+    if by_recipe or conventions.dualpipe or SENT_ONCE.search(notes):
         changes["expert_dispatch"] = "deepep"
     if capacity is None and conventions == NEMO and _drops_by_recipe(row):
         changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}
@@ -186,6 +190,13 @@ def _dispatch(conventions: Conventions, row: Fields, device: Accelerator) -> dic
     if einsum or "one-hot dispatch" in notes:
         changes |= {"one_hot_dispatch": True, "one_hot_batch": einsum is not None}
     return changes
+
+
+def _sent_once_in_racks(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
+    """Return whether Megatron-Bridge's recipe of the row exchanges by HybridEP in a rack of one scale-up domain."""
+    in_rack = conventions.name == MEGATRON_BRIDGE.name and device.scaleup.domain >= RACK
+    of_recipe = _release(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
+    return in_rack and of_recipe and "plain all-to-all" not in row.text("notes")
 
 
 def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:

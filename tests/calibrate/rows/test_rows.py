@@ -440,6 +440,35 @@ def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly
     assert [stack.cuda_graphs for stack in stacks] == ["none", "none", "iteration", "scoped"]
 
 
+@pytest.mark.parametrize(
+    ("model", "release", "gpu", "notes", "dispatch"),
+    [
+        ("Qwen3 30B-A3B", "25.11", "GB200", "", "deepep"),
+        ("DeepSeek-V3 671B", "26.02", "GB300", "", "deepep"),
+        ("Qwen3 30B-A3B", "25.11", "GB200", "plain all-to-all", "all_to_all"),
+        ("Qwen3 30B-A3B", "25.11", "GB200", "(tokendrop)", "all_to_all"),
+        ("Qwen3 30B-A3B", "25.09", "GB200", "", "all_to_all"),
+        ("Qwen3 30B-A3B", "25.11", "B200", "", "all_to_all"),
+        ("GPT-OSS 120B", "25.11", "GB200", "", "all_to_all"),
+    ],
+)
+def test_recipes_for_racks_send_a_token_once_to_each_rank(model, release, gpu, notes, dispatch) -> None:
+    row = parsed(
+        arch="qwen3_30b_a3b",
+        model=model,
+        framework=f"Megatron-Bridge, NeMo container {release}",
+        gpu=gpu,
+        gpus_per_node=4 if gpu.startswith("GB") else 8,
+        tp=1,
+        ep=8,
+        pp=1,
+        sharding=None,
+        notes=notes,
+    )
+
+    assert row.spec.stack.expert_dispatch == dispatch
+
+
 def test_a_row_says_how_its_tokens_are_sent_what_graphs_hold_and_whether_the_exchange_is_hidden() -> None:
     common = {"arch": "qwen3_235b_a22b", "framework": "Megatron-Core (2025)", "tp": 1, "pp": 1, "ep": 16}
     told = parsed(
