@@ -401,7 +401,7 @@ os._exit(0)  # whatever hangs in the driver is not waited for
 
 
 def test_a_driver_that_takes_seconds_for_a_call_is_right_in_the_total_and_keeps_nobody(metering: Metering) -> None:
-    rounds, _ = metering("gpus=2;power=300,400;fault=0:slow=0.4,1:slow=0.4", SLOW, true_time=True)
+    rounds, _ = metering("gpus=2;power=300,400;fault=0:slow=1,1:slow=1", SLOW, true_time=True)
     for gpu, watts in ((0, 300), (1, 400)):
         last = rounds[-1][gpu]
         assert mean_power_w(rounds, gpu) == pytest.approx(watts, rel=0.15)
