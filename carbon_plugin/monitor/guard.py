@@ -1,10 +1,17 @@
-"""Turn every exception of this package into a warning, so that a training never sees it."""
+"""Turn every exception of this package into a warning, so that a training never sees it.
+
+A signal handler of the script may raise in the middle of our code, as one does that ends a training at SIGTERM or after
+a time. That exception is the script's, and goes on to it.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from traceback import walk_tb
+from types import CodeType
 from typing import Any, TypeVar, cast
 
 from carbon_plugin.printable import brief
@@ -45,7 +52,9 @@ class Guard:
 
     def fail(self, part: str, error: BaseException, *, alone: bool = False) -> None:
         """Switch a part off because of an exception. A part that stands `alone`, such as a logger of the user, is
-        warned of whatever failed before."""
+        warned of whatever failed before. Raises the exception where a signal handler of the script has raised it."""
+        if _is_of_a_signal_handler(error):
+            raise error
         if part in self._off:
             return
         sentence = f"{part}: {brief(error)}"
@@ -74,3 +83,21 @@ def harmless(hook: Hook) -> Hook:
             self.monitor.fail(hook.__name__, error)
 
     return cast(Hook, safe)
+
+
+def _is_of_a_signal_handler(error: BaseException) -> bool:
+    """Return whether an exception passed through a function that is a signal handler of this process."""
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    frames = walk_tb(error.__traceback__)
+    return any(frame.f_code in codes for frame, _ in frames)
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """Return the code of a function, a method, a partial function or an object that can be called, or None for what is
+    not written in Python."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not callable(handler):  # SIG_DFL, SIG_IGN
+        return None
+    found = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return found if isinstance(found, CodeType) else None
