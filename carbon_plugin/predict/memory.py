@@ -190,7 +190,11 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     apart = np.maximum(shape.gated, shape.bidirectional)
     cast = wide + (2 * apart + shape.gated) * work.input_bytes
     inputs = inputs + is_cast(shape, layout, work) * cast
-    kept = inputs + written_out + (2 - _frozen_feed(shape)) * work.input_bytes * (1 - layout.again_norms)
+    outputs = (2 - _frozen_feed(shape)) * work.input_bytes
+    # A frozen product needs no input, and each adapter whose input passes a dropout keeps a copy and a mask of it.
+    adapted = (2 + shape.adapted_key) * shape.adapted_query_value + (1 + shape.gated) * shape.adapted_ffn
+    outputs = where(shape.adapter_dropout > 0, adapted * (work.input_bytes + MASK_BYTES), outputs)
+    kept = inputs + written_out + outputs * (1 - layout.again_norms)
     gathered = work.keeps_gathered * 2 * work.input_bytes * (1 - 1 / split)
     return shape.parts * (kept / split + gathered) * shape.hidden
 
@@ -215,7 +219,10 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
     scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
     wide = built * (1 - layout.again_latent * shape.mla) + latent
-    return wide * work.activation_bytes + scores + (work.kept_bytes + narrow_copy) * heads * shape.v_dim
+    dropped = shape.adapter_dropout * shape.adapted_output * (work.input_bytes + MASK_BYTES)
+    order = work.copies_core * (1 - through_memory) * work.activation_bytes
+    core = (work.kept_bytes + narrow_copy + dropped + order) * heads * shape.v_dim
+    return wide * work.activation_bytes + scores + core
 
 
 def _softmax_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
@@ -255,8 +262,9 @@ def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     and of the input of the second product, which `again_act` repeats and a frozen product without an adapter does not
     need.
     """
-    single = work.eager * shape.gated * work.activation_bytes
-    taken = work.input_bytes * (1 - layout.again_act) * (1 - _frozen_feed(shape))
+    single = work.single_gate * shape.gated * work.activation_bytes
+    mask = shape.adapter_dropout * shape.adapted_ffn * MASK_BYTES
+    taken = (work.input_bytes + mask) * (1 - layout.again_act) * (1 - _frozen_feed(shape))
     return (1 + shape.gated) * work.kept_bytes + single + taken
 
 

@@ -104,15 +104,18 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     a step. `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
     (nanotron). `adapters_in_products` says that the second product of a low-rank adapter adds onto the output of its
     matrix, scaled (cuBLAS with beta 1). `plain_modules` says that norms and gates are written out in PyTorch; unset,
-    they are where neither they nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer:
-    the attention core's output and every second product (torchtitan), the products alone (torchtitan before December
-    2025, whose list had no kernel of cuDNN), the core's output and every product (torchtitan's GraphTrainer), the
-    core's output alone, its input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what
-    is gathered at a time where parameters are sharded: a layer (FSDP), the weight in use (XLA's GSPMD), or a bucket,
-    which a weight may fill alone (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks
-    where a layout does not state how many (`spec.defaults`). Where a layout does not state it, `shards_sequences` says
-    that tensor parallelism splits sequences between the blocks too (`ParallelLayout.sequence_parallel`), and
-    `hides_tensor_traffic` that its collectives run beside products (`ParallelLayout.async_tp`).
+    they are where neither they nor the loss are fused. `legacy_modules` says that modules are those of Megatron before
+    Megatron-core: the activation of a gate is an operation of its own, and the output of a fused attention core is
+    copied into the order of the sequence (`FlashSelfAttention` of its model/transformer.py). `operators_keep` is what
+    recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
+    products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
+    product (torchtitan's GraphTrainer), the core's output alone, its input with Q, K and V (MaxText's save_qkv_proj),
+    or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), the
+    weight in use (XLA's GSPMD), or a bucket, which a weight may fill alone (DeepSpeed). `interleaves` says that its
+    pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`). Where a layout
+    does not state it, `shards_sequences` says that tensor parallelism splits sequences between the blocks too
+    (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic` that its collectives run beside products
+    (`ParallelLayout.async_tp`).
 
     `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
     so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
@@ -172,6 +175,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     keeps_gathered: bool = False
     adapters_in_products: bool = False
     plain_modules: bool | None = None
+    legacy_modules: bool = False
     operators_keep: KeptOperators = "products"
     shard_unit: Literal["layer", "weight", "bucket"] = "layer"
     interleaves: bool = False

@@ -25,8 +25,9 @@ class Conventions(Struct, frozen=True, kw_only=True):
     `chunks_the_loss` says that the loss takes the logits in chunks, and `balanced_stages` that its pipelines are cut by
     work (`ParallelLayout`). `one_region` says that the whole model is compiled as one region, which holds all that it
     saved until its backward pass ends and returns all gradients. `pure` says that weights, gradients and states are
-    16-bit values, without a master copy. `adapters` are the matrices that have adapters where the row does not say.
-    `xla` says that XLA compiles the whole step.
+    16-bit values, without a master copy, `legacy_modules` that modules are those of Megatron before Megatron-core.
+    `adapters` are the matrices that have adapters where the row does not say. `xla` says that XLA compiles the whole
+    step.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     one_region: bool = False
     adapters: Adapters | None = None
     pure: bool = False
+    legacy_modules: bool = False
     xla: bool = False
 
     @property
@@ -67,7 +69,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_DEEPSPEED_2022 = Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, reentrant=True)
-MEGATRON_2023 = msgspec.structs.replace(MEGATRON_LM, dropout=0.1)
+MEGATRON_2023 = msgspec.structs.replace(MEGATRON_LM, dropout=0.1, legacy_modules=True)
 """Until Megatron-core became the default in 2024, pretraining ran Megatron's own modules with dropout 0.1, and
 FlashAttention was an option that was off (`--use-flash-attn` and `--hidden-dropout` of its arguments.py)."""
 MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, reentrant=True)
@@ -111,6 +113,7 @@ COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True, pur
 OPENLM = msgspec.structs.replace(PYTORCH, plain_modules=False)
 """Its norms are PyTorch's own kernel, its gate and its attention are those of xformers (open_lm/model.py)."""
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
+LEGACY_MEGATRON = msgspec.structs.replace(ORDINARY_MEGATRON, legacy_modules=True)
 MEGATRON_SWIFT = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True)
 """It runs Megatron-core from the command line of a tool for fine-tuning, with one chunk per rank unless told otherwise
 (`virtual_pipeline_model_parallel_size` is unset). Nobody tuned it for its hardware."""
@@ -129,8 +132,8 @@ LLM_C = Conventions(name="llm.c", zero_stage=1)
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("megatron-deepspeed vtrain", MEGATRON_DEEPSPEED_2022),
     ("megatron-deepspeed 0.6", MEGATRON_DEEPSPEED_2022),
-    ("megatron-deepspeed", ORDINARY_MEGATRON),
-    ("gpt-neox", ORDINARY_MEGATRON),  # Megatron's modules under DeepSpeed too (EleutherAI/gpt-neox, README.md)
+    ("megatron-deepspeed", LEGACY_MEGATRON),
+    ("gpt-neox", LEGACY_MEGATRON),  # Megatron's modules under DeepSpeed too (EleutherAI/gpt-neox, README.md)
     ("megatron-lm", MEGATRON_LM),
     ("megatron-core", MEGATRON_CORE),
     ("megatron-bridge", MEGATRON_BRIDGE),

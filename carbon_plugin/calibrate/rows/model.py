@@ -92,6 +92,7 @@ def row_model(
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
         frozen_bits=_frozen_bits(row) if adapters else 16,
         adapters=_adapted(row) or conventions.adapters if adapters else None,
+        adapter_dropout=row.number_or_zero("lora_dropout", 0.0) if adapters else 0.0,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",

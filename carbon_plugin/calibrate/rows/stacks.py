@@ -111,6 +111,8 @@ def stack_of(
         changes["uniform_tokens"] = True
     if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
         changes["grad_reduce_dtype"] = "bf16"
+    if conventions.legacy_modules:
+        changes["legacy_modules"] = True
     if conventions.one_region:
         changes["gradient_buffers"] = True
     if conventions.plain_modules is not None:

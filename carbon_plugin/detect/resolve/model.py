@@ -48,7 +48,7 @@ def resolve_model(
         table.note(assumption.field, fields[name], f"assumed: {assumption.source}")
     if base is not None and base.trainable_fraction < 1 and fields.get("trainable_fraction") == 1:
         # What the plan says of frozen weights and adapters does not hold for a job that trains all weights.
-        for name, value in {"adapters": None, "frozen_bits": 16}.items():
+        for name, value in {"adapters": None, "adapter_dropout": 0.0, "frozen_bits": 16}.items():
             table.note(f"model.{name}", value, "the job trains all parameters")
             fields[name] = value
     source = f"detected: {detected.source}"

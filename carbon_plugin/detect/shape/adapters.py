@@ -38,6 +38,12 @@ def adapted_matrices(model: nn.Module) -> Adapters | None:
     return "query_value" if all(QUERY_OR_VALUE.match(holder[-1]) for holder in holders) else "query_key_value"
 
 
+def adapter_dropout(model: nn.Module) -> float:
+    """Return the largest dropout of the inputs of adapters, 0 without any (`lora_dropout` of PEFT)."""
+    shares = [getattr(part, "p", 0.0) for name, part in model.named_modules() if "lora_dropout" in name.split(".")]
+    return max(map(float, shares), default=0.0)
+
+
 def _holders(model: nn.Module) -> set[tuple[str, ...]]:
     """Return the paths of the modules that have an adapter, each as the names on the way to it."""
     found = set()

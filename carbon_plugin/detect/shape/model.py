@@ -8,7 +8,7 @@ import msgspec
 
 from carbon_plugin.detect.job import StatedShape
 from carbon_plugin.detect.observed import DetectedModel
-from carbon_plugin.detect.shape.adapters import adapted_matrices
+from carbon_plugin.detect.shape.adapters import adapted_matrices, adapter_dropout
 from carbon_plugin.detect.shape.counting import count_forward
 from carbon_plugin.detect.shape.parameters import count_adapters, count_parameters
 from carbon_plugin.detect.shape.structure import read_structure
@@ -66,7 +66,7 @@ def detect_model(
             if not source.startswith("config"):
                 known = {key: value for key, value in known.items() if key not in elsewhere}
             if trainable < total and (adapters := adapted_matrices(model)) is not None:
-                known["adapters"] = adapters
+                known |= {"adapters": adapters, "adapter_dropout": adapter_dropout(model)}
             return DetectedModel(
                 name=name,
                 parameters=total,

@@ -31,7 +31,8 @@ class Shape:
     fields describe layers that mix tokens along a state (`predict.time.scan`). `more_columns` are the columns of a
     layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an encoder or
     tower and see all of it; `cross_heads` are the heads that attend to that input, with keys and values of
-    `cross_kv_heads`. The `adapted_*` flags say which matrices have low-rank adapters. `outputs` are the columns of the
+    `cross_kv_heads`. The `adapted_*` flags say which matrices have low-rank adapters,
+    and `adapter_dropout` is 1 where the inputs of these pass a dropout. `outputs` are the columns of the
     output head, which are those of `vocab` where it predicts tokens, and `head_width` its rows. `passes` is how often a
     token passes the same weights: of its `layers` only one of so many has weights of its own. `table_width` is the
     width of the token embedding. `beside` are parameters outside of all layers; `beside_products` are the multiply-adds
@@ -79,6 +80,7 @@ class Shape:
     adapted_key: Values
     adapted_output: Values
     adapted_ffn: Values
+    adapter_dropout: Values
     parts: Values
     more_columns: Values
     scan_heads: Values
@@ -173,18 +175,18 @@ class StepWork:
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
     gradient as it waits for the update and `reduce_bytes` that of one as it is reduced. `optimizer_bytes` is the
-    optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter
-    beyond an update in one pass, and `list_copy_bytes` those of the copy per parameter that it makes for a while.
+    optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter beyond
+    an update in one pass, and `list_copy_bytes` those of the copy per parameter that it makes for a while.
     `bucket_bytes` are those per parameter of the buckets that reduce gradients beside the gradients themselves.
-    `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes` and
-    `softmax_backward_bytes` those that a softmax of single operations moves per score. `logit_bytes` and
-    `split_logit_bytes` are the bytes per logit at the peak, whole or split over tensor-parallel ranks,
-    `freed_logit_bytes` those per whole logit that the loss has freed by then and the allocator keeps, and
-    `head_gradients` is the number of gradients of the head that lie beside them. `eager` is 1 where chains of
-    elementwise operations run one by one, `autocast` where PyTorch casts whole copies of the model, and
-    `pads_vocabulary` where the head has as many columns as its products want. `offloaded` is the share of layers
-    whose activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`,
-    `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
+    `entropy_bytes` are those that the loss moves per logit, and `softmax_forward_bytes` and `softmax_backward_bytes`
+    those that a softmax of single operations moves per score. `logit_bytes` and `split_logit_bytes` are the bytes per
+    logit at the peak, whole or split over tensor-parallel ranks, `freed_logit_bytes` those per whole logit that the
+    loss has freed by then and the allocator keeps, and `head_gradients` is the number of gradients of the head that lie
+    beside them. `eager` is 1 where chains of elementwise operations run one by one, `single_gate` where the activation
+    of a gate does, `copies_core` where the output of a fused attention core is copied, `autocast` where PyTorch casts
+    whole copies of the model, and `pads_vocabulary` where the head has as many columns as its products want.
+    `offloaded` is the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`,
+    `gradient_buffers`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -207,6 +209,8 @@ class StepWork:
     logit_bytes: Values
     split_logit_bytes: Values
     eager: Values
+    single_gate: Values
+    copies_core: Values
     autocast: Values
     list_bytes: Values
     list_copy_bytes: Values

@@ -78,7 +78,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokens. `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the plain projections.
     `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` is how many bits a frozen
     parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314). `adapters` are the
-    matrices that have low-rank adapters beside them (None: by the rule of `spec.models.adapters`).
+    matrices that have low-rank adapters beside them (None: by the rule of `spec.models.adapters`), and
+    `adapter_dropout` is the dropout of their inputs.
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
@@ -115,6 +116,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     trainable_fraction: float = 1.0
     frozen_bits: int = 16
     adapters: Adapters | None = None
+    adapter_dropout: float = 0.0
     source: str = "explicit fields"
     blocks: tuple[Block, ...] = ()
     parts: tuple[ModelPart, ...] = ()
@@ -136,8 +138,9 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         check_at_most(self, MOST_WIDTH, "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
         check_at_most(self, MOST_WIDTH, "outputs", "input_tokens", owner=owner)
         check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
-        if not 0 <= self.dropout < 1:
-            raise SpecError(f"{owner}dropout is {self.dropout}, expected 0 or more and below 1")
+        for field in ("dropout", "adapter_dropout"):
+            if not 0 <= (share := getattr(self, field)) < 1:
+                raise SpecError(f"{owner}{field} is {share}, expected 0 or more and below 1")
         if self.heads % self.kv_heads:
             raise SpecError(f"{owner}heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         windowed = self.sliding_window_layers

@@ -329,6 +329,8 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     for block in model.layers:
         block.requires_grad_(False)
         block.q.lora_A, block.q.lora_B = nn.Linear(64, 48, bias=False), nn.Linear(48, 64, bias=False)
+    without = detect_model(model).fields["adapter_dropout"]
+    model.layers[0].q.lora_dropout = nn.ModuleDict({"default": nn.Dropout(0.05)})
 
     found = detect_model(model)
 
@@ -336,6 +338,7 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable_parameters < found.parameters
     assert found.fields["adapters"] == "query_value"
+    assert (without, found.fields["adapter_dropout"]) == (0, 0.05)
 
 
 @pytest.mark.parametrize(
