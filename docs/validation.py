@@ -112,6 +112,20 @@ def far_off(result: Validation) -> str:
     )
 
 
+def memory(result: Validation) -> str:
+    """Return how often a layout is called too large, and how far predicted peaks are off."""
+    ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
+    probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
+    peaks = np.array([one.mape for one in result.memory if one.scope != "device"]) / 100
+    lines = (
+        f"- **Layouts that ran**: {ran - feasible} of {ran:,} are called too large. Of {probes} probes that ran out of "
+        f"memory {called} are called too large.",
+        f"- **Peaks of the allocator** are off by {percent(float(np.mean(peaks)), 1)} as a mean over {peaks.size} "
+        f"lines (a source, or its adapters apart), and by {percent(float(np.median(peaks)), 1)} in the median line.",
+    )
+    return "\n".join(textwrap.fill(one, 120, subsequent_indent="  ", break_on_hyphens=False) for one in lines)
+
+
 def layouts(result: Validation) -> str:
     """Return how well the choice of layouts does over all sources, and for which ones it costs most."""
     costly = sorted((one for one in result.layouts if one.regret > MOST_REGRET), key=lambda one: -one.regret)
@@ -305,6 +319,7 @@ def write(result: Validation) -> None:
         "collections": collections,
         "intervals": intervals,
         "far off": far_off,
+        "memory": memory,
         "layouts": layouts,
     }
     replace_marked(PAGE, {name: part(result) for name, part in parts.items()})
