@@ -14,10 +14,20 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import SHARED_OUT, Recompute
 from carbon_plugin.spec.run import RunSpec
-from tests.predict.random_changes import FASTER, SMALL, need_bytes, numbers_of, of_vocabulary, step_s
+from tests.predict.random_changes import (
+    FASTER,
+    SMALL,
+    need_bytes,
+    numbers_of,
+    of_vocabulary,
+    step_s,
+    times,
+    with_network,
+)
 from tests.predict.random_runs import runs
 
 replace = msgspec.structs.replace
@@ -34,6 +44,15 @@ def test_a_faster_machine_is_never_slower(what: str, spec: RunSpec, factor: floa
     change, sign = FASTER[what]
 
     assert step_s(change(spec, factor**sign)) <= step_s(change(spec, 1.0)) * EQUAL
+
+
+@given(spec=runs())
+def test_a_job_on_several_islands_waits_for_a_network_that_hardly_sends(spec: RunSpec) -> None:
+    assume(spec.cluster.devices > island_size(spec.cluster))
+    rate = spec.cluster.node.network.bandwidth_bytes_per_s
+    crawling = with_network(spec, bandwidth_bytes_per_s=times(rate, 1e-8))
+
+    assert step_s(crawling) > 2 * step_s(spec)
 
 
 def shorter(spec: RunSpec) -> RunSpec:
