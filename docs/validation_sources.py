@@ -209,6 +209,9 @@ SOURCES = {
     "coremoe_a100": ("One user's Megatron-core, A100", ""),
     "relace": ("One user's OLMo-core, RTX 5090 and H100", ""),
     "autoep": ("DeepSpeed's AutoEP, H100", ""),
+    "megatool": ("Megatron-LM's tool for training information, H800", ""),
+    "atorch": ("ATorch's FSDP and DeepSpeed pipelines, A100", ""),
+    "litgpthub": ("LitGPT's configurations", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
