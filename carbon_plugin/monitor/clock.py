@@ -25,6 +25,8 @@ _MAX_TRANSITIONS = 65_536
 _MOST_LOOKS = 10
 _LOOK_AGAIN_S = 1e-4
 """Another thread looks so often at most, and waits so long between, until the steps and their tokens agree."""
+_AT_ONCE_S = 1e-3
+"""Clocks that are read within this time, s, are taken for those of one moment."""
 MAX_SLEW = 5e-4
 """The offset between the two clocks changes by at most this many seconds a second, as much as NTP slews."""
 MAX_OWN = 16
@@ -223,9 +225,9 @@ class WallClock:
         boot: Callable[[], float] = boot_clock_s,
     ) -> None:
         self._now, self._unix, self._boot = now, unix, boot
-        self._adjusted_s = now()
-        self._asleep_s = boot() - self._adjusted_s
-        self._offset_s = unix() - self._adjusted_s
+        self._adjusted_s, boot_s, unix_s = self._one_moment()
+        self._asleep_s = boot_s - self._adjusted_s
+        self._offset_s = unix_s - self._adjusted_s
         self.ahead_s = 0.0
 
     def unix_s(self, monotonic_s: float) -> float:
@@ -243,12 +245,12 @@ class WallClock:
     def adjust(self) -> float:
         """Follow the sleep of the machine and the slewing of the wall clock since the last call, and return the seconds
         of sleep. Ask for the labels of moments before the sleep before you call this."""
-        now = self._now()
-        asleep_s = self._boot() - now
+        now, boot_s, unix_s = self._one_moment()
+        asleep_s = boot_s - now
         slept_s = max(0.0, asleep_s - self._asleep_s)
         self._asleep_s = asleep_s
         self._offset_s += slept_s
-        behind_s = self._unix() - now - self._offset_s
+        behind_s = unix_s - now - self._offset_s
         if abs(behind_s) <= CLOCK_STEP_S:
             limit_s = MAX_SLEW * (now - self._adjusted_s)
             slewed_s = min(limit_s, max(-limit_s, behind_s))
@@ -257,3 +259,19 @@ class WallClock:
         self._adjusted_s = now
         self.ahead_s = behind_s
         return slept_s
+
+    def _one_moment(self) -> tuple[float, float, float]:
+        """Return the monotonic clock, the clock since the start of the machine and the Unix time of one moment, s.
+
+        They are read again where time has passed meanwhile. A process that is stopped between two of them would take
+        the stop for a sleep of the machine, or for a step of its wall clock.
+        """
+        reads = []
+        for _ in range(_MOST_LOOKS):
+            now = self._now()
+            read = now, self._boot(), self._unix()
+            took_s = self._now() - now
+            reads.append((took_s, read))
+            if took_s <= _AT_ONCE_S:
+                break
+        return min(reads)[1]

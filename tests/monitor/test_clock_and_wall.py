@@ -169,3 +169,19 @@ def test_sleep_of_the_machine_is_a_gap_and_no_set_clock(time, wall):
     assert wall.unix_s(time.monotonic_s) - before == 600
     assert wall.ahead_s == 0
     assert wall.boot_s(time.monotonic_s) == time.boot_s
+
+
+@pytest.mark.parametrize("stopped_at", ["the start", "an adjustment"])
+def test_process_that_is_stopped_between_two_clocks_sees_no_sleep_and_no_step(time, stopped_at):
+    stops = iter([6.0] if stopped_at == "the start" else [0.0, 6.0])
+
+    def boot() -> float:
+        time.pass_(next(stops, 0.0))
+        return time.boot_s
+
+    wall = WallClock(now=lambda: time.monotonic_s, unix=lambda: time.unix_s, boot=boot)
+    time.pass_(10.0)
+
+    assert wall.adjust() == 0.0
+    assert wall.ahead_s == pytest.approx(0.0)
+    assert wall.now_unix_s() == pytest.approx(time.unix_s)
