@@ -301,12 +301,13 @@ def _attention(resolver: _Resolver, stack: Stack) -> float:
 def island_size(cluster: Cluster) -> int:
     """Return the number of devices of the job that reach one another at scale-up bandwidth.
 
-    A rack-scale domain (NVL72) spans nodes, and a job on several of them has as many devices in each, which is how
+    A rack-scale domain (NVL72) spans nodes, and a job on several of them has as many whole nodes in each, which is how
     schedulers place it in blocks (128 devices are 64 in each of two racks). Otherwise the island ends at the node. A
     domain of 1 means that devices talk over the host bus: the island is the whole node, at the bandwidth of that bus.
     """
-    domain, devices = cluster.accelerator.scaleup.domain, cluster.devices
+    domain, devices, node = cluster.accelerator.scaleup.domain, cluster.devices, cluster.devices_per_node
     if domain > cluster.node.accelerators:
-        alike = next(size for size in range(min(domain, devices), 0, -1) if devices % size == 0)
+        most = min(domain, devices) // node * node
+        alike = next(size for size in range(most, 0, -node) if devices % size == 0)
         return alike if 2 * alike > domain or alike == devices else domain
-    return cluster.devices_per_node if domain == 1 else min(domain, cluster.devices_per_node)
+    return node if domain == 1 else min(domain, node)

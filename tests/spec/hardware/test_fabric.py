@@ -98,7 +98,7 @@ def test_nodes_of_one_superchip_reach_one_another_by_the_network_alone() -> None
     assert island_size(Cluster(accelerator=device, node=node, nodes=8, devices_per_node=1)) == 1
 
 
-@pytest.mark.parametrize(("nodes", "alike"), [(16, 64), (18, 72), (32, 64), (36, 72), (73, 72), (2, 8)])
+@pytest.mark.parametrize(("nodes", "alike"), [(16, 64), (18, 72), (32, 64), (36, 72), (73, 72), (25, 72), (2, 8)])
 def test_a_job_on_several_racks_has_as_many_devices_in_each_unless_they_cannot_be_shared_out(nodes, alike) -> None:
     device, node = load_accelerator("gb200-nvl72"), load_node("gb200-nvl72")
 
