@@ -25,8 +25,9 @@ It is that of 256 MB to 2 GB a rank in a table of nccl-tests on 2 to 8 nodes of 
 FAR_PEER_S = 1e-6
 """Seconds that a plain all-to-all takes for each peer in another island, beside the bytes.
 
-Eight nodes of eight H800 take 296 to 338 us for 8 MB a rank (issue 1531 of NVIDIA/nccl), of which the bytes are 175.
-Over EFA it is 4 us, and 160 us more in all, by the table above.
+Eight nodes of eight H800 take 296 to 338 us for 8 MB a rank (issue 1531 of NVIDIA/nccl). The bytes are 175 of them, and
+three latencies of 27 us (the H800's `scaleup_latency_s`) are 81, which leaves 40 to 82 for 56 peers. Over EFA it is 4
+us, and 160 us more in all, by the table above.
 """
 ALL_GROUPS: Values = np.float64(1)
 """Share of the groups of experts where a token may use experts of all of them."""
