@@ -80,12 +80,14 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     widened = (
         where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else np.float64(0)
     )
-    grad_bytes = where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.gradient_bytes)
+    # FSDP keeps the gradients of its shards in the precision of the shards.
+    shards_wide = (stage >= 2) & (work.master > 0) & (work.widened_bytes == 0)
+    grad_bytes = where(shards_wide, MASTER_BYTES, work.gradient_bytes)
     # DeepSpeed sums gradients up in their own precision, and widens those of a rank as it updates. Under a pipeline its
     # bf16 optimizer keeps an fp32 sum beside them (`get_data_types` and `_do_optimizer_sanity_check` of its
     # runtime/engine.py, `step` of its zero/stage_1_and_2.py).
     beside = where((stage < 2) & (layout.pp > 1), work.accumulated_bytes, 0)
-    widened_late = where(layout.pp > 1, 0, work.accumulated_bytes) * where(work.offload > 0, 0.0, 1.0)
+    widened_late = where(layout.pp > 1, 0, work.widened_bytes) * where(work.offload > 0, 0.0, 1.0)
     copied = work.list_copy_bytes * work.gradients_kept * where(work.offload > 0, 0.0, 1.0)
     buckets = where((layout.dp > 1) & (stage == 0), work.bucket_bytes, 0.0)
     grad_bytes = (grad_bytes + beside) * work.gradients_kept

@@ -252,6 +252,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
+        widened_bytes=values(4.0 if stack.accumulates_beside and activation < 4 and training.master_weights else 0.0),
         gradient_buffers=values(stack.gradient_buffers),
         keeps_gathered=values(stack.keeps_gathered),
         adapters_in_products=values(stack.adapters_in_products),

@@ -186,7 +186,8 @@ class StepWork:
     of a gate does, `copies_core` where the output of a fused attention core is copied, `autocast` where PyTorch casts
     whole copies of the model, and `pads_vocabulary` where the head has as many columns as its products want.
     `offloaded` is the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`,
-    `gradient_buffers`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers.
+    `gradient_buffers`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers;
+    `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight.
     """
 
     seq_len: Values
@@ -219,6 +220,7 @@ class StepWork:
     offloaded: Values
     weighted: Values
     accumulated_bytes: Values
+    widened_bytes: Values
     gradient_buffers: Values
     keeps_gathered: Values
     adapters_in_products: Values
