@@ -12,7 +12,7 @@ from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import percent
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.stack import leaves_experts_open
+from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, leaves_experts_open, routing_spread_of
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"
 """Field of the assumption that a model's positions work beyond the longest sequence that the model is made for."""
@@ -26,6 +26,14 @@ EXPERT_LOOP = "stack.expert_loop"
 def leaves_open_how_experts_run(spec: RunSpec) -> bool:
     """Return whether a run has experts and nothing says whether they are one grouped product or a loop."""
     return isinstance(spec.model, TransformerModel) and spec.model.moe is not None and leaves_experts_open(spec.stack)
+
+
+def leaves_open_how_tokens_fall(spec: RunSpec) -> bool:
+    """Return whether a run has its experts on several ranks and nothing says how equal the loads of these are. Experts
+    that are padded to a capacity all take as many rows."""
+    several = spec.layout is not None and spec.layout.ep > 1
+    sparse = isinstance(spec.model, TransformerModel) and spec.model.moe is not None
+    return sparse and several and spec.stack.routing_spread is None and not spec.stack.static_dispatch
 
 
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
@@ -42,6 +50,8 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
             "reaches to. State stack.expert_loop: true for a loop, false for grouped products"
         )
         found.append(Assumption(EXPERT_LOOP, "false, one grouped product for all experts", said))
+    if leaves_open_how_tokens_fall(spec):
+        found.append(_routing(spec))
     if (
         isinstance(spec.model, TransformerModel)
         and spec.model.has_towers
@@ -68,6 +78,16 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
         found.append(Assumption("stack.fp8_recipe", percent(ROWWISE_SHARE, 0), said))
     return found
+
+
+def _routing(spec: RunSpec) -> Assumption:
+    """Return the assumption on how equal the loads of expert-parallel ranks are."""
+    taken = routing_spread_of(spec.stack)
+    natural = (
+        f"natural routing, for which 0 to 0.5 were measured; state {BALANCED_SPREAD:g} if biases balance the router"
+    )
+    forced = f"balanced by force, as in benchmarks of tuned software; natural routing has about {ROUTING_SPREAD:g}"
+    return Assumption("stack.routing_spread", f"{taken:g} of the mean load", natural if taken else forced)
 
 
 def _beyond(longest: int, seq_len: int) -> list[Assumption]:

@@ -246,10 +246,28 @@ def test_nothing_is_assumed_of_experts_where_the_software_says_how_they_run(stac
     assert "expert_loop" not in found.step_time_s.source
 
 
+@pytest.mark.parametrize(
+    ("ep", "stack", "taken"),
+    [
+        (8, {}, "0.3 of the mean load"),
+        (8, "tuned", "0 of the mean load"),
+        (8, {"routing_spread": 0.3}, None),
+        (8, {"static_dispatch": True}, None),
+        (1, {}, None),
+    ],
+)
+def test_how_equal_the_loads_of_ranks_are_taken_to_be_is_said_where_nobody_states_it(ep, stack, taken) -> None:
+    layout = {**MIXTURE["layout"], "ep": ep}
+    found = predict_step(spec_of(**{**MIXTURE, "layout": layout}, stack=stack))
+
+    said = [item.value for item in found.assumptions if item.field == "stack.routing_spread"]
+    assert said == ([taken] if taken else [])
+
+
 def test_a_dense_model_has_no_experts_to_assume_anything_of() -> None:
     found = predict_step(spec_of(stack={}))
 
-    assert "stack.expert_loop" not in {item.field for item in found.assumptions}
+    assert not {"stack.expert_loop", "stack.routing_spread"} & {item.field for item in found.assumptions}
 
 
 @pytest.mark.parametrize(
