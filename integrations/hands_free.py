@@ -100,8 +100,13 @@ class HandsFree(MeasuredTraining):
             signal.raise_signal(signal.SIGTERM)  # what the script's own handler raises is the script's
 
     def begin(self) -> HandsFree:
-        """Begin to measure now, and not only at the first step. Raises `CarbonPluginError` as `watch` does."""
-        self._start(gives_way=False)
+        """Begin to measure now, and not only at the first step. Raises `CarbonPluginError` as `watch` does, and then
+        leaves no hook."""
+        try:
+            self._start(gives_way=False)
+        except BaseException:
+            self._unhook()
+            raise
         return self
 
     def _start(self, *, gives_way: bool) -> None:
@@ -131,9 +136,12 @@ class HandsFree(MeasuredTraining):
         Args:
             reason: What the closing record says. Default: "closed".
         """
+        self._unhook()
+        super().close(reason)
+
+    def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
-        super().close(reason)
 
 
 def _no_handler() -> str | None:

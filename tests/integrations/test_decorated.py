@@ -106,3 +106,4 @@ def test_a_wrong_argument_raises_at_the_call_before_the_function_runs():
 
     with pytest.raises(SpecError, match="total_steps is 0"):
         train()
+    assert not sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks
