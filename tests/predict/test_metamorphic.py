@@ -55,6 +55,14 @@ def test_a_job_on_several_islands_waits_for_a_network_that_hardly_sends(spec: Ru
     assert step_s(crawling) > 2 * step_s(spec)
 
 
+@given(spec=runs())
+def test_a_job_on_one_node_takes_as_long_on_any_network(spec: RunSpec) -> None:
+    assume(spec.cluster.nodes == 1)
+    rate = spec.cluster.node.network.bandwidth_bytes_per_s
+
+    assert step_s(with_network(spec, bandwidth_bytes_per_s=times(rate, 1e-3))) == step_s(spec)
+
+
 def shorter(spec: RunSpec) -> RunSpec:
     """Return the run with sequences of half the length, twice as many in a micro-batch."""
     assert spec.layout is not None

@@ -100,6 +100,12 @@ right triangle is a choice. Hopper takes half as many FLOPs a cycle, and hides e
 (arXiv 2407.08608): its rows with heads of 64 show no such loss.
 """
 PCIE4_ARCHITECTURES = frozenset(("volta", "turing", "ampere", "ada", "cdna2", "gaudi2"))
+PCIE4_LANES, PCIE5_LANES = 32e9, 64e9
+"""Bytes/s of 16 lanes of PCIe 4 and 5 in one direction (PCI-SIG), as in the profiles of devices without links."""
+BUS_SHARE = 28 / 64
+"""Share of these lanes that an all-reduce among eight devices of a node reaches without links: 28 GB/s on eight RTX
+5090, and 35 among four (issue 1639 of NVIDIA/nccl). The sockets and their memory limit it, says NCCL's author there.
+"""
 PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
 """Bytes/s of host memory and of the host link that one device of eight gets.
 
@@ -279,6 +285,15 @@ def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
     if accelerator.architecture.startswith(XE):
         return "eager"
     return "flash2"
+
+
+def bus_rate(device: Accelerator) -> float:
+    """Return the bytes/s that collectives reach over the lanes between each device and its host.
+
+    The links of a device with a domain of 1 are these lanes. Of others they are taken to be 16 of their generation.
+    """
+    lanes = PCIE4_LANES if _family(device.architecture) in PCIE4_ARCHITECTURES else PCIE5_LANES
+    return BUS_SHARE * (device.scaleup.bandwidth_bytes_per_s.value if device.scaleup.domain == 1 else lanes)
 
 
 def host_rates(device: Accelerator) -> tuple[float, float]:

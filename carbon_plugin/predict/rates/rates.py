@@ -54,8 +54,9 @@ class TakenAsKnown:
     them there. `routed_row_time` are the seconds of a pass beside its bytes to sort one routed row and to add it up
     again. `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor`
     (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
-    `island` is the number of devices that are reachable at `scaleup` bandwidth. `host_memory` and `host_link` are the
-    shares of one device.
+    `island` is the number of devices that reach one another without a network, and `joined` the number of those that
+    scale-up links join: others in the island are reached over the bus of the host. `host_memory` and `host_link` are
+    the shares of one device.
     """
 
     attention_unfused: Values
@@ -90,6 +91,7 @@ class TakenAsKnown:
     routing_spread: Values
     shard_host_ops: Values
     island: Values
+    joined: Values
     devices: Values
     in_network: Values
     dp_overlap: Values
@@ -104,7 +106,8 @@ class TakenAsKnown:
 class Datasheet(TakenAsKnown):
     """One datasheet holds all that is known of hardware and software without calibration, in SI units.
 
-    `nic` is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
+    `bus` is what collectives reach over the lanes to the host, where no link joins the devices. `nic`
+    is the rate between devices of the same index in their nodes, and `nic_across` that of an exchange among all
     devices of several nodes. `narrow` is 1 where matrix products run below 16 bit, and `rowwise` where they scale every
     row. `capped_share` is the share of their rate that a power cap leaves. `uniform_tokens` is 1 where tokens that are
     all alike spare power. `iteration_graphs` is 1 where graphs hold whole iterations.
@@ -114,6 +117,7 @@ class Datasheet(TakenAsKnown):
     wide_peak: Values
     memory: Values
     scaleup: Values
+    bus: Values
     nic: Values
     nic_across: Values
     capped_share: Values
@@ -168,6 +172,7 @@ class Rates(TakenAsKnown):
     kernel_time: Values
     host_op_time: Values
     scaleup: Values
+    bus: Values
     scaleup_latency: Values
     nic: Values
     nic_across: Values
@@ -198,6 +203,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         kernel_time=constants.kernel_time_s,
         host_op_time=where(sheet.iteration_graphs > 0, 0.0, constants.host_op_time_s),
         scaleup=sheet.scaleup * constants.scaleup_share / constants.overhead,
+        bus=sheet.bus / constants.overhead,
         scaleup_latency=constants.scaleup_latency_s,
         nic=sheet.nic * constants.scaleout_share / constants.overhead,
         nic_across=sheet.nic_across * constants.scaleout_share / constants.overhead,

@@ -16,6 +16,7 @@ from carbon_plugin.predict.rates.laws import (
     NARROW,
     attention_factor,
     attention_rate,
+    bus_rate,
     default_attention_kernel,
     exponential_width,
     gemm_share_law,
@@ -183,7 +184,9 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "scaleup": device.scaleup.bandwidth_bytes_per_s.value,
         "nic": network.bandwidth_bytes_per_s.value / along,
         "nic_across": network.bandwidth_bytes_per_s.value / across,
+        "bus": bus_rate(device),
         "island": island_size(cluster),
+        "joined": joined_devices(cluster),
         "devices": cluster.devices,
         "in_network": network.in_network_reduction,
         "capped_share": capped_share(cluster),
@@ -299,15 +302,30 @@ def _attention(resolver: _Resolver, stack: Stack) -> float:
 
 
 def island_size(cluster: Cluster) -> int:
-    """Return the number of devices of the job that reach one another at scale-up bandwidth.
+    """Return the number of devices of the job that reach one another without a network.
 
     A rack-scale domain (NVL72) spans nodes, and a job on several of them has as many whole nodes in each, which is how
-    schedulers place it in blocks (128 devices are 64 in each of two racks). Otherwise the island ends at the node. A
-    domain of 1 means that devices talk over the host bus: the island is the whole node, at the bandwidth of that bus.
+    schedulers place it in blocks (128 devices are 64 in each of two racks). Otherwise the island is the node, within
+    which devices that no link joins talk over the bus of the host.
     """
     domain, devices, node = cluster.accelerator.scaleup.domain, cluster.devices, cluster.devices_per_node
     if domain > cluster.node.accelerators:
         most = min(domain, devices) // node * node
         alike = next(size for size in range(most, 0, -node) if devices % size == 0)
         return alike if 2 * alike > domain or alike == devices else domain
-    return node if domain == 1 else min(domain, node)
+    return node
+
+
+def joined_devices(cluster: Cluster) -> int:
+    """Return how many devices of an island scale-up links join: none to another for cards without a bridge, pairs for
+    cards with one, else all of the node or the rack.
+
+    Where somebody measured what a card without a bridge sustains, its lanes count as links. The ranks of a CPU share
+    its memory.
+    """
+    device, island = cluster.accelerator, island_size(cluster)
+    domain = device.scaleup.domain
+    measured = domain == 1 and device.efficiency.scaleup_share is not None
+    if device.kind == "cpu" or measured or domain > cluster.node.accelerators:
+        return island
+    return min(domain, island)

@@ -45,13 +45,24 @@ def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
     return clip(np.floor(filled / stride), 1, ranks)
 
 
+def near_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Return the bytes/s that a rank of a group gets inside an island.
+
+    It is that of the scale-up links where they join the whole group, or all devices of the island, else that of the bus
+    of the host.
+    """
+    span = ranks * stride
+    linked = (rates.joined >= rates.island) | (common_divisor(rates.joined, span) >= span)
+    return where(linked, rates.scaleup, np.minimum(rates.scaleup, rates.bus))
+
+
 def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
     """Return the bytes/s that a rank gets in a ring over the group.
 
-    It is the scale-up bandwidth inside an island, else that of the NICs that the group uses.
+    It is the bandwidth inside an island, or that of the NICs that the group uses where it leaves the island.
     """
-    inside = ranks_in_island(ranks, stride, rates)
-    return where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
+    near, inside = near_bandwidth(ranks, stride, rates), ranks_in_island(ranks, stride, rates)
+    return where(inside >= ranks, near, np.minimum(near, rates.nic * inside))
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
@@ -130,7 +141,7 @@ def all_to_all_time(
         near_met = where(in_turn, _neighbours(share, ranks), different(k, ranks))
         leaving = where(once, np.minimum(leaving, (islands - 1) / islands * far_met / k), leaving)
         staying = where(once, (inside - 1) / inside * near_met / k, staying)
-    near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
+    near = size_bytes * staying / (near_bandwidth(ranks, stride, rates) * rates.all_to_all_share)
     far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across * FAR_EXCHANGE_SHARE)
     begun = 3 * rates.scaleup_latency + where(rates.deduplicated > 0, 0.0, (ranks - inside) * FAR_PEER_S)
     return where(ranks > 1, np.maximum(near, far) + begun, 0.0)
@@ -152,4 +163,5 @@ def point_to_point_bandwidth(rates: Rates) -> Values:
     The stages lie one after the other over all devices of the job, so that some neighbours are on two islands unless
     the whole job is on one. The pipeline goes at the pace of their link.
     """
-    return where(rates.devices > rates.island, np.minimum(rates.scaleup, rates.nic), rates.scaleup)
+    near = near_bandwidth(rates.devices, np.float64(1), rates)
+    return where(rates.devices > rates.island, np.minimum(near, rates.nic), near)

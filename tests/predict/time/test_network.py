@@ -238,3 +238,14 @@ def test_a_group_that_does_not_divide_the_node_has_as_many_ranks_together_as_its
     assert found == inside
     columns = network.ranks_in_island(np.array([ranks, 1.0]), np.array([stride, 1.0]), rates(devices=devices))
     assert columns.tolist() == [inside, 1]
+
+
+@pytest.mark.parametrize(("ranks", "stride", "linked"), [(2, 1, True), (2, 2, False), (4, 1, False), (8, 1, False)])
+def test_cards_that_no_bridge_joins_talk_over_the_bus_of_the_host(rates, ranks, stride, linked) -> None:
+    pairs = rates(joined=2, bus=12e9, devices=8)
+
+    found = network.group_bandwidth(values(ranks), values(stride), pairs)
+
+    assert found == (231e9 if linked else 12e9)
+    assert network.point_to_point_bandwidth(pairs) == 12e9
+    assert network.group_bandwidth(values(16), values(1), rates(joined=2, bus=12e9, nic=1e9)) == 8e9

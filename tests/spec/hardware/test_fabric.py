@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.predict.rates.resolve import island_size, joined_devices
 from carbon_plugin.spec.hardware.cluster import Cluster, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor, leaf_nodes, narrowing, nic_share, tiers
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
+from carbon_plugin.spec.numbers.figure import Sourced
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,23 @@ def test_a_job_on_several_racks_has_as_many_devices_in_each_unless_they_cannot_b
 
     assert node.accelerators == 4
     assert island_size(Cluster(accelerator=device, node=node, nodes=nodes, devices_per_node=4)) == alike
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "joined"), [("h100-pcie", "h100-pcie-8", 2), ("l40s", "pcie-8", 1), ("h100-sxm", "dgx-h100", 8)]
+)
+def test_cards_in_a_node_reach_one_another_without_the_network(name, node, joined) -> None:
+    cluster = Cluster(accelerator=load_accelerator(name), node=load_node(node), nodes=2, devices_per_node=8)
+
+    assert (island_size(cluster), joined_devices(cluster)) == (8, joined)
+
+
+def test_what_was_measured_of_the_lanes_of_a_card_counts_as_it_is() -> None:
+    card = load_accelerator("l40s")
+    share = Sourced(0.7, "a measurement", "measured")
+    known = msgspec.structs.replace(card, efficiency=msgspec.structs.replace(card.efficiency, scaleup_share=share))
+
+    assert joined_devices(Cluster(accelerator=known, node=load_node("pcie-8"), nodes=1, devices_per_node=8)) == 8
 
 
 @pytest.mark.parametrize("name", ["mi300a-4", "jetson-1"])
