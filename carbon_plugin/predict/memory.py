@@ -24,6 +24,8 @@ from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 MASTER_BYTES = 4
 MASK_BYTES = 1
 """Bytes of a value in the mask that a dropout keeps (`native_dropout` of PyTorch; Korthikanti et al. 2022)."""
+WRITTEN_GELU = 3
+"""Results that a GELU by the operations of its formula keeps beside its input (a test counts them)."""
 GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one. At the loss they are the
 head, which torchtitan's FSDP does not shard again after the forward pass, and the last layer."""
@@ -260,14 +262,14 @@ def _kept_of_experts(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
 def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token and unit of feed-forward width.
 
-    They are those of the results of the first product, of the gate's activation where it is an operation of its own,
-    and of the input of the second product, which `again_act` repeats and a frozen product without an adapter does not
-    need.
+    They are those of the results of the first product, of the gate's activation where it is an operation of its own, of
+    the three results that a GELU by the operations of its formula keeps beside them, and of the input of the second
+    product, which `again_act` repeats and a frozen product without an adapter does not need.
     """
-    single = work.single_gate * shape.gated * work.activation_bytes
+    single = work.single_gate * shape.gated + work.eager * WRITTEN_GELU * shape.written_gelu
     mask = shape.adapter_dropout * shape.adapted_ffn * MASK_BYTES
     taken = (work.input_bytes + mask) * (1 - layout.again_act) * (1 - _frozen_feed(shape))
-    return (1 + shape.gated) * work.kept_bytes + single + taken
+    return (1 + shape.gated) * work.kept_bytes + single * work.activation_bytes + taken
 
 
 def _frozen_feed(shape: Shape) -> Values:

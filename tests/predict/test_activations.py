@@ -40,15 +40,17 @@ MIXTURE = TransformerModel(
 )
 
 
-def kept_by_autograd(attention: str, *, llama: bool, recompute: bool = False) -> float:
+def kept_by_autograd(attention: str, *, llama: bool, recompute: bool = False, gelu: str = "gelu") -> float:
     """Return the bytes a token that one layer of a Hugging Face model keeps: those of two layers less those of one,
     without parameters.
     """
-    one, two = (_kept(layers, attention, llama=llama, recompute=recompute) for layers in (1, 2))
+    one, two = (_kept(layers, attention, llama=llama, recompute=recompute, gelu=gelu) for layers in (1, 2))
     return (two - one) / (SEQ_LEN * BATCH)
 
 
-def _kept(layers: int, attention: str, *, llama: bool, recompute: bool, every: int | None = None) -> int:
+def _kept(
+    layers: int, attention: str, *, llama: bool, recompute: bool, every: int | None = None, gelu: str = "gelu"
+) -> int:
     """Return the bytes that the layers keep; `every` recomputes each layer whose number from 1 on is a multiple."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -69,7 +71,7 @@ def _kept(layers: int, attention: str, *, llama: bool, recompute: bool, every: i
             n_head=8,
             n_layer=layers,
             vocab_size=1000,
-            activation_function="gelu",
+            activation_function=gelu,
             resid_pdrop=0.0,
             attn_pdrop=0.0,
             embd_pdrop=0.0,
@@ -127,6 +129,15 @@ def test_a_plain_llama_layer_whose_scores_go_through_memory_keeps_what_autograd_
 
 def test_a_plain_gpt_layer_keeps_what_autograd_keeps_of_it(rates: MakeRates) -> None:
     assert predicted(GPT, rates()) == pytest.approx(kept_by_autograd("sdpa", llama=False), rel=0.005)
+
+
+def test_a_gelu_by_its_formula_keeps_three_results_more(rates: MakeRates) -> None:
+    written = msgspec.structs.replace(GPT, written_gelu=True)
+    assert predicted(written, rates()) == pytest.approx(
+        kept_by_autograd("sdpa", llama=False, gelu="gelu_new"), rel=0.005
+    )
+    fused = predicted(written, rates(), stack=Stack(fused=True))
+    assert fused == predicted(GPT, rates(), stack=Stack(fused=True))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ BIASED_EXPERTS = "gpt_oss"
 ENCODER = "encoder"
 """The start of the note of an architecture whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
+WRITTEN_GELU = ("gelu_new", "gelu_fast")
+"""The starts of `mlp` of architectures whose GELU is the operations of its formula, by the names of transformers."""
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 TRANSFORMERS = re.compile(r"(?i)\bhf trainer|hugging face")
 USUAL_DROPOUT = 0.1
@@ -87,6 +89,7 @@ def row_model(
         tied_embeddings=not gated if tied is None else tied,
         dropout=row.number_or_zero("dropout", usual_dropout),
         causal=not shape.text("note").startswith(ENCODER),
+        written_gelu=shape.text("mlp").startswith(WRITTEN_GELU),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,

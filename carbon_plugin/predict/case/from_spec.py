@@ -76,6 +76,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "adapted_ffn": model.adapted == "all_matrices",
         "adapter_dropout": model.adapted != "none" and model.adapter_dropout > 0,
         "bidirectional": not model.causal,
+        "written_gelu": model.written_gelu and not model.gated,
         "beside": sum(part.parameters for part in model.parts if not part.layers),
         "beside_products": sum(part.products for part in model.parts if not part.of_input),
         "input_products": sum(part.products for part in model.parts if part.of_input),

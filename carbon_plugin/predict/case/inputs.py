@@ -99,6 +99,7 @@ class Shape:
     beside: Values
     beside_products: Values
     input_products: Values
+    written_gelu: Values = NOT
     kinds: tuple[Shape, ...] = ()
 
     def tables(self, pp: Values) -> Values:

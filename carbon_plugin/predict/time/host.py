@@ -19,6 +19,8 @@ HOST_OPS_WRITTEN_OUT = (51, 95)
 norms, rotary positions and gate are written out. They are the kernels of a GPT-2 and a Llama layer of transformers and
 a third of their views, which launch nothing (`tests/predict/time/test_written_out.py` counts both); the third is a
 round number."""
+HOST_OPS_GELU = (7, 10)
+"""Additional slots, forward and backward, where a GELU runs as separate operations (the same test)."""
 HOST_OPS_SOFTMAX = (6, 15)
 """Additional slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_ADAPTERS = (35, 50)
@@ -81,7 +83,10 @@ def _operations(shape: Shape, work: StepWork, rates: Rates) -> tuple[Values, Val
     if not any_of(work.eager):
         return forward, backward
     apart = operators.is_written_out(shape, work)
-    eager = [where(apart, written, plain) for written, plain in zip(HOST_OPS_WRITTEN_OUT, HOST_OPS_EAGER, strict=True)]
+    eager = [
+        where(apart, written, plain + shape.written_gelu * more)
+        for written, plain, more in zip(HOST_OPS_WRITTEN_OUT, HOST_OPS_EAGER, HOST_OPS_GELU, strict=True)
+    ]
     return where(work.eager > 0, eager[0], forward), where(work.eager > 0, eager[1], backward)
 
 

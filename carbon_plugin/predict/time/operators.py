@@ -59,6 +59,9 @@ AUTOCAST_WEIGHT = 6.0
 """What autocast adds to these: residual stream, norms and rotary positions are in 32 bit, and casts to 16 bit stand
 before products. It reads 32 and writes 16 bit of every weight in a forward pass, and widens every gradient. The same
 test counts them."""
+GELU_KERNELS, GELU_FFN = (7.0, 10.0), (32.0, 50.0)
+"""What a GELU by the operations of its formula adds to a plain layer, forward and backward: kernels, and bytes per
+token in 16 bit and unit of feed-forward width (`NewGELUActivation` of transformers). The same test counts them."""
 UNALIGNED_COLUMNS = 2.1
 """Time of the head's products where its columns fill no whole multiple of `aligned_bytes`, over that where they do.
 
@@ -269,7 +272,9 @@ def _plain_chain(shape: Shape, layout: Layout, work: StepWork, tokens: Values, f
         hidden = of(PLAIN_HIDDEN, AUTOCAST_HIDDEN) + PLAIN_DROPOUT * shape.dropout
         moved = shape.parts * hidden * shape.hidden / split + of(PLAIN_FFN) * ffn_width / layout.tp
         moved = moved + of(PLAIN_ROTARY, AUTOCAST_ROTARY) * rotated
-        return np.asarray(moved * scale + of(PLAIN_KERNELS, AUTOCAST_KERNELS) * rates.kernel_time)
+        moved = moved + shape.written_gelu * GELU_FFN[way] * ffn_width / layout.tp
+        kernels = of(PLAIN_KERNELS, AUTOCAST_KERNELS) + shape.written_gelu * GELU_KERNELS[way]
+        return np.asarray(moved * scale + kernels * rates.kernel_time)
 
     return Cost(chain(0), chain(1))
 

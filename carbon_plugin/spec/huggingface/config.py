@@ -57,6 +57,9 @@ LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
 """The keys of models that run some of their layers more than once for each token."""
 WHOLE_LOOPS = "total_ut_steps"
 """The key of models whose tokens pass the whole stack of layers so many times (Ouro, arXiv 2510.25741)."""
+WRITTEN_GELU = ("gelu_new", "gelu_fast")
+"""Names of activations that transformers computes by the operations of their formula (`NewGELUActivation` and
+`FastGELUActivation` of its activations.py)."""
 PLAIN_TOLERANCE = 0.002
 """Layers count as alike where the plain fields give all their parameters but this share, which biases and norms of
 heads take.
@@ -131,6 +134,7 @@ def model_from_hf_config(
         "learned_positions": learned_positions(keys, family),
         "longest_seq_len": longest_seq_len(keys, family),
         "qkv_bias": is_biased(keys, family),
+        "written_gelu": not gated and (keys.text("activation_function") or keys.text("hidden_act")) in WRITTEN_GELU,
         "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
         "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
         "causal": not family.encoder or keys.flag("is_decoder", default=False),

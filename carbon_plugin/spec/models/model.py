@@ -89,8 +89,10 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     a remark. `outputs` is the number of columns of the head that each token passes where it does not predict tokens (0
     without such a head); `vocab` is 0 only for such a model that embeds no tokens. `input_tokens` is the number of
     tokens that each image or sound becomes where the config fixes it: those of the sequence, or of one input of its
-    encoder or tower. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but
-    are in no parameter count; `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
+    encoder or tower. `written_gelu` says that plain modules compute the GELU of layers without a gate by the operations
+    of its formula (`gelu_new` of transformers), not by one kernel. Layers that only predict further tokens
+    (`mtp_layers`) are trained and priced, but are in no parameter count; `mtp_parameters` has theirs. `notes` say what
+    a reader of the counts should know.
 
     Raises `SpecError` naming the fields when the shape is impossible.
     """
@@ -125,6 +127,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     longest_seq_len: int | None = None
     outputs: int | None = None
     input_tokens: int | None = None
+    written_gelu: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -702,6 +702,12 @@ def test_a_row_states_which_matrices_have_adapters() -> None:
     assert stated.trainable_fraction * stated.parameters == pytest.approx(16 * 32 * (3 * 4096 + 4096 + 2 * 1024))
 
 
+def test_a_row_of_a_model_of_transformers_may_name_a_gelu_by_its_formula() -> None:
+    shape = {"layers": 12, "hidden": 768, "ffn": 3072, "heads": 12, "kv_heads": 12, "vocab": 50257}
+    models = [parsed(**shape, arch=None, mlp=f"{name}-2mat").spec.model for name in ("gelu_new", "gelu")]
+    assert [model.written_gelu for model in models] == [True, False]
+
+
 def test_a_row_states_in_how_many_bits_frozen_weights_are_kept() -> None:
     common = {"framework": "NeMo 25.09", "kind": "lora_benchmark", "arch": "llama3_8b", "tp": 1, "pp": 1}
     said = ("", "base weights in 8 bit (inferred from what fits)", "QLoRA")

@@ -34,18 +34,20 @@ PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 
 def counted(
-    hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool = False
+    hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool = False, gelu: str = "gelu"
 ) -> dict[str, np.ndarray]:
     """Return kernels, views and bytes a token, forward and backward, of one layer of transformers' model in 16 bit.
 
     The bytes are those of every operation that is neither a product nor the attention core.
     """
-    one, two = (_run(layers, hidden, ffn, heads, kv_heads, llama=llama, autocast=autocast) for layers in (1, 2))
+    one, two = (
+        _run(layers, hidden, ffn, heads, kv_heads, llama=llama, autocast=autocast, gelu=gelu) for layers in (1, 2)
+    )
     return {name: two[name] - one[name] for name in one}
 
 
 def _run(
-    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool
+    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool, gelu: str
 ) -> dict[str, np.ndarray]:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -79,7 +81,7 @@ def _run(
     else:
         config = transformers.GPT2Config(
             n_embd=hidden, n_inner=ffn, n_layer=layers, n_head=heads, n_positions=TOKENS, resid_pdrop=0.0,
-            attn_pdrop=0.0, embd_pdrop=0.0, activation_function="gelu", bos_token_id=0, eos_token_id=0, **common,
+            attn_pdrop=0.0, embd_pdrop=0.0, activation_function=gelu, bos_token_id=0, eos_token_id=0, **common,
         )  # fmt: skip
         model = transformers.GPT2LMHeadModel(config)
     model = (model if autocast else model.to(torch.bfloat16)).train()
@@ -160,6 +162,20 @@ def test_a_gpt_2_layer_moves_the_bytes_that_its_operations_do(hidden: int, ffn: 
     assert chain_bytes(layer_of(hidden, ffn, llama=False), Stack(plain_modules=True), unit) == pytest.approx(
         found, rel=0.02
     )
+
+
+@pytest.mark.parametrize(("hidden", "ffn"), [(256, 1280), (512, 2048)])
+def test_a_gelu_by_its_formula_adds_the_bytes_kernels_and_slots_of_its_operations(
+    hidden: int, ffn: int, rates: MakeRates
+) -> None:
+    model = msgspec.structs.replace(layer_of(hidden, ffn, llama=False), written_gelu=True)
+    found = counted(hidden, ffn, 8, 8, llama=False, gelu="gelu_new")
+    stack, unit = Stack(plain_modules=True), rates(streaming=1.0, memory=1.0, kernel_time=0.0)
+    assert chain_bytes(model, stack, unit) == pytest.approx(found["bytes"], rel=0.02)
+    plain = counted(hidden, ffn, 8, 8, llama=False)
+    assert found["kernels"] - plain["kernels"] == pytest.approx(np.array(operators.GELU_KERNELS))
+    slots = found["kernels"] + found["views"] / 3 - plain["kernels"] - plain["views"] / 3
+    assert slots == pytest.approx(np.array(host.HOST_OPS_GELU), rel=0.05)
 
 
 @pytest.mark.parametrize("llama", [False, True])

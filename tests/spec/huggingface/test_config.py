@@ -101,6 +101,8 @@ def test_gpt2_without_a_stated_width_has_four_times_the_hidden_one():
     assert gpt2.tied_embeddings
     assert gpt2.qkv_bias
     assert gpt2.learned_positions == 1024
+    assert gpt2.written_gelu
+    assert not model("gpt2", activation_function="gelu").written_gelu
 
 
 def test_a_family_that_ties_embeddings_by_default_need_not_say_so():
