@@ -223,10 +223,21 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
     scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
     wide = built * (1 - layout.again_latent * shape.mla) + latent
+    normed = _kept_of_normed_queries(shape, layout, work)
     dropped = shape.adapter_dropout * shape.adapted_output * (work.input_bytes + MASK_BYTES)
     order = work.copies_core * (1 - through_memory) * work.activation_bytes
     core = (work.kept_bytes + narrow_copy + dropped + order) * heads * shape.v_dim
-    return wide * work.activation_bytes + scores + core
+    return wide * work.activation_bytes + scores + core + normed
+
+
+def _kept_of_normed_queries(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes per token that norms of queries and keys keep: their inputs, in fp32 where they are written out,
+    and then the normalised values too, which a frozen weight does not need.
+    """
+    width = (shape.heads / layout.tp + np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
+    normalised = work.activation_bytes * (1 - shape.adapted_query_value)
+    kept = where(work.eager > 0, MASTER_BYTES + normalised, work.activation_bytes)
+    return shape.qk_norm * width * kept * (1 - layout.again_norms)
 
 
 def _softmax_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
@@ -29,20 +30,24 @@ LISTED: dict[KeptOperators, int] = {"core": 0, "products": 2, "every_product": 1
 """Each policy with n where it keeps every n-th product."""
 
 
-def kept_bytes(policy: KeptOperators | None, *, compiled: bool) -> float:
-    """Return the bytes a token that one layer of a Llama of transformers leaves allocated after its forward pass."""
-    one, three = (_left_by(layers, policy, compiled=compiled) for layers in (1, 3))
+def kept_bytes(policy: KeptOperators | None, *, compiled: bool, normed: bool = False) -> float:
+    """Return the bytes a token that one layer of a Llama of transformers leaves allocated after its forward pass, or of
+    a Qwen 3, which norms queries and keys.
+    """
+    one, three = (_left_by(layers, policy, compiled=compiled, normed=normed) for layers in (1, 3))
     return (three - one) / 2 / (LENGTH * BATCH)
 
 
-def _left_by(layers: int, policy: KeptOperators | None, *, compiled: bool) -> int:
+def _left_by(layers: int, policy: KeptOperators | None, *, compiled: bool, normed: bool) -> int:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
     from torch.profiler import ProfilerActivity, profile
 
     torch._dynamo.reset()
-    config = transformers.LlamaConfig(
+    kind = transformers.Qwen3Config if normed else transformers.LlamaConfig
+    config = kind(
+        head_dim=LLAMA.head_dim,
         hidden_size=LLAMA.hidden,
         intermediate_size=LLAMA.ffn,
         num_attention_heads=LLAMA.heads,
@@ -51,7 +56,7 @@ def _left_by(layers: int, policy: KeptOperators | None, *, compiled: bool) -> in
         vocab_size=64,
         attn_implementation="sdpa",
     )
-    model = transformers.LlamaModel(config).to(torch.bfloat16).train()
+    model = transformers.AutoModel.from_config(config).to(torch.bfloat16).train()
     for number in range(layers):
         layer = model.layers[number]
         if policy is not None:
@@ -104,6 +109,16 @@ def test_a_compiled_layer_keeps_what_fused_chains_keep(rates: Callable[..., Rate
     kept = kept_bytes(None, compiled=True)
 
     assert predicted_bytes(rates(), None, compiled=True) == kept - LOGARITHMS - DEVIATIONS
+
+
+def test_compiled_norms_of_queries_and_keys_keep_their_inputs(rates: Callable[..., Rates]) -> None:
+    normed = msgspec.structs.replace(LLAMA, qk_norm=True)
+    plan, layout = TrainingPlan(seq_len=LENGTH, global_batch_size=8, steps=1), layout_of(ParallelLayout())
+
+    work = work_of(plan, Stack(fused=True))
+    ours = float(memory_parts(shape_of(normed), layout, work, rates())["activations"])
+    kept = kept_bytes(None, compiled=True, normed=True)
+    assert ours / LLAMA.layers / LENGTH == kept - LOGARITHMS - DEVIATIONS - 4 * (LLAMA.heads + LLAMA.kv_heads)
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.exhaustive)])

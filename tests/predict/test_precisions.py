@@ -25,6 +25,7 @@ Mode = Literal["bf16", "fp32", "autocast"]
 LENGTH, BATCH = 120, 3
 TOKENS = LENGTH * BATCH
 """No width of a layer, so that activations and weights have different shapes."""
+QWEN = msgspec.structs.replace(LLAMA, qk_norm=True)
 BERT = msgspec.structs.replace(GPT, causal=False)
 
 
@@ -63,8 +64,9 @@ def _build(model: TransformerModel, layers: int, attention: str) -> Any:
         "num_hidden_layers": layers,
     }  # fmt: skip
     if model.gated:
-        kv_heads = model.kv_heads
-        config = transformers.LlamaConfig(num_key_value_heads=kv_heads, use_cache=False, **sizes, **common)
+        kind = transformers.Qwen3Config if model.qk_norm else transformers.LlamaConfig
+        heads = {"num_key_value_heads": model.kv_heads, "head_dim": model.head_dim}
+        config = kind(use_cache=False, **heads, **sizes, **common)
     elif model.causal:
         config = transformers.GPT2Config(
             n_embd=model.hidden, n_inner=model.ffn, n_head=model.heads, n_layer=layers, activation_function="gelu",
@@ -107,8 +109,8 @@ def predicted_bytes(rates: Rates, model: TransformerModel, mode: Mode) -> float:
 @pytest.mark.parametrize("mode", ["bf16", "fp32", "autocast"])
 @pytest.mark.parametrize(
     "model",
-    [LLAMA, *(msgspec.structs.replace(one, dropout=share) for one in (GPT, BERT) for share in (0.0, 0.1))],
-    ids=["llama", "gpt", "gpt with dropout", "bert", "bert with dropout"],
+    [LLAMA, QWEN, *(msgspec.structs.replace(one, dropout=share) for one in (GPT, BERT) for share in (0.0, 0.1))],
+    ids=["llama", "qwen", "gpt", "gpt with dropout", "bert", "bert with dropout"],
 )
 def test_a_layer_keeps_what_autograd_keeps_of_it(
     rates: Callable[..., Rates], model: TransformerModel, mode: Mode, attention: str

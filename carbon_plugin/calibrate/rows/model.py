@@ -43,6 +43,8 @@ USUAL_DROPOUT = 0.1
 """Dropout of hidden states and attention in transformers' configurations of BERT, RoBERTa, GPT-2 and OPT, which have no
 gate (`hidden_dropout_prob`, `resid_pdrop` and `attention_dropout`). Its families with a gate have none."""
 QUANTISED = ("nf4", "qlora")
+NORMED = re.compile(r"qwen-?3|gemma-?3|olmo-?[23]|olmoe")
+"""Families whose attention norms queries and keys (`q_norm` of their classes in transformers)."""
 """The words by which rows name a base model in 4 bits."""
 NARROW_BASE = "base weights in 8 bit"
 ADAPTER_FRACTION = 0.005
@@ -86,6 +88,7 @@ def row_model(
         ffn=shape.count("ffn") if moe is None else shape.count("ffn", moe.expert_ffn),
         vocab=shape.count("vocab", _usual_vocabulary(row)),
         gated=gated,
+        qk_norm=_normed(row, shape),
         tied_embeddings=not gated if tied is None else tied,
         dropout=row.number_or_zero("dropout", usual_dropout),
         causal=not shape.text("note").startswith(ENCODER),
@@ -113,6 +116,12 @@ def _of_documents(model: TransformerModel, length: int | None) -> TransformerMod
     if length is None or model.sliding_window is not None:
         return model
     return msgspec.structs.replace(model, sliding_window=max(1, length // 2), sliding_window_layers=model.layers)
+
+
+def _normed(row: Fields, shape: Fields) -> bool:
+    """Return whether queries and keys pass a norm: as the architecture says, or as its family of models does."""
+    said = shape.flag("qk_norm")
+    return NORMED.search(f"{row.text('model')} {row.text('arch')}".lower()) is not None if said is None else said
 
 
 def _usual_vocabulary(row: Fields) -> int:

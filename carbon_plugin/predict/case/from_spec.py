@@ -55,6 +55,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "window": model.sliding_window or np.inf,
         "windowed_share": _windowed_share(model),
         "mla": mla is not None,
+        "qk_norm": model.qk_norm and mla is None,
         "q_rank": (mla.q_lora_rank or 0) if mla else 0,
         "kv_rank": mla.kv_lora_rank if mla else 0,
         "rope_dim": mla.qk_rope_head_dim if mla else 0,

@@ -61,6 +61,7 @@ class Shape:
     window: Values
     windowed_share: Values
     mla: Values
+    qk_norm: Values
     q_rank: Values
     kv_rank: Values
     rope_dim: Values

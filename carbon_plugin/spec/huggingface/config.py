@@ -60,6 +60,8 @@ WHOLE_LOOPS = "total_ut_steps"
 WRITTEN_GELU = ("gelu_new", "gelu_fast")
 """Names of activations that transformers computes by the operations of their formula (`NewGELUActivation` and
 `FastGELUActivation` of its activations.py)."""
+QK_NORMS = ("use_qk_norm", "qk_layernorm")
+"""Keys of a config that say that queries and keys pass a norm."""
 PLAIN_TOLERANCE = 0.002
 """Layers count as alike where the plain fields give all their parameters but this share, which biases and norms of
 heads take.
@@ -135,6 +137,7 @@ def model_from_hf_config(
         "longest_seq_len": longest_seq_len(keys, family),
         "qkv_bias": is_biased(keys, family),
         "written_gelu": not gated and (keys.text("activation_function") or keys.text("hidden_act")) in WRITTEN_GELU,
+        "qk_norm": family.qk_norm or any(keys.flag(key, default=False) for key in QK_NORMS),
         "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
         "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
         "causal": not family.encoder or keys.flag("is_decoder", default=False),

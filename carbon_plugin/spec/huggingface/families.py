@@ -27,7 +27,8 @@ class Family(Struct, frozen=True, kw_only=True):
     `without_attention` says that all layers are such. `floored_heads` says that the width of a head is rounded down,
     `never_tied` that the output head is separate whatever the config says. `pooler` says that the class of an encoder
     without a head has a dense layer for whole texts, and `bare_head` that its language-model head has none before the
-    vocabulary. `shared` says that layers share their weights.
+    vocabulary. `shared` says that layers share their weights, `qk_norm` that queries and keys
+    pass a norm.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family(Struct, frozen=True, kw_only=True):
     floored_heads: bool = False
     never_tied: bool = False
     output_gate: bool = False
+    qk_norm: bool = False
     linear: str | None = None
     without_attention: bool = False
     cross_attention: bool = False
@@ -62,6 +64,7 @@ def family_of(name: str) -> Family:
         floored_heads=name in _names("floored_heads"),
         never_tied=name in _names("never_tied"),
         output_gate=name in _names("output_gates"),
+        qk_norm=name in _names("qk_norms"),
         linear=table["linear_layers"]["families"].get(name),
         without_attention=name in _names("without_attention"),
         cross_attention=name in _names("cross_attention"),

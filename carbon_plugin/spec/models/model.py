@@ -75,11 +75,11 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it has a gate
     matrix (SwiGLU, GeGLU). The attention of `sliding_window_layers` layers (None: of all) reaches back `sliding_window`
-    tokens. `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the plain projections.
-    `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` is how many bits a frozen
-    parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314). `adapters` are the
-    matrices that have low-rank adapters beside them (None: by the rule of `spec.models.adapters`), and
-    `adapter_dropout` is the dropout of their inputs.
+    tokens. `kv_heads` < `heads` is grouped-query attention. `qk_norm` says that queries and keys pass a norm. `mla`,
+    when set, replaces the plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen;
+    `frozen_bits` is how many bits a frozen parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA,
+    arXiv 2305.14314). `adapters` are the matrices that have low-rank adapters beside them (None: by the rule of
+    `spec.models.adapters`), and `adapter_dropout` is the dropout of their inputs.
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
@@ -109,6 +109,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tied_embeddings: bool = False
     learned_positions: int = 0
     qkv_bias: bool = False
+    qk_norm: bool = False
     dropout: float = 0.0
     sliding_window: int | None = None
     sliding_window_layers: int | None = None

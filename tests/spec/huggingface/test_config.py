@@ -46,6 +46,11 @@ def test_a_config_gives_the_parameters_of_its_checkpoint(name, parameters):
     assert model(name).parameters == pytest.approx(parameters, rel=2e-3)
 
 
+def test_norms_of_queries_and_keys_are_those_of_the_family_or_of_a_key():
+    assert [model(name).qk_norm for name in ("qwen3-30b-a3b", "gemma-3-4b", "qwen2.5-7b")] == [True, True, False]
+    assert [model("llama-3.1-8b", use_qk_norm=said).qk_norm for said in (True, False)] == [True, False]
+
+
 def test_the_rotary_part_is_not_taken_for_the_head_of_latent_attention():
     deepseek = model("deepseek-v3")
 
