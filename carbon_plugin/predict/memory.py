@@ -25,7 +25,8 @@ MASTER_BYTES = 4
 MASK_BYTES = 1
 """Bytes of a value in the mask that a dropout keeps (`native_dropout` of PyTorch; Korthikanti et al. 2022)."""
 WRITTEN_GELU = 3
-"""Results that a GELU by the operations of its formula keeps beside its input (a test counts them)."""
+"""Results that a GELU by the operations of its formula keeps beside its input (a test counts them). Under autocast they
+are in fp32, because the cube of its formula is (`pow` in the list of CUDA's autocast)."""
 GATHER_BUFFERS = 2
 """Parameter units that FSDP holds gathered at once: the one in use and the prefetched one. At the loss they are the
 head, which torchtitan's FSDP does not shard again after the forward pass, and the last layer."""
@@ -277,10 +278,12 @@ def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     the three results that a GELU by the operations of its formula keeps beside them, and of the input of the second
     product, which `again_act` repeats and a frozen product without an adapter does not need.
     """
-    single = work.single_gate * shape.gated + work.eager * WRITTEN_GELU * shape.written_gelu
+    single = work.single_gate * shape.gated * work.activation_bytes
+    value = where(is_cast(shape, layout, work), MASTER_BYTES, work.activation_bytes)
+    single = single + work.eager * WRITTEN_GELU * shape.written_gelu * value
     mask = shape.adapter_dropout * shape.adapted_ffn * MASK_BYTES
     taken = (work.input_bytes + mask) * (1 - layout.again_act) * (1 - _frozen_feed(shape))
-    return (1 + shape.gated) * work.kept_bytes + single * work.activation_bytes + taken
+    return (1 + shape.gated) * work.kept_bytes + single + taken
 
 
 def _frozen_feed(shape: Shape) -> Values:

@@ -1,7 +1,7 @@
 """What layers of transformers keep in each precision, under autocast and with dropout, beside our count.
 
-Autocast of GPUs runs softmaxes and norms in fp32, that of CPUs leaves them as they are, and dropout keeps a mask of
-bytes on GPUs and one of its own precision on CPUs. The mode below does on a CPU what a GPU does.
+Autocast of GPUs runs softmaxes, powers and norms in fp32, that of CPUs leaves them as they are, and dropout keeps a
+mask of bytes on GPUs and one of its own precision on CPUs. The mode below does on a CPU what a GPU does.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Mode = Literal["bf16", "fp32", "autocast"]
 LENGTH, BATCH = 120, 3
 TOKENS = LENGTH * BATCH
 """No width of a layer, so that activations and weights have different shapes."""
+WRITTEN = msgspec.structs.replace(GPT, written_gelu=True)
 QWEN = msgspec.structs.replace(LLAMA, qk_norm=True)
 BERT = msgspec.structs.replace(GPT, causal=False)
 
@@ -69,7 +70,8 @@ def _build(model: TransformerModel, layers: int, attention: str) -> Any:
         config = kind(use_cache=False, **heads, **sizes, **common)
     elif model.causal:
         config = transformers.GPT2Config(
-            n_embd=model.hidden, n_inner=model.ffn, n_head=model.heads, n_layer=layers, activation_function="gelu",
+            n_embd=model.hidden, n_inner=model.ffn, n_head=model.heads, n_layer=layers,
+            activation_function="gelu_new" if model.written_gelu else "gelu",
             resid_pdrop=model.dropout, attn_pdrop=model.dropout, embd_pdrop=0.0, use_cache=False, **common,
         )  # fmt: skip
     else:
@@ -91,7 +93,7 @@ def _as_on_gpus() -> Any:
                 return torch.native_dropout(args[0], share, True)[0] if share else args[0]
             if function is functional.scaled_dot_product_attention:
                 named["dropout_p"] = 0.0  # fused kernels keep no mask, the CPU's gives up fusing
-            if function is functional.softmax and torch.is_autocast_enabled("cpu"):
+            if function in (functional.softmax, torch.pow) and torch.is_autocast_enabled("cpu"):
                 args = (args[0].float(), *args[1:])
             return function(*args, **named)
 
@@ -109,8 +111,13 @@ def predicted_bytes(rates: Rates, model: TransformerModel, mode: Mode) -> float:
 @pytest.mark.parametrize("mode", ["bf16", "fp32", "autocast"])
 @pytest.mark.parametrize(
     "model",
-    [LLAMA, QWEN, *(msgspec.structs.replace(one, dropout=share) for one in (GPT, BERT) for share in (0.0, 0.1))],
-    ids=["llama", "qwen", "gpt", "gpt with dropout", "bert", "bert with dropout"],
+    [
+        LLAMA,
+        QWEN,
+        WRITTEN,
+        *(msgspec.structs.replace(one, dropout=share) for one in (GPT, BERT) for share in (0.0, 0.1)),
+    ],
+    ids=["llama", "qwen", "written GELU", "gpt", "gpt with dropout", "bert", "bert with dropout"],
 )
 def test_a_layer_keeps_what_autograd_keeps_of_it(
     rates: Callable[..., Rates], model: TransformerModel, mode: Mode, attention: str
