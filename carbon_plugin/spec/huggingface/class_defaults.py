@@ -18,12 +18,15 @@ from carbon_plugin.spec.huggingface.families import Family, derived_defaults
 from carbon_plugin.spec.huggingface.feeds import EXPERT_WIDTH, SHARED, TOP_K
 from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCAB, ConfigKeys
-from carbon_plugin.spec.huggingface.layers import EVERY, EXPERTS, FIRST_DENSE, SWITCHES
+from carbon_plugin.spec.huggingface.layers import EVERY, EXPERTS, FIRST_DENSE, SPARSE_LISTS, SWITCHES
 from carbon_plugin.spec.huggingface.mixers import CONV, HEAD_DIM
 
 VERSION = "transformers 5.24"
 POSITIONS = ("n_positions", "max_position_embeddings")
-ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DENSE, EVERY, CONV, HEAD_DIM, POSITIONS)
+WINDOW = ("sliding_window", "sliding_window_size", "attention_window_size")
+ALIKE = (
+    LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DENSE, EVERY, CONV, HEAD_DIM, POSITIONS, WINDOW,
+)  # fmt: skip
 """The groups of names for the same thing: where the config states one name of a group, the default of another name is
 not used.
 """
@@ -94,7 +97,11 @@ def _missing(keys: ConfigKeys, family: Family, looked_for: Sequence[str], why: s
 
 
 def _is_stated_otherwise(key: str, stated: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
-    """Return whether the config states the same thing by another name."""
+    """Return whether the config states the same thing by another name, or lists it layer by layer."""
+    if key in FIRST_DENSE and (
+        any(stated.get(name) for name in SPARSE_LISTS) or any(isinstance(stated.get(name), list) for name in EVERY)
+    ):
+        return True
     group = next((group for group in ALIKE if key in group), ())
     return any(name in stated and name not in defaults for name in group)
 

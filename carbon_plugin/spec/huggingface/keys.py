@@ -15,7 +15,7 @@ from carbon_plugin.spec.parsing.limits import MOST_WIDTH
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "emb_dim", "embed_dim", "n_embed", "dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
-KV_HEADS = ("kv_n_heads", "num_key_value_heads", "num_kv_heads", "multi_query_group_num")
+KV_HEADS = ("kv_n_heads", "num_key_value_heads", "num_kv_heads", "multi_query_group_num", "num_attention_groups")
 FFN = (
     "intermediate_size_mlp",
     "dense_intermediate_size",

@@ -30,6 +30,8 @@ EXPERTS = (
 SWITCHES = ("is_moe", "use_moe", "enable_moe_block")
 """The keys that switch the experts off although the config states them."""
 ONE_EXPERT = frozenset({"hunyuan_v1_moe"})
+SPARSE_LISTS = ("mlp_layer_types", "moe_layers", "moe_layers_enum")
+"""The keys that list the layers with experts."""
 FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
 EVERY = (
     "interleave_moe_layer_step",

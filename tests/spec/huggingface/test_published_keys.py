@@ -182,6 +182,7 @@ def test_other_letters_of_a_pattern_are_refused_by_name() -> None:
 def test_layers_that_flags_list_have_a_window_or_experts_where_their_flag_says_so() -> None:
     model = model_from_hf_config(MIMO_V2_FLASH, "mimo")
 
+    assert not model.notes  # nothing is a default of the class
     assert sum(block.layers for block in model.blocks if block.mixers[0].window) == 39
     assert sum(block.layers for block in model.blocks if block.mixers[0].kv_heads == 4) == 9
     with pytest.raises(SpecError, match="47 layers are listed as sparse or not, of 48"):
@@ -242,3 +243,9 @@ def test_the_last_layer_of_each_group_of_ling_3_has_attention(group: int, attend
 
     assert sum(block.layers for block in blocks if block.mixers[0].kind != "linear_attention") == attending
     assert {block.mixers[0].heads for block in blocks} == {16}
+
+
+def test_groups_of_heads_are_read_under_the_name_of_step_3_5() -> None:
+    stated = {key: value for key, value in EXAONE4_32B.items() if key != "num_key_value_heads"}
+
+    assert model_from_hf_config(stated | {"num_attention_groups": 4}, "step").kv_heads == 4
