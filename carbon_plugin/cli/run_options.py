@@ -130,7 +130,7 @@ def _require(options: RunOptions) -> None:
         "--model": options.model,
         "--accelerator": options.cluster.accelerator,
         "--nodes": options.cluster.nodes,
-        "--steps or --tokens": options.training.steps or options.training.tokens,
+        "--steps or --tokens": options.training.tokens if options.training.steps is None else options.training.steps,
         "--zone": options.site.zone or options.site.intensity_g_per_kwh,
     }
     missing = [name for name, value in needed.items() if value is None]

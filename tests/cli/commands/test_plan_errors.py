@@ -32,6 +32,13 @@ def test_what_is_missing_is_named_at_once(arguments, missing, capsys):
     assert line.startswith(f"error: command line: no run spec is given, and {missing}{EXAMPLE}")
 
 
+@pytest.mark.parametrize("amount", ["--steps", "--tokens"])
+def test_a_length_of_nothing_is_refused_and_not_called_missing(amount, capsys):
+    assert run(["plan", *FLAGS[:6], amount, "0", *FLAGS[-2:]]) == 2
+
+    assert f"training: {amount.strip('-')} is 0, expected a positive" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [("run.yaml", "--tp", "3"), (*FLAGS, "--tp", "3")])
 def test_degrees_that_do_not_fit_the_cluster_are_named_with_what_would(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
