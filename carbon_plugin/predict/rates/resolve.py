@@ -12,6 +12,7 @@ import numpy as np
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.laws import (
+    BUS_SHARE,
     LAW_SOURCE,
     NARROW,
     attention_factor,
@@ -155,7 +156,22 @@ class _Resolver:
 def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
     """Return the rates of a cluster under a software stack, and what is assumed to get them."""
     constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
-    return combine(datasheet(cluster, stack, precision), constants), (*assumptions, *_rails(cluster))
+    if joined_devices(cluster) == 1 < island_size(cluster):  # no link carries anything
+        assumptions = tuple(one for one in assumptions if one.field != f"{cluster.accelerator.name}.scaleup_share")
+    found = (*assumptions, *_bus(cluster), *_rails(cluster))
+    return combine(datasheet(cluster, stack, precision), constants), found
+
+
+def _bus(cluster: Cluster) -> tuple[Assumption, ...]:
+    """Return the assumption on the way between devices of a node that no link joins, where there are any."""
+    device = cluster.accelerator
+    if joined_devices(cluster) >= island_size(cluster):
+        return ()
+    why = (
+        f"{BUS_SHARE:.2g} of the lanes to the host, as on eight RTX 5090 (issue 1639 of NVIDIA/nccl); a scaleup_share "
+        "in the profile of a card without a bridge takes its place"
+    )
+    return (Assumption(f"{device.name}.bus", f"{bus_rate(device) / 1e9:.3g} GB/s", why),)
 
 
 def _rails(cluster: Cluster) -> tuple[Assumption, ...]:

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.rates.resolve import island_size, joined_devices
+from carbon_plugin.predict.rates.resolve import island_size, joined_devices, resolve_rates
 from carbon_plugin.spec.hardware.cluster import Cluster, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor, leaf_nodes, narrowing, nic_share, tiers
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.stack import Stack
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,24 @@ def test_cards_in_a_node_reach_one_another_without_the_network(name, node, joine
     cluster = Cluster(accelerator=load_accelerator(name), node=load_node(node), nodes=2, devices_per_node=8)
 
     assert (island_size(cluster), joined_devices(cluster)) == (8, joined)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "devices", "said"),
+    [
+        ("l40s", "pcie-8", 8, {"bus": "14 GB/s"}),
+        ("h100-pcie", "h100-pcie-8", 8, {"bus": "28 GB/s", "scaleup_share": "0.77"}),
+        ("l40s", "pcie-8", 1, {"scaleup_share": "0.77"}),
+        ("a100-sxm-40gb", "dgx-a100-40gb", 8, {"scaleup_share": "0.77"}),
+    ],
+)
+def test_a_prediction_says_what_it_takes_between_cards_that_no_link_joins(name, node, devices, said) -> None:
+    cluster = Cluster(accelerator=load_accelerator(name), node=load_node(node), nodes=1, devices_per_node=devices)
+
+    _, assumptions = resolve_rates(cluster, Stack(), "bf16")
+
+    fields = (f"{name}.bus", f"{name}.scaleup_share")
+    assert {one.field.split(".")[1]: one.value for one in assumptions if one.field in fields} == said
 
 
 def test_what_was_measured_of_the_lanes_of_a_card_counts_as_it_is() -> None:
