@@ -15,7 +15,7 @@ from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.routing import KINDS_OF_TOKENS, ONE_WORD, repeated_text_imbalance
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.huggingface.config import model_from_hf_config
+from carbon_plugin.spec.huggingface.config import WRITTEN_GELU, model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.parsing.names import nearest
@@ -35,16 +35,14 @@ BIASED_EXPERTS = "gpt_oss"
 ENCODER = "encoder"
 """The start of the note of an architecture whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
-WRITTEN_GELU = ("gelu_new", "gelu_fast")
-"""The starts of `mlp` of architectures whose GELU is the operations of its formula, by the names of transformers."""
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 TRANSFORMERS = re.compile(r"(?i)\bhf trainer|hugging face")
 USUAL_DROPOUT = 0.1
 """Dropout of hidden states and attention in transformers' configurations of BERT, RoBERTa, GPT-2 and OPT, which have no
 gate (`hidden_dropout_prob`, `resid_pdrop` and `attention_dropout`). Its families with a gate have none."""
-QUANTISED = ("nf4", "qlora")
-NORMED = re.compile(r"qwen-?3|gemma-?3|olmo-?[23]|olmoe")
+NORMED = re.compile(r"qwen-?3|gemma-?3|olmo-?[23]|olmoe|hunyuan 3")
 """Families whose attention norms queries and keys (`q_norm` of their classes in transformers)."""
+QUANTISED = ("nf4", "qlora")
 """The words by which rows name a base model in 4 bits."""
 NARROW_BASE = "base weights in 8 bit"
 ADAPTER_FRACTION = 0.005

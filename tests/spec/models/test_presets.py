@@ -17,6 +17,12 @@ def test_a_preset_has_the_published_number_of_parameters(name: str, preset: Pres
     )
 
 
+def test_presets_of_families_that_norm_queries_and_keys_say_so():
+    normed = {name for name, preset in PRESETS.items() if preset_model(name, preset).qk_norm}
+
+    assert normed == {name for name in PRESETS if name.startswith(("qwen3", "olmo2"))}
+
+
 @pytest.mark.parametrize(("name", "preset"), PRESETS.items(), ids=PRESETS)
 def test_a_wider_tolerance_than_one_percent_is_explained(name: str, preset: Preset):
     assert preset.published_within <= 0.01 or preset.note
