@@ -228,7 +228,7 @@ REASONS = {
     "fsdp111": "a model of 1 T at the limit of the memory, where its allocator waits",
     "hanuman-moe": "XLA multiplies gradients of experts badly under full recompute, by its author",
     "hfgaudi": "rows of 2022 on a Gaudi, and a run on A100 that is a third slower than others of its kind",
-    "lomo": "gathers run at 2.3 GB/s, because GeForce cards have no direct way to one another over PCIe",
+    "lomo": "gathers run at 2.5 GB/s a card, far below what cards reach over PCIe; why is not known",
     "msswift-moe": "how unequal the routing was, and which network joined the nodes, is not published",
     "nanotron": "transfers of its pipelines run at 1 and about 5 GB/s; why is not published",
     "nmoe": "four times as slow as its settings say; its own runs of February 2026 took a third of the time",
