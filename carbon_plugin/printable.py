@@ -32,6 +32,17 @@ def in_unicode(value: Any) -> Any:
     return value
 
 
+def as_json(value: Any) -> bytes:
+    """Return a value as compact JSON, in which texts that UTF-8 cannot hold have escapes (`in_unicode`). Raises what
+    msgspec raises for a value that JSON has no form for."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(in_unicode(msgspec.to_builtins(value)))
+
+
 def one_line(text: str) -> str:
     """Return the text in one line that is short enough for an error."""
     line = printable(_BREAK.sub(" ", text))

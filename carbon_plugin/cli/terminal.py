@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.printable import in_unicode, printable
+from carbon_plugin.printable import as_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,8 +62,7 @@ def echo_json(document: Any) -> None:
     """Write a value as one indented JSON document to standard output."""
     import msgspec
 
-    plain = in_unicode(msgspec.to_builtins(document))
-    echo(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode())
+    echo(msgspec.json.format(as_json(document), indent=2).decode())
 
 
 @contextmanager

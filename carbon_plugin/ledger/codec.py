@@ -9,10 +9,9 @@ import msgspec
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
-from carbon_plugin.printable import in_unicode
+from carbon_plugin.printable import as_json
 from carbon_plugin.spec.parsing.boundary import DEEPEST, UNREADABLE, reason_of, too_deep
 
-_encoder = msgspec.json.Encoder()
 _decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Record)}
 
 
@@ -41,20 +40,13 @@ def encode_record(record: Record) -> bytes:
     What is no Unicode, such as a byte of a path in another encoding, is written as an escape: \udce4.
     """
     try:
-        payload = _encoded(record)
+        payload = as_json(record)
         # Structs are not checked where they are made, and JSON has no NaN: a record that cannot be read back must
         # fail here, where the caller can still say so, and not in an audit months later.
         _decoders[LEDGER_VERSION].decode(payload)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"ledger: a {type(record).__name__} cannot be recorded: {error}") from error
     return payload
-
-
-def _encoded(record: Record) -> bytes:
-    try:
-        return _encoder.encode(record)
-    except UnicodeEncodeError:
-        return _encoder.encode(in_unicode(msgspec.to_builtins(record)))
 
 
 def decode_opening(payload: bytes) -> Opening | None:
