@@ -5,6 +5,7 @@ They are read from /proc through psutil on the monitor thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -37,10 +38,15 @@ class MachineLoad:
 
     scope = "the whole machine"
 
+    def __init__(self) -> None:
+        self._busy_s = 0.0
+
     def busy_s(self) -> float:
         """Return all core-seconds but idle time and waiting for disks, of the kinds of time that this system tells."""
-        times = psutil.cpu_times()
-        return sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
+        with contextlib.suppress(OSError):  # the process has no file left to open: the next call catches up
+            times = psutil.cpu_times()
+            self._busy_s = sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
+        return self._busy_s
 
 
 class ProcessTreeLoad:
@@ -74,6 +80,8 @@ class ProcessTreeLoad:
             except psutil.Error:
                 del self._members[pid]
                 continue
+            except OSError:  # this process has no file left to open: the next call catches up
+                continue
             total_s += times.user + times.system + times.children_user + times.children_system
         self._busy_s = max(self._busy_s, total_s)
         return self._busy_s
@@ -82,7 +90,7 @@ class ProcessTreeLoad:
         self._refreshed_s = self._clock()
         try:
             living = [self._root, *self._root.children(recursive=True)]
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return
         self._members = {process.pid: self._members.get(process.pid, process) for process in living}
 

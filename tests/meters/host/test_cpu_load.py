@@ -54,6 +54,28 @@ def test_work_of_a_child_that_has_ended_counts_once() -> None:
     assert child_s - 0.1 <= found_s <= own_s + child_s + 0.1
 
 
+NO_FILE_LEFT = """
+import os, resource, time
+from carbon_plugin.meters.host.cpu_load import MachineLoad, ProcessTreeLoad
+loads = ProcessTreeLoad(os.getpid(), clock=iter(range(0, 10**6, 100)).__next__), MachineLoad()
+before = [load.busy_s() for load in loads]
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+meanwhile = [load.busy_s() for load in loads]
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+end_s = time.process_time() + 0.2
+while time.process_time() < end_s: pass
+after = [load.busy_s() for load in loads]
+print(meanwhile == before, [late - early >= 0.1 for late, early in zip(after, before)])
+"""
+
+
+def test_it_catches_up_after_a_time_in_which_the_process_could_open_no_file() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_FILE_LEFT], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True [True, True]\n"
+
+
 def test_it_never_falls_when_a_member_disappears() -> None:
     child = burning(0.2)
     load = ProcessTreeLoad(child.pid)
