@@ -110,8 +110,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
     products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
     product (torchtitan's GraphTrainer), the core's output alone, its input with Q, K and V (MaxText's save_qkv_proj),
-    or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), the
-    weight in use (XLA's GSPMD), or a bucket, which a weight may fill alone (DeepSpeed). `interleaves` says that its
+    or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a "layer" whose
+    parameters are then copied into tensors of their own (FSDP2), a layer as one "flat" tensor (FSDP's first form), the
+    "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone (DeepSpeed). `interleaves` says that its
     pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`). Where a layout
     does not state it, `shards_sequences` says that tensor parallelism splits sequences between the blocks too
     (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic` that its collectives run beside products
@@ -177,7 +178,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plain_modules: bool | None = None
     legacy_modules: bool = False
     operators_keep: KeptOperators = "products"
-    shard_unit: Literal["layer", "weight", "bucket"] = "layer"
+    shard_unit: Literal["layer", "flat", "weight", "bucket"] = "layer"
     interleaves: bool = False
     shards_sequences: bool = False
     hides_tensor_traffic: bool = False

@@ -98,6 +98,10 @@ run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of 
 argonne-lcf/Megatron-DeepSpeed)."""
 
 
+COPYING = re.compile(r"FSDP2")
+"""Words of rows for the FSDP that copies what it gathered into a tensor for each parameter (`shard_unit`)."""
+
+
 def stack_of(
     conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator, model: TransformerModel
 ) -> Stack:
@@ -106,7 +110,7 @@ def stack_of(
     The model says which heads the attention kernel has to take.
     """
     changes = _kernels(conventions, row, device, model) | experts_of(conventions, row, device, model)
-    changes |= {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
+    changes |= _sharded(conventions, row)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
     if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
@@ -169,6 +173,15 @@ def _mixed_precision(row: Fields) -> dict[str, Any]:
         changes["autocast"] = True
     if "true" in row.text("precision"):
         changes["autocast"] = False
+    return changes
+
+
+def _sharded(conventions: Conventions, row: Fields) -> dict[str, Any]:
+    """Return the fields that follow from how the row shards parameters."""
+    changes: dict[str, Any] = {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
+    copies = COPYING.search(f"{row.text('framework')} {row.text('sharding')}")
+    if conventions.stack.shard_unit == "layer" and copies is None:
+        changes["shard_unit"] = "flat"
     return changes
 
 

@@ -263,6 +263,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         keeps_projections=values(kept == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),
         gathers_buckets=values(stack.shard_unit == "bucket"),
+        copies_gathered=values(stack.shard_unit == "layer" and not stack.gradient_buffers),
+        packs_gradients=values(stack.shard_unit in ("layer", "flat") and not stack.gradient_buffers),
     )
 
 

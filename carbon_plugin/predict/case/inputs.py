@@ -189,7 +189,9 @@ class StepWork:
     whole copies of the model, and `pads_vocabulary` where the head has as many columns as its products want.
     `offloaded` is the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`,
     `gradient_buffers`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers;
-    `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight.
+    `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight;
+    `copies_gathered` is 1 where gathered parameters are copied out of their buffer, and `packs_gradients` where
+    gradients are copied into one.
     """
 
     seq_len: Values
@@ -231,6 +233,8 @@ class StepWork:
     keeps_projections: Values
     gathers_weights: Values
     gathers_buckets: Values
+    copies_gathered: Values
+    packs_gradients: Values
     input_len: Values = NOT
     inputs: Values = NOT
     scored_share: Values = WHOLE

@@ -379,4 +379,19 @@ def _fsdp_exposed(
             where(rates.gathers_ahead > 0, exposed.forward, gather),
             where(rates.gathers_ahead > 0, exposed.backward, where(again, gather, 0.0) + sent),
         )
+    split = shared * (ranks > 1) + routed * (expert_ranks > 1)
+    exposed = exposed + _repacking(split, shape, layout, work, rates)
     return exposed * where(layout.zero_stage >= 2, 1 / where(layout.pp > 1, micro_batches, 1.0), 0.0)
+
+
+def _repacking(parameters: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
+    """Return the seconds in which sharded PyTorch moves the parameters of a layer between tensors and buffers.
+
+    FSDP2 copies what it gathered out of the buffer into a tensor for each parameter (`foreach_all_gather_copy_out`),
+    and gradients into the buffer in the type in which they are reduced (`foreach_reduce_scatter_copy_in`), both beside
+    no compute. FSDP's first form gathers into one flat tensor whose views are the parameters, and autograd puts the
+    gradients of the views together.
+    """
+    copied = work.copies_gathered * 2 * work.parameter_bytes * stored_share(shape) * parameters / rates.streaming
+    packed = work.packs_gradients * (work.parameter_bytes + work.reduce_bytes) * parameters / rates.streaming
+    return Cost(copied, where(layout.zero_stage >= 3, copied, 0.0) + packed * shape.trainable)

@@ -441,6 +441,22 @@ def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly
 
 
 @pytest.mark.parametrize(
+    ("framework", "sharding", "unit"),
+    [
+        ("PyTorch", "FSDP2 (ZeRO-3)", "layer"),
+        ("NeMo AutoModel (PyTorch FSDP2)", "FSDP", "layer"),
+        ("PyTorch FSDP (2.0, minGPT)", "FSDP", "flat"),
+        ("llm-foundry", "FSDP", "flat"),
+        ("DeepSpeed", "ZeRO-3", "bucket"),
+        ("MaxText", "FSDP", "weight"),
+    ],
+)
+def test_only_the_second_form_of_fsdp_copies_what_it_gathers(framework, sharding, unit) -> None:
+    row = parsed(arch="llama2_7b", framework=framework, sharding=sharding, tp=1, pp=1)
+    assert row.spec.stack.shard_unit == unit
+
+
+@pytest.mark.parametrize(
     ("model", "release", "gpu", "notes", "dispatch"),
     [
         ("Qwen3 30B-A3B", "25.11", "GB200", "", "deepep"),

@@ -263,3 +263,26 @@ def test_software_that_gathers_nothing_ahead_waits_for_the_parameters_of_every_l
     (shared, _) = layer_parameters(shape_of(gpt), layout_of(layout), sparse=False)
     gather = network.gather_time(2 * shared, np.float64(8), np.float64(1), rates(devices=8))
     assert float(late - ahead) == pytest.approx(2 * float(gather) * gpt.layers * 512 / 8 / 8, rel=0.01)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_sharded_pytorch_copies_parameters_out_of_its_buffers_and_gradients_into_them(gpt, rates, stage) -> None:
+    """FSDP's first form gathers into the tensor whose views the parameters are, and XLA copies neither."""
+    layout = ParallelLayout(dp_shard=8, zero_stage=stage, micro_batch_size=8)
+    hidden = rates(contention=0.0, scaleup=1e15, devices=8)
+    (shared, _) = layer_parameters(shape_of(gpt), layout_of(layout), sparse=False)
+    one_pass = float(shared) * gpt.layers * 512 / 8 / 8 / float(hidden.streaming)
+
+    copies, flat, weights = (
+        float(total(gpt, layout, hidden, stack=Stack(shard_unit=unit)).terms["dp_shard"])
+        for unit in ("layer", "flat", "weight")
+    )
+
+    assert copies - flat == pytest.approx(one_pass * (4 if stage == 2 else 8), rel=1e-6)  # 16 bit, read and written
+    assert flat - weights == pytest.approx(one_pass * 6, rel=1e-6)  # 16 bit read, 32 bit written
+
+
+def test_a_single_device_copies_nothing(gpt, rates) -> None:
+    layout = ParallelLayout(zero_stage=3)
+    terms = [total(gpt, layout, rates(), stack=Stack(shard_unit=unit)).terms["dp_shard"] for unit in ("layer", "flat")]
+    assert [float(term) for term in terms] == [0, 0]
