@@ -71,13 +71,14 @@ class NodeRecorder:
         read = meters.read if baseline is None else lambda: baseline.from_start(meters.read())
         self._before = self._reader.snapshot(read)
         self._lead: Snapshot | None = None
+        if baseline is not None:  # its readings are of an earlier moment than the steps of now
+            self._before = replace(self._before, mark=baseline.mark)
         if takes_over:
             # The ledger of the leader that was lost holds what happened before.
             transitions = clock.drain(self._before.monotonic_s)
             self._phase = transitions[-1].phase if transitions else "startup"
         elif baseline is not None:
             # Opening a driver takes time, in which steps may end and the machine draws power.
-            self._before = replace(self._before, mark=baseline.mark)
             self._lead = Snapshot(monotonic_s=clock.start.monotonic_s, readings={}, mark=clock.start)
         started_s = (self._lead or self._before).monotonic_s
         self._beginning = Beginning(
