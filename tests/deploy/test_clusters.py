@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -120,8 +121,9 @@ def slurm(tmp_path) -> dict[str, str]:
     """Return the environment of a SLURM script, with a `scontrol` that keeps its arguments and a `carbon-plugin`."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/called\n')
-    (folder / "carbon-plugin").write_text(f'#!/bin/bash\ncd {ROOT} && exec {sys.executable} -c "{AGENT}" "$@"\n')
+    called, root, python = (quote(str(path)) for path in (tmp_path / "called", ROOT, sys.executable))
+    (folder / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {called}\n')
+    (folder / "carbon-plugin").write_text(f'#!/bin/bash\ncd {root} && exec {python} -c "{AGENT}" "$@"\n')
     for script in folder.iterdir():
         script.chmod(0o755)
     return {
