@@ -22,9 +22,10 @@ class DataParallel(Struct, frozen=True, kw_only=True):
     """One instance says how a wrapper spreads the data: `shard` ranks share the states of `zero_stage`, `replicate`
     hold copies.
 
-    `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` is the mesh dim that shards, by name if
-    it has one. `param_dtype` is the dtype of computation if the wrapper casts, `reduce_dtype` that of exchanged
-    gradients. `conflicts` are contradictions between its parts, `remarks` are facts for which a layout has no field.
+    `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` is the mesh dim that shards, by name
+    if it has one. `param_dtype` is the dtype of computation if the wrapper casts, `reduce_dtype` that of exchanged
+    gradients. `shard_unit` is what it gathers at a time, as in `spec.stack`. `conflicts` are contradictions between
+    its parts, `remarks` are facts for which a layout has no field.
     """
 
     shard: int
@@ -35,6 +36,7 @@ class DataParallel(Struct, frozen=True, kw_only=True):
     shard_dim: str | None = None
     param_dtype: str | None = None
     reduce_dtype: str | None = None
+    shard_unit: str | None = None
     conflicts: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -134,6 +136,7 @@ def _fsdp1(model: nn.Module) -> DataParallel | None:
                 source=source,
                 param_dtype=None if dtype is None else dtype_name(dtype),
                 reduce_dtype=None if reduced is None else dtype_name(reduced),
+                shard_unit="flat",
                 remarks=(_FSDP1_OFFLOAD,) if module.cpu_offload and module.cpu_offload.offload_params else (),
             )
     return None

@@ -326,6 +326,19 @@ def test_deepspeed_states_accumulation_precision_and_offload(found, name):
     assert fields.get("training.optimizer_offload", False) == (name == "deepspeed_offload")
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("lightning_fsdp1", "flat"),
+        ("lightning_fsdp2_tp", None),
+        ("deepspeed_zero3", "bucket"),
+        ("deepspeed_zero0", None),
+    ],
+)
+def test_what_is_gathered_at_a_time_is_seen_where_it_is_no_layer_of_fsdp2(found, name, unit):
+    assert of_job(found, name)["fields"].get("stack.shard_unit") == unit
+
+
 def test_megatron_states_batches_recomputation_and_precision(found):
     fields = of_job(found, "megatron_tp_pp")["fields"]
 

@@ -99,6 +99,8 @@ def _step(engine: Any) -> dict[str, Observed]:
         fields["training.precision"] = Observed(precision, f"DeepSpeed config: {why}")
     if _device(engine.zero_offload_optimizer()) is not None:
         fields["training.optimizer_offload"] = Observed(True, "engine.zero_offload_optimizer()")
+    if (stage := engine.zero_optimization_stage()) > 0:
+        fields["stack.shard_unit"] = Observed("bucket", f"DeepSpeed engine, ZeRO stage {stage}")
     return fields
 
 

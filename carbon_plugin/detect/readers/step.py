@@ -38,6 +38,7 @@ def read(job: Job) -> Findings:
         "stack.fused": detect_compiled(job.model),
         "stack.expert_loop": experts_in_a_loop(job.model),
         "stack.grad_reduce_dtype": _reduced_in(wrapper),
+        "stack.shard_unit": _gathered_by(wrapper),
     }
     fields = {name: value for name, value in seen.items() if value is not None}
     if job.batch is None:
@@ -149,6 +150,11 @@ def _reduced_in(wrapper: DataParallel | None) -> Observed | None:
     dtype = None if wrapper is None else wrapper.reduce_dtype or wrapper.param_dtype
     precision = PRECISION_OF_DTYPE.get(dtype or "")
     return Observed(precision, "mixed precision of FSDP") if precision in ("fp32", "bf16") else None
+
+
+def _gathered_by(wrapper: DataParallel | None) -> Observed | None:
+    unit = None if wrapper is None else wrapper.shard_unit
+    return None if wrapper is None or unit is None else Observed(unit, wrapper.source)
 
 
 def _decays_weights_apart(optimizer: Any) -> bool:

@@ -25,6 +25,7 @@ from carbon_plugin.spec.training import TrainingPlan
 
 SEEN_OF_STACKS = (
     "fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts", "expert_dispatch", "expert_loop", "sorted_loop",
+    "shard_unit",
 )  # fmt: skip
 """The fields of a stack that live objects may show."""
 
