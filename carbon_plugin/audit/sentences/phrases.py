@@ -132,7 +132,7 @@ def steps_basis(steps: StepComparison) -> str:
         return "queue lag at the boundaries"
     if steps.basis == "short spans":
         return f"from short stretches of training, {plural(steps.steps, 'step')} in all"
-    return f"{plural(steps.steps, 'step')} in windows that do not end at step boundaries"
+    return f"{plural(steps.steps, 'step')}, whose number may be off by one in each stretch of training"
 
 
 def gpus_phrase(coverage: Coverage) -> str:

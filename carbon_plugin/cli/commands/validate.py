@@ -54,7 +54,7 @@ def validate(
     else:
         from carbon_plugin.cli.tables.validate_table import print_own_rows, print_validation
 
-        print_validation(result)
+        print_validation(result, own=records is not None)
         if records is not None:
             print_own_rows(result, records)
     if records is not None and not (result.summary or result.hybrids or result.memory or result.fits):

@@ -14,6 +14,7 @@ from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
 from carbon_plugin.plan.real_run import BestCase
+from carbon_plugin.predict.assumed import EXPERT_LOOP
 from carbon_plugin.show.drawing import driver_name
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.figure import Figure
@@ -34,6 +35,10 @@ LEAST_SHARE = 0.02
 
 SMALLEST_SHARE = 0.0005
 """Parts with a smaller share of the run's time are not named."""
+LOOPED_EXPERTS = (
+    "p90 allows for experts that a loop runs one after the other, as transformers did before version 5; a run spec "
+    "with stack: {expert_loop: false} (grouped products) or true (a loop) narrows the range"
+)
 FEW_DRIVERS = 3
 LEAST_FAILURES, LIKELY_FAILURES = 0.001, 0.1
 """Below the first number of failures none is printed, and from the second on the time between two is printed."""
@@ -96,6 +101,8 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     if factor is not None:
         ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
         _below_the_table(out, f"a real run takes {ends} times the best case; from {escape(factor.source)}")
+    if any(item.field == EXPERT_LOOP for item in forecast.assumptions):
+        _below_the_table(out, LOOPED_EXPERTS)
     out.print()
 
 

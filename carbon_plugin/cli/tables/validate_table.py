@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from carbon_plugin.calibrate.rows.rows import next_step
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION, next_step
 from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.validate.run.full_runs import FullRunRow
 from carbon_plugin.validate.run.real_runs import ClassOverrun
@@ -25,12 +25,13 @@ HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers
 BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
 
 
-def print_validation(result: Validation) -> None:
+def print_validation(result: Validation, *, own: bool) -> None:
     """Print the errors by source, by cluster and as on an unknown device, then memory, the choice of layout, whole runs
-    and the number of rows that were skipped."""
+    and the number of rows that were skipped. `own` says that the rows are a user's, and that what is printed next says
+    why each of them was skipped."""
     out = _console()
     if result.summary or result.clusters:
-        _print_step_times(out, result)
+        _print_step_times(out, result, own)
     if result.hybrids:
         out.print()
         hybrids = _table("models whose layers differ (Mamba-2 and others), fitted to nothing", _headings(result))
@@ -56,16 +57,17 @@ def print_validation(result: Validation) -> None:
         out.print(line)
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
-        out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
+        where = "the reason of each is below" if own else "--json gives the reason of each"
+        out.print(f"{plural(skipped, 'row')} skipped; {where}")
 
 
 def _headings(result: Validation) -> tuple[str, ...]:
     return (*HEADINGS, *result.macro_baseline_mape)
 
 
-def _print_step_times(out: Console, result: Validation) -> None:
+def _print_step_times(out: Console, result: Validation, own: bool) -> None:
     """Print the errors of step times by source and by cluster, and as on an unknown device."""
-    out.print(_headlines(result.headlines))
+    out.print(_headlines(result.headlines, own))
     out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
     out.print()
     baselines = list(result.macro_baseline_mape)
@@ -128,14 +130,14 @@ def print_own_rows(result: Validation, records: Path) -> None:
         out.print("--explain ROW prints the predicted step of one of them, term by term.")
 
 
-def _headlines(items: Sequence[CollectionError]) -> Table:
+def _headlines(items: Sequence[CollectionError], own: bool) -> Table:
     table = _table(
         "step time, mean over sources, error in % of measured",
         ("rows", "sources", "source left out", "model left out", "bias", "80 % covers", *BASELINES),
     )
     for item in items:
         table.add_row(
-            f"{item.collection} {'collections' if item.collection == ALL else 'collection'}, {item.kind}",
+            f"{_collection(item.collection, own)}, {item.kind}",
             str(item.rows),
             str(item.sources),
             f"[bold]{item.source_left_out:.1f}[/]",
@@ -145,6 +147,14 @@ def _headlines(items: Sequence[CollectionError]) -> Table:
             *(f"{item.baseline_mape[name]:.0f}" for name in BASELINES),
         )
     return table
+
+
+def _collection(name: str, own: bool) -> str:
+    """Return what the rows of a collection are called. Rows of a user's file that names no collection are in none of
+    the published ones."""
+    if own and name == FIRST_COLLECTION:
+        return "rows of this file"
+    return f"{name} {'collections' if name == ALL else 'collection'}"
 
 
 def _full_runs(rows: Sequence[FullRunRow]) -> Table:

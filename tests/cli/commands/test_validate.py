@@ -97,8 +97,10 @@ def test_the_table_names_what_was_not_predicted(tmp_path, capsys) -> None:
     assert run(["validate", "--records", str(path)]) == 0
     text = capsys.readouterr().out
     assert "mean over sources" in text
-    assert "3 rows skipped" in text
+    assert "3 rows skipped; the reason of each is below" in text
     assert "whole runs" not in text
+    assert "rows of this file, dense" in text
+    assert "first collection" not in text, "rows of a user are in no published collection"
 
 
 def test_what_fits_is_counted_and_said(document, tmp_path, capsys) -> None:

@@ -184,7 +184,7 @@ def test_local_times_are_read_in_their_zone_when_clocks_change(spec, tmp_path, c
         (["2026-03-01T12:00Z,1e9", "2026-03-01T13:00Z,5"], "datetime,g_per_kwh", "expected at most 3000"),
         (["2026-03-01T12:00Z,5"], "datetime,marginal_intensity", "is of marginal intensity"),
         (["2026-01-01T12:00Z,5", "2026-01-01T13:00Z,5"], "datetime,g_per_kwh", "give a forecast of the hours to come"),
-        (["2026-03-01T12:00Z,5,6", "2026-03-01T13:00Z,5,6"], "datetime,g_per_kwh,gco2", "give its name as column"),
+        (["2026-03-01T12:00Z,5,6", "2026-03-01T13:00Z,5,6"], "datetime,g_per_kwh,gco2", "--column NAME"),
     ],
 )
 def test_a_forecast_that_cannot_be_used_is_one_sentence(spec, tmp_path, capsys, rows, head, said):

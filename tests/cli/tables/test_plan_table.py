@@ -208,3 +208,14 @@ def test_what_a_range_comes_from_is_said_in_words(tmp_path, capsys):
     assert "grid intensity " in causes
     assert "PUE " in causes
     assert ":" not in causes  # no scope of the accounting, such as host:dgx-h100
+
+
+@pytest.mark.parametrize(
+    ("stack", "said"), [("", True), ("stack: {expert_loop: false}\n", False), ("stack: megatron-core\n", False)]
+)
+def test_a_range_that_reaches_to_a_loop_over_experts_says_how_to_narrow_it(stack, said, tmp_path, capsys):
+    (tmp_path / "experts.yaml").write_text(SPECS["moe"] + stack)
+
+    text = " ".join(printed(capsys, "experts.yaml").split())
+
+    assert ("stack: {expert_loop: false}" in text) == said

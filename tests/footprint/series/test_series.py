@@ -285,7 +285,7 @@ def test_two_columns_of_intensity_must_be_told_apart(tmp_path: Path) -> None:
         encoding="utf-8",
     )
 
-    with pytest.raises(FootprintError, match=r"several columns of intensity .*give its name as column"):
+    with pytest.raises(FootprintError, match=r"several columns of intensity .*--column NAME"):
         load_trace(str(file))
     lifecycle = SeriesFile(
         path=str(file), column="Carbon intensity (Life cycle)", basis="lifecycle average consumption"
