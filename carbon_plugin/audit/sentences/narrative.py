@@ -87,8 +87,8 @@ def left_out(summary: AuditSummary) -> list[str]:
             found.append(f"The {rung} was not metered and is in no total.")
     if NOT_SEEN_EVENT in summary.event_counts:
         found.append(
-            "The plan names GPUs, and nothing on a machine of this run shows one: if it had any, their energy is in no "
-            "total."
+            "GPUs were named for this run, by its plan or by accelerator=, and nothing on a machine of it shows one: "
+            "if it had any, their energy is in no total."
         )
     if SILENT_EVENT in summary.event_counts:
         found.append(

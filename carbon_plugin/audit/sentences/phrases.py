@@ -120,7 +120,7 @@ def gaps(summary: AuditSummary) -> list[str]:
     if unread:
         found.append(f"{unread} of {gpus_phrase(coverage)} could not be read all the time")
     if NOT_SEEN_EVENT in summary.event_counts:
-        found.append("no GPU of the plan was seen on a machine of the run")
+        found.append("no GPU that was named for the run was seen on a machine of it")
     if SILENT_EVENT in summary.event_counts:
         found.append("GPUs of a driver that did not answer may be in no total")
     return found

@@ -39,8 +39,8 @@ MOST_ROWS = 20
 FOOTNOTE = (
     "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
     f"more than {percent(NEARLY_FULL, 0)} of memory in use are up to {percent(SLOWDOWN_AT_LIMIT, 0)} slower than "
-    "predicted; they are "
-    "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
+    "predicted; they are ranked with that. Energy is that of the facility. The table is of real runs where a best case "
+    "stands below it (docs/goodput.md)."
 )
 FEW = 5
 """The largest number of options that are written as specs."""

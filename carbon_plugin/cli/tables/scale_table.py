@@ -59,7 +59,7 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     for name, figure, units in figures:
         size, unit = fitting_unit(figure.value, units)
         low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
-        place = f" in {point.zone}" if units is CARBON_UNITS else ""
+        place = {CARBON_UNITS: f" in {point.zone}", ENERGY_UNITS: " of the facility"}.get(units, "")
         table.add_row(name, f"[bold]{value}[/] {unit} ({low} to {high}){place}")
     days = number(point.best_case_time_s / SECONDS_PER_DAY)
     size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)

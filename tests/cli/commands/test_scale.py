@@ -15,7 +15,16 @@ def test_a_compute_budget_is_answered_with_model_cluster_time_and_carbon(capsys)
     assert run(["scale", "--compute", "1e23", "--zone", "FRA", "--pue", "1.2"]) == 0
 
     printed = capsys.readouterr().out
-    for words in ("29.5 B parameters", "critical batch", "h100-sxm", "MFU", "embodied", "in FRA", "deadline: 90 days"):
+    for words in (
+        "29.5 B parameters",
+        "critical batch",
+        "h100-sxm",
+        "MFU",
+        ") of the facility",
+        "embodied",
+        "in FRA",
+        "deadline: 90 days",
+    ):
         assert words in printed
 
 

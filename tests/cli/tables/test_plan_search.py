@@ -112,3 +112,9 @@ def test_progress_is_shown_on_a_terminal_and_not_in_the_document(spec):
     os.close(master)
     assert "searching layouts" in shown
     assert json.loads(done.stdout)["options"]
+
+
+def test_the_table_says_whose_energy_it_has(spec, capsys):
+    assert cli.run(["plan", spec, "--search"]) == 0
+
+    assert "Energy is that of the facility." in " ".join(capsys.readouterr().out.split())

@@ -184,8 +184,8 @@ def test_planned_gpus_of_which_nothing_shows_one_are_said(job, plan, tmp_path):
     assert process.returncode == 0, errors
     assert "nothing on this machine shows a GPU" in errors
     summary = summarise(tmp_path / "run")
-    assert any(warning.startswith("The plan names GPUs") for warning in warnings(summary))
-    assert "no GPU of the plan was seen" in render_text(summary).splitlines()[-1]
+    assert any(warning.startswith("GPUs were named for this run") for warning in warnings(summary))
+    assert "no GPU that was named for the run was seen" in render_text(summary).splitlines()[-1]
 
 
 def test_gpus_that_cuda_leaves_out_of_a_list_are_said(job, tmp_path):
