@@ -177,7 +177,9 @@ class MonitorWork:
         node, run, guard = self._node, self._run, self._job.guard
         if node is None:
             return
-        if not node.decided:
+        if node.recording is None:
+            # What another process has left is taken here at the latest: a ledger of this process tells the audit for
+            # how long nobody has metered it.
             begun = guard.run("metering", lambda: node.stand(now=True), False)
             if begun and run is not None:
                 run.follow(node.recording)

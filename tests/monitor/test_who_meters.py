@@ -375,3 +375,17 @@ def test_two_runs_on_one_gpu_share_its_energy_and_it_is_said(beside):
     (device,) = [device for device in job.summary.devices if device.identity.key == common]
     assert any("other runs use this GPU too" in note for note in device.notes)
     assert device.energy.low_j < 0.6 * device.energy.energy_j
+
+
+@pytest.mark.parametrize("window_s", [0.5, 60.0], ids=["which it takes over", "which it learns at its end"])
+def test_gpu_that_one_rank_uses_on_after_the_other_has_ended_stays_in_the_time_of_the_job(seer, tmp_path, window_s):
+    left_s = 0.5
+    later = {"JOB_LONGER_S": 3, "JOB_WINDOW_S": window_s, "JOB_LEFT_S": left_s}
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ=later)], seconds=1.0)
+    job.begin()
+    ((uuid, (least_j, most_j)),) = job.end().items()
+    summary = summarise(tmp_path / "run")
+
+    assert summary.reserved.device_s >= least_j / watts(uuid) - left_s
+    assert recorded_j(summary)[uuid] <= 1.05 * most_j
+    assert summary.verification.ok

@@ -33,13 +33,17 @@ STRETCH_S = 0.5
 """A process records what it metered before local rank 0 began in a ledger of its own if that took at least this many
 seconds."""
 
+LEFT_S = 5.0
+"""A process that trains on takes over a device this many seconds after its holder has ended in an orderly way. Ranks
+that end together differ by less, and need no further ledger (our convention)."""
+
 
 class Task(Struct, frozen=True, kw_only=True):
     """Names the devices that a process is to meter.
 
     `gpus` are None for all GPUs that the job has on this host as its environment says, else exactly those. `host` says
-    whether CPU, memory and network are metered with them. `follows` says whether a process that was lost has metered
-    the devices before. `until_s` is the monotonic moment from which on another process meters them.
+    whether CPU, memory and network are metered with them. `follows` says whether a process that was lost or has ended
+    has metered the devices before. `until_s` is the monotonic moment from which on another process meters them.
     """
 
     gpus: tuple[str, ...] | None
@@ -92,7 +96,9 @@ class Duty:
 
         `now` asks for a decision at once, because the training ends.
         """
-        tasks = self._first_tasks(now) if not self.decided else self._taken_over()
+        tasks = [] if self.decided else self._first_tasks(now)
+        if self.decided and not tasks:
+            tasks = self._taken_over(now)
         if self.decided and not self._claim.settled:
             self.tell(settled=True)
         return tasks
@@ -178,9 +184,15 @@ class Duty:
         }
         return [Task(gpus=tuple(own), host=False, until_s=min(own.values()))] if own else []
 
-    def _taken_over(self) -> list[Task]:
-        """Take what a lost process metered. Return nothing if this process already meters something."""
+    def _taken_over(self, now: bool) -> list[Task]:
+        """Take what a process metered that was lost, or that has ended while this one trains on. Return nothing if this
+        process already meters something.
+
+        Where the training ends `now`, it is too late to meter, and the ledger of a process that was lost says by itself
+        that its end is missing. That of a process that has ended does not.
+        """
         if self._election.held:
             return []
         self.release()
-        return self._tasks(self._election.take(self._wanted, time.monotonic()))
+        taken = self._election.take(self._wanted, time.monotonic(), left_s=LEFT_S, only_left=now)
+        return self._tasks(taken)

@@ -63,8 +63,8 @@ class Claim(Struct, frozen=True, kw_only=True):
 class Hold(Struct, frozen=True, kw_only=True):
     """Holds the content of a device's lock.
 
-    `since_s` says since when its holder meters the device, by the host's monotonic clock. `state` says whether the
-    holder has ended in an orderly way.
+    `state` says whether the holder has ended in an orderly way. `since_s` says since when the holder meters the device,
+    or since when it has ended, by the host's monotonic clock.
     """
 
     state: State
@@ -97,8 +97,8 @@ class Election:
         self._held: dict[str, int] = {}
         self._own: Claim | None = None
         self.follows = False
-        """Whether this process took something from a process of its launch that was lost. What happened before is in
-        that process's ledger."""
+        """Whether this process took something from a process of its launch that was lost or has ended. What happened
+        before is in that process's ledger."""
         forget_in_child(self)
         if scratch is not None:
             with contextlib.suppress(OSError):
@@ -165,16 +165,20 @@ class Election:
     def _is_living(self, folder: Folder, member: str) -> bool:
         return member == self._id or folder.locked(member + _ALIVE)
 
-    def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
-        """Take the devices that no process holds, and return those that were taken. A device that a process has given
-        up in an orderly way is not taken.
+    def take(
+        self, keys: Iterable[str], since_s: float, *, left_s: float | None = None, only_left: bool = False
+    ) -> tuple[str, ...]:
+        """Take the devices that no process holds, and return those that were taken.
+
+        A device that a process has given up in an orderly way is taken only if that was at least `left_s` seconds ago,
+        and never without `left_s`. With `only_left` no other device is taken.
         """
         taken = []
         for key in keys:
             if key in self._held:
                 continue
             try:
-                fd = self._locked(key)
+                fd = self._locked(key, left_s, only_left)
             except OSError:
                 fd = -1  # locks do not work here, and metering twice is better than not at all
             if fd is not None:
@@ -244,7 +248,7 @@ class Election:
                 os.close(fd)
             folder.close()
 
-    def _locked(self, key: str) -> int | None:
+    def _locked(self, key: str, left_s: float | None, only_left: bool) -> int | None:
         """Return a descriptor that holds the lock of a device, -1 without a meeting place, or None if the lock cannot
         be had."""
         if self._folder is None:
@@ -256,7 +260,11 @@ class Election:
         if fd is None:
             return None
         before = _decoded(os.pread(fd, 4096, 0), _hold_decoder)
-        if before is not None and before.state == "ended":
+        if before is None or before.state == "held":
+            refused = only_left
+        else:  # such a lock says since when its holder has ended
+            refused = left_s is None or time.monotonic() - before.since_s < left_s
+        if refused:
             os.close(fd)
             return None
         self.follows |= before is not None

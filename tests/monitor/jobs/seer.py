@@ -48,6 +48,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
 
     work.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
+    duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", "5"))
     duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
     meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver, too
     monitor = CarbonMonitor(

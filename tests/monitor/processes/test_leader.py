@@ -96,6 +96,22 @@ def test_what_was_given_up_in_order_stays_as_it_is(holder, tmp_path):
     assert election.held_since([HOST, "GPU-0"]) == {}
 
 
+def test_what_was_given_up_long_ago_is_taken_over(holder, tmp_path):
+    election = joined(tmp_path)
+    ended(holder)
+
+    assert election.take([HOST, "GPU-0"], 8.0, left_s=86_400.0) == ()
+    assert election.take([HOST, "GPU-0", "GPU-2"], 8.0, left_s=0.0, only_left=True) == (HOST, "GPU-0")
+    assert election.follows
+
+
+def test_at_the_end_nothing_is_taken_from_a_process_that_was_lost(holder, tmp_path):
+    election = joined(tmp_path)
+    killed(holder)
+
+    assert election.take([HOST, "GPU-0"], 8.0, left_s=0.0, only_left=True) == ()
+
+
 def test_claims_of_the_living_are_heard(holder, tmp_path):
     election = joined(tmp_path)
     assert [(claim.rank, claim.sees) for claim in election.claims()] == [(0, []), (1, ["GPU-1"])]
