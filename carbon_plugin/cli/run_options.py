@@ -75,6 +75,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
         str | None, Option('"auto": search the layout, not the one of the spec; degrees given beside it are kept.')
     ] = None
     degrees: LayoutOptions
+    stack: Annotated[str | None, Option("Software that trains: a preset of `carbon-plugin list stacks`.")] = None
     force: Annotated[bool, Option("Plan a layout that does not fit in memory too.")] = False
     price: Annotated[float | None, Option("USD a device-hour.")] = None
     check_model: Annotated[bool, Option("Compare the parameters of a config.json with its transformers class.")] = False
@@ -105,6 +106,7 @@ def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpe
             "training": structs.asdict(options.training),
             "site": structs.asdict(options.site),
             "layout": options.layout or ("auto" if held else stated),
+            "stack": options.stack,
             "price_usd_per_device_hour": options.price,
         }
     )

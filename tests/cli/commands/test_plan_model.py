@@ -83,3 +83,18 @@ def test_a_class_of_transformers_that_has_more_parameters_is_said(
 def test_only_a_model_from_a_config_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "--model", "llama3-8b", "--check-model", *PLACE]) == 2
     assert "--check-model needs a model that is read from a config.json" in capsys.readouterr().err
+
+
+def test_the_software_is_named_by_a_flag_which_replaces_that_of_a_spec(tmp_path: Path, capsys) -> None:
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: gpt2\ncluster: {accelerator: h100-sxm, nodes: 1}\nsite: {zone: FRA}\nstack: {preset: ordinary}\n"
+        "training: {seq_len: 1024, global_batch_size: 64, steps: 10}\n"
+    )
+
+    assert cli.run(["plan", str(spec), "--stack", "megatron-core", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["stack"]["population"] == "tuned"
+    assert "ordinary software" not in said(capsys, "--model", "gpt2", "--stack", "megatron-core")
+    assert "ordinary software" in said(capsys, "--model", "gpt2")
+    assert cli.run(["plan", str(spec), "--stack", "megatronn"]) == 2
+    assert "nearest: megatron-lm, megatron-core" in capsys.readouterr().err
