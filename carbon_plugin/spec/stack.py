@@ -273,7 +273,7 @@ PLAIN_STACK = Assumption(
     "stack",
     "ordinary software, plain PyTorch",
     "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step; state "
-    "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
+    "`stack: {preset: tuned}` (`plan --stack tuned`) for a recipe that was tuned for its hardware",
 )
 """The assumption that is recorded where nobody names a stack: what `Stack()` stands for."""
 GRAPH_STACK = Stack(fused=True, cross_entropy="compiled")
@@ -281,7 +281,7 @@ COMPILED_GRAPHS = Assumption(
     "stack",
     "ordinary software, compiled",
     "no stack was named, and this device compiles whole graphs: elementwise chains and loss are fused; state "
-    "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
+    "`stack: {preset: tuned}` (`plan --stack tuned`) for a recipe that was tuned for its hardware",
 )
 """The assumption in its place on devices that compile whole graphs: what `GRAPH_STACK` stands for."""
 
