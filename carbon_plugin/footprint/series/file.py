@@ -151,8 +151,8 @@ def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
         found = next((names for word in words if (names := [n for n, key in plain.items() if word in key])), [])
     if len(found) != 1:
         several = f"several columns of {kind} ({_listed(found)})" if found else f"no column of {kind}"
-        names = "--column NAME, or column: in a run spec, says which one holds it"
-        advice = names if kind == "intensity" else "expected one named datetime, timestamp or time"
+        choice = "--column NAME, or column: in a run spec, says which one holds it"
+        advice = choice if kind == "intensity" else "expected one named datetime, timestamp or time"
         raise FootprintError(f"{path}: {several} among {_listed(columns)}; {advice}")
     return found[0]
 
