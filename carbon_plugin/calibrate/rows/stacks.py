@@ -180,7 +180,8 @@ def _sharded(conventions: Conventions, row: Fields) -> dict[str, Any]:
     """Return the fields that follow from how the row shards parameters."""
     changes: dict[str, Any] = {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
     copies = COPYING.search(f"{row.text('framework')} {row.text('sharding')}")
-    if conventions.stack.shard_unit == "layer" and copies is None:
+    by_fsdp = conventions.stack.shard_unit == "layer" and not conventions.stack.gradient_buffers
+    if by_fsdp and copies is None:
         changes["shard_unit"] = "flat"
     return changes
 
