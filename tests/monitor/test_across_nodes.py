@@ -218,8 +218,8 @@ def test_a_gpu_that_two_containers_see_is_counted_once(runs, audits):
     live_j = last_projection(files["node-0.attempt-0"]).spent_energy_j
 
     assert summary.coverage.gpus_measured == summary.coverage.gpus_seen == 1
-    # Two meters cut the same second a little differently.
-    assert 0.99 * joules[1] <= recorded_j(summary, "gpu") < 0.75 * sum(joules)
+    # Two meters cut the same second a little differently: by 80 ms of these few seconds where the machine is busy.
+    assert 0.95 * joules[1] <= recorded_j(summary, "gpu") < 0.75 * sum(joules)
     assert BUSY in {overlap.key for overlap in summary.coverage.overlaps}
     assert live_j == pytest.approx(summary.energy.energy_j, rel=0.2)
 
