@@ -166,6 +166,14 @@ class Layout:
         ranks = self.dp_shard * self.cp * where(self.ep > 1, self.tp, 1)
         return np.maximum(ranks / where(self.ep > 1, self.expert_split, 1), 1)
 
+    @property
+    def expert_replicas(self) -> Values:
+        """Return the number of copies of each shard of a routed expert: `dp_replicate`, or fewer where expert
+        parallelism reaches over copies of the other layers.
+        """
+        ranks = self.dp_replicate * self.dp_shard * self.cp * where(self.ep > 1, self.tp / self.expert_split, 1)
+        return np.maximum(ranks / self.expert_shards, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class StepWork:

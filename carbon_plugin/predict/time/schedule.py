@@ -213,10 +213,11 @@ def _gradient_exchange(
     where they overlap.
     """
     shared, routed = (count * shape.trainable for count in parameters)
-    replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
     one_stage = layout.zero_stage == 1
 
-    def exchange(count: Values, group: Values, stride: Values) -> tuple[Values, Values, Values, Values]:
+    def exchange(
+        count: Values, group: Values, replicas: Values, stride: Values
+    ) -> tuple[Values, Values, Values, Values]:
         """Return the seconds of gradients and of new values, each followed by those of its bytes at scale-up speed."""
         size, fetched = count * work.reduce_bytes, count * work.parameter_bytes
         outer = size / group
@@ -238,9 +239,11 @@ def _gradient_exchange(
         near_fetched = network.near_time(fetched, group, rates)
         return sent, near_sent, where(one_stage, gather, 0.0), where(one_stage, near_fetched, 0.0)
 
-    sent, near_sent, fetched, near_fetched = exchange(shared, shards, layout.tp)
+    sent, near_sent, fetched, near_fetched = exchange(
+        shared, layout.dp_shard * layout.cp, layout.dp_replicate, layout.tp
+    )
     if any_of(routed > 0):
-        experts = exchange(routed, layout.expert_shards, layout.expert_split)
+        experts = exchange(routed, layout.expert_shards, layout.expert_replicas, layout.expert_split)
         sent, near_sent, fetched, near_fetched = (
             both + where(routed > 0, more, 0.0)
             for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)

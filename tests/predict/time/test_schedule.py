@@ -286,3 +286,16 @@ def test_a_single_device_copies_nothing(gpt, rates) -> None:
     layout = ParallelLayout(zero_stage=3)
     terms = [total(gpt, layout, rates(), stack=Stack(shard_unit=unit)).terms["dp_shard"] for unit in ("layer", "flat")]
     assert [float(term) for term in terms] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("ep", "expert_tp", "sharded", "replicas"), [(1, 1, False, 8), (2, 1, False, 4), (8, 1, False, 1), (4, 2, True, 1)]
+)
+def test_an_expert_has_as_many_copies_as_expert_parallelism_leaves(ep, expert_tp, sharded, replicas) -> None:
+    spread = {"dp_shard": 8, "zero_stage": 1} if sharded else {"dp_replicate": 8, "zero_stage": 0}
+
+    layout = layout_of(ParallelLayout(ep=ep, expert_tp=expert_tp, **spread))
+
+    assert layout.expert_replicas == replicas
+    # The ranks that hold an expert are all there are: none counts twice, and none is outside of the job.
+    assert layout.expert_split * layout.expert_shards * layout.expert_replicas == 8
