@@ -153,8 +153,9 @@ def _reduced_in(wrapper: DataParallel | None) -> Observed | None:
 
 
 def _gathered_by(wrapper: DataParallel | None) -> Observed | None:
-    unit = None if wrapper is None else wrapper.shard_unit
-    return None if wrapper is None or unit is None else Observed(unit, wrapper.source)
+    if wrapper is None or wrapper.shard_unit is None:
+        return None
+    return Observed(wrapper.shard_unit, wrapper.source)
 
 
 def _decays_weights_apart(optimizer: Any) -> bool:

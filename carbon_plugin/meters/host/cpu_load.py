@@ -39,13 +39,18 @@ class MachineLoad:
     scope = "the whole machine"
 
     def __init__(self) -> None:
+        self._since_s: float | None = None
         self._busy_s = 0.0
 
     def busy_s(self) -> float:
-        """Return all core-seconds but idle time and waiting for disks, of the kinds of time that this system tells."""
+        """Return all core-seconds but idle time and waiting for disks, of the kinds of time that this system tells,
+        since the first call that could read them."""
         with contextlib.suppress(OSError):  # the process has no file left to open: the next call catches up
             times = psutil.cpu_times()
-            self._busy_s = sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
+            since_boot_s = sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
+            if self._since_s is None:  # a first call that fails must not bring the time since boot to the second
+                self._since_s = since_boot_s
+            self._busy_s = since_boot_s - self._since_s
         return self._busy_s
 
 

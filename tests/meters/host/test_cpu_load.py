@@ -76,6 +76,24 @@ def test_it_catches_up_after_a_time_in_which_the_process_could_open_no_file() ->
     assert done.stdout == "True [True, True]\n"
 
 
+NO_FILE_AT_FIRST = """
+import resource
+from carbon_plugin.meters.host.cpu_load import MachineLoad
+load = MachineLoad()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+first_s = load.busy_s()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print(load.busy_s() == first_s)
+"""
+
+
+def test_a_first_reading_that_fails_does_not_bring_the_time_since_boot_to_the_second() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_FILE_AT_FIRST], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True\n"
+
+
 def test_it_never_falls_when_a_member_disappears() -> None:
     child = burning(0.2)
     load = ProcessTreeLoad(child.pid)
@@ -86,10 +104,11 @@ def test_it_never_falls_when_a_member_disappears() -> None:
 
 
 def test_the_whole_machine_is_at_least_as_busy_as_we_are() -> None:
-    before_s, spent_s = MachineLoad().busy_s(), time.process_time()
+    load = MachineLoad()
+    before_s, spent_s = load.busy_s(), time.process_time()
     while time.process_time() < spent_s + 0.1:
         pass
-    assert MachineLoad().busy_s() - before_s >= 0.05
+    assert load.busy_s() - before_s >= 0.05
 
 
 def test_a_process_that_cannot_be_seen_leaves_the_whole_machine() -> None:
