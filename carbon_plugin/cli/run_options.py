@@ -12,13 +12,9 @@ from msgspec import Struct, structs
 
 from carbon_plugin.cli.options import Option, ProfileDirectories
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.numbers.figure import Assumption
 
 if TYPE_CHECKING:
     from carbon_plugin.spec.run import RunSpec
-
-USUAL_SEQ_LEN = 4096
-USUAL_BATCH_TOKENS = 4 * 2**20
 
 
 class ClusterOptions(Struct, frozen=True):
@@ -114,13 +110,7 @@ def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpe
         run = load_run_spec(spec, overrides=overrides, profile_dirs=options.directories)
     else:
         _require(options)
-        usual, assumed = _with_usual_batch(overrides, USUAL_SEQ_LEN)
-        run = build_run_spec(usual, origin="command line", profile_dirs=options.directories)
-        longest = getattr(run.model, "made_for_seq_len", None)
-        if longest is not None and longest < USUAL_SEQ_LEN and options.training.seq_len is None:
-            usual, assumed = _with_usual_batch(overrides, longest)
-            run = build_run_spec(usual, origin="command line", profile_dirs=options.directories)
-        run = structs.replace(run, assumptions=(*run.assumptions, *assumed))
+        run = build_run_spec(overrides, origin="command line", profile_dirs=options.directories)
     if held:
         run = structs.replace(run, layout_held=held)
     return _checked_by_class(run) if options.check_model else _counted_at_its_length(run)
@@ -173,24 +163,6 @@ def _checked_by_class(run: RunSpec) -> RunSpec:
     if not isinstance(run.model, TransformerModel) or not config.exists():
         raise SpecError(f"--check-model needs a model that is read from a config.json, and {run.model.name} is not")
     return structs.replace(run, model=checked_by_class(run.model, config))
-
-
-def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str, Any], list[Assumption]]:
-    """Return the fields of the run with the usual sequence length and batch if none is stated, and what is assumed."""
-    training = dict(overrides.get("training", {}))
-    assumed = []
-    if "seq_len" not in training:
-        training["seq_len"] = seq_len
-        why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "the longest that the model is made for"
-        assumed.append(Assumption("training.seq_len", str(seq_len), f"{why}; not stated"))
-    if "global_batch_size" not in training:
-        whole = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
-        batch = 1 << (whole.bit_length() - 1)  # a power of two, which data parallelism can divide
-        training["global_batch_size"] = batch
-        assumed.append(
-            Assumption("training.global_batch_size", str(batch), "about 4 Mi tokens a step, usual for LLMs; not stated")
-        )
-    return {**overrides, "training": training}, assumed
 
 
 def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,13 @@ Each rule says which value it takes and why, so that the output can name both.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+USUAL_SEQ_LEN = 4096
+"""The number of tokens in a sequence of pre-training: 4,096 in Llama 2 (arXiv 2307.09288, table 1)."""
+USUAL_BATCH_TOKENS = 4 * 2**20
+"""The number of tokens in a step of pre-training: 4 Mi in Llama 2 (the same table)."""
 MOST_CHUNKS = 8
 """The most model chunks that a pipeline rank is given: more of them cost more time in transfers than they save in the
 bubble.
@@ -23,6 +28,24 @@ class Taken(NamedTuple):
 
     value: int
     why: str
+
+
+def usual_seq_len(longest: int | None) -> Taken:
+    """Return the tokens of a sequence where nobody states them, and why. `longest` is what the model is made for."""
+    if longest is not None and longest < USUAL_SEQ_LEN:
+        return Taken(longest, "the longest that the model is made for; not stated")
+    return Taken(USUAL_SEQ_LEN, "usual pre-training length (Llama 2, arXiv 2307.09288); not stated")
+
+
+def usual_batch(seq_len: float, devices: int) -> Taken:
+    """Return the sequences of a step where nobody states them, and why.
+
+    It is the odd part of the number of devices times a power of two, so that data parallelism can divide it.
+    """
+    odd = devices // (devices & -devices)
+    multiple = USUAL_BATCH_TOKENS / (max(1, seq_len) * odd)
+    doublings = round(math.log2(max(1, multiple)))
+    return Taken(odd * 2**doublings, "about 4 Mi tokens a step, usual for LLMs (Llama 2, arXiv 2307.09288); not stated")
 
 
 def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:

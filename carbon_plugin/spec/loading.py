@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.defaults import USUAL_SEQ_LEN, Taken, usual_batch, usual_seq_len
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
@@ -87,7 +88,7 @@ class _RunFields(Struct, frozen=True, kw_only=True):
     model: str | dict[str, Any]
     cluster: _ClusterFields
     layout: str | dict[str, Any] | None = AUTO
-    training: TrainingPlan
+    training: Any  # decoded beside the model, which says what is usual
     site: Site
     start: str | None = None
     stack: str | dict[str, Any] | None = None
@@ -150,14 +151,14 @@ def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Doc
 def _build(document: Document, name: str, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
     if isinstance(document.value, Mapping):
         document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
-    document, length_assumptions = _with_sample_length(document, model_base)
     fields = decode(document, _RunFields)
     if fields.name is not None and not fields.name.strip():
         raise document.error(("name",), f"expected a name, got {fields.name!r}; leave it out for the file's name")
     directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
-    training, training_assumptions = _training(document, fields.training, cluster.accelerator)
     model = choose_model(document, model_base)
+    document, work_assumptions = _with_usual_work(document, model, cluster.devices)
+    training, training_assumptions = _training(document, cluster.accelerator)
     training, input_assumptions = _with_input_length(training, model)
     if fields.start is not None:
         with document.located(("start",)):
@@ -190,7 +191,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         role=fields.role,
         assumptions=(
             *cluster_assumptions,
-            *length_assumptions,
+            *work_assumptions,
             *input_assumptions,
             *training_assumptions,
             *layout_assumptions,
@@ -199,35 +200,45 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     )
 
 
-def _with_sample_length(document: Document, base: Path) -> tuple[Document, list[Assumption]]:
-    """Return the document with the length of a sample that follows from its model where the plan states none, and that
-    assumption.
+def _with_usual_work(
+    document: Document, model: TransformerModel | CountedModel, devices: int
+) -> tuple[Document, list[Assumption]]:
+    """Return the document with the length of a sequence and the batch that are taken where the plan states none, and
+    these assumptions.
 
-    A model that was counted without a sequence length has samples without tokens, so that its length is 1. An encoder
-    of images has as many tokens as its config says. Any other document is returned as it is.
+    Where nothing is usual for the model, the field stays out, so that the plan is refused with its name.
     """
-    stated = document.value if isinstance(document.value, Mapping) else {}
-    model, training = stated.get("model"), stated.get("training")
-    if not isinstance(training, Mapping) or "seq_len" in training or not isinstance(model, Mapping | str):
-        return document, []
-    found = _sample_length(document, model, base)
-    if found is None:
-        return document, []
-    length, why = found
-    value = {**stated, "training": {**training, "seq_len": length}}
-    return Document(value, document.origin, document.places), [Assumption("training.seq_len", str(length), why)]
+    stated = document.value["training"]
+    if not isinstance(stated, Mapping):
+        return document, []  # the decoder refuses it
+    training = dict(stated)
+    taken: dict[str, Taken] = {}
+    if "seq_len" not in training and (length := _length_of(model)) is not None:
+        taken["seq_len"] = length
+    if "global_batch_size" not in training and _reads_text(model):
+        seq_len = taken["seq_len"].value if "seq_len" in taken else training.get("seq_len")
+        # A length that is no number is refused below, by its own name.
+        number = seq_len if isinstance(seq_len, int | float) else USUAL_SEQ_LEN
+        taken["global_batch_size"] = usual_batch(number, devices)
+    training |= {name: one.value for name, one in taken.items()}
+    said = [Assumption(f"training.{name}", str(one.value), one.why) for name, one in taken.items()]
+    return Document({**document.value, "training": training}, document.origin, document.places), said
 
 
-def _sample_length(document: Document, model: Mapping[str, Any] | str, base: Path) -> tuple[int, str] | None:
-    """Return the tokens of a sample where the model alone says them, with the reason."""
-    if isinstance(model, Mapping) and model.get("type") == "counted":
-        if model.get("seq_len") is not None:
-            return None
-        return 1, "the model was counted without a sequence length: a sample has no tokens"
-    chosen = choose_model(document, base)
-    if not isinstance(chosen, TransformerModel) or chosen.input_tokens is None or chosen.vocab:
-        return None
-    return chosen.input_tokens, _fixed_by(chosen)
+def _length_of(model: TransformerModel | CountedModel) -> Taken | None:
+    """Return the tokens of a sequence that follow from the model or are usual for it, or None."""
+    if isinstance(model, CountedModel):
+        if model.seq_len is None:
+            return Taken(1, "the model was counted without a sequence length: a sample has no tokens")
+        return Taken(model.seq_len, f"the length at which {model.name} was counted")
+    if model.input_tokens is not None and not model.vocab:
+        return Taken(model.input_tokens, _fixed_by(model))
+    return usual_seq_len(model.made_for_seq_len) if model.vocab else None
+
+
+def _reads_text(model: TransformerModel | CountedModel) -> bool:
+    """Return whether the model reads tokens of a vocabulary, for which alone a batch is usual."""
+    return isinstance(model, TransformerModel) and model.vocab > 0
 
 
 def _with_input_length(
@@ -324,10 +335,9 @@ def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Di
     return f"expected 1 to {node.accelerators}, which {node.name} holds, got {devices}; {would_do}"
 
 
-def _training(
-    document: Document, plan: TrainingPlan, accelerator: Accelerator
-) -> tuple[TrainingPlan, list[Assumption]]:
-    """Return the plan with a precision that the device has, and what of the plan was assumed."""
+def _training(document: Document, accelerator: Accelerator) -> tuple[TrainingPlan, list[Assumption]]:
+    """Return the plan with a precision that the device has, and what of its method was assumed."""
+    plan = decode(document, TrainingPlan, ("training",))
     stated, assumptions = document.value["training"], []
     if "precision" not in stated:
         precision = _usual_precision(accelerator)

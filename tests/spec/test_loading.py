@@ -240,6 +240,56 @@ def test_fields_are_laid_over_a_preset_and_said():
     assert model.source.endswith("with other moe, layers")
 
 
+@pytest.mark.parametrize(
+    ("model", "nodes", "seq_len", "batch"),
+    [
+        ("llama3-8b", 2, 4096, 1024),
+        ("llama3-8b", 3, 4096, 768),
+        ("gpt2", 2, 1024, 4096),
+        ("llama3-8b", 125, 4096, 1000),
+    ],
+)
+def test_length_and_batch_that_nobody_states_are_the_usual_ones_and_named(write, model, nodes, seq_len, batch):
+    path = write(RUN[RUN.index("layout:") :], "training: {steps: 10}\nsite: {zone: FRA}\n")
+    cluster = {"accelerator": "h100-sxm", "nodes": nodes}
+
+    of_file = load_run_spec(path, overrides={"model": model, "cluster": cluster})
+    of_flags = build_run_spec(with_changes(model=model, cluster=cluster, training={"steps": 10}))
+
+    for run in (of_file, of_flags):
+        assert (run.training.seq_len, run.training.global_batch_size) == (seq_len, batch)
+        assert assumed(run)["training.seq_len"] == str(seq_len)
+        assert assumed(run)["training.global_batch_size"] == str(batch)
+        reasons = [one.source for one in run.assumptions if one.field == "training.global_batch_size"]
+        assert reasons == ["about 4 Mi tokens a step, usual for LLMs (Llama 2, arXiv 2307.09288); not stated"]
+
+
+def test_an_assumed_batch_follows_a_stated_length():
+    run = build_run_spec(with_changes(training={"steps": 10, "seq_len": 32768}))
+
+    assert run.training.global_batch_size == 128
+    assert "training.seq_len" not in assumed(run)
+
+
+def test_no_batch_is_usual_for_a_model_that_reads_no_text():
+    images = {"layers": 12, "hidden": 768, "heads": 12, "ffn": 3072, "vocab": 0, "outputs": 1000, "input_tokens": 197}
+
+    with pytest.raises(SpecError, match="training: field global_batch_size is missing, expected int"):
+        build_run_spec(with_changes(model=images, training={"steps": 10}))
+
+
+def test_a_counted_model_is_planned_at_the_length_of_its_count():
+    counted = {
+        "type": "counted", "parameters": 10, "trainable_parameters": 9, "forward_flops_per_sample": 1e9,
+        "activation_bytes_per_sample": 1e6, "kernels": 5, "seq_len": 77,
+    }  # fmt: skip
+
+    run = build_run_spec(with_changes(model=counted, training={"steps": 10, "global_batch_size": 64}))
+
+    assert run.training.seq_len == 77
+    assert "the length at which" in next(one.source for one in run.assumptions if one.field == "training.seq_len")
+
+
 def test_a_counted_model_is_given_by_its_counts():
     fields = {
         "type": "counted",
@@ -544,10 +594,7 @@ def test_a_mistake_in_a_flag_is_said_to_come_from_the_command_line(write):
         ({}, "command line: field model is missing"),
         ({"model": "gpt2"}, "command line: cluster: field accelerator is missing, expected text"),
         (with_changes(site={}), "command line: site: give zone"),
-        (
-            with_changes(training={"steps": 1, "seq_len": 1}),
-            "training: field global_batch_size is missing, expected int",
-        ),
+        (with_changes(training={"seq_len": 1}), "command line: training: give steps or tokens"),
     ],
 )
 def test_flags_alone_name_the_field_that_is_missing(mapping, message):

@@ -17,6 +17,7 @@ from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
 from carbon_plugin.printable import brief
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
+from carbon_plugin.spec.huggingface.naming import model_named_by
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import plural
 
@@ -101,7 +102,7 @@ def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -
         config: Any = getattr(unwrapped(part), "config", None)
         if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
             continue
-        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or class_name(part)
+        name = model_named_by(str(getattr(config, "_name_or_path", "") or "")) or class_name(part)
         try:
             shape = model_from_hf_config(_of_class(config, part), name, origin=f"config of {class_name(part)}")
         except SpecError as error:

@@ -31,7 +31,6 @@ from carbon_plugin.plan.scaling.laws import (
 )
 from carbon_plugin.plan.scaling.options import (
     BATCH_SHARES,
-    SEQ_LEN,
     DeviceInNode,
     Target,
     TrainingOption,
@@ -45,6 +44,7 @@ from carbon_plugin.plan.scaling.options import (
 from carbon_plugin.plan.scaling.shape import model_of
 from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.power import sustained_w
+from carbon_plugin.spec.defaults import USUAL_SEQ_LEN
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
 from carbon_plugin.spec.numbers.amounts import count, percent
@@ -127,7 +127,7 @@ class CheapestTraining(Struct, frozen=True, kw_only=True):
 
 
 METHOD = (
-    Assumption("sequence", f"{SEQ_LEN:,} tokens", "usual pre-training length"),
+    Assumption("sequence", f"{USUAL_SEQ_LEN:,} tokens", "usual pre-training length"),
     Assumption("model", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
     Assumption(
         "batch",

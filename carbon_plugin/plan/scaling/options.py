@@ -23,6 +23,7 @@ from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.defaults import USUAL_SEQ_LEN
 from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, usual_node
 from carbon_plugin.spec.models.model import TransformerModel
@@ -31,8 +32,6 @@ from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
-SEQ_LEN = 4096
-"""The number of tokens in a sequence."""
 BATCH_SHARES = (1.0, 0.5, 0.25)
 """The batches that are tried, over the critical one: a smaller one needs fewer tokens and leaves less work to spread
 over devices.
@@ -115,7 +114,9 @@ def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
 
     @functools.cache
     def laid_out(devices: int, sequences: int) -> tuple[RunSpec, StepPrediction] | None:
-        training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=sequences, steps=1, precision=hardware.precision)
+        training = TrainingPlan(
+            seq_len=USUAL_SEQ_LEN, global_batch_size=sequences, steps=1, precision=hardware.precision
+        )
         cluster = hardware.cluster(devices)
         spec = RunSpec(name=target.model.name, model=target.model, cluster=cluster, training=training, site=site)
         try:
@@ -167,12 +168,12 @@ def _options(
 
 def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> TrainingOption | None:
     # The batch is a power of two, which any layout divides.
-    sequences = 2 ** max(0, math.floor(math.log2(share * critical / SEQ_LEN)))
+    sequences = 2 ** max(0, math.floor(math.log2(share * critical / USUAL_SEQ_LEN)))
     found = laid_out(devices, sequences)
     if found is None:
         return None
     spec, prediction = found
-    tokens = target.split.tokens * token_factor(sequences * SEQ_LEN, critical)
+    tokens = target.split.tokens * token_factor(sequences * USUAL_SEQ_LEN, critical)
     training = msgspec.structs.replace(spec.training, steps=None, tokens=tokens)
     spec = msgspec.structs.replace(spec, training=training)
     try:

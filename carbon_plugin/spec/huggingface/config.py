@@ -35,6 +35,7 @@ from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.huggingface.keys import HIDDEN, VOCAB, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
 from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
+from carbon_plugin.spec.huggingface.naming import model_named_by
 from carbon_plugin.spec.huggingface.nas import nas_blocks
 from carbon_plugin.spec.huggingface.parts import parts_note, parts_of, tower_tokens
 from carbon_plugin.spec.huggingface.patches import patch_encoder_model
@@ -76,9 +77,10 @@ def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, 
     """
     file = path / "config.json" if os.path.isdir(path) else path
     config = read_config(file)
-    named = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
-    fallback = file.resolve().parent.name if file.name == "config.json" else file.stem
-    return model_from_hf_config(config, name or named or fallback, origin=str(file), stated=stated)
+    folder = model_named_by(str(file.resolve().parent)) or str(config.get("model_type") or "custom")
+    named = model_named_by(str(config.get("_name_or_path") or ""))
+    chosen = name or named or (folder if file.name == "config.json" else file.stem)
+    return model_from_hf_config(config, chosen, origin=str(file), stated=stated)
 
 
 def model_from_hf_config(

@@ -61,6 +61,12 @@ class LlamaLike(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(2 * per_layer + 2 * 100 * 64 + 64 + extra))])
 
 
+def test_model_that_was_loaded_from_here_is_named_after_its_class(monkeypatch):
+    monkeypatch.setattr(LlamaLike.Config, "_name_or_path", "./")
+
+    assert detect_model(LlamaLike()).name == "LlamaLike"
+
+
 def test_config_of_a_hugging_face_model_gives_the_shape():
     found = detect_model(LlamaLike())
 

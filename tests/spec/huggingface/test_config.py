@@ -235,6 +235,29 @@ def test_a_model_is_named_after_what_its_file_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ("./", "our-model"),
+        ("..", "our-model"),
+        ("", "our-model"),
+        (None, "our-model"),
+        ("meta-llama/Llama-2-7b-hf", "Llama-2-7b-hf"),
+        ("runs/my-llama/checkpoint-500/", "my-llama"),
+        (
+            "/cache/models--meta-llama--Llama-2-7b-hf/snapshots/8cca527612d856d7d32bd94f8103728d614eb852",
+            "Llama-2-7b-hf",
+        ),
+    ],
+)
+def test_a_path_that_names_no_model_gives_its_name_to_none(tmp_path: Path, stated, name):
+    folder = tmp_path / "our-model" / "checkpoint-20"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config("gpt2", _name_or_path=stated)))
+
+    assert load_hf_config(folder).name == name
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"{", "not valid JSON"),
