@@ -18,7 +18,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import WRITTEN_GELU, model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
-from carbon_plugin.spec.parsing.names import nearest
+from carbon_plugin.spec.models.presets import find_preset, list_presets, load_preset
+from carbon_plugin.spec.parsing.names import nearest, normalized
 
 USUAL_VOCAB = 51200
 VOCABULARIES: tuple[tuple[str, int], ...] = (
@@ -30,10 +31,12 @@ VOCABULARIES: tuple[tuple[str, int], ...] = (
 )
 """Sizes of the vocabularies of families of models, by a pattern of the model's name (`config.json` of Qwen 1 to 3,
 DeepSeek-V3, Llama 2 and 3, Mistral and Gemma). The first match holds where a row does not state its own size."""
-BIASED_EXPERTS = "gpt_oss"
+BIASED_EXPERTS = "gpt-oss"
 """The start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 ENCODER = "encoder"
 """The start of the note of an architecture whose layers see the whole sequence."""
+PRESET = "preset of the package"
+"""The key under which a shape names a preset. No row can state it by accident."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 TRANSFORMERS = re.compile(r"(?i)\bhf trainer|hugging face")
@@ -59,6 +62,8 @@ def row_model(
     shape = row.over(_architecture(row, architectures))
     if shape.states("config"):
         return _configured(row, shape)
+    if shape.states(PRESET):
+        return _as_trained(_of_preset(row, shape.text(PRESET), conventions), row, conventions, assumed)
     layers, hidden, heads = (shape.count(name) for name in ("layers", "hidden", "heads"))
     if not shape.states("vocab"):
         assumed.append(f"vocab {_usual_vocabulary(row)}")
@@ -69,13 +74,7 @@ def row_model(
     moe = _experts(shape, ranks=row.optional_count("ep") or 1)
     gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
     window = re.search(r"(\d+)-token sliding", shape.text("note"))
-    # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
-    adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
     tied = shape.flag("tied")
-    rank = row.optional_count("lora_rank")
-    if adapters and rank is None:
-        assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
-    usual_dropout = conventions.dropout if gated or not TRANSFORMERS.search(row.text("framework")) else USUAL_DROPOUT
     model = TransformerModel(
         name=row.text("model") or row.text("arch") or "unnamed",
         layers=layers,
@@ -88,23 +87,43 @@ def row_model(
         gated=gated,
         qk_norm=_normed(row, shape),
         tied_embeddings=not gated if tied is None else tied,
-        dropout=row.number_or_zero("dropout", usual_dropout),
+        dropout=_dropout(row, conventions, gated=gated),
         causal=not shape.text("note").startswith(ENCODER),
         written_gelu=shape.text("mlp").startswith(WRITTEN_GELU),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,
-        trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
-        frozen_bits=_frozen_bits(row) if adapters else 16,
-        adapters=_adapted(row) or conventions.adapters if adapters else None,
-        adapter_dropout=row.number_or_zero("lora_dropout", 0.0) if adapters else 0.0,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",
     )
+    return _as_trained(model, row, conventions, assumed)
+
+
+def _as_trained(model: TransformerModel, row: Fields, conventions: Conventions, assumed: list[str]) -> TransformerModel:
+    """Return the model with the adapters and the packed documents that the row trains it with."""
     model = _of_documents(model, row.optional_count("document_len"))
-    if not adapters or rank is None:
+    # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
+    adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
+    rank = row.optional_count("lora_rank")
+    if not adapters:
+        return model
+    model = msgspec.structs.replace(
+        model,
+        trainable_fraction=ADAPTER_FRACTION,
+        frozen_bits=_frozen_bits(row),
+        adapters=_adapted(row) or conventions.adapters,
+        adapter_dropout=row.number_or_zero("lora_dropout", 0.0),
+    )
+    if rank is None:
+        assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
         return model
     return msgspec.structs.replace(model, trainable_fraction=_adapter_fraction(model, rank))
+
+
+def _dropout(row: Fields, conventions: Conventions, *, gated: bool) -> float:
+    """Return the dropout that the row states, or that its software has where a model says nothing else."""
+    by_class = not gated and TRANSFORMERS.search(row.text("framework"))
+    return row.number_or_zero("dropout", USUAL_DROPOUT if by_class else conventions.dropout)
 
 
 def _of_documents(model: TransformerModel, length: int | None) -> TransformerModel:
@@ -169,18 +188,42 @@ def _configured(row: Fields, shape: Fields) -> TransformerModel:
     return model_from_hf_config(shape.plain_mapping("config"), name, origin=shape.text("source") or f"arch {name}")
 
 
+def _of_preset(row: Fields, name: str, conventions: Conventions) -> TransformerModel:
+    """Return the model of a preset, as `carbon-plugin plan` knows it, under the name that the row gives it."""
+    model = load_preset(name)
+    dropout = _dropout(row, conventions, gated=model.gated)
+    return msgspec.structs.replace(model, name=row.text("model") or name, dropout=dropout)
+
+
 def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the shape that the row names: of the architectures, or else a preset.
+
+    Dashes, underscores and capitals are alike, as in every other name of a model.
+    """
     name = row.text("arch")
     if not name:
         return {}
-    shape = architectures.get(name)
-    if shape is None:
-        near = nearest(name, map(str, architectures))
-        said = f"; nearest: {', '.join(near)}" if near else ""
-        raise SpecError(f"arch {name!r} is not among the architectures of the file or of this package{said}")
+    alike = [known for known in architectures if normalized(str(known)) == normalized(name)]
+    if not alike:
+        return _preset(name, architectures)
+    known = name if name in alike else alike[-1]  # those of the file follow the shipped ones
+    shape = architectures[known]
     if not isinstance(shape, Mapping):
-        raise SpecError(f"architectures.{name} is {shape!r}, expected a mapping of the model's dimensions")
+        raise SpecError(f"architectures.{known} is {shape!r}, expected a mapping of the model's dimensions")
     return shape
+
+
+def _preset(name: str, architectures: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return {PRESET: find_preset(name)[0]}
+    except SpecError:
+        near = nearest(
+            name, {normalized(known): known for known in (*map(str, architectures), *list_presets())}.values()
+        )
+        said = f"; nearest: {', '.join(near)}" if near else ""
+        raise SpecError(
+            f"arch {name!r} is not among the architectures of the file or of this package, nor among its presets{said}"
+        ) from None
 
 
 def _experts(shape: Fields, ranks: int) -> MixtureOfExperts | None:
@@ -198,7 +241,7 @@ def _experts(shape: Fields, ranks: int) -> MixtureOfExperts | None:
         shared_ffn=(shape.optional_count("shared_experts") or 0) * width,
         every=shape.count("moe_every", 1),
         first_dense_layers=_dense_layers(shape),
-        bias=shape.text("arch").startswith(BIASED_EXPERTS),
+        bias=normalized(shape.text("arch")).startswith(BIASED_EXPERTS),
     )
 
 

@@ -31,6 +31,7 @@ from carbon_plugin.predict.rates.laws import default_attention_kernel
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
 from carbon_plugin.spec.parsing.document import load_yaml
+from carbon_plugin.spec.parsing.names import nearest
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site
 
@@ -60,6 +61,19 @@ DESCRIPTIVE = frozenset(
     }
 )
 """The fields that describe a row or that another field replaces, so that it is no surprise that they are not used."""
+READ = frozenset(
+    {
+        *("arch", "config", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "mlp", "attention"),
+        *("tied", "qk_norm", "note", "dropout", "n_experts", "top_k", "moe_ffn", "moe_every", "shared_experts"),
+        *("dense_layers", "adapters", "lora_rank", "lora_dropout"),
+        *("gpu", "n_gpus", "gpus_per_node", "intra_node", "inter_node", "gpu_power_cap_w"),
+        *("seq_len", "input_len", "document_len", "scored_len", "padded", "mbs", "gbs", "grad_accum"),
+        *("tp", "pp", "cp", "ep", "etp", "dp", "sp", "pipeline_rounds", "sharding", "overlap"),
+        *("precision", "optimizer", "reduce_dtype", "recompute", "remat_policy", "activation_offload"),
+        *("cpu_offload_layers", "attention_kernel", "framework", "oom"),
+    }
+)
+"""The fields of a row, and of the shape that it names, that are read where they matter (docs/rows.md)."""
 STEP_TIME_FIELDS = (
     "step_time_s",
     "tokens_per_s_per_gpu",
@@ -121,13 +135,14 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
 class SkippedRow(Struct, frozen=True, kw_only=True):
     """Names a row whose step time cannot be compared, and the reason.
 
-    `memory` is what it says of memory, where this can be compared.
+    `memory` is what it says of memory, where this can be compared. `not_read` are its fields that nothing here knows.
     """
 
     id: str
     source: str
     reason: str
     memory: MemoryRow | None = None
+    not_read: tuple[str, ...] = ()
 
 
 def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -163,8 +178,17 @@ def parse_rows(
         except (CarbonPluginError, OverflowError) as error:
             reason = " ".join(str(error).split())
             memory = _memory(identity, source, row, known, hardware)
-            skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory))
+            unknown = tuple(str(name) for name in record if name not in READ | DESCRIPTIVE)
+            skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory, not_read=unknown))
     return rows, skipped
+
+
+def unknown_fields(names: Sequence[str]) -> str:
+    """Return a phrase that names fields of a row that nothing here knows, each with the field that may be meant."""
+    known = sorted(READ | DESCRIPTIVE)
+    meant = {name: nearest(name, known)[:1] for name in names}
+    said = (f"{name} (did you mean {close[0]}?)" if close else name for name, close in meant.items())
+    return f"fields that nothing here knows: {', '.join(said)}"
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from carbon_plugin.calibrate.rows.rows import unknown_fields
 from carbon_plugin.cli.tables.plan_step import TERMS, span
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent
@@ -52,7 +53,7 @@ def show(found: RowExplanation, out: Console) -> None:
     if found.assumed:
         out.print(f"assumed: {'; '.join(found.assumed)}", markup=False)
     if found.not_read:
-        out.print(f"fields that nothing here knows: {', '.join(found.not_read)}", markup=False)
+        out.print(unknown_fields(found.not_read), markup=False)
 
 
 def _cells(seconds: float, total_s: float, size: float, unit: str) -> tuple[str, str]:

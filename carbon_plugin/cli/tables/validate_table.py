@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION, next_step
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION, next_step, unknown_fields
 from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.validate.run.full_runs import FullRunRow
 from carbon_plugin.validate.run.real_runs import ClassOverrun
@@ -121,11 +121,11 @@ def print_own_rows(result: Validation, records: Path) -> None:
     out.print()
     for row in result.rows:
         if row.skipped is not None:
-            out.print(f"{records}: {row.id}: {row.skipped}; {next_step(row.skipped)}", markup=False, soft_wrap=True)
-            continue
-        said = [f"assumed {'; '.join(row.assumed)}"] if row.assumed else ["nothing assumed"]
-        said += [f"fields that nothing here knows: {', '.join(row.not_read)}"] if row.not_read else []
-        out.print(f"{row.id}: {'; '.join(said)}", markup=False, soft_wrap=True)
+            said = [f"{records}: {row.id}: {row.skipped}", next_step(row.skipped)]
+        else:
+            said = [f"{row.id}: assumed {'; '.join(row.assumed)}" if row.assumed else f"{row.id}: nothing assumed"]
+        said += [unknown_fields(row.not_read)] if row.not_read else []
+        out.print("; ".join(said), markup=False, soft_wrap=True)
     if any(row.skipped is None for row in result.rows):
         out.print("--explain ROW prints the predicted step of one of them, term by term.")
 

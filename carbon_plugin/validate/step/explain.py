@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.published import all_published_rows
-from carbon_plugin.calibrate.rows.rows import next_step, read_rows
+from carbon_plugin.calibrate.rows.rows import next_step, read_rows, unknown_fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.result import StepPrediction
@@ -57,7 +57,8 @@ def explain_row(name: str, records: Path | None) -> RowExplanation:
     where = "the published rows" if records is None else str(records)
     for left_out in skipped:
         if left_out.id == name:
-            raise SpecError(f"{where}: {name}: {left_out.reason}; {next_step(left_out.reason)}")
+            unknown = f"; {unknown_fields(left_out.not_read)}" if left_out.not_read else ""
+            raise SpecError(f"{where}: {name}: {left_out.reason}; {next_step(left_out.reason)}{unknown}")
     found = next((row for row in rows if row.id == name), None)
     if found is None:
         near = _nearest(name, [row.id for row in rows])

@@ -99,7 +99,9 @@ def validate(records: Path | None = None) -> Validation:
     seen = calibration_rows(shipped)
     mfu = baselines.typical_mfu(shipped, seen)
     found, skipped = (every, not_published) if records is None else read_rows(records)
-    missing = [ValidatedRow(id=row.id, source=row.source, skipped=row.reason) for row in skipped]
+    missing = [
+        ValidatedRow(id=row.id, source=row.source, skipped=row.reason, not_read=row.not_read or None) for row in skipped
+    ]
     memory = validate_memory(memory_rows(found, skipped))
     rows = without_hybrids(found)
     if not rows:

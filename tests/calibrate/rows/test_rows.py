@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carbon_plugin.calibrate.rows import rows as rows_module
 from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventions_of
 from carbon_plugin.calibrate.rows.published import published_rows
-from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
+from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, parse_rows, read_rows, unknown_fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
@@ -103,6 +104,48 @@ def test_nearly_all_shipped_rows_can_be_predicted() -> None:
     assert len({row.id for row in rows}) == len(rows)
 
 
+def test_a_field_that_is_read_in_any_published_row_counts_as_known() -> None:
+    folder = Path(rows_module.__file__).parent / "published"
+    stated = {
+        str(record["id"]): set(record)
+        for path in folder.glob("*collection.yaml")
+        for record in yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["rows"]
+    }
+    rows, _ = published_rows()
+    read = set().union(*(stated[row.id] - set(row.not_read) for row in rows if row.id in stated))
+
+    assert read
+    assert read <= READ | DESCRIPTIVE
+
+
+@pytest.mark.parametrize(("name", "layers"), [("llama3-8b", 32), ("Llama3_8B", 32), ("olmo2-13b", 40)])
+def test_an_architecture_is_found_under_any_spelling_and_among_the_presets(name, layers) -> None:
+    row = parsed(arch=name)
+
+    assert row.spec.model.layers == layers
+
+
+def test_a_shape_of_the_file_comes_before_a_shipped_one_and_a_preset() -> None:
+    ours = {"LLAMA3-8B": {"layers": 3, "hidden": 4096, "ffn": 14336, "heads": 32}}
+    (row,), _ = parse_rows([RECORD | {"arch": "llama3-8b"}], ours)
+
+    assert row.spec.model.layers == 3
+
+
+def test_a_preset_is_trained_as_the_row_says() -> None:
+    row = parsed(arch="qwen2.5-7b", kind="lora_benchmark", adapters="attention", lora_rank=8)
+
+    assert row.spec.model.adapters == "attention"
+    assert 0 < row.spec.model.trainable_fraction < 0.005
+
+
+def test_a_skipped_row_names_its_unknown_fields_too() -> None:
+    skipped = parsed(n_gpus=None, n_gpu=16, colour="green")
+
+    assert (skipped.reason, skipped.not_read) == ("n_gpus is not stated", ("n_gpu", "colour"))
+    assert unknown_fields(skipped.not_read) == ("fields that nothing here knows: n_gpu (did you mean n_gpus?), colour")
+
+
 ODD = st.sampled_from(
     [None, "", 0, -1, 1.5, "8", "eight", 1e30, float("nan"), float("inf"), True, False, [1], {"a": 1}, 10**20, 3]
 )
@@ -127,8 +170,11 @@ def test_no_odd_value_stops_the_reader(changes) -> None:
         ({"gpu": "MI999X (GCD)"}, "gpu 'MI999X (GCD)' counts parts of a module"),
         ({"step_time_s": 0.001}, "TFLOP/s a device, expected at most the bf16 peak of h100-sxm"),
         ({"padded": True}, "padded: sequences are shorter than seq_len"),
-        ({"arch": "llama9"}, "arch 'llama9' is not among the architectures of the file or of this package"),
-        ({"arch": "deepseek_v33"}, "package; nearest: deepseek_v3"),
+        (
+            {"arch": "abacus9"},
+            "'abacus9' is not among the architectures of the file or of this package, nor among its",
+        ),
+        ({"arch": "deepseek_v33"}, "presets; nearest: deepseek-v3, deepseek-v2"),
         ({"gpu": "H1000-80GB"}, "gpu 'H1000-80GB' has no profile"),
         ({"sharding": "ZeRO-9"}, "sharding 'ZeRO-9' names a stage 9 of ZeRO, expected 0, 1, 2 or 3"),
         ({"arch": "deepseek_v3", "attention": "MLA q_lora 1"}, "kv_lora of attention 'MLA q_lora 1' is not stated"),

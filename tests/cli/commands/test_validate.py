@@ -77,7 +77,9 @@ def test_a_file_without_a_row_that_can_be_predicted_is_still_a_document(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("rows", "why"), [("[{id: x-1}]", "every row was skipped"), ("[]", "it holds no row")], ids=["skipped", "empty"]
+    ("rows", "why"),
+    [("[{id: x-1, colour: green}]", "every row was skipped"), ("[]", "it holds no row")],
+    ids=["skipped", "empty"],
 )
 def test_nothing_to_compare_is_an_error_and_no_empty_table(rows: str, why: str, tmp_path, capsys) -> None:
     path = tmp_path / "rows.yaml"
@@ -89,6 +91,7 @@ def test_nothing_to_compare_is_an_error_and_no_empty_table(rows: str, why: str, 
     assert "mean over sources" not in said.out
     assert f"rows.yaml: nothing could be compared: {why}" in said.err
     assert ("x-1: gpu is not stated" in said.out) == ("x-1" in rows)
+    assert ("fields that nothing here knows: colour" in said.out) == ("x-1" in rows)
 
 
 def test_the_table_names_what_was_not_predicted(tmp_path, capsys) -> None:
