@@ -212,6 +212,18 @@ SOURCES = {
     "megatool": ("Megatron-LM's tool for training information, H800", ""),
     "atorch": ("ATorch's FSDP and DeepSpeed pipelines, A100", ""),
     "litgpthub": ("LitGPT's configurations", ""),
+    "cs336yy": ("One student's CS336, A100 and H100", ""),
+    "nerscvit": ("NERSC's tutorial of 2025, A100", ""),
+    "maeft": ("Fine-tuning of MAE, V100", ""),
+    "deit": ("DeiT's paper, V100", ""),
+    "fnetbert": ("A model card's BERT in transformers, V100", ""),
+    "lfactory": ("A user's LLaMA-Factory with FSDP, H100", ""),
+    "giles3090": ("A blog's GPT-2 of a book, RTX 3090", ""),
+    "gpt2a10": ("One user's GPT-2, A10", ""),
+    "nanogpt4090": ("A user's nanoGPT, RTX 4090", ""),
+    "fastcode": ("FastCode's StarCoder in transformers, A100 and A6000", ""),
+    "oumi": ("oumi in TRL, A100", ""),
+    "touchnet": ("TouchNet in FSDP2, RTX 3090", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
