@@ -235,6 +235,19 @@ SOURCES = {
     "fastcode": ("FastCode's StarCoder in transformers, A100 and A6000", ""),
     "oumi": ("oumi in TRL, A100", ""),
     "touchnet": ("TouchNet in FSDP2, RTX 3090", ""),
+    "mlperf405": ("MLPerf Llama 3.1 405B, H100/GB200", ""),
+    "maxtextv4": ("MaxText, TPU v4", ""),
+    "maxtextv5p": ("MaxText's own models, TPU v5p", ""),
+    "neuronnemo": ("NeMo Megatron, Trainium 1", ""),
+    "titan778": ("torchtitan without recompute, H100", ""),
+    "megatronh200": ("A study's Megatron-LM, H200", ""),
+    "tpuqwen3": ("One user's MaxText with offload, TPU v6e", ""),
+    "amd405": ("MaxText's 405B, MI355X", ""),
+    "gipfel": ("A course's Megatron-LM, GH200", ""),
+    "amdsweep": ("One user's Megatron-LM, MI355X", ""),
+    "jubench": ("JUWELS Booster's Megatron-LM, A100-40", ""),
+    "flagpaddle": ("FlagPerf's PaddlePaddle, A100", ""),
+    "tegpt2": ("GPT-2 in Transformer Engine, H100/H200/MI300X", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
