@@ -1,6 +1,7 @@
 """Define the options that describe a run, and make the run from them and from a spec file, if there is one.
 
-The fields of a group have the names of the fields in that section of a spec, so that each name is written once.
+The fields of a group have the names of the fields in that section of a spec, so that each name is written once. What
+another command that predicts asks of its user too (`scale`) has its option here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from carbon_plugin.spec.run import RunSpec
 
 
+SeqLen = Annotated[int | None, Option("Tokens a sequence.")]
+PrecisionName = Annotated[str | None, Option("bf16, fp16, fp8, mxfp8, nvfp4, fp32 or tf32.")]
+StackName = Annotated[str | None, Option("Software that trains: a preset of `carbon-plugin list stacks`.")]
+GridIntensity = Annotated[
+    float | None, Option("Your own grid intensity, g/kWh, instead of the zone's.", names=("--intensity",))
+]
+FacilityPue = Annotated[float | None, Option("Facility energy over IT energy.")]
+
+
 class ClusterOptions(Struct, frozen=True):
     """Options for fields of the section `cluster` of a spec."""
 
@@ -31,19 +41,17 @@ class TrainingOptions(Struct, frozen=True):
 
     tokens: Annotated[float | None, Option("Tokens to train on, for instance 15e12.")] = None
     steps: Annotated[int | None, Option("Optimizer steps, instead of tokens.")] = None
-    seq_len: Annotated[int | None, Option("Tokens a sequence.")] = None
+    seq_len: SeqLen = None
     global_batch_size: Annotated[int | None, Option("Sequences an optimizer step.")] = None
-    precision: Annotated[str | None, Option("bf16, fp16, fp8, mxfp8, nvfp4, fp32 or tf32.")] = None
+    precision: PrecisionName = None
 
 
 class SiteOptions(Struct, frozen=True):
     """Options for fields of the section `site` of a spec."""
 
     zone: Annotated[str | None, Option("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None
-    intensity_g_per_kwh: Annotated[
-        float | None, Option("Your own grid intensity, g/kWh, instead of the zone's.", names=("--intensity",))
-    ] = None
-    pue: Annotated[float | None, Option("Facility energy over IT energy.")] = None
+    intensity_g_per_kwh: GridIntensity = None
+    pue: FacilityPue = None
 
 
 class LayoutOptions(Struct, frozen=True):
@@ -71,7 +79,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
         str | None, Option('"auto": search the layout, not the one of the spec; degrees given beside it are kept.')
     ] = None
     degrees: LayoutOptions
-    stack: Annotated[str | None, Option("Software that trains: a preset of `carbon-plugin list stacks`.")] = None
+    stack: StackName = None
     force: Annotated[bool, Option("Plan a layout that does not fit in memory too.")] = False
     price: Annotated[float | None, Option("USD a device-hour.")] = None
     check_model: Annotated[bool, Option("Compare the parameters of a config.json with its transformers class.")] = False

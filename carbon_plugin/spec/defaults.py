@@ -9,6 +9,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.numbers.figure import Assumption
+from carbon_plugin.spec.stack import COMPILED_GRAPHS, GRAPH_STACK, PLAIN_STACK, Stack
+from carbon_plugin.spec.training import Precision
+
 USUAL_SEQ_LEN = 4096
 """The number of tokens in a sequence of pre-training: 4,096 in Llama 2 (arXiv 2307.09288, table 1)."""
 USUAL_BATCH_TOKENS = 4 * 2**20
@@ -46,6 +51,18 @@ def usual_batch(seq_len: float, devices: int) -> Taken:
     multiple = USUAL_BATCH_TOKENS / (max(1, seq_len) * odd)
     doublings = round(math.log2(max(1, multiple)))
     return Taken(odd * 2**doublings, "about 4 Mi tokens a step, usual for LLMs (Llama 2, arXiv 2307.09288); not stated")
+
+
+def usual_precision(accelerator: Accelerator) -> Precision:
+    """Return the precision of a training on this device where nobody states it."""
+    if "bf16" in accelerator.peak_flops:
+        return "bf16"
+    return "fp16" if "fp16" in accelerator.peak_flops else "fp32"
+
+
+def usual_stack(accelerator: Accelerator) -> tuple[Stack, Assumption]:
+    """Return the software where nobody names it, and why: plain PyTorch, or what the device compiles of it."""
+    return (GRAPH_STACK, COMPILED_GRAPHS) if accelerator.compiles_graphs else (Stack(), PLAIN_STACK)
 
 
 def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:

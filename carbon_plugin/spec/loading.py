@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.defaults import USUAL_SEQ_LEN, Taken, usual_batch, usual_seq_len
+from carbon_plugin.spec.defaults import USUAL_SEQ_LEN, Taken, usual_batch, usual_precision, usual_seq_len, usual_stack
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
@@ -37,9 +37,9 @@ from carbon_plugin.spec.parsing.document import Document, overlay, read_document
 from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
-from carbon_plugin.spec.stack import COMPILED_GRAPHS, GRAPH_STACK, PLAIN_STACK, Stack
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_chunks
-from carbon_plugin.spec.training import Precision, TrainingPlan
+from carbon_plugin.spec.training import TrainingPlan
 
 COMMAND_LINE = "command line"
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
@@ -340,18 +340,12 @@ def _training(document: Document, accelerator: Accelerator) -> tuple[TrainingPla
     plan = decode(document, TrainingPlan, ("training",))
     stated, assumptions = document.value["training"], []
     if "precision" not in stated:
-        precision = _usual_precision(accelerator)
+        precision = usual_precision(accelerator)
         plan = msgspec.structs.replace(plan, precision=precision)
         assumptions.append(Assumption("training.precision", precision, f"usual on {accelerator.name}"))
     if "optimizer" not in stated:
         assumptions.append(Assumption("training.optimizer", plan.optimizer, "usual for transformers"))
     return plan, assumptions
-
-
-def _usual_precision(accelerator: Accelerator) -> Precision:
-    if "bf16" in accelerator.peak_flops:
-        return "bf16"
-    return "fp16" if "fp16" in accelerator.peak_flops else "fp32"
 
 
 def _stack(
@@ -364,7 +358,8 @@ def _stack(
     an assumption.
     """
     if stated is None:
-        return (GRAPH_STACK, [COMPILED_GRAPHS]) if accelerator.compiles_graphs else (Stack(), [PLAIN_STACK])
+        stack, assumption = usual_stack(accelerator)
+        return stack, [assumption]
     if isinstance(stated, str):
         return _named_stack(document, ("stack",), stated, directories), []
     base: dict[str, Any] = {}

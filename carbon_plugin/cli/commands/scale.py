@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option, ProfileDirectories, Seed
+from carbon_plugin.cli.run_options import FacilityPue, GridIntensity, PrecisionName, SeqLen, StackName
 from carbon_plugin.cli.terminal import echo, echo_json, steering_console
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.amounts import days_phrase
@@ -17,7 +18,9 @@ from carbon_plugin.spec.parsing.saving import save
 
 if TYPE_CHECKING:
     from carbon_plugin.plan.scaling.laws import ScalingLaw
+    from carbon_plugin.plan.scaling.options import Method
     from carbon_plugin.plan.scaling.table import Sweep
+    from carbon_plugin.spec.site import Site
 
 DEADLINE_DAYS = 90.0
 ACCELERATOR = "h100-sxm"
@@ -42,7 +45,11 @@ def scale(
     ] = None,
     deadline_days: Annotated[float | None, Option("Longest time that the run may take.", shown_default="90")] = None,
     points: Annotated[int, Option("Points of a range.")] = POINTS,
-    pue: Annotated[float | None, Option("Facility energy over IT energy.")] = None,
+    intensity_g_per_kwh: GridIntensity = None,
+    pue: FacilityPue = None,
+    stack: StackName = None,
+    precision: PrecisionName = None,
+    seq_len: SeqLen = None,
     profiles: ProfileDirectories = None,
     seed: Seed = 0,
     output: Annotated[Path, Option("Directory for table and charts of a range.", names=("-o", "--output"))] = Path(
@@ -60,23 +67,30 @@ def scale(
     from carbon_plugin.plan.scaling.laws import law_named
     from carbon_plugin.plan.scaling.table import sweep
     from carbon_plugin.spec.numbers.figure import Assumption
-    from carbon_plugin.spec.site import Site
 
     chosen, values = law_named(law), _values(compute, loss, points)
     ranged = len(values) > 1
     targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
     devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))
-    if not zone and not ranged:
-        raise SpecError("zone is not given, expected --zone with one, or WORLD for the mean of all grids")
-    sites = [Site(zone=name, pue=pue) for name in zone or ZONES]
+    sites = _sites(zone, intensity_g_per_kwh, pue, ranged=ranged)
+    method = _method(stack, precision, seq_len)
     days = DEADLINE_DAYS if deadline_days is None else deadline_days
     with _progress(len(targets) * len(devices)) as advance:
-        result = sweep(targets, devices, sites, days, profile_dirs=tuple(profiles or ()), seed=seed, done=advance)
+        result = sweep(
+            targets,
+            devices,
+            sites,
+            days,
+            method=method,
+            profile_dirs=tuple(profiles or ()),
+            seed=seed,
+            done=advance,
+        )
     assumed = [
         Assumption(field, value, "no other was given")
         for field, value, given in (
             ("accelerator", ", ".join(devices), accelerator),
-            ("zone", ", ".join(str(site.zone) for site in sites), zone),
+            ("zone", ", ".join(str(site.zone) for site in sites), zone or intensity_g_per_kwh),
             ("deadline", days_phrase(days), deadline_days),
         )
         if given is None
@@ -89,6 +103,27 @@ def scale(
         echo_json(result)
     else:
         _print(result, chosen, days, written)
+
+
+def _sites(zones: list[str] | None, g_per_kwh: float | None, pue: float | None, *, ranged: bool) -> list[Site]:
+    """Return the sites that are asked for, or those of a range. Raises `SpecError` where one answer has none."""
+    from carbon_plugin.spec.site import Site
+
+    if not zones and g_per_kwh is not None:
+        return [Site(intensity_g_per_kwh=g_per_kwh, pue=pue)]
+    if not zones and not ranged:
+        raise SpecError("zone is not given, expected --zone with one, or WORLD for the mean of all grids")
+    return [Site(zone=name, intensity_g_per_kwh=g_per_kwh, pue=pue) for name in zones or ZONES]
+
+
+def _method(stack: str | None, precision: str | None, seq_len: int | None) -> Method:
+    """Return what is stated of the training. Raises `SpecError` for a value that cannot be."""
+    from carbon_plugin.plan.scaling.options import Method
+    from carbon_plugin.spec.parsing.decoding import decode
+    from carbon_plugin.spec.parsing.document import Document
+
+    stated = {"stack": stack, "precision": precision, "seq_len": seq_len}
+    return decode(Document(stated, "command line", {}), Method)
 
 
 def _values(compute: str | None, loss: str | None, points: int) -> list[float]:

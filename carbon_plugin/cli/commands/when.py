@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from carbon_plugin.cli.options import Argument, AsJson, Option
+from carbon_plugin.cli.options import Argument, AsJson, Option, Seed
 from carbon_plugin.cli.run_options import RunOptions, run_of
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
@@ -33,6 +33,7 @@ def when(
         str | None, Option("Time zone of that file, an IANA name or UTC, where its times have no offset.")
     ] = None,
     now: Annotated[str | None, Option("The moment that counts as now, for instance 2026-01-01T00:00Z.")] = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Find the best start of a run within the next hours, and what it saves against a start now."""
@@ -50,7 +51,7 @@ def when(
         raise SpecError("--column and --timezone say how a file is read: give it with --forecast")
     file = None if forecast is None else SeriesFile(path=str(forecast), column=column, timezone=timezone)
     trace = load_trace(file) if file is not None else forecast_trace(run.site, os.environ)
-    plan = make_forecast(run)
+    plan = make_forecast(run, seed=seed)
     if not options.force:
         require_fit(plan)
     found = find_best_start(plan, trace, now_unix_s=now_unix_s, within_s=within_s)

@@ -30,8 +30,10 @@ from carbon_plugin.plan.scaling.laws import (
     tokens_to_reach,
 )
 from carbon_plugin.plan.scaling.options import (
+    AS_USUAL,
     BATCH_SHARES,
     DeviceInNode,
+    Method,
     Target,
     TrainingOption,
     best_case_of,
@@ -44,14 +46,12 @@ from carbon_plugin.plan.scaling.options import (
 from carbon_plugin.plan.scaling.shape import model_of
 from carbon_plugin.plan.search.phrases import phrase_of
 from carbon_plugin.predict.power import sustained_w
-from carbon_plugin.spec.defaults import USUAL_SEQ_LEN
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
 from carbon_plugin.spec.numbers.amounts import count, percent
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import PLAIN_STACK
 
 MEASURED_DEVICES = 6144
 """The number of devices of the largest published run with which the predictor was compared."""
@@ -127,7 +127,6 @@ class CheapestTraining(Struct, frozen=True, kw_only=True):
 
 
 METHOD = (
-    Assumption("sequence", f"{USUAL_SEQ_LEN:,} tokens", "usual pre-training length"),
     Assumption("model", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
     Assumption(
         "batch",
@@ -135,10 +134,9 @@ METHOD = (
         f"which costs {percent(TOKEN_OVERHEAD, 0)} more tokens at the critical one (arXiv 2410.21676)",
     ),
     Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),
-    Assumption("training", "bf16, fp16 where the device has none; adamw", "usual for transformers"),
-    PLAIN_STACK,
+    Assumption("training.optimizer", "adamw", "usual for transformers"),
 )
-"""The assumptions of every answer, besides those of its forecast."""
+"""The assumptions of every answer, besides those of its device and its forecast."""
 
 
 def target_of_compute(law: ScalingLaw, flops: float) -> Target:
@@ -170,6 +168,7 @@ def answer(
     sites: Sequence[Site],
     deadline_days: float,
     *,
+    method: Method = AS_USUAL,
     profile_dirs: Directories = (),
     seed: int = 0,
 ) -> CheapestTraining:
@@ -182,7 +181,7 @@ def answer(
         raise SpecError(f"deadline_days is {deadline_days:g}, expected a positive number")
     if not sites:
         raise SpecError("zone: give at least one grid zone")
-    hardware = hardware_of(accelerator, profile_dirs)
+    hardware = hardware_of(accelerator, method, profile_dirs)
     # The factors hold embodied carbon per device, host and network share, for any number of devices.
     factors = [resolve_factors(site, hardware.cluster(1)) for site in sites]
     laid_out = layouts_for(target, hardware, sites[0])
@@ -212,7 +211,7 @@ def answer(
             if option is not None
         }
         points.append(_point(target, best, hardware, answers, site, given, deadline_days, seed))
-    assumed = [*METHOD, *best.prediction.assumptions, *best.goodput.assumptions]
+    assumed = [*METHOD, *hardware.assumptions, *best.prediction.assumptions, *best.goodput.assumptions]
     assumed += [item for given in factors for item in given.assumptions]
     return CheapestTraining(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
 

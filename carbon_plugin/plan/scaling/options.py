@@ -23,13 +23,16 @@ from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.defaults import USUAL_SEQ_LEN
+from carbon_plugin.spec.defaults import usual_precision, usual_seq_len, usual_stack
 from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
-from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, usual_node
+from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, load_stack, usual_node
 from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
+from carbon_plugin.spec.parsing.limits import MOST_WIDTH, check_at_most, check_positive
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 BATCH_SHARES = (1.0, 0.5, 0.25)
@@ -55,12 +58,32 @@ class Target(Struct, frozen=True, kw_only=True):
     loss: float
 
 
+class Method(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One instance holds what is stated of how a target is trained; None is what is usual on the device."""
+
+    stack: str | None = None
+    precision: Precision | None = None
+    seq_len: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, "seq_len")
+        check_at_most(self, MOST_WIDTH, "seq_len")
+
+
+AS_USUAL = Method()
+
+
 class DeviceInNode(Struct, frozen=True, kw_only=True):
-    """One instance holds a device, its node, and the precision in which large models are trained on it."""
+    """One instance holds a device, its node, and how large models are trained on it; `assumptions` are what nobody
+    stated of that.
+    """
 
     device: Accelerator
     node: Node
     precision: Precision
+    stack: Stack
+    seq_len: int
+    assumptions: tuple[Assumption, ...]
 
     @property
     def devices_per_node(self) -> int:
@@ -78,12 +101,29 @@ class DeviceInNode(Struct, frozen=True, kw_only=True):
         return Cluster(accelerator=self.device, node=self.node, nodes=nodes, devices_per_node=self.devices_per_node)
 
 
-def hardware_of(accelerator: str, profile_dirs: Directories) -> DeviceInNode:
-    """Return an accelerator by name, in its usual node. Raises `SpecError` for an unknown one."""
+def hardware_of(accelerator: str, method: Method, profile_dirs: Directories) -> DeviceInNode:
+    """Return an accelerator by name, in its usual node, with the method of training.
+
+    Raises `SpecError` for an unknown accelerator or stack, and for a precision that the device does not have.
+    """
     device = load_accelerator(accelerator, profile_dirs=profile_dirs)
-    precision: Precision = "bf16" if "bf16" in device.peak_flops else "fp16"
-    node = usual_node(device, None, nodes=2, profile_dirs=profile_dirs)  # a target of any size has several
-    return DeviceInNode(device=device, node=node, precision=precision)
+    precision, seq_len = method.precision or usual_precision(device), usual_seq_len(None)
+    stack, plain = usual_stack(device)
+    assumed = (
+        (method.seq_len, Assumption("sequence", f"{seq_len.value:,} tokens", seq_len.why)),
+        (method.precision, Assumption("training.precision", precision, f"usual on {device.name}")),
+        (method.stack, plain),
+    )
+    found = DeviceInNode(
+        device=device,
+        node=usual_node(device, None, nodes=2, profile_dirs=profile_dirs),  # a target of any size has several
+        precision=precision,
+        stack=stack if method.stack is None else load_stack(method.stack, profile_dirs=profile_dirs),
+        seq_len=method.seq_len or seq_len.value,
+        assumptions=tuple(assumption for stated, assumption in assumed if stated is None),
+    )
+    peak_of(device, precision)  # says which precisions the device has
+    return found
 
 
 class TrainingOption(Struct, frozen=True, kw_only=True):
@@ -115,10 +155,16 @@ def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
     @functools.cache
     def laid_out(devices: int, sequences: int) -> tuple[RunSpec, StepPrediction] | None:
         training = TrainingPlan(
-            seq_len=USUAL_SEQ_LEN, global_batch_size=sequences, steps=1, precision=hardware.precision
+            seq_len=hardware.seq_len, global_batch_size=sequences, steps=1, precision=hardware.precision
         )
-        cluster = hardware.cluster(devices)
-        spec = RunSpec(name=target.model.name, model=target.model, cluster=cluster, training=training, site=site)
+        spec = RunSpec(
+            name=target.model.name,
+            model=target.model,
+            cluster=hardware.cluster(devices),
+            training=training,
+            site=site,
+            stack=hardware.stack,
+        )
         try:
             spec = msgspec.structs.replace(spec, layout=search_layout(spec).layout)
         except SpecError:
@@ -160,20 +206,23 @@ def _options(
             return
         found = []
         for share in BATCH_SHARES:
-            option = _option(target, critical, share, laid_out, 2**doubling)
+            option = _option(target, critical * share, critical, hardware.seq_len, laid_out, 2**doubling)
             found += [option] if option is not None else []
         yield from found
         met += any(option.meets(deadline_days) for option in found)
 
 
-def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> TrainingOption | None:
+def _option(
+    target: Target, batch: float, critical: float, seq_len: int, laid_out: LaidOut, devices: int
+) -> TrainingOption | None:
+    """Return the run with a batch of so many tokens, rounded down, or None if it does not fit or makes no progress."""
     # The batch is a power of two, which any layout divides.
-    sequences = 2 ** max(0, math.floor(math.log2(share * critical / USUAL_SEQ_LEN)))
+    sequences = 2 ** max(0, math.floor(math.log2(batch / seq_len)))
     found = laid_out(devices, sequences)
     if found is None:
         return None
     spec, prediction = found
-    tokens = target.split.tokens * token_factor(sequences * USUAL_SEQ_LEN, critical)
+    tokens = target.split.tokens * token_factor(sequences * seq_len, critical)
     training = msgspec.structs.replace(spec.training, steps=None, tokens=tokens)
     spec = msgspec.structs.replace(spec, training=training)
     try:

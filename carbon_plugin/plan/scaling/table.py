@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.plan.scaling.cheapest import ScalePoint, answer
 from carbon_plugin.plan.scaling.laws import ScalingLaw
-from carbon_plugin.plan.scaling.options import Target
+from carbon_plugin.plan.scaling.options import AS_USUAL, Method, Target
 from carbon_plugin.spec.hardware.profiles import Directories
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.numbers.units import JOULES_PER_MWH, SECONDS_PER_DAY
@@ -53,6 +53,7 @@ def sweep(
     sites: Sequence[Site],
     deadline_days: float,
     *,
+    method: Method = AS_USUAL,
     profile_dirs: Directories = (),
     seed: int = 0,
     done: Callable[[], None] = lambda: None,
@@ -67,7 +68,9 @@ def sweep(
     for accelerator in accelerators:
         for target in targets:
             try:
-                found = answer(target, accelerator, sites, deadline_days, profile_dirs=profile_dirs, seed=seed)
+                found = answer(
+                    target, accelerator, sites, deadline_days, method=method, profile_dirs=profile_dirs, seed=seed
+                )
                 points += found.points
                 assumed += found.assumptions
             except InfeasibleLayoutError as error:

@@ -69,6 +69,16 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
         (["--compute", "1e23:1e24", "--points", "1"], "points is 1, expected 2 to 1,000"),
         (["--compute", "1e23:1e24", "--points", "10000000"], "points is 10,000,000, expected 2 to 1,000"),
         (["--compute", "1e23"], "zone is not given, expected --zone with one, or WORLD"),
+        (
+            ["--compute", "1e22", "--zone", "FRA", "--stack", "megatron"],
+            "unknown stack 'megatron'; nearest:",
+        ),
+        (["--compute", "1e22", "--zone", "FRA", "--precision", "bf17"], "precision: expected one of bf16, fp16"),
+        (["--compute", "1e22", "--zone", "FRA", "--seq-len", "0"], "seq_len is 0, expected a positive integer"),
+        (
+            ["--compute", "1e22", "--zone", "FRA", "--accelerator", "v100", "--precision", "fp8"],
+            "precision fp8 is not supported by v100-sxm2-32gb",
+        ),
         (["--compute", "1e27", "--accelerator", "t4", "--zone", "SWE"], "fits on none of the clusters of t4"),
     ],
 )
@@ -78,3 +88,44 @@ def test_a_bad_question_ends_with_one_line(arguments, message, capsys):
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "when", "scale"])
+def test_every_command_that_plans_a_run_takes_the_same_of_software_place_and_hardware(command, capsys):
+    assert run([command, "--help"]) == 0
+
+    words = capsys.readouterr().out.split()
+    shared = {"--accelerator", "--profiles", "--zone", "--intensity", "--pue", "--stack", "--precision", "--seq-len"}
+    assert shared | {"--seed", "--json"} <= set(words)
+
+
+def test_what_is_stated_of_the_training_is_planned_and_no_longer_assumed(capsys):
+    def point_and_assumed(*flags):
+        assert run(["scale", "--compute", "1e21", "--zone", "FRA", "--json", *flags]) == 0
+        document = json.loads(capsys.readouterr().out)
+        return document["points"][0], {item["field"]: item["value"] for item in document["assumptions"]}
+
+    usual, assumed = point_and_assumed()
+    tuned, with_stack = point_and_assumed("--stack", "megatron-core")
+    _, with_all = point_and_assumed("--stack", "tuned", "--precision", "fp8", "--seq-len", "2048")
+
+    assert tuned["mfu"] > 1.2 * usual["mfu"]
+    assert (assumed["stack"], assumed["sequence"]) == ("ordinary software, plain PyTorch", "4,096 tokens")
+    assert "stack" not in with_stack
+    assert not {"stack", "sequence", "training.precision"} & with_all.keys()
+
+
+def test_the_software_of_a_device_that_compiles_graphs_is_that_of_a_plan(capsys):
+    assert run(["scale", "--compute", "1e21", "--zone", "FRA", "--accelerator", "tpu-v5p", "--json"]) == 0
+
+    assumed = {item["field"]: item["value"] for item in json.loads(capsys.readouterr().out)["assumptions"]}
+    assert assumed["stack"] == "ordinary software, compiled"
+
+
+def test_a_grid_intensity_of_ones_own_needs_no_zone(capsys):
+    def operational_kg(*place):
+        assert run(["scale", "--compute", "1e21", "--json", *place]) == 0
+        (point,) = json.loads(capsys.readouterr().out)["points"]
+        return point["operational_kg"]["value"]
+
+    assert operational_kg("--intensity", "200") == pytest.approx(2 * operational_kg("--intensity", "100"), rel=1e-6)
