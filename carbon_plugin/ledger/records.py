@@ -73,6 +73,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     see, whichever process meters them, and `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that
     the file was given, and is empty in older ledgers. A copy under another name is no second ledger. `budget` is what
     the run may use at most, and `configuration` maps each field of the configuration to `{"value", "source"}`.
+    `follows` names files of the same launch whose writers were lost or have ended, and whose devices this one has taken
+    over.
 
     `tags` say who answers for the run: "team", "project", "owner", "cost_centre" and "user", as far as they are known.
 
@@ -108,6 +110,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     budget: dict[str, Any] | None = None
     configuration: dict[str, Any] = {}
     tags: dict[str, str] = {}
+    follows: list[str] = []
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

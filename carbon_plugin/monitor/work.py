@@ -187,6 +187,7 @@ class MonitorWork:
         recording = node.recording
         if recording is not None:
             guard.run("last window", recording.recorder.cut, None)
+            guard.run("what others have left", node.note_left, None)
             node.state_late_claims()
             node.compare_tokens(last=True)
             if run is not None:

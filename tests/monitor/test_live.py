@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
 from carbon_plugin.ledger.verification.verify import verify_run
@@ -259,13 +260,16 @@ def test_run_directory_that_cannot_be_written_is_a_warning_at_either_end(job, tm
     assert f"no report: nothing could be written in {tmp_path / 'file' / 'run'}" in errors
 
 
-def test_a_rank_that_starts_after_its_leader_has_ended_leaves_no_second_ledger(job, tmp_path):
+def test_a_rank_that_starts_after_its_leader_has_ended_is_of_its_attempt_and_meters_nothing_twice(job, tmp_path):
     ranks = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     for rank in range(2):
         process = job("close", tmp_path / "run", 0.6, **ranks, RANK=rank, LOCAL_RANK=rank)
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
 
-    file = only_file(tmp_path / "run")
-    assert manifest_of(file.records).world_size == 2
+    first, *later = read_run(tmp_path / "run").files
+    assert manifest_of(first.records).world_size == 2
+    assert not any(isinstance(record, Window) for file in later for record in file.records)
+    assert [manifest_of(file.records).follows for file in later] in ([], [[first.path.name]])  # it says how much later
+    assert len(summarise(tmp_path / "run").period.attempts) == 1
     assert verify_run(tmp_path / "run").ok

@@ -389,3 +389,57 @@ def test_gpu_that_one_rank_uses_on_after_the_other_has_ended_stays_in_the_time_o
     assert summary.reserved.device_s >= least_j / watts(uuid) - left_s
     assert recorded_j(summary)[uuid] <= 1.05 * most_j
     assert summary.verification.ok
+    assert len(summary.period.attempts) == 1
+
+
+def test_rank_that_ends_a_little_later_than_all_others_says_so(seer, tmp_path):
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ={"JOB_LONGER_S": 2})], seconds=1.0)
+    job.begin()
+    ((uuid, (least_j, _)),) = job.end().items()
+    summary = summarise(tmp_path / "run")
+
+    assert summary.reserved.device_s >= 0.99 * least_j / watts(uuid)
+    assert summary.reserved.before_first_record_s > 1
+    assert len(summary.period.attempts) == 1
+
+
+def test_rank_with_a_gpu_of_its_own_takes_over_the_host_of_one_that_has_ended(seer, tmp_path):
+    later = {"JOB_LONGER_S": 3, "JOB_LEFT_S": 0.5}
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(seed=1), Rank(seed=2, environ=later)], seconds=1.0)
+    job.begin()
+    true_j = job.end()
+    summary = summarise(tmp_path / "run")
+    files = {file.path.name: file.records for file in read_run(tmp_path / "run").files}
+    taken = [record for record in files["node-0.rank-1.attempt-1.jsonl"] if isinstance(record, Window)]
+
+    assert files.keys() == {f"node-0.{name}.jsonl" for name in ("attempt-0", "rank-1.attempt-0", "rank-1.attempt-1")}
+    assert any(energy.key.endswith("/host") for energy in taken[0].energies)
+    assert_recorded(recorded_j(summary), true_j)
+    assert summary.reserved.whole_host_s >= 0.95 * max(least_j / watts(uuid) for uuid, (least_j, _) in true_j.items())
+    assert {window.phase for window in taken} == {"train"}
+    assert summary.progress.steps == taken[-1].last_step
+    assert len(summary.period.attempts) == 1
+    assert summary.verification.ok
+
+
+def test_rank_with_a_gpu_of_its_own_says_for_how_long_nobody_has_metered_the_host(seer, tmp_path):
+    later = {"JOB_LONGER_S": 2}
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(seed=1), Rank(seed=2, environ=later)], seconds=1.0)
+    job.begin()
+    job.end()
+
+    assert "CPU, memory and network of this host: not metered in the last" in job.errors
+    assert summarise(tmp_path / "run").event_counts["left_unmetered"] == 1
+
+
+def test_rank_that_takes_over_from_a_leader_that_was_killed_goes_on_in_its_attempt(seer, tmp_path):
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank()], seconds=30.0)
+    job.begin()
+    ledger, taken = (tmp_path / "run" / f"node-0.attempt-{number}.jsonl" for number in (0, 1))
+    wait_until(lambda: ledger.exists() and b'"window"' in ledger.read_bytes())
+    job.processes[0].kill()
+    wait_until(lambda: taken.exists() and b'"window"' in taken.read_bytes())
+    job.processes[1].kill()
+    job.processes[1].wait()
+
+    assert [attempt.attempt for attempt in summarise(tmp_path / "run").period.attempts] == [0]

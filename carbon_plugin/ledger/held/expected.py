@@ -30,6 +30,13 @@ SILENT_EVENT = "gpus_may_not_be_metered"
 LEFT = "left to local rank 0"
 """The reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 
+HANDED_ON = "goes on in the next ledger"
+"""The reason of a closing record of a process that has taken more devices over, and meters all of them in a ledger
+that begins where this one ends."""
+
+HANDED_OVER = (LEFT, HANDED_ON)
+"""The reasons of closing records of files that another file continues."""
+
 
 class ExpectedGpus(Struct, frozen=True, kw_only=True):
     """Counts the GPUs of one launch. `metered` GPUs are named by ledgers, and `unseen` ones are seen by processes and

@@ -17,7 +17,7 @@ positive where the other one is ahead, 0 when they agree again.
 """
 
 HANDOVER_S = 1.0
-"""A file that was left to local rank 0 ends within so many seconds of the start of that rank's file."""
+"""A file that was handed over ends within so many seconds of the start of the one that continues it."""
 
 ANOTHER_JOB_EVENT = "another_job"
 """The event of a process that has noticed that another job writes into its run directory at the same time."""
@@ -53,16 +53,14 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
 
     Attempts are counted by each node for itself, and a node may be new. Files are of one launch when they trained at
     the same time for at least half as long as the shorter of them: a process that outlives its launch for a while, and
-    clocks that are a little apart, join no two launches. A file whose writer left its GPUs to local rank 0 is of the
-    launch of that rank's file, so it counts as going on until the end of that one.
+    clocks that are a little apart, join no two launches. A file that another one continues or follows is of the launch
+    of that one, so it counts as going on until the end of that one.
     """
-
-    takers = [outline.timed for outline in outlines if not outline.left]
+    until = _ends_with_followers(outlines, offsets_s)
 
     def extent(outline: Outline) -> tuple[float, float]:
-        offset_s = offsets_s[outline.path.name]
-        last = successor(outline.timed, takers) if outline.left else outline.timed
-        return outline.started_unix_s - offset_s, last.end_unix_s - offset_s
+        name = outline.path.name
+        return outline.started_unix_s - offsets_s[name], until[name]
 
     launches: dict[str, int] = {}
     number, start_s, end_s = -1, 0.0, 0.0
@@ -77,8 +75,22 @@ def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> 
     return launches
 
 
+def _ends_with_followers(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, float]:
+    """Return when each file and all that go on from it end, s by the clock of the run, by file name."""
+    takers = [outline.timed for outline in outlines if not outline.left]
+    ends: dict[str, float] = {}
+    # The latest one first, because a file that follows another begins after it.
+    for outline in sorted(outlines, key=lambda one: one.started_unix_s - offsets_s[one.path.name], reverse=True):
+        name = outline.path.name
+        last = successor(outline.timed, takers) if outline.left else outline.timed
+        ends[name] = max(last.end_unix_s - offsets_s[name], ends.get(name, float("-inf")))
+        for before in outline.follows:
+            ends[before] = max(ends[name], ends.get(before, float("-inf")))
+    return ends
+
+
 def successor(left: TimedFile, takers: Iterable[TimedFile]) -> TimedFile:
-    """Return the file that continues one that was left to local rank 0: of `takers`, which were not left, the one that
+    """Return the file that continues one that was handed over: of `takers`, which were not handed over, the one that
     begins on the same host where that one ends. Return that one itself where there is none.
     """
     following = [one for one in takers if one.place == left.place]

@@ -18,7 +18,7 @@ from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, d
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.held.clocks import TimedFile
 from carbon_plugin.ledger.held.copies import first_fingerprint
-from carbon_plugin.ledger.held.expected import LEFT
+from carbon_plugin.ledger.held.expected import HANDED_OVER
 from carbon_plugin.ledger.possible import MOST_COUNT
 from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record
@@ -47,6 +47,7 @@ class _Manifest(Struct, frozen=True, tag="manifest"):
     devices: list[_Device]
     started_boot_s: float | None = None
     file: str = ""
+    follows: list[str] = []
 
 
 class _Window(Struct, frozen=True, tag="window"):
@@ -83,7 +84,8 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     `devices` are those of the first manifest, `fingerprint` is that of the first window;
     `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none. `left` says
-    that the writer handed its GPUs over to local rank 0, whose file begins where this one ends.
+    that the writer handed its GPUs over to a file that begins where this one ends. `follows` are the names of files of
+    the same launch that this one goes on from.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class Outline(Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     started_boot_s: float | None = None
     left: bool = False
+    follows: tuple[str, ...] = ()
 
     @property
     def timed(self) -> TimedFile:
@@ -173,6 +176,7 @@ def outline_of(path: Path) -> Outline | None:
         fingerprint=first_fingerprint(path),
         started_boot_s=manifest.started_boot_s,
         left=left,
+        follows=tuple(manifest.follows),
     )
 
 
@@ -231,11 +235,11 @@ def _tail(file: BinaryIO, size: int) -> list[_Window]:
 
 
 def _has_left(file: BinaryIO, size: int) -> bool:
-    """Return whether the file ends with a closing record whose reason is that local rank 0 took over."""
+    """Return whether the file ends with a closing record whose reason is that another file continues it."""
     file.seek(max(0, size - _TAIL_BYTES))
     parts = chain.split_line(file.read().rstrip(b"\n").rpartition(b"\n")[2])
     try:
-        return parts is not None and _close_decoder.decode(parts[1]).reason == LEFT
+        return parts is not None and _close_decoder.decode(parts[1]).reason in HANDED_OVER
     except UNREADABLE:
         return False  # it ends with another record
 

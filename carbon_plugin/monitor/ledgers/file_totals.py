@@ -15,7 +15,7 @@ from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, UsedSum, st
 from carbon_plugin.ledger.held.clocks import TimedFile
 from carbon_plugin.ledger.held.copies import fingerprint_of
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
-from carbon_plugin.ledger.held.expected import LEFT
+from carbon_plugin.ledger.held.expected import HANDED_OVER
 from carbon_plugin.ledger.held.holdings import SharedTime
 from carbon_plugin.ledger.held.launches import offsets_in
 from carbon_plugin.ledger.records import (
@@ -68,7 +68,7 @@ class FileTotals:
         self.times = FileTimes()
         self.last_step = 0
         self.closed = False
-        self.left = False  # its writer gave its GPUs to local rank 0
+        self.left = False  # another file continues it
         self.windows = 0
         self.fingerprint: str | None = None  # of its first window
         self.steps = 0
@@ -124,7 +124,7 @@ class FileTotals:
                 self.suspects.append(record)
         elif isinstance(record, Close):
             self.closed = True
-            self.left = record.reason == LEFT
+            self.left = record.reason in HANDED_OVER
             if self.manifest is not None:
                 self.times.close(record.at_unix_s)
 

@@ -34,8 +34,11 @@ STRETCH_S = 0.5
 seconds."""
 
 LEFT_S = 5.0
-"""A process that trains on takes over a device this many seconds after its holder has ended in an orderly way. Ranks
-that end together differ by less, and need no further ledger (our convention)."""
+"""A process that trains on takes over a device this many seconds after its holder has ended in an orderly way. Most
+ranks end together, and need no further ledger (our convention)."""
+LEAST_LEFT_S = 0.5
+"""A process that ends at least this many seconds after the holder of a device says so in the record: as much as at the
+start, where `STRETCH_S` decides (our convention)."""
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -43,12 +46,14 @@ class Task(Struct, frozen=True, kw_only=True):
 
     `gpus` are None for all GPUs that the job has on this host as its environment says, else exactly those. `host` says
     whether CPU, memory and network are metered with them. `follows` says whether a process that was lost or has ended
-    has metered the devices before. `until_s` is the monotonic moment from which on another process meters them.
+    has metered the devices before, and `after` names the ledgers of such processes as far as they are known. `until_s`
+    is the monotonic moment from which on another process meters the devices.
     """
 
     gpus: tuple[str, ...] | None
     host: bool
     follows: bool = False
+    after: tuple[str, ...] = ()
     until_s: float | None = None
 
 
@@ -163,14 +168,17 @@ class Duty:
         if not taken:
             return []
         whole = gpus == own and not dealt
-        return [Task(gpus=None if whole else gpus, host=HOST in taken, follows=self._election.follows)]
+        return [self._task(None if whole else gpus, host=HOST in taken)]
 
     def _tasks(self, taken: Sequence[str]) -> list[Task]:
         if not taken:
             return []
         gpus = tuple(key for key in taken if key != HOST)
         host, all_of_it = HOST in taken, gpus == self.hardware.keys
-        return [Task(gpus=None if host and all_of_it else gpus, host=host, follows=self._election.follows)]
+        return [self._task(None if host and all_of_it else gpus, host=host)]
+
+    def _task(self, gpus: tuple[str, ...] | None, *, host: bool) -> Task:
+        return Task(gpus=gpus, host=host, follows=self._election.follows, after=self._election.followed)
 
     def _stretch(self, others: Mapping[str, float]) -> list[Task]:
         """Return a task for the GPUs that this process saw first, up to the moment at which another process began to
@@ -185,14 +193,22 @@ class Duty:
         return [Task(gpus=tuple(own), host=False, until_s=min(own.values()))] if own else []
 
     def _taken_over(self, now: bool) -> list[Task]:
-        """Take what a process metered that was lost, or that has ended while this one trains on. Return nothing if this
-        process already meters something.
+        """Take what a process metered that was lost, or that has ended while this one trains on. What this process
+        meters already is part of the task that is returned.
 
         Where the training ends `now`, it is too late to meter, and the ledger of a process that was lost says by itself
         that its end is missing. That of a process that has ended does not.
         """
-        if self._election.held:
+        unheld = [key for key in self._wanted if key not in self._election.held]
+        if not unheld:
             return []
         self.release()
-        taken = self._election.take(self._wanted, time.monotonic(), left_s=LEFT_S, only_left=now)
-        return self._tasks(taken)
+        least_s = LEAST_LEFT_S if now else LEFT_S
+        if not self._election.take(unheld, time.monotonic(), left_s=least_s, only_left=now):
+            return []
+        held = self._election.held
+        return self._tasks([*(key for key in self._wanted if key in held), *(set(held) - set(self._wanted))])
+
+    def left_since(self) -> dict[str, float]:
+        """Return what this process sees and another one has given up, and since when nobody meters it, monotonic s."""
+        return self._election.left_since(self._wanted)

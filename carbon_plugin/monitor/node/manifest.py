@@ -20,11 +20,13 @@ class Beginning(Struct, frozen=True, kw_only=True):
 
     `started_unix_s` and `started_boot_s` are the start of the record, in Unix seconds and in seconds since the machine
     was started. `reserved_since_unix_s` is the moment from which on the training is charged for its reservation.
+    `follows` names the files of its launch that the record goes on from.
     """
 
     started_unix_s: float
     started_boot_s: float
     reserved_since_unix_s: float
+    follows: tuple[str, ...] = ()
 
 
 def manifest_of(
@@ -65,4 +67,5 @@ def manifest_of(
         budget=job.settings.budget.document() if job.settings.budget else None,
         configuration=job.settings.configuration,
         tags=job.settings.tags,
+        follows=list(beginning.follows),
     )

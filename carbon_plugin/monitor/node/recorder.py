@@ -11,7 +11,7 @@ from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT, CLOCK_STEP_S, clo
 from carbon_plugin.ledger.records import Close, Event, Phase, Record, RunIdentity, Window
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.meter_set import MeterSet
-from carbon_plugin.monitor.clock import Transition, last_mark
+from carbon_plugin.monitor.clock import Mark, Transition, last_mark
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.job import WatchedJob
@@ -35,8 +35,9 @@ class NodeRecorder:
     """Owns the meters of one node, and writes its ledger. Only the monitor thread calls its methods.
 
     The first manifest is written at once, so that the energy of start-up is on record before anything is known of the
-    model. With `takes_over`, another leader has recorded the steps so far. With a `baseline`, the record begins with
-    the training; where the driver took its time, the energy up to the first reading is an estimate.
+    model. With `takes_over`, other recorders have recorded the steps so far: `follows` are the files from which this
+    one goes on, and `phase` is that of before, unless the training has changed it since. With a `baseline`, the record
+    begins with the training; where the driver took its time, the energy up to the first reading is an estimate.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class NodeRecorder:
         journal: Journal,
         reserved_since_unix_s: float,
         takes_over: bool,
+        follows: tuple[str, ...] = (),
+        phase: Phase = "startup",
         baseline: Baseline | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
@@ -67,7 +70,7 @@ class NodeRecorder:
         self._spans = SpanTracker(job.settings.options.span_rule, self._reader.gpus)
         self._closed = False
         self._said_ahead_s = 0.0
-        self._phase: Phase = "startup"
+        self._phase = phase
         read = meters.read if baseline is None else lambda: baseline.from_start(meters.read())
         self._before = self._reader.snapshot(read)
         self._lead: Snapshot | None = None
@@ -75,16 +78,17 @@ class NodeRecorder:
             self._before = replace(self._before, mark=baseline.mark)
         if takes_over:
             # The ledger of the leader that was lost holds what happened before.
-            transitions = clock.drain(self._before.monotonic_s)
-            self._phase = transitions[-1].phase if transitions else "startup"
+            transitions = clock.until(self._before.monotonic_s)
+            self._phase = transitions[-1].phase if transitions else phase
         elif baseline is not None:
             # Opening a driver takes time, in which steps may end and the machine draws power.
             self._lead = Snapshot(monotonic_s=clock.start.monotonic_s, readings={}, mark=clock.start)
-        started_s = (self._lead or self._before).monotonic_s
+        started_s = self._until_its_end((self._lead or self._before).monotonic_s)
         self._beginning = Beginning(
             started_unix_s=job.wall.unix_s(started_s),
             started_boot_s=job.wall.boot_s(started_s),
             reserved_since_unix_s=reserved_since_unix_s,
+            follows=follows,
         )
         self.state(context, claims)
         self._reader.note_beginning(list(self._before.readings.values()))
@@ -93,6 +97,21 @@ class NodeRecorder:
     def poll_interval_s(self) -> float | None:
         """Return how often `poll` must be called between windows, s, or None if the meters count by themselves."""
         return self._meters.poll_interval_s
+
+    @property
+    def phase(self) -> Phase:
+        """Return the phase in which the last window has ended."""
+        return self._phase
+
+    @property
+    def mark(self) -> Mark:
+        """Return the last step boundary before `ends_s`."""
+        return self._before.mark
+
+    @property
+    def ends_s(self) -> float:
+        """Return the monotonic moment up to which the devices are recorded, s, which is the first one at the start."""
+        return self._until_its_end(self._before.monotonic_s)
 
     @property
     def devices(self) -> list[DeviceIdentity]:
@@ -127,11 +146,11 @@ class NodeRecorder:
         """Read the meters that integrate power. Only faults are recorded."""
         self._reader.read()
 
-    def cut(self, until_s: float | None = None) -> None:
+    def cut(self, until_s: float | None = None, last: Mark | None = None) -> None:
         """End the window that began at the last call: read all meters, and write windows and spans.
 
         The window ends now, or at the monotonic moment `until_s`. What the meters had counted by then follows from the
-        mean power.
+        mean power. `last` is the last step boundary before that moment, if the caller knows it.
         """
         clock, guard = self._job.clock, self._job.guard
         if self._neighbours is not None:
@@ -147,7 +166,7 @@ class NodeRecorder:
         # With `until_s` the changes of phase are kept, because another recorder goes on from there.
         transitions = clock.drain(end_s) if until_s is None else clock.until(end_s)
         # Steps that ended after the window belong to the next one.
-        marks = [(lead or before).mark, before.mark, *(change.mark for change in transitions), now.mark]
+        marks = [(lead or before).mark, before.mark, *(change.mark for change in transitions), last or now.mark]
         after = aligned(before, replace(now, monotonic_s=end_s, mark=last_mark(end_s, marks)))
         self._before, self._lead = after, None
         windows: list[Window] = []
@@ -182,7 +201,7 @@ class NodeRecorder:
         totals = self._journal.totals
         self.record(
             Close(
-                at_unix_s=self._job.wall.unix_s(self._before.monotonic_s),
+                at_unix_s=self._job.wall.unix_s(self.ends_s),
                 reason=reason,
                 steps=totals.steps,
                 windows=totals.windows,
@@ -192,7 +211,12 @@ class NodeRecorder:
         self._journal.close()
         self._meters.close()
         if self._neighbours is not None:
-            self._neighbours.end(self._before.monotonic_s)
+            self._neighbours.end(self.ends_s)
+
+    def _until_its_end(self, moment_s: float) -> float:
+        """Return a moment, or the end of the training where that was before it."""
+        ended_s = self._job.clock.ended_s
+        return moment_s if ended_s is None else min(moment_s, ended_s)
 
     def _windows(self, stretch: Stretch, transitions: Sequence[Transition]) -> list[Window]:
         before, after = stretch.before, stretch.after

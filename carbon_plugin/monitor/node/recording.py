@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from carbon_plugin.ledger.held.expected import HANDED_ON
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import IntensityWatch
@@ -30,6 +31,7 @@ class NodeRecording:
 
     It watches for other runs on the same GPUs, for another job that writes ledgers under the same name, and for the
     heads of other ledgers. A task that ends at `until_s` is over when this object is made, and is watched for nothing.
+    A recording of more devices goes on from the one `before`, which ends where this one begins.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class NodeRecording:
         context: Context,
         claims: list[Claim],
         reserved_since_unix_s: float,
+        before: NodeRecording | None = None,
     ) -> None:
         ranks, settings = job.ranks, job.settings
         self._job = job
@@ -53,22 +56,23 @@ class NodeRecording:
             logger.warning("carbon_plugin: %s", sentence)
             if kind is not None:
                 job.note(kind, sentence)
-        # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their own.
+        # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their own. A
+        # writer goes on under its name, by which the audit adds up its steps.
         of_node = task.until_s is None and (ranks.local_rank == 0 or task.follows)
-        rank = None if of_node else ranks.rank
+        self._rank: int | None = (None if of_node else ranks.rank) if before is None else before._rank
         gpus = [device.key for device in meters.devices if device.rung == "gpu"]
         self._neighbours: Neighbours | None = None
         if task.until_s is None:
             since_s = duty.baseline.since_s if duty.baseline is not None else time.monotonic()
             self._neighbours = Neighbours(open_scratch(), place.identity.run_id, settings.name, gpus, since_s)
         self.journal = Journal(
-            lambda: place.open_writer(ranks.node, rank),
+            lambda: place.open_writer(ranks.node, self._rank),
             lambda sentence: job.note("ledger_trouble", sentence),
         )
         self._same: SameWriter | None = None
         self._find_same_writer()
         site = context.effective.site
-        self.recorder = NodeRecorder(
+        self.recorder: NodeRecorder = NodeRecorder(
             job,
             identity=place.identity,
             context=context,
@@ -82,9 +86,14 @@ class NodeRecording:
             journal=self.journal,
             reserved_since_unix_s=reserved_since_unix_s,
             takes_over=task.follows,
+            follows=(*task.after, *([before.journal.file] if before is not None and before.journal.file else [])),
+            phase="startup" if before is None else before.recorder.phase,
             baseline=duty.baseline,
             neighbours=self._neighbours,
         )
+        if before is not None:
+            before.recorder.cut(self.recorder.ends_s, self.recorder.mark)
+            before.recorder.close(HANDED_ON)
         self.witness = Witness(job.run_dir, ranks.node, ranks.nodes, self.recorder.note)
         job.guard.run("heads", lambda: self.witness.look(self.journal.file, complete=True), None)
 

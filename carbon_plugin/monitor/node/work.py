@@ -19,12 +19,13 @@ from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.declared_tokens import DeclaredTokens
-from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
+from carbon_plugin.monitor.node.duty import LEAST_LEFT_S, LOOK_S, Duty, Task
 from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
-from carbon_plugin.monitor.processes.leader import Claim, Election
+from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.processes.scratch import open_scratch
 
+LEFT_EVENT = "left_unmetered"
 LOOK_AROUND_S = 60.0
 """The leader looks once in so many seconds whether a process of its host sees a GPU that nobody meters."""
 
@@ -91,7 +92,7 @@ class NodeWork:
         begun = False
         for task in self._duty.decide(now=now):
             if task.until_s is None:
-                self.recording = self._record(task)
+                self.recording = self._record(task, self.recording)
                 self._note_context()
                 begun = True
             else:
@@ -106,8 +107,11 @@ class NodeWork:
         """Read the meters, and end the window if it is due. Return whether a recording has begun."""
         if self.recording is None:
             return (due or not self._duty.decided) and self.stand()
+        if due and self._job.guard.run("what others have left", self.stand, False):
+            return True
         if due:
             self.recording.recorder.cut()
+            self._tell_file()
             self.state_late_claims()
             self._job.guard.run("claims", self._look_around, None)
             self.compare_tokens()
@@ -149,18 +153,31 @@ class NodeWork:
         alone = self._told_alone.get(suffix)
         return self._election.published(suffix) if alone is None else [alone]
 
+    def note_left(self) -> None:
+        """Say what another process of the host has metered until it ended, and nobody since."""
+        recording, ends_s = self.recording, None if self.recording is None else self.recording.recorder.ends_s
+        if recording is None or ends_s is None:
+            return
+        for key, since_s in self._duty.left_since().items():
+            if ends_s - since_s >= LEAST_LEFT_S:
+                what = "CPU, memory and network of this host" if key == HOST else key
+                sentence = (
+                    f"{what}: not metered in the last {ends_s - since_s:.1f} s, because the process that did has ended"
+                )
+                recording.warn(LEFT_EVENT, sentence, {"key": key, "duration_s": ends_s - since_s})
+
     def end(self) -> set[int]:
         """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard
         of."""
         heard = {self._job.ranks.rank, *(claim.rank for claim in self._stated_claims)}
         heard |= {claim.rank for claim in self._election.claims()}
-        self._election.end()
+        self._election.end(None if self.recording is None else self.recording.recorder.ends_s)
         return heard
 
-    def _record(self, task: Task) -> NodeRecording:
+    def _record(self, task: Task, before: NodeRecording | None = None) -> NodeRecording:
         self._stated_claims = self._election.claims()
         self._context = self._built()
-        return NodeRecording(
+        recording = NodeRecording(
             self._job,
             self._place,
             self._duty,
@@ -168,7 +185,16 @@ class NodeWork:
             self._context,
             self._stated_claims,
             self._reserved_since_unix_s,
+            before,
         )
+        if task.until_s is None:
+            self._election.tell_file(recording.journal.file or "")
+        return recording
+
+    def _tell_file(self) -> None:
+        """Tell the other processes the name of the ledger, which could not be made before."""
+        if self.recording is not None:
+            self._election.tell_file(self.recording.journal.file or "")
 
     def _record_until(self, task: Task, moment_s: float) -> None:
         """Record what this process metered of GPUs up to the moment at which another process began to meter them."""

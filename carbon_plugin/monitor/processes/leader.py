@@ -33,6 +33,8 @@ LATEST_S = 300.0
 """A rank comes at most this long after all others of its launch have left. Whoever comes later is of another launch."""
 _ALIVE, _CLAIM, _LEFT, _HOLD, _SEAT = ".alive", ".claim", ".left", "hold-", "rank-"
 
+_HOLD_BYTES = 256
+"""So long is the content of a lock, so that a shorter one leaves nothing of a longer one."""
 _RETRY_S = 0.002
 """After this many seconds a lock is tried again, because a process that only looks whether it is held holds it for some
 microseconds."""
@@ -64,12 +66,14 @@ class Hold(Struct, frozen=True, kw_only=True):
     """Holds the content of a device's lock.
 
     `state` says whether the holder has ended in an orderly way. `since_s` says since when the holder meters the device,
-    or since when it has ended, by the host's monotonic clock.
+    or since when it no longer does, by the host's monotonic clock. `file` is the name of its ledger, or empty as long
+    as it has none.
     """
 
     state: State
     since_s: float
     rank: int
+    file: str = ""
 
 
 # Made with the module: a type is looked through when its first decoder is made, and that takes longer than a turn.
@@ -95,10 +99,14 @@ class Election:
         self._folder: Folder | None = None
         self._alive_fd = -1
         self._held: dict[str, int] = {}
+        self._since_s: dict[str, float] = {}
+        self._file = ""
         self._own: Claim | None = None
         self.follows = False
         """Whether this process took something from a process of its launch that was lost or has ended. What happened
         before is in that process's ledger."""
+        self.followed: tuple[str, ...] = ()
+        """The names of the ledgers of those processes."""
         forget_in_child(self)
         if scratch is not None:
             with contextlib.suppress(OSError):
@@ -183,9 +191,17 @@ class Election:
                 fd = -1  # locks do not work here, and metering twice is better than not at all
             if fd is not None:
                 self._held[key] = fd
+                self._since_s[key] = since_s
                 self._write(key, "held", since_s)
                 taken.append(key)
         return tuple(taken)
+
+    def tell_file(self, file: str) -> None:
+        """Tell whoever takes something over from this process the name of its ledger."""
+        if file != self._file:
+            self._file = file
+            for key in self._held:
+                self._write(key, "held", self._since_s[key])
 
     def held_since(self, keys: Iterable[str]) -> dict[str, float]:
         """Return which of these devices another living process meters, and since when by the host's monotonic clock,
@@ -200,14 +216,28 @@ class Election:
                 others[key] = hold.since_s
         return others
 
-    def end(self) -> None:
+    def left_since(self, keys: Iterable[str]) -> dict[str, float]:
+        """Return which of these devices were given up in an orderly way and are metered by nobody since, and since when
+        by the host's monotonic clock, s."""
+        left = {}
+        folder = self._folder
+        for key in keys:
+            if folder is None or key in self._held or folder.locked(_lock_of(key)):
+                continue
+            hold = _decoded(folder.read(_lock_of(key)), _hold_decoder)
+            if hold is not None and hold.state == "ended":
+                left[key] = hold.since_s
+        return left
+
+    def end(self, until_s: float | None = None) -> None:
         """Give up everything for good, in an orderly way. The last process removes the meeting place, once all ranks of
         this host have been there: a rank that starts late must find out what was metered before it.
 
         The claim of this process stays until then, because the leader may read it only after a quick rank has ended.
+        `until_s` is the monotonic moment up to which this process has metered, now by default.
         """
         for key in self._held:
-            self._write(key, "ended", time.monotonic())
+            self._write(key, "ended", time.monotonic() if until_s is None else until_s)
         folder, top = self._folder, self._top
         if folder is not None and top is not None:
             with contextlib.suppress(OSError):
@@ -267,15 +297,19 @@ class Election:
         if refused:
             os.close(fd)
             return None
-        self.follows |= before is not None
+        if before is not None:
+            self.follows = True
+            if before.file and before.file not in self.followed:
+                self.followed += (before.file,)
         return fd
 
     def _write(self, key: str, state: State, since_s: float) -> None:
         fd = self._held[key]
         if fd >= 0:
-            content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=self._own.rank if self._own else 0))
+            rank = self._own.rank if self._own else 0
+            content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=rank, file=self._file))
             with contextlib.suppress(OSError):  # on a full disk the lock itself still tells who meters the device
-                os.pwrite(fd, content.ljust(128), 0)
+                os.pwrite(fd, content.ljust(_HOLD_BYTES), 0)
 
 
 def _is_lived_in(folder: Folder) -> bool:

@@ -13,7 +13,15 @@ from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
 
-def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 0, *, left: bool = False) -> Outline:
+def outline(
+    name: str,
+    start_s: float,
+    trained_until_s: float,
+    last_step: int = 0,
+    *,
+    left: bool = False,
+    follows: tuple[str, ...] = (),
+) -> Outline:
     node, _, attempt = name.partition(".")
     return Outline(
         path=Path(f"node-{node}.attempt-{attempt}.jsonl"),
@@ -25,6 +33,7 @@ def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 
         last_step=last_step,
         devices=(),
         left=left,
+        follows=follows,
     )
 
 
@@ -50,6 +59,23 @@ def test_a_rank_that_left_its_gpus_to_local_rank_0_is_of_the_launch_of_that_one(
     early = outline("0.rank-1", 0.0, 0.1, left=True)
     assert launches(early, outline("0.0", 0.1, 4), outline("0.1", 30, 60)) == [0, 0, 1]
     assert launches(early, outline("0.1", 30, 60)) == [0, 1]  # nobody took over
+
+
+def test_a_file_that_goes_on_from_another_is_of_its_launch_however_long_nobody_metered_in_between() -> None:
+    first, second = "node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"
+    lost, taker = outline("0.0", 0, 100), outline("0.1", 130, 200, follows=(first,))
+
+    assert launches(lost, outline("0.1", 130, 200)) == [0, 1]
+    assert launches(lost, taker) == [0, 0]
+    assert launches(lost, taker, outline("0.2", 220, 221, follows=(second,)), outline("0.3", 300, 400)) == [0, 0, 0, 1]
+    assert launches(lost, outline("0.1", 130, 130, follows=(first,))) == [0, 0]  # it has no window
+    assert launches(lost, outline("0.1", 130, 200, follows=("gone",))) == [0, 1]
+
+
+def test_files_that_say_that_they_follow_each_other_are_put_in_order_all_the_same() -> None:
+    names = [f"node-0.attempt-{number}.jsonl" for number in (0, 1)]
+
+    assert launches(outline("0.0", 0, 10, follows=(names[1],)), outline("0.1", 20, 30, follows=(names[0],))) == [0, 0]
 
 
 def test_a_process_that_outlives_its_launch_does_not_join_it_to_the_next() -> None:
