@@ -81,7 +81,7 @@ def _chassis(node: Node) -> int:
 
 def _with_links(device: Accelerator, row: Fields) -> Accelerator:
     """Return the device with the scale-up links that the row states for its node."""
-    rate = scaleup_bytes_per_s(row.text("intra_node"))
+    rate = scaleup_bytes_per_s(row.text("intra_node"), device.scaleup.bandwidth_bytes_per_s.value)
     if rate is None:
         return device
     stated = Sourced(rate, "the row's intra_node", "read")

@@ -18,7 +18,7 @@ EXPECTED_NICS = "the NICs of a node such as 8x 400 Gb/s, or 400 Gb/s per GPU, or
 
 def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
     """Return the device with the scale-up links that a spec states. Raises `SpecError` for text that states none."""
-    rate = scaleup_bytes_per_s(text)
+    rate = scaleup_bytes_per_s(text, accelerator.scaleup.bandwidth_bytes_per_s.value)
     if rate is None:
         rate = _plain_rate(text, EXPECTED_LINKS)
     if rate <= 0:

@@ -121,7 +121,7 @@ def _t5(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
     decoder, kind = keys.integer("num_decoder_layers"), keys.text("feed_forward_proj") or "relu"
     if kind not in ("relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"):
         raise SpecError(f"{keys.origin}: feed_forward_proj {kind!r} is not known here, expected relu or gated-gelu")
-    gated = kind.startswith("gated")
+    gated = keys.flag("is_gated_act", default=kind.startswith("gated"))
     buckets = keys.integer("relative_attention_num_buckets") * heads
     tables = buckets * (layers + decoder if family == "umt5" else 2)
     sizes = _Sizes(
@@ -163,6 +163,11 @@ def _bart(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
 
     It has biases everywhere, and positions in both the encoder and the decoder.
     """
+    if keys.flag("use_prompt", default=False):
+        raise SpecError(
+            f"{keys.origin}: use_prompt adds learned prompts to every attention of {keys.text('model_type')}, which is "
+            "not modelled; count it from the code that builds it (`carbon-plugin count`)"
+        )
     hidden, width = keys.integer("d_model"), keys.integer("encoder_ffn_dim")
     heads = shared_out_heads(keys, ("d_model",), ("encoder_attention_heads",))
     for key, value in (("decoder_attention_heads", heads), ("decoder_ffn_dim", width)):
@@ -181,7 +186,7 @@ def _bart(keys: ConfigKeys, name: str, head: Head) -> TransformerModel:
         attention_parameters=4 * hidden * hidden + biases * hidden,
         ffn_parameters=2 * hidden * width + hidden + width,
         norm_parameters=2 * hidden,
-        tied_embeddings=True,
+        tied_embeddings=keys.flag("tie_word_embeddings", default=True),
         experts=_nllb_experts(keys, layers, decoder) if keys.text("model_type") == "nllb-moe" else None,
     )
     norms = ModelPart(name="norms of embeddings and ends", parameters=7 * hidden)
@@ -216,6 +221,9 @@ def _bart_parts(keys: ConfigKeys, hidden: int) -> list[ModelPart]:
         )
         return [hearing, ModelPart(name="positions of encoder and decoder", parameters=rows * hidden)]
     found = []
+    if not keys.flag("tie_word_embeddings", default=True):  # then `shared` stands beside a table of each side
+        tables = 2 * keys.integer("vocab_size") * hidden
+        found.append(ModelPart(name="embeddings of encoder and decoder", parameters=tables))
     if before is not None:
         rows = keys.integer("max_position_embeddings") + before
         found.append(ModelPart(name="positions of encoder and decoder", parameters=2 * rows * hidden))

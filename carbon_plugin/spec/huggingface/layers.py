@@ -41,6 +41,9 @@ EVERY = (
     "moe_layer_frequency",
 )
 
+FROM_ZERO = "moe_layer_freq"
+"""The key of a period that counts layers from 0 (modeling_deepseek.py); the others count them from 1."""
+
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
 WINDOW_FLAGS = "hybrid_layer_pattern"
 """The key of MiMo-V2 that says for each layer whether it has a sliding window."""
@@ -236,7 +239,8 @@ def _sparse_layers(keys: ConfigKeys, layers: int) -> set[int]:
     last = keys.optional("moe_layer_end_index")
     end = layers if last is None else min(layers, last + 1)
     dense = set(keys.indices("mlp_only_layers") or [])
-    return {layer for layer in range(first, end) if (layer - first + 1) % every == 0} - dense
+    counted_from = 0 if keys.optional(FROM_ZERO) else 1
+    return {layer for layer in range(first, end) if (layer + counted_from) % every == 0} - dense
 
 
 def _whole(keys: ConfigKeys, words: Iterable[str]) -> list[int]:

@@ -24,6 +24,12 @@ CHUNK = ("mamba_chunk_size", "chunk_size")
 VALUES_SHARE_THE_WIDTH = frozenset({"minicpm3"})
 """The families of latent attention whose value heads share out the hidden width where the config does not state theirs
 (configuration_minicpm3.py of transformers 5.24)."""
+FULL_RANK_GATES = frozenset({"bailing_hybrid"})
+"""The families of Kimi Delta Attention whose gates have one matrix each (modeling_bailing_hybrid.py of transformers
+5.24), whatever they are clipped by."""
+DOUBLED_IN_WINDOWS = frozenset({"mimo_v2_flash"})
+"""The families whose layers with a window have twice the key/value heads where the config does not state how many
+(modeling_mimo_v2_flash.py of transformers 5.24)."""
 CROSS = "cross-attention"
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
@@ -167,6 +173,8 @@ def _cross_attention(keys: ConfigKeys) -> Mixer:
 def _of_the_window(keys: ConfigKeys) -> ConfigKeys:
     """Return the keys with the values that layers with a window have for themselves (`swa_...`)."""
     own = {key[4:]: value for key, value in keys.config.items() if key.startswith("swa_") and value is not None}
+    if keys.text("model_type") in DOUBLED_IN_WINDOWS:
+        own.setdefault(KV_HEADS[1], 2 * keys.integer(*KV_HEADS))
     return keys.with_changes(own) if own else keys
 
 
@@ -293,7 +301,9 @@ def _gated_delta(keys: ConfigKeys) -> Mixer:
 
 
 def _kimi_delta(keys: ConfigKeys) -> Mixer:
-    """Return Kimi Delta Attention (arXiv 2510.26692), whose gates are of low rank unless the config says otherwise."""
+    """Return Kimi Delta Attention (arXiv 2510.26692), whose gates are of low rank unless the config or the family says
+    otherwise.
+    """
     hidden = keys.integer(*HIDDEN)
     own = keys.inner("linear_attn_config") or keys
     heads = own.integer("linear_num_heads", "num_heads", "num_attention_heads")
@@ -301,8 +311,9 @@ def _kimi_delta(keys: ConfigKeys) -> Mixer:
     conv = own.optional("short_conv_kernel_size", "linear_conv_kernel_dim") or 4
     wide = heads * dim
     low, full = hidden * dim + dim * wide, hidden * wide
-    decay = full if keys.flag("kda_safe_gate", default=False) else low
-    gate = full if own.flag("use_full_rank_gate", "kda_safe_gate", default=False) else low
+    whole = keys.text("model_type") in FULL_RANK_GATES
+    decay = full if whole else low
+    gate = full if own.flag("use_full_rank_gate", default=whole) else low
     count = 3 * full + 3 * wide * conv + decay + gate + hidden * heads + wide * hidden
     return _linear("kimi_delta", count, heads, dim, dim)
 

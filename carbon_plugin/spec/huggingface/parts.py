@@ -201,6 +201,10 @@ def _before_head(keys: ConfigKeys, family: Family, head: Head) -> list[ModelPart
         return []
     if head.outputs is None:
         count = 0 if family.bare_head else hidden * hidden
-        return [ModelPart(name="language-model head", parameters=count, products=count)]
+        of_two_texts = family.pooler and head.name.endswith("ForPreTraining")  # whether the second follows the first
+        return [
+            ModelPart(name="language-model head", parameters=count, products=count),
+            ModelPart(name="pooler", parameters=of_two_texts * hidden * hidden),
+        ]
     pooled = head.pooled and (head.outputs > 0 or head.of_whole > 0 or family.pooler)
     return [ModelPart(name="pooler", parameters=pooled * hidden * hidden)]

@@ -17,7 +17,7 @@ WIDTH = ("embed_dim", "hidden_size", "width", "d_model", "vt_hidden_size")
 INNER = ("intermediate_size", "mlp_dim", "encoder_ffn_dim", "vt_intermediate_size")
 CHANNELS = ("num_channels", "in_channels", "in_chans")
 TEMPORAL = ("temporal_patch_size", "patch_temporal", "video_temporal_patch_size")
-MERGE = ("spatial_merge_size", "merge_size", "scale_factor", "downsample_factor")
+MERGE = ("spatial_merge_size", "merge_size", "scale_factor", "downsample_factor", "pixel_shuffle_factor")
 MATRICES = {"plain": 2, "gated": 3, "conformer": 6}
 """The number of matrices of hidden width times inner width in one layer, by kind of tower."""
 FIXED_SIZE = frozenset({"clip_vision_model", "mllama_vision_model", "siglip_vision_model"})

@@ -7,6 +7,7 @@ it; a text without a number states no rate.
 
 from __future__ import annotations
 
+import math
 import re
 
 from carbon_plugin.errors import SpecError
@@ -35,11 +36,21 @@ NO_RATE = (
     "dcn", "multislice",
 )  # fmt: skip
 """The words of phrases that name a fabric and no rate."""
+_COUNTED = re.compile(r"\d\s*[x\u00d7*]|[x\u00d7*]\s*\d")
+TIMES = r"\s*[x\u00d7*]\s*"
+WHOLE = r"(?<![\w.,'\u2019+\-])"
+"""What a number is not preceded by: it would be the end of a longer number, such as 1_600 or -400, or of a name."""
 _RATE = re.compile(
-    r"(?:(?P<count>\d+)\s*[x\u00d7*]\s*)?(?:(?P<port>[EHNXF]DR)\s*)?(?P<value>\d+(?:\.\d+)?)\s*"
-    r"(?P<prefix>[kKMGT])(?P<kind>bE|bit|b|B)?(?:ps|/s|\b)",
+    rf"{WHOLE}(?:(?P<count>\d+){TIMES})?(?:(?P<port>[EHNXF]DR)\s*)?"
+    r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s*"
+    r"(?P<prefix>[kKMGT]|[mgt](?=b(?:it|ps)))(?P<kind>bE|bits?|b|B)?(?:ps|/s|\b)",
 )
-_NAMED = re.compile(r"(?:(?P<count>\d+)\s*[x\u00d7*]\s*)?(?P<port>[EHNXF]DR)\s*(?P<value>\d+)?", re.IGNORECASE)
+_NAMED = re.compile(rf"{WHOLE}(?:(?P<count>\d+){TIMES})?(?P<port>[EHNXF]DR)\s*(?P<value>\d+)?", re.IGNORECASE)
+# Digits within a word or after its dash are part of a name: A100, Slingshot-11.
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?<![A-Za-z]-)\d")
+_COUNT_WORD = re.compile(r"\b(?:dual|double|twin|triple|quad|two|three|four|six|eight|sixteen)\b", re.IGNORECASE)
+_GENERATION = re.compile(r"^\s*\d(?:\.0)?\b")
+_ONE_WAY = re.compile(r"(?:each|per|one|a|single)[ -](?:direction|way)|uni-?directional", re.IGNORECASE)
 _NVLINK = re.compile(r"NVLink\s*(?P<generation>\d)", re.IGNORECASE)
 # Digits after letters are part of a name: NVL72 is a rack, not 72 links.
 _LINKS = re.compile(r"(?<![A-Za-z0-9])(?P<links>\d+)\s*(?:of\s*\d+\s*)?(?:x\s*)?(?:NV)?links?", re.IGNORECASE)
@@ -55,7 +66,7 @@ def rate_bytes_per_s(text: str) -> float:
     """
     plain = text.strip()
     whole = len(plain) <= LONGEST and (_RATE.fullmatch(plain) or _NAMED.fullmatch(plain) or plain.lower() in PORTS)
-    found = _found_rate(plain) if whole else None
+    found = _rate_and_rest(plain)[0] if whole else None
     if found is None or found <= 0:
         raise SpecError(f"{shown(text)} is not a rate; expected a number with its unit, such as 400 Gb/s or 50 GB/s")
     return found
@@ -71,30 +82,32 @@ def nic_bytes_per_s(text: str, devices_per_node: int) -> float | None:
     IB".
 
     A count of NICs is taken as that of a node, even where it is 1. Returns None where the phrase names no rate, or does
-    not say what the rate belongs to. Raises `SpecError` for a number that is no rate.
+    not say what the rate belongs to. Raises `SpecError` for a number that is no rate, and for one beside the rate,
+    which may count NICs.
     """
     plain = re.sub(r"\([^)]*\)", "", text).strip()
-    rate = _found_rate(plain)
+    rate, rest = _rate_and_rest(plain)
+    of_device, of_node = _PER_DEVICE.search(plain), _PER_NODE.search(plain) or _COUNTED.search(plain)
     if rate is None:
-        # A digit inside a word is the name of a part (A100), not a rate.
-        if re.search(r"(?<![A-Za-z0-9])\d", plain) and not any(word in plain.lower() for word in NO_RATE):
-            raise SpecError(
-                f"inter_node {text!r} is not understood; expected a rate such as 8x 400 Gb/s or 200 Gb/s per GPU"
-            )
+        understood = any(word in plain.lower() for word in NO_RATE) or not _NUMBER.search(rest)
+    else:
+        understood = not (of_device or of_node) or not (_NUMBER.search(rest) or _COUNT_WORD.search(rest))
+    if not understood:
+        raise SpecError(
+            f"inter_node {shown(text)} is not understood; expected a rate such as 8x 400 Gb/s or 200 Gb/s per GPU"
+        )
+    if rate is None or not (of_device or of_node):
         return None
-    if _PER_DEVICE.search(plain):
-        return rate
-    if _PER_NODE.search(plain) or re.search(r"\d+\s*[x\u00d7*]", plain):
-        return rate / devices_per_node
-    return None
+    return rate if of_device else rate / devices_per_node
 
 
-def scaleup_bytes_per_s(text: str) -> float | None:
+def scaleup_bytes_per_s(text: str, own_bytes_per_s: float) -> float | None:
     """Return the one-way bytes/s of a device's scale-up links by a phrase such as "NVLink3 (4 links)" or "NVLink (400
     GB/s)".
 
-    A rate beside the word NVLink counts both directions, as data sheets do. Returns None where the phrase states
-    neither. Raises `SpecError` for a generation, or a number of links, that does not exist.
+    A rate beside the word NVLink counts both directions, as data sheets do, unless it says that it counts one or equals
+    `own_bytes_per_s`, the rate that the device has in one. Returns None where the phrase states neither. Raises
+    `SpecError` for a generation, or a number of links, that does not exist, and for a number that is no rate.
     """
     generation, links = _NVLINK.search(text), _LINKS.search(text)
     if generation is not None and links is not None:
@@ -105,21 +118,28 @@ def scaleup_bytes_per_s(text: str) -> float | None:
         if count is None or not 1 <= count <= most:
             raise SpecError(f"{shown(text)}: expected 1 to {most} links, which a device of NVLink {number} has")
         return count * NVLINK_BYTES_PER_S[number]
-    if "nvlink" in text.lower():
-        rate = _found_rate(text[text.lower().index("nvlink") + len("nvlink") :])
-        return None if rate is None else rate / 2
-    return None
+    if "nvlink" not in text.lower():
+        return None
+    rate, rest = _rate_and_rest(text[text.lower().index("nvlink") + len("nvlink") :])
+    if _NUMBER.search(_GENERATION.sub("", rest)):
+        raise SpecError(f"{shown(text)} is not understood; expected a rate such as NVLink (400 GB/s) or NVLink3 (4 links)")
+    if rate is None:
+        return None
+    one_way = _ONE_WAY.search(text) is not None or math.isclose(rate, own_bytes_per_s, rel_tol=1e-3)
+    return rate if one_way else rate / 2
 
 
-def _found_rate(text: str) -> float | None:
-    """Return the first rate in a text in bytes/s, times the count before it; None where there is none."""
+def _rate_and_rest(text: str) -> tuple[float | None, str]:
+    """Return the first rate in a text in bytes/s, times the count before it, and the text without it; None and all of
+    the text where there is none.
+    """
     if found := _RATE.search(text):
-        value = float(found["value"]) * PREFIXES[found["prefix"].lower()]
+        value = float(found["value"].replace(",", "")) * PREFIXES[found["prefix"].lower()]
         bytes_per_s = value if found["kind"] == "B" else value / BITS
     elif found := _NAMED.search(text):
         value = float(found["value"]) * 1e9 if found["value"] else PORTS[found["port"].lower()]
         bytes_per_s = value / BITS
     else:
         name = next((name for name in PORTS if name in text.lower()), None)
-        return None if name is None else PORTS[name] / BITS
-    return bytes_per_s * int(found["count"] or 1)
+        return (None if name is None else PORTS[name] / BITS), text
+    return bytes_per_s * int(found["count"] or 1), text[: found.start()] + text[found.end() :]

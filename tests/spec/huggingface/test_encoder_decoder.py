@@ -34,9 +34,17 @@ def test_gates_and_layers_of_the_decoder_are_read() -> None:
     assert model_from_hf_config(config, "t5").parameters == pytest.approx(parameters, rel=1e-4)
 
 
+@pytest.mark.parametrize("model_type", ["bart", "marian", "mbart", "whisper"])
+def test_an_output_of_its_own_is_counted_where_the_config_unties_it(model_type: str) -> None:
+    config, parameters = built(model_type, tie_word_embeddings=False)
+
+    assert model_from_hf_config(config, model_type).parameters == pytest.approx(parameters, rel=2e-4)
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "message"),
     [
+        ("mvp", {"use_prompt": True}, "use_prompt adds learned prompts to every attention of mvp"),
         ("t5", {"feed_forward_proj": "swish"}, "feed_forward_proj 'swish' is not known here"),
         ("t5", {"d_kv": None}, "key d_kv is missing"),
         ("bart", {"decoder_ffn_dim": 100}, "decoder_ffn_dim is 100, expected 4096 as in the encoder"),

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, rate_bytes_per_s, scaleup_bytes_per_s
 
+H100_ONE_WAY = 450e9
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -101,6 +103,12 @@ def test_a_number_that_is_no_rate_is_refused_by_its_words(text) -> None:
         ("NVLink4, 18 links", 450e9),
         ("NVLink3, 4 of 12 NVLinks", 100e9),
         ("NVLink (400 GB/s, export version)", 200e9),
+        ("NVLink4 900 GB/s", 450e9),
+        ("NVLink 3.0 (600 GB/s)", 300e9),
+        ("NVLink (1,800 GB/s)", 900e9),
+        ("NVLink4 (450 GB/s)", 450e9),
+        ("NVLink, 200 GB/s each direction", 200e9),
+        ("NVLink, 200 GB/s unidirectional", 200e9),
         ("NVLink4/NVSwitch", None),
         ("NVL72 NVLink5", None),
         ("NVL72 NVLink5, 18 links", 900e9),
@@ -108,5 +116,58 @@ def test_a_number_that_is_no_rate_is_refused_by_its_words(text) -> None:
     ],
 )
 def test_scaleup_links_of_the_node_at_hand_are_read(text, expected) -> None:
-    found = scaleup_bytes_per_s(text)
+    found = scaleup_bytes_per_s(text, H100_ONE_WAY)
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("text", ["NVLink3, 600 GiB/s", "NVLink (1_800 GB/s)", "NVLink 400"])
+def test_a_number_of_links_that_is_no_rate_is_refused_by_its_words(text) -> None:
+    with pytest.raises(SpecError, match="is not understood"):
+        scaleup_bytes_per_s(text, H100_ONE_WAY)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,600 Gb/s per node", 25e9),
+        ("400 gbps per GPU", 50e9),
+        ("400 Gbit/s per GPU", 50e9),
+        ("400 Gbits/s per GPU", 50e9),
+        ("Slingshot-11 4x200 Gb/s", 12.5e9),
+        ("8 x NDR 400 per node", 50e9),
+    ],
+)
+def test_rates_are_read_as_people_write_them(text, expected) -> None:
+    assert nic_bytes_per_s(text, 8) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("grouping", ["_", "'", "\u2019", " ", "."])
+@given(thousands=st.integers(1, 9), hundreds=st.integers(100, 999))
+def test_a_number_is_never_read_from_its_middle(grouping, thousands, hundreds) -> None:
+    text = f"{thousands}{grouping}{hundreds} Gb/s per node"
+    if grouping == ".":
+        assert nic_bytes_per_s(text, 8) == pytest.approx(float(f"{thousands}.{hundreds}") * 1e9 / 64)
+    else:
+        with pytest.raises(SpecError, match="is not understood"):
+            nic_bytes_per_s(text, 8)
+    whole = (1000 * thousands + hundreds) * 1e9 / 64
+    assert nic_bytes_per_s(f"{thousands},{hundreds} Gb/s per node", 8) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,5 Tb/s per node",
+        "1e3 Gb/s per node",
+        "-400 Gb/s per GPU",
+        "8 NICs of 400 Gb/s per node",
+        "8 ConnectX-7 400 Gb/s per node",
+        "400 Gb/s * 8 per node",
+        "200 Gb/s x 4",
+        "dual 200G per node",
+        "10 Gb/s to 100 Gb/s per node",
+    ],
+)
+def test_a_number_beside_a_rate_that_may_count_nics_is_never_left_out(text) -> None:
+    with pytest.raises(SpecError, match="is not understood"):
+        nic_bytes_per_s(text, 8)
