@@ -34,6 +34,7 @@ from carbon_plugin.spec.huggingface.heads import Head, head_of
 from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.huggingface.keys import HIDDEN, VOCAB, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
+from carbon_plugin.spec.huggingface.loops import TURNS, TURNS_NOTE, passes_of
 from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
 from carbon_plugin.spec.huggingface.naming import model_named_by
 from carbon_plugin.spec.huggingface.nas import nas_blocks
@@ -54,10 +55,6 @@ DUAL_NOTE = (
     "a tower of texts, whose length is training.seq_len, and one of images; devices exchange the outputs of both for "
     "the loss, which takes no time here"
 )
-LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
-"""The keys of models that run some of their layers more than once for each token."""
-WHOLE_LOOPS = "total_ut_steps"
-"""The key of models whose tokens pass the whole stack of layers so many times (Ouro, arXiv 2510.25741)."""
 WRITTEN_GELU = ("gelu_new", "gelu_fast")
 """Names of activations that transformers computes by the operations of their formula (`NewGELUActivation` and
 `FastGELUActivation` of its activations.py)."""
@@ -121,8 +118,8 @@ def model_from_hf_config(
     blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
     head = _head(whole, keys)
     parts = parts_of(whole, keys, family, gated, head)
-    if any(keys.optional(key) for key in LOOPS):
-        notes.append("its layers run several times for each token, which the price of its step leaves out")
+    if keys.optional(TURNS):
+        notes.append(TURNS_NOTE)
     if kind in DUAL:
         notes.append(DUAL_NOTE)
     elif head.note:
@@ -223,8 +220,9 @@ def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -
     """
     norms = 2 * keys.integer(*HIDDEN)
     layers = []
-    places = zip(mixers_of(keys, family, window), feeds_of(keys, family), strict=True)
-    for layer, (mixer, feed) in enumerate(places):
+    mixers = mixers_of(keys, family, window)
+    places = zip(mixers, feeds_of(keys, family), passes_of(keys, len(mixers)), strict=True)
+    for layer, (mixer, feed, passes) in enumerate(places):
         own = keys.at(layer)
         layers.append(
             Block(
@@ -232,13 +230,13 @@ def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -
                 mixers=mixers_at(own, family, layer, mixer, window),
                 feed_forward=feed_at(own, family, feed, gated, layer),
                 other_parameters=norms,
+                passes=passes,
             )
         )
     found: dict[Block, int] = {}
     for block, same in groupby(layers):
         found[block] = found.get(block, 0) + len(list(same))
-    loops = keys.optional(WHOLE_LOOPS) or 1
-    blocks = (msgspec.structs.replace(block, layers=count, passes=loops) for block, count in found.items())
+    blocks = (msgspec.structs.replace(block, layers=count) for block, count in found.items())
     return tuple(_shared(keys, block) for block in blocks) if family.shared else tuple(blocks)
 
 

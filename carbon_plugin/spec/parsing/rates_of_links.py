@@ -122,7 +122,9 @@ def scaleup_bytes_per_s(text: str, own_bytes_per_s: float) -> float | None:
         return None
     rate, rest = _rate_and_rest(text[text.lower().index("nvlink") + len("nvlink") :])
     if _NUMBER.search(_GENERATION.sub("", rest)):
-        raise SpecError(f"{shown(text)} is not understood; expected a rate such as NVLink (400 GB/s) or NVLink3 (4 links)")
+        raise SpecError(
+            f"{shown(text)} is not understood; expected a rate such as NVLink (400 GB/s) or NVLink3 (4 links)"
+        )
     if rate is None:
         return None
     one_way = _ONE_WAY.search(text) is not None or math.isclose(rate, own_bytes_per_s, rel_tol=1e-3)

@@ -30,7 +30,10 @@ NOT_RUN = {
     ("helium", "head_dim"),  # its heads must share out the hidden width, which the class does not check
     ("helium", "hidden_size"),
     ("helium", "num_attention_heads"),
-    ("mpt", "expansion_ratio"),  # the class of transformers leaves it out, the code that comes with the weights does not
+    (
+        "mpt",
+        "expansion_ratio",
+    ),  # the class of transformers leaves it out, the code that comes with the weights does not
     ("rembert", "num_hidden_layers"),  # three layers beside its wide embedding
     ("roc_bert", "concat_input"),
     ("xlstm", "num_blocks"),  # another name for the number of layers, which the config states too

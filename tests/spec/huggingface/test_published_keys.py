@@ -8,6 +8,9 @@ import pytest
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
+from carbon_plugin.spec.huggingface.families import family_of
+from carbon_plugin.spec.huggingface.keys import ConfigKeys
+from carbon_plugin.spec.huggingface.layers import feeds_of
 
 FALCON_MAMBA = {
     "model_type": "falcon_mamba",
@@ -249,3 +252,21 @@ def test_groups_of_heads_are_read_under_the_name_of_step_3_5() -> None:
     stated = {key: value for key, value in EXAONE4_32B.items() if key != "num_key_value_heads"}
 
     assert model_from_hf_config(stated | {"num_attention_groups": 4}, "step").kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("model_type", "keys", "sparse"),
+    [  # layers of 12 with experts, by the period as the code of each family counts it
+        ("deepseek_v2", {"first_k_dense_replace": 2, "moe_layer_freq": 2}, {2, 4, 6, 8, 10}),
+        ("deepseek_v2", {"first_k_dense_replace": 0, "moe_layer_freq": 3}, {0, 3, 6, 9}),
+        ("ernie4_5_moe", {"moe_layer_start_index": 2, "moe_layer_interval": 2}, {3, 5, 7, 9, 11}),
+        ("qwen3_moe", {"decoder_sparse_step": 5}, {4, 9}),
+    ],
+)
+def test_a_period_of_sparse_layers_counts_layers_as_the_code_of_the_family_does(model_type, keys, sparse) -> None:
+    experts = {"n_routed_experts": 8} if model_type == "deepseek_v2" else {"num_experts": 8, "moe_num_experts": 8}
+    config = {"model_type": model_type, "num_hidden_layers": 12, **experts, **keys}
+
+    found = feeds_of(ConfigKeys(config, "config.json"), family_of(model_type))
+
+    assert {layer for layer, feed in enumerate(found) if feed == "sparse"} == sparse
