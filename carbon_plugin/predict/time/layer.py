@@ -96,8 +96,8 @@ def layer_time(
         core=core.forward,
         grouped=grouped,
         exchange=ep.forward,
-        # What comes last is not repeated: the second product, and the way back of the tokens of experts.
-        last=down.forward + ep.forward / 2,
+        # The weights of experts, or the rows that their results are added to, need all of a sparse layer.
+        last=np.float64(0) if sparse else down.forward,
     )
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute_time(layout, work, passed) + again * (up.forward + down.forward + ep.forward)

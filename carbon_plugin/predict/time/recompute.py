@@ -20,8 +20,10 @@ class ForwardPass:
 
     `device` and `host` are what the device and the host need of `total`, which overlap. `products` are all matrix
     products, of which `projections` are those of the attention and `grouped` the grouped ones of experts. `exchange` is
-    the all-to-all of experts, and `last` is the work at the end, whose result nothing in the backward pass needs. The
-    parts are seconds of the device.
+    the all-to-all of experts, and `last` is the work at the end, whose result nothing in the backward pass needs: the
+    second product of a dense layer. A sparse layer has none. The gradient of the weights of experts needs what their
+    last product gives, and where weights come before it, PyTorch goes on to the rows that the sum over experts keeps.
+    The parts are seconds of the device.
     """
 
     total: Values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.time.layer import layer_time
 from carbon_plugin.predict.time.overlap import smooth_max
 from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE, ForwardPass, recompute_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import KeptOperators, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=64, steps=1)
@@ -65,6 +67,63 @@ def test_products_in_nvfp4_are_in_no_list_of_operations_to_be_kept() -> None:
 
 def test_reentrant_checkpointing_repeats_the_last_work_too() -> None:
     assert repeated("products", "full", reentrant=True) == 100
+
+
+def products_again(config_name: str, **fields: int) -> tuple[int, int]:
+    """Return the products of one layer of transformers' model in a forward pass, and those that a backward pass repeats
+    under non-reentrant checkpointing.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.count += func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "_grouped_mm")
+            return func(*args, **(kwargs or {}))
+
+    widths = {"hidden_size": 32, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = getattr(transformers, config_name)(**widths, num_hidden_layers=1, vocab_size=64, **fields)
+    model = transformers.AutoModel.from_config(config, attn_implementation="sdpa").train()
+    tokens = torch.randint(0, 64, (1, 16))
+    torch.manual_seed(0)
+    backward = []
+    for again in (False, True):
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        with Products() as forward:
+            last = model(tokens).last_hidden_state
+        with Products() as counted:
+            last.sum().backward()
+        backward.append(counted.count)
+    return forward.count, backward[1] - backward[0]
+
+
+def test_pytorch_repeats_all_products_of_a_sparse_layer_and_all_but_the_last_of_a_dense_one() -> None:
+    dense, dense_again = products_again("LlamaConfig")
+    sparse, sparse_again = products_again(
+        "Qwen3MoeConfig", moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2, head_dim=16
+    )
+
+    assert dense_again == dense - 1
+    assert sparse_again == sparse
+
+
+def test_whole_layers_repeat_no_less_than_any_policy(gpt, rates) -> None:
+    sparse = msgspec.structs.replace(gpt, moe=MixtureOfExperts(experts=64, top_k=4, expert_ffn=2560))
+
+    def again(model, keep: str, recompute: str) -> float:
+        layout = layout_of(ParallelLayout(recompute=recompute))
+        case = shape_of(model), layout, work_of(PLAN, Stack(operators_keep=keep))
+        terms = layer_time(*case, rates(), np.float64(1), sparse=model.moe is not None).terms
+        return float(terms["recompute"])
+
+    for model in (gpt, sparse):
+        whole = again(model, "inputs", "full")
+        for keep in get_args(KeptOperators):
+            assert again(model, keep, "operators") <= whole
 
 
 def test_a_host_that_sets_the_pace_leaves_little_to_be_saved() -> None:
