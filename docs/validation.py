@@ -126,6 +126,10 @@ def memory(result: Validation) -> str:
     return "\n".join(textwrap.fill(one, 120, subsequent_indent="  ", break_on_hyphens=False) for one in lines)
 
 
+def _rank(correlation: float | None) -> str:
+    return "" if correlation is None else f"{correlation:.2f}"
+
+
 def layouts(result: Validation) -> str:
     """Return how well the choice of layouts does over all sources, and for which ones it costs most."""
     costly = sorted((one for one in result.layouts if one.regret > MOST_REGRET), key=lambda one: -one.regret)
@@ -198,9 +202,10 @@ def tables(result: Validation) -> str:
         "\n## How likely a layout is said to fit\n",
         *_likely(result.memory_rows),
         "\n## Which layout we would pick\n",
-        "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
+        "| source | jobs | layouts | rank correlation | without ties | regret, % | worst, % |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {_heading(c.source)} | {c.jobs} | {c.layouts} | {'' if c.spearman is None else f'{c.spearman:.2f}'} | "
+            f"| {_heading(c.source)} | {c.jobs} | {c.layouts} | {_rank(c.spearman)} | {_rank(c.spearman_untied)} | "
             f"**{c.regret:.1f}** | {c.worst_regret:.0f} |"
             for c in result.layouts
         ),

@@ -42,10 +42,14 @@ def print_validation(result: Validation, *, own: bool) -> None:
         out.print()
     _print_memory(out, result)
     for choice in result.layouts:
-        rank = "" if choice.spearman is None else f"rank correlation {choice.spearman:.2f}, "
+        ranks = [
+            f"rank correlation {value:.2f} {how}"
+            for value, how in ((choice.spearman, "with ties"), (choice.spearman_untied, "without"))
+            if value is not None
+        ]
         out.print(
             f"choice of layout, {choice.source}: {plural(choice.layouts, 'layout')} of "
-            f"{plural(choice.jobs, 'job')}, {rank}regret "
+            f"{', '.join([plural(choice.jobs, 'job'), *ranks])}, regret "
             f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
         )
     if result.layouts:

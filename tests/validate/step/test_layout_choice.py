@@ -46,6 +46,35 @@ def test_runs_of_one_layout_are_no_choice_and_count_once_with_their_mean() -> No
     assert layout_choices(job[:2], np.array([1.0, 1.0])) == ()
 
 
+def test_layouts_within_what_a_measurement_repeats_to_are_tied() -> None:
+    near = rows({"tp": 1, "step_time_s": 1.01}, {"tp": 2, "step_time_s": 1.0}, {"tp": 4, "step_time_s": 1.5})
+    (exchanged,) = layout_choices(near, np.array([1.0, 2.0, 3.0]))
+    (in_order,) = layout_choices(near, np.array([2.0, 1.0, 3.0]))
+    (last_first,) = layout_choices(near, np.array([3.0, 2.0, 1.0]))
+
+    assert exchanged.spearman == pytest.approx(1)
+    assert in_order.spearman == pytest.approx(1)
+    assert last_first.spearman == pytest.approx(-1)
+    assert (exchanged.spearman_untied, in_order.spearman_untied) == pytest.approx((0.5, 1.0))
+
+
+def test_ties_pass_no_layout_on_to_the_next() -> None:
+    """The second layout is tied with both others, which are not tied with each other."""
+    chain = rows({"tp": 1, "step_time_s": 1.0}, {"tp": 2, "step_time_s": 1.015}, {"tp": 4, "step_time_s": 1.03})
+    (choice,) = layout_choices(chain, np.array([1.0, 2.0, 3.0]))
+    assert choice.spearman == pytest.approx(1)
+
+
+def test_a_job_whose_layouts_are_all_tied_has_no_rank_correlation_but_that_without_ties() -> None:
+    job = rows({"tp": 1, "step_time_s": 1.0}, {"tp": 2, "step_time_s": 1.01}, {"tp": 4, "step_time_s": 1.015})
+    (summary,) = summarise_choices(layout_choices(job, np.array([3.0, 2.0, 1.0])))
+
+    assert summary.spearman is None
+    assert summary.spearman_untied == pytest.approx(-1)
+    assert within_limits(summary)
+    assert not within_limits(summary, untied=True)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"framework": "OneFlow-GPT (2021)"}, {"framework": "Megatron-LM 2020"}, {"gbs": 16}, {"optimizer": "8-bit Adam"}],
