@@ -37,6 +37,7 @@ def start_track(sample: Sample, bounds: Bounds) -> Track:
         counter_j=clean.counter_j,
         counted=ZERO,
         moved_s=clean.monotonic_s,
+        late_s=clean.late_s,
     )
 
 
@@ -66,7 +67,7 @@ def _advance(track: Track, sample: Sample, traits: Traits) -> Step:
         return _standing(track, sample, traits)
     if moved_j < 0:
         return _back(track, sample, -moved_j, traits)
-    if not possible_energy(moved_j, elapsed_s, traits.bounds):
+    if not possible_energy(moved_j, elapsed_s + track.late_s, traits.bounds):
         message = f"the energy counter jumped by {moved_j:.4g} J, which is not possible with "
         return _refused(track, sample, traits, "counter_jump", message + traits.bounds.most)
     return _by_counter(track, sample, moved_j, traits)
@@ -93,6 +94,7 @@ def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) ->
         counter_j=sample.counter_j,
         counted=counted,
         moved_s=sample.monotonic_s,
+        late_s=sample.late_s,
         moving=Moving(track.accounted_s, track.energy, track.power_w),
     )
     return Step(track=moved, energy=energy, kind="counter")
@@ -244,7 +246,14 @@ def _possible(sample: Sample, bounds: Bounds) -> Sample:
 
 def _counting_from(track: Track, sample: Sample) -> Track:
     """Return the track that counts on from this sample, whatever the counter said before."""
-    return replace(track, counter_j=sample.counter_j, counted=track.energy, moved_s=sample.monotonic_s, moving=None)
+    return replace(
+        track,
+        counter_j=sample.counter_j,
+        counted=track.energy,
+        moved_s=sample.monotonic_s,
+        late_s=sample.late_s,
+        moving=None,
+    )
 
 
 def _known(new_w: float | None, old_w: float | None) -> float | None:

@@ -32,6 +32,7 @@ class _Standing(Struct, frozen=True, kw_only=True, gc=False):
     was admitted. `pending` is the estimate for the `pending_s` seconds that the meter may still cover, `filled` the
     estimate for stretches that were refused. `shown_j` is the energy that was last given out. `power_w` is its last
     power, `powers_w` are those of all devices at that moment by key. `told` is whether its meter ever told an energy.
+    `late_s` is that of the last reading.
     """
 
     opened_s: float
@@ -44,6 +45,7 @@ class _Standing(Struct, frozen=True, kw_only=True, gc=False):
     shown_j: float = 0.0
     inner_j: float = 0.0
     told: bool = False
+    late_s: float = 0.0
     power_w: float | None = None
     powers_w: Mapping[str, float | None] = {}
 
@@ -102,7 +104,7 @@ class ReadingGate:
         # Where a measurement has replaced an estimate of its own meter, it covers all the time since the opening.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
         refused_s = 0.0
-        if not finite or not possible_energy(stretch.value, of_s, bounds):
+        if not finite or not possible_energy(stretch.value, of_s + known.late_s, bounds):
             fault = _implausible(stretch, of_s, bounds)
             refused_s, stretch = stretch_s, _NOTHING
         pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
@@ -135,6 +137,7 @@ class ReadingGate:
             shown_j=shown_j,
             inner_j=reading.estimated_j,
             told=told,
+            late_s=reading.late_s,
             power_w=power_w,
             powers_w=powers_w,
         )
@@ -165,7 +168,7 @@ class ReadingGate:
             return None
         stretch_s = _covered_s(reading, known.opened_s) - known.covered_s
         joules = reading.energy.value - known.raw.value
-        if stretch_s < LAG_S or joules <= 0 or not possible_energy(joules, stretch_s, bounds):
+        if stretch_s < LAG_S or joules <= 0 or not possible_energy(joules, stretch_s + known.late_s, bounds):
             return None  # a counter that has not moved yet says nothing
         return joules / stretch_s
 
@@ -234,6 +237,7 @@ def _opened(reading: Reading, *, finite: bool) -> _Standing:
         measured=start,
         shown_j=start.value,
         inner_j=reading.estimated_j,
+        late_s=reading.late_s,
     )
 
 

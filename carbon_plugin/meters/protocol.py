@@ -23,7 +23,8 @@ class Reading(Struct, frozen=True, kw_only=True, gc=False):
     `energy` is in J and never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None
     when the device cannot be read and nothing can be said. `kind` is how the energy of this stretch was obtained.
     `power_w` is the latest power if the device tells it.
-    `monotonic_s` is the time of the reading itself on the monotonic clock. `fault` is a short code ("counter_reset",
+    `monotonic_s` is the time of the reading itself on the monotonic clock, and `energy` may be that of a moment up to
+    `late_s` before it, because a process can be stopped between the two. `fault` is a short code ("counter_reset",
     "counter_stuck", "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None
     when there is no fault; a reset is reported once, other faults on every reading while they last.
 
@@ -42,6 +43,7 @@ class Reading(Struct, frozen=True, kw_only=True, gc=False):
     message: str | None = None
     covered_s: float | None = None
     estimated_j: float = 0.0
+    late_s: float = 0.0
 
     @property
     def energy_j(self) -> float | None:

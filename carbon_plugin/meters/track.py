@@ -40,11 +40,15 @@ Averaging = Literal["instant", "trailing_mean"]
 class Sample(Struct, frozen=True, kw_only=True):
     """One sample holds what a device told at one moment: joules on its counter and watts, each None where
     it told none.
+
+    `late_s` is how long before `monotonic_s` the counter may have been read: a process that is stopped, or waits for a
+    core, between its call and the look at the clock has an older value than it says.
     """
 
     monotonic_s: float
     counter_j: float | None
     power_w: float | None
+    late_s: float = 0.0
 
 
 class Traits(Struct, frozen=True, kw_only=True):
@@ -86,6 +90,7 @@ class Track(Struct, frozen=True, kw_only=True):
     `accounted_s` is the moment up to which `energy` is complete, but for `forfeited_s` seconds of which nothing is
     known and which no counter will cover. `counter_j` is the last counter value, `moved_s` the time when it last moved,
     and `counted` the energy at that value. `agreement` compares the counter with the power.
+    The counter may have been read up to `late_s` before `moved_s`.
     """
 
     energy: Range
@@ -97,6 +102,7 @@ class Track(Struct, frozen=True, kw_only=True):
     moved_s: float
     moving: Moving | None = None
     forfeited_s: float = 0.0
+    late_s: float = 0.0
     agreement: Agreement = Agreement()
 
     @property

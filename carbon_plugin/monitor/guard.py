@@ -6,6 +6,7 @@ a time. That exception is the script's, and goes on to it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from carbon_plugin.threads.turns import give_way
 
 logger = logging.getLogger(__name__)
 
+_NO_FILE_LEFT = (errno.EMFILE, errno.ENFILE)
+
 T = TypeVar("T")
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
@@ -26,29 +29,45 @@ Hook = TypeVar("Hook", bound=Callable[..., None])
 class Guard:
     """Runs parts of the monitor, and switches a part off for good once it has raised.
 
-    The first failure of a process is logged as a warning. Every failure is handed to `report` as (part, sentence) for
-    the ledger.
+    A part that fails only because the process, or the machine, has no file left to open is not switched off: it misses
+    something now and is run again. The first failure of a process is logged as a warning, and so is the first that is
+    missed. Each part's failure is handed to `report` as (part, sentence) for the ledger.
     """
 
     def __init__(self, report: Callable[[str, str], None]) -> None:
         self._report = report
         self._off: dict[str, str] = {}
+        self._missed: set[str] = set()
 
     @property
     def failures(self) -> dict[str, str]:
         """Return the parts that are off, with a sentence on what happened to each."""
         return dict(self._off)
 
-    def run(self, part: str, work: Callable[[], T], otherwise: T) -> T:
-        """Return what `work` returns, or `otherwise` if it raises or the part is already off."""
+    def run(self, part: str, work: Callable[[], T], otherwise: T, *, once: bool = False) -> T:
+        """Return what `work` returns, or `otherwise` if it raises or the part is already off. A part that runs only
+        `once` is off whatever it raises."""
         if part in self._off:
             return otherwise
         give_way()
         try:
             return work()
         except Exception as error:
-            self.fail(part, error)
+            if once or not passes(error):
+                self.fail(part, error)
+            else:
+                self.miss(part, error)
             return otherwise
+
+    def miss(self, part: str, error: BaseException) -> None:
+        """Say once of a part that it has missed something, and goes on as soon as the process can open files again."""
+        if part not in self._missed:
+            first = not self._missed
+            self._missed.add(part)
+            (self.warn if first else self._note)(part, error)
+
+    def _note(self, part: str, error: BaseException) -> None:
+        self._report(part, f"{part}: {error}")
 
     def fail(self, part: str, error: BaseException, *, alone: bool = False) -> None:
         """Switch a part off because of an exception. A part that stands `alone`, such as a logger of the user, is
@@ -69,6 +88,16 @@ class Guard:
         """Warn of a part that missed something and goes on, and hand that to `report`."""
         logger.warning("carbon_plugin: %s: %s; training goes on", part, error)
         self._report(part, f"{part}: {error}")
+
+
+def passes(error: BaseException) -> bool:
+    """Return whether an exception, or what it was raised from, says that no file can be opened at this moment."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _NO_FILE_LEFT:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def harmless(hook: Hook) -> Hook:

@@ -4,18 +4,23 @@ the training."""
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
 import time
 from typing import Protocol
 
-from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.guard import Guard, passes
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
 from carbon_plugin.threads.patience import wait_while_running
 from carbon_plugin.threads.turns import own_clock, stop_taking_turns, take_turns
 
 _LEAST_WAIT_S = 0.001
+_FILES = 16
+"""So many files can be opened beside those of the training when the work begins (our convention)."""
+_FILES_AGAIN_S = 0.5
+"""While they cannot, this is tried again after so many seconds."""
 
 
 class Wake:
@@ -45,6 +50,19 @@ class Wake:
         with contextlib.suppress(OSError):
             while self._reader.recv(4096):
                 pass
+        return True
+
+    def can_open(self, files: int) -> bool:
+        """Return whether the process can open so many files more at this moment."""
+        opened: list[int] = []
+        try:
+            for _ in range(files):
+                opened.append(os.dup(self._reader.fileno()))
+        except OSError:
+            return False
+        finally:
+            for fd in opened:
+                os.close(fd)
         return True
 
     def close(self) -> None:
@@ -127,13 +145,16 @@ class MonitorThread:
         leave_signals_to_the_training()
         take_turns(self._training)
         wake = self._wake
-        self._guard.run("monitor", self._run, None)
+        self._guard.run("monitor", self._run, None, once=True)
         failure = self._guard.failures.get("monitor")
         if failure is not None:
             self._guard.run("closing", lambda: self._body.close(f"failed: {failure}"), None)
         wake.close()
 
     def _run(self) -> None:
+        # What is used until then follows from the first readings, so that waiting loses nothing.
+        while self._reason is None and not self._wake.can_open(_FILES):
+            self._wake.wait(_FILES_AGAIN_S)
         self._body.open()
         edge_s = self._next_edge_s()
         while self._reason is None:
@@ -142,12 +163,20 @@ class MonitorThread:
             woken = self._wake.wait(left_s if poll_s is None else min(left_s, poll_s))
             if self._reason is None:
                 due = woken or time.monotonic() >= edge_s
-                self._body.tick(due=due)
+                self._tick(due=due)
                 if due:
                     edge_s = self._next_edge_s()
         if self._awaited:
             stop_taking_turns()
         self._body.close(self._reason)
+
+    def _tick(self, *, due: bool) -> None:
+        try:
+            self._body.tick(due=due)
+        except Exception as error:
+            if not passes(error):
+                raise
+            self._guard.miss("monitor", error)
 
     def _next_edge_s(self) -> float:
         """Return when the next window ends, by the monotonic clock."""

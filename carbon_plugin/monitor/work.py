@@ -270,13 +270,16 @@ class MonitorWork:
             self._job.guard.run("alerts", partial(acting.hear, record), None)
 
     def _empty_inbox(self) -> None:
-        node = self._node
+        node, later = self._node, None
         while self._inbox and node is not None:
             item = self._inbox.popleft()
             if isinstance(item, Seen):
-                self._job.guard.run("effective spec", partial(node.take, item), None)
+                if not self._job.guard.run("effective spec", partial(_taken, node, item), False):
+                    later = item
             elif node.recording is not None:
                 node.recording.recorder.note(*item)
+        if later is not None and "effective spec" not in self._job.guard.failures:
+            self._inbox.append(later)  # it could open no file
 
     def _show(self, metrics: dict[str, float]) -> None:
         recording = self._node.recording if self._node else None
@@ -284,6 +287,11 @@ class MonitorWork:
         shown = self.live.metrics
         self.live = Live(never_back(metrics, shown) if metrics else shown, head, self.live.version + 1)
         self._job.clock.attend = True
+
+
+def _taken(node: NodeWork, seen: Seen) -> bool:
+    node.take(seen)
+    return True
 
 
 def _recorder(recording: NodeRecording | None) -> NodeRecorder | None:

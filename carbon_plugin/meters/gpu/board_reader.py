@@ -16,7 +16,6 @@ from carbon_plugin.meters.gpu.boards import Board
 from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track
-from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.threads.turns import give_way
 
 
@@ -118,14 +117,19 @@ class BoardReader:
         """Read counter and power, of which one is enough.
 
         The sample has the time of the end of the call that gave it, because a call that hangs waits for the driver
-        first.
+        first. The counter may have been read at any moment of its call.
         """
         start_s = self._clock()
         counter_j, counter_error, counted_s = self._timed(self._driver.energy_j, board)
         power_w, power_error, end_s = self._timed(self._driver.power_w, board)
         sample_s = end_s if counter_j is None else counted_s
         return _BoardSample(
-            sample=Sample(monotonic_s=sample_s, counter_j=counter_j, power_w=power_w),
+            sample=Sample(
+                monotonic_s=sample_s,
+                counter_j=counter_j,
+                power_w=power_w,
+                late_s=0.0 if counter_j is None else counted_s - start_s,
+            ),
             took_s=end_s - start_s,
             counter_error=counter_error,
             power_error=power_error,
@@ -171,17 +175,16 @@ def _read(board: Board, taken: _BoardSample, step: Step, slow_call_s: float) -> 
     fault, message = step.fault, step.message
     if fault is None and board.counter and taken.counter_error is not None:
         fault, message = taken.counter_error.code, f"the energy counter fails: {taken.counter_error}"
-    unsure_j = 0.0
     if fault is None and taken.took_s > slow_call_s:
         fault, message = "slow", f"one read took {taken.took_s:.1f} s in the driver"
-        unsure_j = taken.took_s * (step.track.power_w or 0.0)  # the value may be from the beginning of the call
     return Reading(
         key=uuid,
         monotonic_s=taken.sample.monotonic_s,
-        energy=step.energy.plus(Range(0.0, 0.0, unsure_j)),
+        energy=step.energy,
         kind=step.kind,
         power_w=taken.sample.power_w,
         fault=fault,
         message=None if message is None else f"{uuid}: {message}",
         covered_s=step.track.covered_at(taken.sample.monotonic_s, step.kind),
+        late_s=taken.sample.late_s,
     )

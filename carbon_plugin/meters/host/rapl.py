@@ -116,6 +116,7 @@ class _Socket:
 
     def read(self, key: str, share: HostShare) -> Reading:
         """Return the job's energy so far, and what is wrong with the counter."""
+        asked_s = self._clock()
         step, fault, message = self._first.look(share)
         charged = self._first.charged
         for mirror in [*self._mirrors, *self._apart]:
@@ -133,6 +134,7 @@ class _Socket:
             fault=fault,
             message=None if message is None else f"{key}: {message}",
             covered_s=step.track.covered_at(now_s, step.kind),
+            late_s=now_s - asked_s,
         )
 
 
@@ -157,20 +159,21 @@ class _Counter:
 
     def look(self, share: HostShare) -> tuple[Step, str | None, str | None]:
         """Read the counter and charge what it shows; return the step, and a fault with its sentence."""
+        asked_s = self._clock()
         try:
             raw_j = self._domain.joules()
         except (OSError, ValueError) as error:
             fault = "permission" if isinstance(error, PermissionError) else "lost"
             held = Step(track=self._track, energy=self._track.energy, kind="absent")
             return held, fault, f"{self._domain.counter} could not be read: {error}"
-        step = advance(self._track, self._sample(raw_j), self._traits)
+        step = advance(self._track, self._sample(raw_j, asked_s), self._traits)
         added = step.track.energy.since(self._track.energy)
         self.charged = self.charged.plus(added.times(share.part))
         self._track = step.track
         return step, step.fault, None if step.message is None else f"{step.message} ({self._domain.counter})"
 
-    def _sample(self, raw_j: float) -> Sample:
-        """Return a sample of the counter as if it never wrapped.
+    def _sample(self, raw_j: float, asked_s: float) -> Sample:
+        """Return a sample of the counter, which was read since `asked_s`, as if it never wrapped.
 
         A lower value is a wrap where a package can have drawn the energy that a wrap would mean. Otherwise the counter
         went back, which the track judges.
@@ -178,11 +181,11 @@ class _Counter:
         now_s = self._clock()
         wrap_j = self._domain.wrap_j
         if wrap_j is not None and raw_j < self.raw_j:
-            elapsed_s = now_s - self._track.moved_s
+            elapsed_s = now_s - self._track.moved_s + self._track.late_s
             if possible_energy(raw_j + wrap_j - self.raw_j, elapsed_s, self._traits.bounds):
                 self._wrapped_j += wrap_j
         self.raw_j = raw_j
-        return Sample(monotonic_s=now_s, counter_j=raw_j + self._wrapped_j, power_w=None)
+        return Sample(monotonic_s=now_s, counter_j=raw_j + self._wrapped_j, power_w=None, late_s=now_s - asked_s)
 
 
 def _mirror_note(group: Sequence[Domain]) -> str | None:

@@ -93,7 +93,8 @@ class NodePoller:
         outcome = self._ask()
         if isinstance(outcome, NodeAnswer):
             # The answer is of some moment while it was asked for, so that the middle of that time is taken.
-            self._take((start_s + self._clock()) / 2, outcome)
+            half_s = (self._clock() - start_s) / 2
+            self._take(start_s + half_s, outcome, half_s)
         elif self.state is not None:
             held = self.state
             self.state = NodeState(
@@ -125,8 +126,8 @@ class NodePoller:
             return SourceError(told, "implausible")
         return answer
 
-    def _take(self, monotonic_s: float, answer: NodeAnswer) -> None:
-        sample = Sample(monotonic_s=monotonic_s, counter_j=answer.counter_j, power_w=answer.power_w)
+    def _take(self, monotonic_s: float, answer: NodeAnswer, late_s: float) -> None:
+        sample = Sample(monotonic_s=monotonic_s, counter_j=answer.counter_j, power_w=answer.power_w, late_s=late_s)
         kind, fault, message = kind_of(answer), None, None
         if self._track is None:
             self._track, self.started_s = start_track(sample, self._traits.bounds), monotonic_s

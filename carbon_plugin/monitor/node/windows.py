@@ -139,7 +139,10 @@ def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:
         return DeviceEnergy(key=after.key, energy_j=None, kind="absent", note=note)
     # A meter without an energy at the first read had counted nothing: its energy is that since it was opened.
     gained = after.energy.since(before.energy or ZERO)
-    used = Range.of(gained.value, max(0.0, gained.low), max(0.0, gained.high)).scaled(share)
+    # What was used between a counter's value and the moment that it stands for is in the window after it.
+    power_w = max(0.0, gained.value) / max(after.monotonic_s - before.monotonic_s, SAME_MOMENT_S)
+    low_j, high_j = gained.low - before.late_s * power_w, gained.high + after.late_s * power_w
+    used = Range.of(gained.value, max(0.0, low_j), max(0.0, high_j)).scaled(share)
     return DeviceEnergy(
         key=after.key,
         energy_j=used.value,
