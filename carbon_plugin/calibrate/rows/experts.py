@@ -33,6 +33,9 @@ HOST_COUNTS = re.compile(r"(?i)megablocks")
 """Grouped products whose callers read back to the host how many rows they get (`padded_gather` of MegaBlocks)."""
 SYNC_FREE = re.compile(r"(?i)sync-?free")
 """Experts whose counts stay on the device in software that would read them (`turbo_sync_free_moe_stage` of Primus)."""
+WITHOUT_COUNTS = re.compile(r"\bJ(ax|AX)")
+"""Software whose compiled functions have fixed shapes, so that no count of tokens can reach the host inside of one (the
+documentation of `jax.jit`: values that shapes depend on have to be known when it is traced)."""
 SORTED_EXPERTS = re.compile(r"experts of (Granite|JetMoe)")
 """Models of transformers before its version 5 whose experts loop over rows that were sorted before
 (`GraniteMoeParallelExperts`, `JetMoeParallelExperts`)."""
@@ -86,6 +89,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
 
 RACK = 72
+WHOLE_GRAPHS = "full-iteration CUDA graphs"
+"""Words by which a row says that one graph holds its whole step. Rows that speak of other graphs, or of none, are not
+of a recipe that has them."""
 SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
 """Megatron-Bridge's recipes for rack-scale devices capture attention and routing
 (scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
@@ -144,11 +150,11 @@ def _expert_products(
         changes |= {"expert_loop": looped, "sorted_loop": sorted_before, "sliced_weights": sliced}
     if HOST_COUNTS.search(f"{row.text('framework')} {notes}"):
         changes["token_counts"] = "host"
-    if SYNC_FREE.search(notes):
+    if SYNC_FREE.search(notes) or WITHOUT_COUNTS.search(row.text("framework")):
         changes["token_counts"] = "device"
     if "fused experts" in notes:
         changes["fused_experts"] = True
-    if "full-iteration CUDA graphs" in notes:
+    if WHOLE_GRAPHS in notes:
         changes["cuda_graphs"] = "iteration"
     elif re.search(r"CUDA graphs of (attention and )?router", notes):
         changes["cuda_graphs"] = "scoped"
@@ -241,9 +247,10 @@ def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, pr
     """
     if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
         return None
-    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
-        return WHOLE_ITERATIONS
     stated = "CUDA graphs" in row.text("notes")
+    others = stated and WHOLE_GRAPHS not in row.text("notes")
+    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since and not others:
+        return WHOLE_ITERATIONS
     captures = device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since
     return SCOPED_GRAPHS if captures and not stated else None
 

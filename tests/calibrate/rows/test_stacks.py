@@ -141,6 +141,44 @@ def test_graphs_that_a_row_states_come_before_those_of_the_recipe(notes: str, gr
     assert read(**row, notes=notes).spec.stack.cuda_graphs == graphs
 
 
+@pytest.mark.parametrize("gpu", ["B300", "GB200", "GB300"])
+@pytest.mark.parametrize(
+    ("notes", "graphs", "of_the_recipe"),
+    [
+        ("", "iteration", True),
+        ("full-iteration CUDA graphs", "iteration", True),
+        ("CUDA graphs of router and preprocessing", "scoped", False),
+        ("no CUDA graphs", "none", False),
+    ],
+)
+def test_a_row_that_states_other_graphs_has_nothing_of_the_recipe_for_whole_iterations(
+    gpu: str, notes: str, graphs: str, of_the_recipe: bool
+) -> None:
+    row = read(
+        **EXPERTS | {"gpu": gpu, "framework": "Megatron-Bridge, NeMo container 26.06", "precision": "mxfp8", "ep": 8},
+        notes=f"natural routing, dropless; HybridEP; {notes}",
+    )
+    stack, layout = row.spec.stack, row.spec.layout
+
+    assert stack.cuda_graphs == graphs
+    assert {stack.fused_experts, stack.attention_kernel == "cudnn_fp8", layout.expert_overlap} == {of_the_recipe}
+    assert any("CUDA graphs" in line for line in row.assumed) is of_the_recipe
+
+
+@pytest.mark.parametrize(
+    ("framework", "counts"),
+    [
+        ("JaxPP (somebody, JAX, 2026)", "device"),
+        ("JAX (own code, 2026)", "device"),
+        ("Equinox on JAX", "device"),
+        ("PyTorch (own code, 2026)", "exchange"),
+        ("own code", "exchange"),
+    ],
+)
+def test_no_count_of_tokens_reaches_the_host_inside_a_function_that_jax_compiles(framework: str, counts: str) -> None:
+    assert read(**EXPERTS | {"framework": framework, "sharding": "FSDP"}).spec.stack.token_counts == counts
+
+
 @pytest.mark.parametrize(
     ("model", "framework", "everything"),
     [
