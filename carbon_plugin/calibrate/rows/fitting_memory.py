@@ -4,6 +4,8 @@ devices.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import numpy as np
 
@@ -17,6 +19,7 @@ from carbon_plugin.spec.stack import ORDINARY, THROUGH_MEMORY
 
 RECOMPUTE_NOT_STATED = ("recompute none", "recompute operators")
 MICRO_BATCH_NOT_STATED = "mbs 1"
+WHOLE_SHARE_TAKEN = re.compile(r"mbs (\d+)")
 BEYOND_DOUBT = 1.15
 """Predicted need over capacity from which on a layout that ran is not taken to be the assumed one: it fits with one in
 six (`predict.uncertainty.fit`)."""
@@ -43,6 +46,28 @@ def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:
             assumed[assumed.index(said)] = f"recompute {kind}: {less} the run does not fit in memory"
             return more
     return spec
+
+
+def with_share_that_fits(spec: RunSpec, assumed: list[str]) -> RunSpec:
+    """Return the run with a smaller micro-batch, where the whole share of a rank was assumed to be one and cannot fit.
+
+    It is halved until it fits, as people halve it who run out of memory. What is assumed instead is written into
+    `assumed`.
+    """
+    layout = spec.layout
+    said = next((words for words in assumed if WHOLE_SHARE_TAKEN.fullmatch(words)), None)
+    if layout is None or said is None:
+        return spec
+    capacity = spec.cluster.accelerator.memory_bytes.value
+    taken, size = spec, layout.micro_batch_size
+    while size % 2 == 0 and need_bytes(taken) > BEYOND_DOUBT * capacity:
+        size //= 2
+        taken = msgspec.structs.replace(spec, layout=msgspec.structs.replace(layout, micro_batch_size=size))
+    if need_bytes(taken) > BEYOND_DOUBT * capacity:
+        return spec
+    if taken is not spec:
+        assumed[assumed.index(said)] = f"mbs {size}: more of a rank's share does not fit in memory"
+    return taken
 
 
 def with_filled_memory(spec: RunSpec, assumed: list[str]) -> RunSpec:

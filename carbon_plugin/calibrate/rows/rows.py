@@ -20,7 +20,11 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of, conventions_of_row
 from carbon_plugin.calibrate.rows.fields import Fields
-from carbon_plugin.calibrate.rows.fitting_memory import with_filled_memory, with_needed_recompute
+from carbon_plugin.calibrate.rows.fitting_memory import (
+    with_filled_memory,
+    with_needed_recompute,
+    with_share_that_fits,
+)
 from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.model import row_model
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
@@ -287,7 +291,8 @@ def _spec(
     spec = RunSpec(
         name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
     )
-    return with_filled_memory(with_needed_recompute(spec, assumed), assumed), conventions
+    spec = with_share_that_fits(with_needed_recompute(spec, assumed), assumed)
+    return with_filled_memory(spec, assumed), conventions
 
 
 def _memory(

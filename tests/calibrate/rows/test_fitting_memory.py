@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.calibrate.rows.fitting_memory import BEYOND_DOUBT, need_bytes
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
 
 RECORD: dict[str, Any] = {
@@ -58,6 +59,16 @@ def micro_batch(**changes: Any) -> int:
     return row.spec.layout.micro_batch_size
 
 
+def need_of(**changes: Any) -> float:
+    """Return the predicted bytes of a row that states its micro-batch."""
+    return need_bytes(read(**changes).spec)
+
+
+def capacity_of(gpu: str) -> float:
+    """Return the bytes of memory of a device."""
+    return read(gpu=gpu, mbs=1, gbs=8).spec.cluster.accelerator.memory_bytes.value
+
+
 def test_people_who_shard_and_accumulate_fill_the_memory_of_their_devices() -> None:
     sizes = [micro_batch(gpu=gpu) for gpu in ("A100-40GB-SXM", "A100-80GB-SXM", "H200-SXM")]
 
@@ -79,3 +90,21 @@ def test_megatrons_relatives_pipelines_and_stated_micro_batches_are_left_as_they
     assert micro_batch(framework="DeepSpeed", sharding="ZeRO-2", pp=2) == 1
     assert micro_batch(sharding="ZeRO-1") == 1
     assert micro_batch(mbs=2) == 2
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("gpu", ["A100-40GB-SXM", "A100-80GB-SXM", "H200-SXM"])
+def test_the_whole_share_of_a_rank_is_one_micro_batch_as_far_as_it_fits(recompute: str, gpu: str) -> None:
+    share, stated = {"gbs": 128, "recompute": recompute, "gpu": gpu, "seq_len": 16384}, [1, 2, 4, 8, 16]
+    fitting = [size for size in stated if need_of(mbs=size, **share) <= BEYOND_DOUBT * capacity_of(gpu)]
+
+    assert micro_batch(**share) == (max(fitting) if fitting else 16)
+    assert micro_batch(mbs=16, **share) == 16
+
+
+def test_some_whole_shares_fit_and_some_do_not() -> None:
+    assert micro_batch(gbs=128, recompute="full", gpu="H200-SXM", seq_len=2048) == 16
+    row = read(gbs=128, recompute="full", seq_len=16384)
+    assert row.spec.layout is not None
+    assert row.spec.layout.micro_batch_size < 16
+    assert any(line.endswith("more of a rank's share does not fit in memory") for line in row.assumed)
