@@ -54,6 +54,15 @@ OVERRUNS: dict[RunClass, Overrun] = {
 }
 
 
+ON_OTHER_SOFTWARE: dict[RunClass, RunClass] = {
+    "dense, ordinary": "dense, tuned",
+    "dense, tuned": "dense, ordinary",
+    "mixture, ordinary": "mixture, tuned",
+    "mixture, tuned": "mixture, ordinary",
+}
+"""The same models on the other software: its best case is another one, and so is the factor on it."""
+
+
 class BestCase(Struct, frozen=True, kw_only=True):
     """One instance holds the run in the best case of its layout: it loses only modelled start-up, checkpoints and
     failures.

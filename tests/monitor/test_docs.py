@@ -42,7 +42,7 @@ def logged() -> set[str]:
     )  # fmt: skip
     cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=8)
     view = outlook(totals, remaining_measured(totals, 10, None), resolve_factors(Site(zone="FRA"), cluster))
-    return set(metrics_of(totals, view, step_time_s=1.0, predicted_step_time_s=1.0))
+    return set(metrics_of(totals, view, step_time_s=1.0, predicted_step_time_s=1.0, by_measured_rates=True))
 
 
 def test_every_key_is_documented_and_every_documented_key_is_logged(logged):

@@ -20,7 +20,7 @@ def metrics(step: int) -> dict[str, float]:
     figures = {
         "energy_kwh": energy_kwh, "estimated_energy_kwh": 0.01 * step, "power_w": 700.0 + step, "step_time_s": 1.25,
         "predicted_step_time_s": 1.0, "step_time_ratio": 1.25, "coverage_gpus": 0.5, "remaining_h": 2.0,
-        "budget_share": 0.4,
+        "budget_share": 0.4, "measured_share": 0.75, "projected_by_rates": 1.0,
         "operational_kg": 0.1 * step, "embodied_kg": 0.02 * step, "total_kg": 0.12 * step,
     }  # fmt: skip
     for key, value in (("energy_kwh", 50.0), ("operational_kg", 20.0), ("embodied_kg", 4.0), ("total_kg", 24.0)):

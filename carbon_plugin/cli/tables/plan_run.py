@@ -13,7 +13,7 @@ from carbon_plugin.cli.printing import print_line, print_numbers, print_table, u
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import ExpectedLosses
-from carbon_plugin.plan.real_run import BestCase
+from carbon_plugin.plan.real_run import ON_OTHER_SOFTWARE, OVERRUNS, BestCase, RunClass, run_class
 from carbon_plugin.predict.assumed import EXPERT_LOOP
 from carbon_plugin.show.drawing import driver_name
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, plural
@@ -99,11 +99,23 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
         _below_the_table(out, f"{said}: {escape('; '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
     factor = forecast.goodput.overrun if forecast.goodput is not None else None
     if factor is not None:
-        ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
-        _below_the_table(out, f"a real run takes {ends} times the best case; from {escape(factor.source)}")
+        _below_the_table(out, _beyond_the_best_case(factor, run_class(forecast.spec)))
     if any(item.field == EXPERT_LOOP for item in forecast.assumptions):
         _below_the_table(out, LOOPED_EXPERTS)
     out.print()
+
+
+def _beyond_the_best_case(factor: Figure, kind: RunClass) -> str:
+    """Return a sentence with the factor of a real run, and why it is another one on other software."""
+    ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
+    other = number(OVERRUNS[ON_OTHER_SOFTWARE[kind]].central)
+    software, apart = ("tuned", "ordinary software, whose best case is slower")
+    if kind.endswith("ordinary"):
+        software, apart = ("ordinary", "tuned software, whose best case is faster")
+    return (
+        f"a real run takes {ends} times the best case of {software} software ({other} times that of {apart}); from "
+        f"{escape(factor.source)}"
+    )
 
 
 def _below_the_table(out: Console, text: str) -> None:

@@ -26,13 +26,23 @@ def never_back(metrics: Mapping[str, float], shown: Mapping[str, float]) -> dict
 
 
 def metrics_of(
-    totals: RunTotals, outlook: Outlook, *, step_time_s: float | None, predicted_step_time_s: float | None
+    totals: RunTotals,
+    outlook: Outlook,
+    *,
+    step_time_s: float | None,
+    predicted_step_time_s: float | None,
+    by_measured_rates: bool | None = None,
 ) -> dict[str, float]:
-    """Return the metrics as a flat dict. An unknown value has no key, so that no zero looks real."""
+    """Return the metrics as a flat dict. An unknown value has no key, so that no zero looks real.
+
+    `by_measured_rates` says whether what remains in `outlook` follows from what this run has measured, or is None where
+    nothing remains.
+    """
     estimated_j = totals.estimated_j
     values: dict[str, float | None] = {
         "energy_kwh": totals.energy_j / JOULES_PER_KWH,
         "estimated_energy_kwh": estimated_j / JOULES_PER_KWH if estimated_j else None,
+        "measured_share": totals.measured_share,
         "power_w": totals.power_w,
         "step_time_s": step_time_s,
         "predicted_step_time_s": predicted_step_time_s,
@@ -45,6 +55,7 @@ def metrics_of(
     if outlook.energy_j is not None:
         projected_kwh = outlook.energy_j.scaled(1 / JOULES_PER_KWH)
         values |= {
+            "projected_by_rates": None if by_measured_rates is None else float(by_measured_rates),
             "projected_energy_kwh": projected_kwh.value,
             "projected_energy_kwh_low": projected_kwh.low,
             "projected_energy_kwh_high": projected_kwh.high,

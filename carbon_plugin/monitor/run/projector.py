@@ -175,7 +175,11 @@ class Projector:
             best_case_remaining_s=_best_case_s(context, totals, steps),
         )
         metrics = metrics_of(
-            totals, view, step_time_s=measured_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
+            totals,
+            view,
+            step_time_s=measured_step_time_s(own),
+            predicted_step_time_s=context.predicted_step_time_s,
+            by_measured_rates=has_rates(totals) if steps else None,
         )
         give_way()
         return Projected(

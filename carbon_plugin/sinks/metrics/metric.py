@@ -62,6 +62,12 @@ METRICS: tuple[RunMetric, ...] = (
         factor=JOULES_PER_KWH,
         help="Part of the energy that stands for devices that could not be read",
     ),
+    RunMetric(
+        key="measured_share",
+        name="measured_energy",
+        unit="ratio",
+        help="Share of the energy so far that meters told; a model of the hardware states the rest",
+    ),
     RunMetric(key="power_w", name="power", unit="watts", help="Power of the run over its last windows"),
     RunMetric(
         key="operational_kg",
@@ -86,6 +92,12 @@ METRICS: tuple[RunMetric, ...] = (
         factor=GRAMS_PER_KG,
         counter=True,
         help="CO2e of electricity and manufacture together so far",
+    ),
+    RunMetric(
+        key="projected_by_rates",
+        name="projected_by_rates",
+        unit="ratio",
+        help="1 where what remains is projected by measured rates, 0 where it is by the prediction",
     ),
     *_ranged(
         "projected_energy_kwh", "projected_energy", "joules", JOULES_PER_KWH, "Energy of the whole run as projected"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.cli import main as cli
+from carbon_plugin.plan.real_run import OVERRUNS
+from carbon_plugin.spec.numbers.amounts import number
 
 LENGTH = ("--tokens", "1e12")
 MOE = (
@@ -219,3 +221,14 @@ def test_a_range_that_reaches_to_a_loop_over_experts_says_how_to_narrow_it(stack
     text = " ".join(printed(capsys, "experts.yaml").split())
 
     assert ("stack: {expert_loop: false}" in text) == said
+
+
+@pytest.mark.parametrize(("software", "other"), [("ordinary", "tuned"), ("tuned", "ordinary")])
+def test_the_factor_of_a_real_run_says_why_other_software_has_another_one(software, other, capsys):
+    asked = ["--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", "1", "--zone", "FRA"]
+
+    shown = " ".join(printed(capsys, *asked, "--stack", software).split())
+
+    own, others = (number(OVERRUNS[kind].central) for kind in (f"dense, {software}", f"dense, {other}"))
+    assert re.search(rf"a real run takes {own} \(.*?\) times the best case of {software} software", shown)
+    assert f"({others} times that of {other} software, whose best case is" in shown

@@ -123,7 +123,7 @@ def test_unknown_quantities_have_no_key():
         now, outlook(now, None, resolve_factors(SITE, None)), step_time_s=0.5, predicted_step_time_s=0.4
     )
 
-    assert set(bare) == {"carbon/energy_kwh", "carbon/power_w", "carbon/coverage_gpus"}
+    assert set(bare) == {"carbon/energy_kwh", "carbon/measured_share", "carbon/power_w", "carbon/coverage_gpus"}
     assert without_embodied["carbon/operational_kg"] > 0
     assert "carbon/embodied_kg" not in without_embodied
     assert "carbon/total_kg" not in without_embodied
@@ -134,8 +134,9 @@ def test_known_ones_have_all_keys():
     now = totals()
     view = outlook(now, remaining_measured(now, 400, None), FACTORS)
 
-    metrics = metrics_of(now, view, step_time_s=0.5, predicted_step_time_s=0.4)
+    metrics = metrics_of(now, view, step_time_s=0.5, predicted_step_time_s=0.4, by_measured_rates=True)
 
+    assert metrics["carbon/projected_by_rates"] == 1.0
     parts = metrics["carbon/operational_kg"] + metrics["carbon/embodied_kg"]
     assert parts == pytest.approx(metrics["carbon/total_kg"])
     ends = (metrics[f"carbon/projected_total_kg{end}"] for end in ("_low", "", "_high"))
