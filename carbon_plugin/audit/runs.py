@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from carbon_plugin.audit.programme_runs import find_runs
 from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.sentences.phrases import unknown_embodied
+from carbon_plugin.audit.sentences.phrases import measured_share, unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.footprint.factors.grid import describe_basis
@@ -40,8 +40,9 @@ class ListedRun(Struct, frozen=True, kw_only=True):
     """One run of a list.
 
     `total_kg` is None where the manufacture of some hardware is unknown. `unknown_embodied` then names the hardware,
-    and only `operational_kg` is known. `forecast_error` is the known carbon over its forecast, minus 1. A run that
-    cannot be read has only its directory and the `problem`.
+    and only `operational_kg` is known. `carbon_range_kg` is the p10 and p90 of the total, or of the operational carbon
+    then. `measured_share` is the part of the energy that was measured. `forecast_error` is the known carbon over its
+    forecast, minus 1. A run that cannot be read has only its directory and the `problem`.
     """
 
     directory: str
@@ -50,20 +51,39 @@ class ListedRun(Struct, frozen=True, kw_only=True):
     role: str | None = None
     start_unix_s: float | None = None
     energy_j: float | None = None
+    measured_share: float | None = None
     operational_kg: float | None = None
     total_kg: float | None = None
+    carbon_range_kg: tuple[float, float] | None = None
     unknown_embodied: list[str] = []
     forecast_error: float | None = None
     state: str = "unreadable"
     problem: str | None = None
 
 
+class Known(NamedTuple):
+    """A value with its p10 and p90, and what it is known by; both are None where nothing can be said of them."""
+
+    value: Number
+    ends: tuple[float, float] | None = None
+    by: str | None = None
+
+
+UNKNOWN = Known(None)
+
+
 class ComparedQuantity(Struct, frozen=True, kw_only=True):
-    """One quantity of all compared runs, in their order and in `unit`. A value is None where a run does not know it."""
+    """One quantity of all compared runs, in their order and in `unit`. A value is None where a run does not know it.
+
+    `ranges` are the p10 and p90 of the values, and `known_by` says whether a value was measured, modelled, assumed or
+    declared. An entry is None where there is nothing to be said, as of a count or a name.
+    """
 
     name: str
     unit: str
     values: list[Number]
+    ranges: list[tuple[float, float] | None] = []
+    known_by: list[str | None] = []
 
 
 class RunComparison(Struct, frozen=True, kw_only=True):
@@ -111,9 +131,15 @@ def compare_runs(summaries: Sequence[AuditSummary], losses: Sequence[float] = ()
         raise CarbonPluginError(f"compare: {plural(len(summaries), 'run')} given, expected two or more directories")
     rows = {name: [of(one) for one in summaries] for name, of in _QUANTITIES.items()}
     quantities = [
-        ComparedQuantity(name=name, unit=unit, values=values)
-        for (name, unit), values in rows.items()
-        if any(value is not None for value in values)
+        ComparedQuantity(
+            name=name,
+            unit=unit,
+            values=[one.value for one in known],
+            ranges=[one.ends for one in known],
+            known_by=[one.by for one in known],
+        )
+        for (name, unit), known in rows.items()
+        if any(one.value is not None for one in known)
     ]
     if losses:
         quantities.append(ComparedQuantity(name="loss reached, as stated", unit="", values=list(losses)))
@@ -183,8 +209,10 @@ def _listed(directory: Path) -> ListedRun:
         role=summary.run.role,
         start_unix_s=summary.period.start_unix_s,
         energy_j=_known_j(summary),
+        measured_share=measured_share(summary) if summary.energy.is_known else None,
         operational_kg=footprint.operational_kg.value if footprint else None,
         total_kg=_kilograms(footprint.total_kg) if footprint else None,
+        carbon_range_kg=(footprint.counted_kg.low, footprint.counted_kg.high) if footprint else None,
         unknown_embodied=unknown_embodied(summary),
         forecast_error=off,
         state=state_of(summary),
@@ -246,37 +274,61 @@ def _known_j(summary: AuditSummary) -> float | None:
     return summary.energy.energy_j if summary.energy.is_known else None
 
 
-def _per(amount: float | None, count: int | None) -> float | None:
-    return amount / count if amount is not None and count else None
+def _counted(value: Number) -> Known:
+    return Known(value)
 
 
-_QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
-    ("state", ""): state_of,
-    ("model", ""): lambda one: one.work.model if one.work else None,
-    ("hardware", ""): lambda one: one.work.hardware if one.work else None,
-    ("GPUs", ""): lambda one: one.coverage.gpus,
-    ("time running", "s"): lambda one: one.period.active_s,
-    ("optimizer steps", ""): lambda one: one.progress.steps,
-    ("tokens", ""): lambda one: one.progress.tokens or None,  # reports of earlier releases hold 0
-    ("step time", "s"): lambda one: one.steps.measured_step_time_s.value if one.steps else None,
-    ("energy of the machines", "J"): _known_j,
-    ("energy a token", "J"): lambda one: _per(_known_j(one), one.progress.tokens),
-    ("energy measured", "share"): lambda one: (
-        one.energy.measured_j / one.energy.energy_j if one.energy.energy_j else None
+def _figure(figure: Figure | None, scale: float = 1.0) -> Known:
+    """Return a figure times a constant, or an unknown value for None."""
+    if figure is None:
+        return UNKNOWN
+    return Known(figure.value * scale, (figure.low * scale, figure.high * scale), figure.kind)
+
+
+def _energy(summary: AuditSummary, scale: float = 1.0) -> Known:
+    """Return the energy of the machines, J, times a constant, or an unknown value where none of it is known."""
+    energy = summary.energy
+    if not energy.is_known:
+        return UNKNOWN
+    share = measured_share(summary)
+    by = "measured" if share == 1 else "modelled" if share == 0 else f"{wording.percent(share)} measured"
+    return Known(energy.energy_j * scale, (energy.low_j * scale, energy.high_j * scale), by)
+
+
+def _a_token(summary: AuditSummary, of: Callable[[float], Known]) -> Known:
+    """Return a quantity of the run divided by its tokens, or an unknown value without tokens."""
+    tokens = summary.progress.tokens
+    return of(1 / tokens) if tokens else UNKNOWN
+
+
+def _carbon(summary: AuditSummary, name: str, scale: float = 1.0) -> Known:
+    """Return a carbon figure of the footprint by its field, kgCO2e, times a constant."""
+    return UNKNOWN if summary.footprint is None else _figure(getattr(summary.footprint, name), scale)
+
+
+_QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Known]] = {
+    ("state", ""): lambda one: _counted(state_of(one)),
+    ("model", ""): lambda one: _counted(one.work.model if one.work else None),
+    ("hardware", ""): lambda one: _counted(one.work.hardware if one.work else None),
+    ("GPUs", ""): lambda one: _counted(one.coverage.gpus),
+    ("time running", "s"): lambda one: Known(one.period.active_s, by="measured"),
+    ("optimizer steps", ""): lambda one: _counted(one.progress.steps),
+    ("tokens", ""): lambda one: _counted(one.progress.tokens or None),  # reports of earlier releases hold 0
+    ("step time", "s"): lambda one: _figure(one.steps.measured_step_time_s if one.steps else None),
+    ("energy of the machines", "J"): _energy,
+    ("energy a token", "J"): lambda one: _a_token(one, lambda scale: _energy(one, scale)),
+    ("energy measured", "share"): lambda one: _counted(measured_share(one) if one.energy.energy_j else None),
+    ("operational carbon", "kgCO2e"): lambda one: _carbon(one, "operational_kg"),
+    ("embodied carbon", "kgCO2e"): lambda one: _carbon(one, "embodied_kg"),
+    ("total carbon", "kgCO2e"): lambda one: _carbon(one, "total_kg"),
+    ("manufacture in no total", ""): lambda one: _counted(" and ".join(unknown_embodied(one)) or None),
+    ("operational carbon a million tokens", "kgCO2e"): lambda one: _a_token(
+        one, lambda scale: _carbon(one, "operational_kg", 1e6 * scale)
     ),
-    ("operational carbon", "kgCO2e"): lambda one: one.footprint.operational_kg.value if one.footprint else None,
-    ("embodied carbon", "kgCO2e"): lambda one: _kilograms(one.footprint.embodied_kg) if one.footprint else None,
-    ("total carbon", "kgCO2e"): lambda one: _kilograms(one.footprint.total_kg) if one.footprint else None,
-    ("manufacture in no total", ""): lambda one: " and ".join(unknown_embodied(one)) or None,
-    ("operational carbon a million tokens", "kgCO2e"): lambda one: (
-        _per(one.footprint.operational_kg.value * 1e6, one.progress.tokens) if one.footprint else None
+    ("total carbon a million tokens", "kgCO2e"): lambda one: _a_token(
+        one, lambda scale: _carbon(one, "total_kg", 1e6 * scale)
     ),
-    ("total carbon a million tokens", "kgCO2e"): lambda one: (
-        _per(one.footprint.total_kg.value * 1e6, one.progress.tokens)
-        if one.footprint and one.footprint.total_kg
-        else None
-    ),
-    ("grid intensity", "gCO2e/kWh"): lambda one: one.factors.intensity.figure.value if one.factors else None,
-    ("PUE", ""): lambda one: one.factors.pue.value if one.factors else None,
+    ("grid intensity", "gCO2e/kWh"): lambda one: _figure(one.factors.intensity.figure if one.factors else None),
+    ("PUE", ""): lambda one: _figure(one.factors.pue if one.factors else None),
 }
 """The name and the unit of each compared quantity, with the function that reads it from an audit."""

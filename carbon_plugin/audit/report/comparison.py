@@ -27,14 +27,16 @@ FAR_APART = 1e3
 
 
 class ComparedCell(Struct, frozen=True, kw_only=True):
-    """The value of one run: its text, its number, the length of its bar in percent of the largest, and its difference
-    from the first run. Where the value is not a number, the bar is None and the difference is empty.
+    """The value of one run: its text, its number, the length of its bar in percent of the largest, its difference
+    from the first run, its p10 and p90 and what it is known by. Where the value is not a number, the bar is None and
+    the difference is empty.
     """
 
     text: str
     raw: float | None = None
     bar_percent: float | None = None
     change: str = ""
+    known: str = ""
 
 
 class ComparedRow(Struct, frozen=True, kw_only=True):
@@ -97,7 +99,11 @@ def _row(quantity: ComparedQuantity) -> ComparedRow:
     if quantity.unit == "share":
         unit = Unit(0.01, "%")
     first = quantity.values[0]
-    cells = [_cell(value, unit, largest, first if at else None) for at, value in enumerate(quantity.values)]
+    said = [_known(*one, unit) for one in zip(quantity.ranges, quantity.known_by, strict=True)]
+    cells = [
+        _cell(value, unit, largest, first if at else None, said[at] if said else "")
+        for at, value in enumerate(quantity.values)
+    ]
     return ComparedRow(name=quantity.name, unit=unit.name, cells=cells)
 
 
@@ -110,7 +116,15 @@ def _middle(numbers: Sequence[float]) -> float:
     return math.sqrt(least * largest) if largest > FAR_APART * least else largest
 
 
-def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedCell:
+def _known(ends: tuple[float, float] | None, by: str | None, unit: Unit) -> str:
+    """Return the range of a value and what it is known by, in words, without a range that has no width."""
+    between = ""
+    if ends is not None and ends[0] < ends[1]:
+        between = " to ".join(wording.plain(end / unit.size) for end in ends)
+    return ", ".join(filter(None, (between, by)))
+
+
+def _cell(value: Number, unit: Unit, largest: float, first: Number, known: str) -> ComparedCell:
     """Return one value as text. `first` is the value of the first run, or None for the first run itself."""
     if value is None:
         return ComparedCell(text="–")
@@ -123,4 +137,5 @@ def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedC
         raw=value,
         bar_percent=100 * value / largest if value > 0 else None,
         change=wording.off_by(value / first) if comparable and isinstance(first, int | float) else "",
+        known=known,
     )

@@ -43,10 +43,13 @@ def compare(
     for row in rows_of(found):
         name = f"{row.name}, {row.unit}" if row.unit else row.name
         table.add_row(escape(name), *(escape(cell.text) for cell in row.cells))
+        if any(cell.known for cell in row.cells):
+            table.add_row("", *(escape(cell.known) for cell in row.cells), style="dim")
     for difference in found.spec:
         values = ("–" if value is None else str(value) for value in difference.values)
         table.add_row(escape(difference.name), *map(escape, values), style="dim")
     print_numbers(Console(highlight=False), table)
+    echo("below a value: its range from p10 to p90, and how it is known; `audit RUN --explain` has the sources")
     for caution in found.cautions:
         echo(caution)
     if html is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from carbon_plugin.cli.options import Argument, AsJson, Option, OptionFamily
 from carbon_plugin.cli.terminal import echo, echo_json
@@ -20,13 +20,36 @@ from carbon_plugin.spec.hardware.profiles import (
     list_nodes,
     sourced_values,
 )
-from carbon_plugin.spec.numbers.amounts import number
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number
 from carbon_plugin.spec.numbers.figure import Sourced
-from carbon_plugin.spec.numbers.units import GIB
+from carbon_plugin.spec.numbers.units import (
+    BYTE_RATE_UNITS,
+    BYTE_UNITS,
+    CALL_TIME_UNITS,
+    FLOP_RATE_UNITS,
+    GIB,
+    MEMORY_UNITS,
+    Units,
+)
 from carbon_plugin.spec.parsing.names import unknown_name
 
 NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
+
+UNITS_BY_NAME: tuple[tuple[str, Units], ...] = (
+    ("bytes_per_s", BYTE_RATE_UNITS),
+    ("_flops", FLOP_RATE_UNITS),
+    ("ssd_bytes", BYTE_UNITS),
+    ("_bytes", MEMORY_UNITS),
+    ("_latency_s", CALL_TIME_UNITS),
+    ("_kg", ((1.0, "kgCO2e"),)),
+    ("_w", ((1.0, "W"),)),
+)
+"""The units in which a value is written, by a mark in the name of its field. The first that fits is taken."""
+WITHOUT_RANGE = (
+    "A value without a range is of a data sheet, or a constant of the prediction, whose error is in the range of every "
+    "predicted step time (docs/prediction.md)."
+)
 
 Directories = Annotated[
     list[Path] | None,
@@ -49,6 +72,7 @@ def profiles(directories: Directories = None, as_json: AsJson = False) -> None:
     )
     echo("")
     _print_table(("node", "devices", "host W", "embodied kgCO2e", "cooling"), [_node_row(node) for node in nodes])
+    echo("\nIn brackets: p10 to p90. `profiles show NAME` has the source and the confidence of every value.")
 
 
 def show(
@@ -136,13 +160,25 @@ def _print_profile(profile: Profile) -> None:
         if text:
             echo(f"  {name:<16} {text}")
     echo("")
-    rows = [(n, _span(v), v.confidence, v.source, v.note or "") for n, v in sourced_values(profile)]
+    rows = [(n, _with_unit(n, v), v.confidence, v.source, v.note or "") for n, v in sourced_values(profile)]
     _print_table(("field", "value (p10 to p90)", "confidence", "source", "note"), rows)
+    if any(value.low is None for _, value in sourced_values(profile)):
+        echo(WITHOUT_RANGE)
     echo("\nsources")
     for key, text in profile.sources.items():
         echo(f"  {key:<18} {text}")
     for note in profile.notes:
         echo(f"note: {note}")
+
+
+def _with_unit(field: str, value: Sourced) -> str:
+    """Return a value with its range in the unit that fits it; the end of the field's name says what it is."""
+    units = next((units for mark, units in UNITS_BY_NAME if mark in field), None)
+    if units is None:
+        return _span(value)
+    size, unit = fitting_unit(value.value, units)
+    ends = [None if end is None else end / size for end in (value.low, value.high)]
+    return f"{_span(structs.replace(value, value=value.value / size, low=ends[0], high=ends[1]))} {unit}"
 
 
 def _plain(value: Any) -> str:

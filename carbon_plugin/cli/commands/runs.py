@@ -31,8 +31,9 @@ def runs(
         echo_json(found)
         return
     table = Table(box=None, padding=(0, 1))
-    for heading in ("start", "run", "role", "energy", "carbon", "forecast", "state", "directory"):
-        table.add_column(heading, justify="right" if heading in ("energy", "carbon", "forecast") else "left")
+    numbers = ("energy", "measured", "carbon (p10 to p90)", "forecast")
+    for heading in ("start", "run", "role", *numbers, "state", "directory"):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     for run in found:
         if run.problem is None and run.start_unix_s is not None:
             table.add_row(
@@ -40,6 +41,7 @@ def runs(
                 escape(run.name),
                 escape(run.role or "–"),
                 "unknown" if run.energy_j is None else wording.energy(run.energy_j),
+                "–" if run.measured_share is None else wording.percent(run.measured_share),
                 _carbon(run),
                 "–" if run.forecast_error is None else wording.off_by(1 + run.forecast_error),
                 escape(run.state),
@@ -55,8 +57,12 @@ def runs(
 
 
 def _carbon(run: ListedRun) -> str:
-    """Return the carbon that is known of a run, with a mark where it is not the total."""
+    """Return the carbon that is known of a run with its range, and a mark where it is not the total."""
     from carbon_plugin.show import wording
+    from carbon_plugin.spec.numbers.range import Range
 
     known = run.operational_kg if run.total_kg is None else run.total_kg
-    return "–" if known is None else wording.carbon(known) + (" *" if run.unknown_embodied else "")
+    if known is None or run.carbon_range_kg is None:
+        return "–"
+    between = wording.carbon_range(Range.of(known, *run.carbon_range_kg))
+    return f"{wording.carbon(known)} ({between.rpartition(' ')[0]}){' *' * bool(run.unknown_embodied)}"

@@ -159,7 +159,8 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
         number(footprint.operational_kg.value / kg),
         "unknown" if footprint.embodied_kg is None else number(footprint.embodied_kg.value / kg),
         "unknown" if total is None else number(total.value / kg),
-        f"{number(counted.low / kg)}-{number(counted.high / kg)}",
+        # Where the manufacture of the hardware is unknown, so is the total, and the range is that of what is known.
+        f"{number(counted.low / kg)}-{number(counted.high / kg)}{' (operational)' * (total is None)}",
         "" if alternative is comparison.base or relative is None else percent(relative, 0, signed=True),
     ]
 

@@ -121,3 +121,19 @@ def test_the_bill_of_embodied_carbon_has_every_part_with_its_source(capsys):
 def test_a_node_for_any_accelerator_has_no_bill_of_its_own(capsys):
     assert run(["profiles", "show", "sxm-8", "--embodied"]) == 2
     assert "ask for the bill of an accelerator" in capsys.readouterr().err
+
+
+def test_every_value_of_a_profile_has_its_unit_and_the_page_says_what_has_no_range(capsys):
+    lines = [" ".join(line.split()) for line in printed(capsys, "show", "dgx-h100").splitlines()]
+    lines += [" ".join(line.split()) for line in printed(capsys, "show", "h100-sxm").splitlines()]
+
+    for start in (
+        "peak_flops.bf16 989.4 TFLOP/s read",
+        "memory_bytes 80 GiB read",
+        "host.ssd_bytes 34.56 TB",
+        "scaleup.bandwidth_bytes_per_s 450 GB/s",
+        "idle_power_w 70 (68 to 74) W",
+        "embodied_kg 164 (125 to 275) kgCO2e",
+        "A value without a range is of a data sheet",
+    ):
+        assert any(line.startswith(start) for line in lines), start

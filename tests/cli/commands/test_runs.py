@@ -52,6 +52,8 @@ def test_runs_are_listed_with_what_they_used_and_how_they_stand(place, capsys):
     summary = summarise(place / "four")
     assert listed["four"]["energy_j"] == summary.energy.energy_j
     assert listed["four"]["total_kg"] == summary.footprint.total_kg.value
+    assert listed["four"]["carbon_range_kg"] == [summary.footprint.total_kg.low, summary.footprint.total_kg.high]
+    assert 0 < listed["four"]["measured_share"] <= 1
     assert listed["four"]["state"] == "finished"
     assert listed["two"]["total_kg"] is None
     assert listed["broken"]["problem"]
@@ -258,3 +260,22 @@ def test_run_without_an_end_runs_while_its_ledgers_grow(tmp_path):
     assert state_of(summary, last_s + QUIET_S) == "running"
     assert state_of(summary, last_s + QUIET_S + 1) == "killed"
     assert state_of(summary, time.time()) == "killed"
+
+
+def test_every_compared_number_has_its_range_and_says_how_it_is_known(place, capsys):
+    runs = [str(place / "four"), str(place / "two")]
+    assert run(["compare", *runs, "--json"]) == 0
+    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)["quantities"]}
+    assert run(["compare", *runs]) == 0
+    printed = capsys.readouterr().out
+    summary = summarise(place / "four")
+
+    energy, carbon, pue = (rows[name] for name in ("energy of the machines", "total carbon", "PUE"))
+    assert energy["ranges"][0] == [summary.energy.low_j, summary.energy.high_j]
+    assert energy["known_by"][0].endswith("measured")
+    assert carbon["ranges"] == [[summary.footprint.total_kg.low, summary.footprint.total_kg.high], None]
+    assert carbon["known_by"] == ["modelled", None]
+    assert pue["known_by"] == ["declared", None]
+    assert rows["optimizer steps"]["ranges"] == [None, None]
+    assert "measured" in printed
+    assert " to " in printed

@@ -294,3 +294,14 @@ def test_a_change_written_as_an_option_is_told_how_it_is_written(capsys, run_dir
     said = capsys.readouterr().err
     assert f"whatif: {option} is no option here, expected {axis}=VALUE" in said
     assert said.count("\n") == 1
+
+
+def test_the_range_of_a_run_whose_total_is_unknown_is_called_that_of_its_operation(capsys, tmp_path):
+    factors = resolve_factors(Site(zone="FRA", pue=1.2), None)  # no hardware is known, nor its manufacture
+    Job(factors=msgspec.to_builtins(factors)).write(tmp_path / "run")
+
+    lines = printed(capsys, "whatif", tmp_path / "run", "zone=SWE").splitlines()
+
+    numbers = [line for line in lines if "unknown  unknown" in line]
+    assert len(numbers) == 2
+    assert all("(operational)" in line for line in numbers)
