@@ -35,6 +35,10 @@ class Fields:
         """Return these fields, with the fields of `defaults` in place of those that are not stated."""
         return Fields({**defaults, **self._values}, self.looked_at)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the stated fields, in the order of the file."""
+        return tuple(map(str, self._values))
+
     def never_looked_at(self) -> tuple[str, ...]:
         """Return the stated fields that nothing asked for, in the order of the file."""
         return tuple(str(name) for name in self._values if name not in self.looked_at)

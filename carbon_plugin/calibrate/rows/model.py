@@ -6,7 +6,7 @@ The dimensions of the row take precedence over those of the architecture that it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast, get_args
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.routing import KINDS_OF_TOKENS, ONE_WORD, repeated_text_imbalance
+from carbon_plugin.calibrate.rows.spellings import spelled_shape
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.config import WRITTEN_GELU, model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
@@ -61,7 +62,7 @@ def row_model(
     """
     shape = row.over(_architecture(row, architectures))
     if shape.states("config"):
-        return _configured(row, shape)
+        return _as_trained(_configured(row, shape), row, conventions, assumed)
     if shape.states(PRESET):
         return _as_trained(_of_preset(row, shape.text(PRESET), conventions), row, conventions, assumed)
     layers, hidden, heads = (shape.count(name) for name in ("layers", "hidden", "heads"))
@@ -73,7 +74,7 @@ def row_model(
         assumed.append("mlp gelu")
     moe = _experts(shape, ranks=row.optional_count("ep") or 1)
     gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
-    window = re.search(r"(\d+)-token sliding", shape.text("note"))
+    window, windowed = _window(shape, layers)
     tied = shape.flag("tied")
     model = TransformerModel(
         name=row.text("model") or row.text("arch") or "unnamed",
@@ -90,8 +91,8 @@ def row_model(
         dropout=_dropout(row, conventions, gated=gated),
         causal=not shape.text("note").startswith(ENCODER),
         written_gelu=shape.text("mlp").startswith(WRITTEN_GELU),
-        sliding_window=int(window.group(1)) if window else None,
-        sliding_window_layers=layers // 2 if window else None,
+        sliding_window=window,
+        sliding_window_layers=windowed,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",
@@ -103,7 +104,7 @@ def _as_trained(model: TransformerModel, row: Fields, conventions: Conventions, 
     """Return the model with the adapters and the packed documents that the row trains it with."""
     model = _of_documents(model, row.optional_count("document_len"))
     # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
-    adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
+    adapters = trains_adapters(row) or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
     rank = row.optional_count("lora_rank")
     if not adapters:
         return model
@@ -118,6 +119,17 @@ def _as_trained(model: TransformerModel, row: Fields, conventions: Conventions, 
         assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
         return model
     return msgspec.structs.replace(model, trainable_fraction=_adapter_fraction(model, rank))
+
+
+def trains_adapters(row: Fields) -> bool:
+    """Return whether the row says that it trains low-rank adapters alone: by its kind, or by what it says of them."""
+    return "lora" in row.text("kind").lower() or row.states("lora_rank", "adapters")
+
+
+def unread_dimensions(row: Fields, architectures: Mapping[str, Any], known: Collection[str]) -> tuple[str, ...]:
+    """Return the dimensions of the row's shape that nothing here knows, each after the name of the shape."""
+    name = row.text("arch")
+    return tuple(f"{name}: {key}" for key in map(str, _architecture(row, architectures)) if key not in {*known, PRESET})
 
 
 def _dropout(row: Fields, conventions: Conventions, *, gated: bool) -> float:
@@ -210,7 +222,7 @@ def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str,
     shape = architectures[known]
     if not isinstance(shape, Mapping):
         raise SpecError(f"architectures.{known} is {shape!r}, expected a mapping of the model's dimensions")
-    return shape
+    return spelled_shape(shape)
 
 
 def _preset(name: str, architectures: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -226,6 +238,16 @@ def _preset(name: str, architectures: Mapping[str, Any]) -> Mapping[str, Any]:
         ) from None
 
 
+def _window(shape: Fields, layers: int) -> tuple[int | None, int | None]:
+    """Return how far the attention reaches back and in how many layers: in all of them where a window is stated without
+    their number, in half of them where only the note has one.
+    """
+    if (window := shape.optional_count("sliding_window")) is not None:
+        return window, shape.optional_count("sliding_window_layers")
+    noted = re.search(r"(\d+)-token sliding", shape.text("note"))
+    return (int(noted.group(1)), layers // 2) if noted else (None, None)
+
+
 def _experts(shape: Fields, ranks: int) -> MixtureOfExperts | None:
     experts = shape.optional_count("n_experts")
     if experts is None:
@@ -238,7 +260,7 @@ def _experts(shape: Fields, ranks: int) -> MixtureOfExperts | None:
         top_k=top_k,
         imbalance=repeated_text_imbalance(KINDS_OF_TOKENS, top_k, experts, ranks) if uneven else 1.0,
         expert_ffn=width,
-        shared_ffn=(shape.optional_count("shared_experts") or 0) * width,
+        shared_ffn=shape.optional_count("shared_ffn") or (shape.optional_count("shared_experts") or 0) * width,
         every=shape.count("moe_every", 1),
         first_dense_layers=_dense_layers(shape),
         bias=normalized(shape.text("arch")).startswith(BIASED_EXPERTS),

@@ -26,7 +26,8 @@ from carbon_plugin.calibrate.rows.fitting_memory import (
     with_share_that_fits,
 )
 from carbon_plugin.calibrate.rows.layout import row_execution
-from carbon_plugin.calibrate.rows.model import row_model
+from carbon_plugin.calibrate.rows.model import row_model, trains_adapters, unread_dimensions
+from carbon_plugin.calibrate.rows.spellings import spelled_row
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
@@ -69,6 +70,7 @@ READ = frozenset(
     {
         *("arch", "config", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "mlp", "attention"),
         *("tied", "qk_norm", "note", "dropout", "n_experts", "top_k", "moe_ffn", "moe_every", "shared_experts"),
+        *("shared_ffn", "sliding_window", "sliding_window_layers"),
         *("dense_layers", "adapters", "lora_rank", "lora_dropout"),
         *("gpu", "n_gpus", "gpus_per_node", "intra_node", "inter_node", "gpu_power_cap_w"),
         *("seq_len", "input_len", "document_len", "scored_len", "padded", "mbs", "gbs", "grad_accum"),
@@ -178,11 +180,12 @@ def parse_rows(
         identity = str(record.get("id") or f"unnamed-{number}")
         source, row = short_source(identity), Fields(record)
         try:
+            row = Fields(spelled_row(record))
             rows.append(_row(identity, source, row, known, collection, hardware))
         except (CarbonPluginError, OverflowError) as error:
             reason = " ".join(str(error).split())
             memory = _memory(identity, source, row, known, hardware)
-            unknown = tuple(str(name) for name in record if name not in READ | DESCRIPTIVE)
+            unknown = tuple(name for name in row.names() if name not in READ | DESCRIPTIVE)
             skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory, not_read=unknown))
     return rows, skipped
 
@@ -250,7 +253,7 @@ def _row(
     check_possible(row, model, cluster, training, layout, measured_s)
     return PublishedRow(
         id=identity,
-        source=f"{source}-lora" if kind == "lora_benchmark" else source,
+        source=f"{source}-lora" if trains_adapters(row) else source,
         origin=origin_of(identity),
         collection=collection,
         accelerator=cluster.accelerator.name,
@@ -262,7 +265,10 @@ def _row(
         measured_memory_bytes=_measured_memory_bytes(row),
         memory_scope=_memory_scope(row, conventions),
         assumed=tuple(assumed),
-        not_read=tuple(name for name in row.never_looked_at() if name not in DESCRIPTIVE),
+        not_read=(
+            *(name for name in row.never_looked_at() if name not in DESCRIPTIVE),
+            *unread_dimensions(row, architectures, READ | DESCRIPTIVE),
+        ),
     )
 
 

@@ -1,0 +1,143 @@
+"""Read the fields of a row, and of the shape that it names, under the names that other software gives them.
+
+People copy a row from the arguments of Megatron, from a recipe or from a `config.json`. What such a name says is
+written down under the name of our schema before anything reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.parsing.names import normalized
+
+ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "n_gpus": ("num_gpus", "gpus", "n_devices", "num_devices", "devices", "world_size"),
+        "gpu": ("accelerator", "device", "gpu_type"),
+        "seq_len": ("sequence_length", "seq_length", "max_seq_len", "max_seq_length", "context_length"),
+        "mbs": ("micro_batch_size", "per_device_train_batch_size", "local_batch_size"),
+        "gbs": ("global_batch_size", "train_batch_size"),
+        "grad_accum": ("gradient_accumulation_steps",),
+        "tp": ("tensor_parallel", "tensor_parallel_size", "tensor_model_parallel_size"),
+        "pp": ("pipeline_parallel", "pipeline_parallel_size", "pipeline_model_parallel_size"),
+        "cp": ("context_parallel", "context_parallel_size"),
+        "ep": ("expert_parallel", "expert_parallel_size", "expert_model_parallel_size"),
+        "etp": ("expert_tensor_parallel_size",),
+        "dp": ("data_parallel", "data_parallel_size"),
+        "sp": ("sequence_parallel",),
+        "step_time_s": ("step_time", "iteration_time_s", "seconds_per_step", "s_per_step"),
+        "mem_gib_per_gpu": ("peak_memory_gib",),
+    }
+)
+"""The fields of a row, and what Megatron, DeepSpeed, transformers and torchtitan call them."""
+SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "layers": ("num_layers", "num_hidden_layers", "n_layers"),
+        "hidden": ("hidden_size", "d_model"),
+        "heads": ("num_attention_heads", "n_heads"),
+        "kv_heads": ("num_key_value_heads", "num_query_groups", "n_kv_heads"),
+        "ffn": ("intermediate_size", "ffn_hidden_size"),
+        "vocab": ("vocab_size", "padded_vocab_size"),
+        "n_experts": ("experts", "num_experts", "n_routed_experts", "num_local_experts"),
+        "top_k": ("num_experts_per_tok", "experts_per_token", "moe_router_topk"),
+        "moe_ffn": ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn"),
+        "shared_experts": ("n_shared_experts",),
+        "shared_ffn": ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"),
+        "dense_layers": ("first_k_dense_replace",),
+        "tied": ("tie_word_embeddings", "tied_embeddings"),
+    }
+)
+"""The dimensions of a model, and what a `config.json` and Megatron call them."""
+MILLISECONDS = ("step_time_ms", "iteration_time_ms", "elapsed_time_per_iteration_ms")
+DEVICES_AHEAD = re.compile(r"(\d+)\s*[x×]\s*(\D.*)")
+"""A number of devices before their name, as in "8x H100"."""
+
+
+def _capacity(value: str) -> str:
+    return f"capacity factor {value}"
+
+
+PHRASES: Mapping[str, Mapping[str, str] | Callable[[str], str]] = MappingProxyType(
+    {
+        "routing": {
+            "natural": "natural routing",
+            "learned": "natural routing",
+            "balanced": "routing balanced by force",
+            "forced": "routing balanced by force",
+            "force-balanced": "routing balanced by force",
+        },
+        "dispatcher": {
+            "deepep": "DeepEP",
+            "hybridep": "HybridEP",
+            "alltoall": "plain all-to-all",
+            "all-to-all": "plain all-to-all",
+        },
+        "cuda_graphs": {
+            "none": "no CUDA graphs",
+            "no": "no CUDA graphs",
+            "scoped": "CUDA graphs of attention and router",
+            "iteration": "full-iteration CUDA graphs",
+            "full-iteration": "full-iteration CUDA graphs",
+        },
+        "capacity_factor": _capacity,
+    }
+)
+"""Fields that say how experts run, each with the phrase of `notes` for its values."""
+
+
+def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a row under the names of the schema.
+
+    Raises `SpecError` where two names of one field say different things, and for a value that no phrase is for.
+    """
+    row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
+    for name in [name for name in row if normalized(name) in map(normalized, MILLISECONDS)]:
+        row = _with(row, "step_time_s", _seconds(name, row.pop(name)), name)
+    if isinstance(row.get("gpu"), str) and (ahead := DEVICES_AHEAD.fullmatch(row["gpu"].strip())):
+        row = _with({**row, "gpu": ahead.group(2)}, "n_gpus", int(ahead.group(1)), "gpu")
+    said = [_phrase(name, row.pop(name)) for name in [*row] if name in PHRASES and row[name] is not None]
+    if said:
+        row["notes"] = "; ".join([str(row["notes"]), *said] if row.get("notes") else said)
+    return row
+
+
+def spelled_shape(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dimensions of a model under the names of the schema. Raises `SpecError` as `spelled_row` does."""
+    return _spelled({**shape}, SHAPE_NAMES)
+
+
+def _spelled(fields: dict[str, Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    meant = {normalized(other): name for name, others in names.items() for other in others}
+    for other in [*fields]:
+        name = meant.get(normalized(str(other)))
+        if name is not None and other != name:
+            fields = _with(fields, name, fields.pop(other), str(other))
+    return fields
+
+
+def _with(fields: dict[str, Any], name: str, value: object, other: str) -> dict[str, Any]:
+    """Return the fields with one more, which stands there under another name."""
+    stated = fields.get(name)
+    if stated is not None and value is not None and str(stated) != str(value):
+        raise SpecError(f"{name} is {stated!r} and {other} says {value!r}, which is the same field; keep one of them")
+    return fields if value is None else {**fields, name: value}
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"{name} is {value!r}, expected a positive number")
+    return value / 1000
+
+
+def _phrase(name: str, value: object) -> str:
+    phrases = PHRASES[name]
+    if callable(phrases):
+        return phrases(str(value))
+    word = "no" if value is False else normalized(str(value))
+    if word not in phrases:
+        raise SpecError(f"{name} is {value!r}, expected one of {', '.join(phrases)}")
+    return phrases[word]

@@ -1,0 +1,155 @@
+"""A row is read under the names that other software gives its fields, and what nothing knows is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
+from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, PHRASES, ROW_NAMES, SHAPE_NAMES
+
+RECORD: dict[str, Any] = {
+    "id": "mine-1",
+    "framework": "Megatron-core (2026)",
+    "arch": "mine",
+    "seq_len": 4096,
+    "precision": "bf16",
+    "gpu": "H100-80GB-SXM",
+    "n_gpus": 32,
+    "tp": 2,
+    "pp": 2,
+    "cp": 1,
+    "dp": 8,
+    "ep": 4,
+    "etp": 1,
+    "sp": True,
+    "mbs": 1,
+    "gbs": 256,
+    "grad_accum": 32,
+    "mem_gib_per_gpu": 50.0,
+    "step_time_s": 3.5,
+}
+SHAPE: dict[str, Any] = {
+    "layers": 8, "hidden": 2048, "ffn": 6144, "moe_ffn": 768, "heads": 32, "kv_heads": 4, "n_experts": 64, "top_k": 4,
+    "shared_experts": 1, "dense_layers": 1, "vocab": 50304, "mlp": "swiglu", "tied": False,
+}  # fmt: skip
+
+
+def parsed(record: dict[str, Any], shape: dict[str, Any]) -> PublishedRow:
+    """Return the one row of a file."""
+    (rows, skipped) = parse_rows([record], {"mine": shape})
+    assert not skipped, skipped[0].reason
+    return rows[0]
+
+
+def read(shape: dict[str, Any] = SHAPE, **changes: Any) -> PublishedRow:
+    """Return `RECORD` with changes, as it is read. A change to None leaves the field out."""
+    return parsed({**RECORD, **changes}, shape)
+
+
+def refusal(**changes: Any) -> str:
+    """Return why `RECORD` with changes is skipped."""
+    (rows, skipped) = parse_rows([{**RECORD, **changes}], {"mine": SHAPE})
+    assert not rows
+    return skipped[0].reason
+
+
+@pytest.mark.parametrize(("name", "other"), [(name, other) for name in ROW_NAMES for other in ROW_NAMES[name]])
+@pytest.mark.parametrize("written", [str, str.upper, lambda word: word.replace("_", "-")])
+def test_a_field_is_read_under_the_names_that_other_software_gives_it(name: str, other: str, written: Any) -> None:
+    renamed = {written(other) if key == name else key: value for key, value in RECORD.items()}
+    assert name not in renamed
+
+    assert parsed(renamed, SHAPE) == read()
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [(name, other) for name in SHAPE_NAMES if name in SHAPE for other in SHAPE_NAMES[name]]
+)
+def test_a_dimension_is_read_under_the_names_of_a_config_and_of_megatron(name: str, other: str) -> None:
+    renamed = {other if key == name else key: value for key, value in SHAPE.items()}
+
+    assert read(renamed) == read()
+    assert read({}, **renamed).spec == read({}, **SHAPE).spec
+
+
+def test_no_two_fields_go_by_one_name() -> None:
+    names = [*ROW_NAMES, *SHAPE_NAMES]
+    others = [other for table in (ROW_NAMES, SHAPE_NAMES) for known in table.values() for other in known]
+
+    assert len({*names, *others, *MILLISECONDS, *PHRASES}) == len([*names, *others, *MILLISECONDS, *PHRASES])
+
+
+def test_two_names_of_a_field_may_agree_and_must_not_differ() -> None:
+    assert read(num_gpus=32) == read()
+    assert refusal(num_gpus=64) == "n_gpus is 32 and num_gpus says 64, which is the same field; keep one of them"
+
+
+@pytest.mark.parametrize("name", MILLISECONDS)
+def test_a_step_time_may_be_in_milliseconds(name: str) -> None:
+    assert read(step_time_s=None, **{name: 3500}).measured_step_time_s == pytest.approx(3.5)
+    assert "expected a positive number" in refusal(step_time_s=None, **{name: "3.5 s"})
+
+
+@pytest.mark.parametrize("gpu", ["32x H100-80GB-SXM", "32 x H100-80GB-SXM", "32× H100-80GB-SXM"])
+def test_a_number_of_devices_may_stand_before_their_name(gpu: str) -> None:
+    assert read(gpu=gpu, n_gpus=None) == read()
+    assert "n_gpus is 8 and gpu says 32" in refusal(gpu=gpu, n_gpus=8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "notes"),
+    [
+        ("routing", "natural", "natural routing"),
+        ("routing", "balanced", "routing balanced by force"),
+        ("dispatcher", "HybridEP", "HybridEP"),
+        ("cuda_graphs", False, "no CUDA graphs"),
+        ("cuda_graphs", "scoped", "CUDA graphs of attention and router"),
+        ("cuda_graphs", "full iteration", "full-iteration CUDA graphs"),
+        ("capacity_factor", 1.25, "capacity factor 1.25"),
+    ],
+)
+def test_how_experts_run_may_be_a_field_of_its_own(field: str, value: object, notes: str) -> None:
+    assert read(**{field: value}) == read(notes=notes)
+    assert read(**{field: value}, notes="dropless").spec == read(notes=f"dropless; {notes}").spec
+
+
+@pytest.mark.parametrize("field", [name for name in PHRASES if name != "capacity_factor"])
+def test_a_word_for_experts_that_nothing_knows_is_refused_with_those_that_are_known(field: str) -> None:
+    assert refusal(**{field: "somehow"}).startswith(f"{field} is 'somehow', expected one of ")
+
+
+def test_dimensions_that_nothing_knows_are_named() -> None:
+    assert read({**SHAPE, "warp": 9}).not_read == ("mine: warp",)
+    assert read().not_read == ()
+
+
+def test_a_shared_expert_and_a_window_may_be_stated_by_their_width() -> None:
+    shape = {**SHAPE, "shared_experts": None, "shared_ffn": 1536, "sliding_window": 1024}
+    model = read(shape).spec.model
+    twice = read({**SHAPE, "shared_experts": 2}).spec.model
+
+    assert model.moe == twice.moe
+    assert (model.sliding_window, model.sliding_window_layers) == (1024, None)
+    assert read({**shape, "sliding_window_layers": 3}).spec.model.sliding_window_layers == 3
+
+
+CONFIG = {
+    "model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 8,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 50304,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [SHAPE, {"config": CONFIG}], ids=["dimensions", "config"])
+@pytest.mark.parametrize(
+    "said", [{"kind": "lora"}, {"kind": "lora_benchmark"}, {"lora_rank": 8}, {"adapters": "attention"}]
+)
+def test_adapters_are_trained_alone_wherever_a_row_speaks_of_them(shape: dict[str, Any], said: dict[str, Any]) -> None:
+    ep = {} if shape is SHAPE else {"ep": None, "etp": None}
+    whole, adapted = read(shape, **ep), read(shape, **ep, **said)
+
+    assert adapted.source == f"{whole.source}-lora"
+    assert whole.spec.model.trainable_fraction == 1
+    assert 0 < adapted.spec.model.trainable_fraction < 0.1
+    assert adapted.not_read == ()
