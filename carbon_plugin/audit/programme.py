@@ -35,19 +35,16 @@ from carbon_plugin.spec.numbers.range import Range
 ROLES: tuple[str, ...] = get_args(Role)
 FINAL = "final"
 UNSTATED = "unstated"
-SUM_OF_MEANS = (
-    "carbon is the sum of the means of the runs; the central value that a run's own report shows differs from its mean "
-    "the more the wider its range is, and central values do not add up"
-)
-"""What the carbon of one run or of several means beside the numbers of their own audits."""
+SUM_OF_CENTRAL_VALUES = "carbon is the sum of the central values that the runs' own audits state"
+"""What the carbon of several runs is beside the numbers of their own audits."""
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
     """One run of a programme, or the part of a run that continued in another directory.
 
     `energy_j` is that of the machines, or None where none of it was measured or modelled. `facility_j` is that of the
-    facility with the machines, or None where the run stated no site. Carbon is the mean over the draws, on the basis of
-    the programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
+    facility with the machines, or None where the run stated no site. Carbon is the central value, on the basis of the
+    programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
     `stated_operational_kg` is the central value in the run's own audit, whose basis is `basis`. `turned` says how the
     carbon was converted to the basis of the programme, if it was.
     """
@@ -87,8 +84,8 @@ class RoleTotal(Struct, frozen=True, kw_only=True):
 
 
 class Programme(Struct, frozen=True, kw_only=True):
-    """The sums over all runs of a programme. Values are sums of the runs' means; ranges add up their p10 and p90, as if
-    all errors were fully correlated.
+    """The sums over all runs of a programme. Central values, p10 and p90 are each the sum of those of the runs' own
+    audits, as if all errors were fully correlated: only then do quantiles add up.
 
     `energy_j` is that of the machines, and `facility_j` that of the facility with them, None where a run stated no
     site. `counts` says which emissions of the grids count ("lifecycle" or "direct"), None where no operational carbon
@@ -235,7 +232,7 @@ def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: Emis
             "imports; they are added as they are"
         )
     if any(its.counted is not None for its in carbon):
-        found.append(SUM_OF_MEANS)
+        found.append(SUM_OF_CENTRAL_VALUES)
     return found
 
 
@@ -285,7 +282,7 @@ def _sum(figures: Sequence[Figure | None]) -> Figure:
         Range.total(figure.range for figure in known),
         "kgCO2e",
         "modelled",
-        f"sum of the means of {plural(len(known), 'run')}; their ranges added as if all errors were one",
+        f"sum of the central values of {plural(len(known), 'run')}; their ranges added as if all errors were one",
     )
 
 

@@ -1,5 +1,6 @@
-"""Compute the carbon of an audited run in the form that a sum over several runs needs: means, on one basis for all
-runs.
+"""Compute the carbon of an audited run in the form that a sum over several runs needs: on one basis for all runs.
+
+The values are the central ones of the run's own audit, so that a sum is the sum of what the audits state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ UNIT = "kgCO2e"
 
 
 class RunCarbon(Struct, frozen=True, kw_only=True):
-    """The carbon of one run, kgCO2e: means with their p10 and p90.
+    """The carbon of one run, kgCO2e: central values with their p10 and p90.
 
     `missing` completes a sentence about the run that says why there is no operational carbon. `embodied` is None where
     the manufacture of the hardware is not known. `total` is None where one of the two is. `turned` says how the
@@ -57,14 +58,10 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
         return RunCarbon(operational=None, embodied=None, total=None)  # there is nothing to add up
     if footprint is None or factors is None:
         return RunCarbon(operational=None, embodied=None, total=None, missing="stated no site")
-    embodied = _mean(footprint, "embodied_kg", footprint.embodied_kg)
+    embodied = footprint.embodied_kg
     intensity = factors.intensity
     if all(basis is not None and basis.scope == scope for basis in intensity.bases):
-        return RunCarbon(
-            operational=_mean(footprint, "operational_kg", footprint.operational_kg),
-            embodied=embodied,
-            total=_mean(footprint, "total_kg", footprint.total_kg),
-        )
+        return RunCarbon(operational=footprint.operational_kg, embodied=embodied, total=footprint.total_kg)
     other = turned_figure(intensity, scope)
     if other is None:
         missing = "counts its intensity on a basis that is not stated (site.intensity_basis)"
@@ -76,16 +73,6 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
         total=None if embodied is None else _plus(operational, embodied),
         turned=other.source,
     )
-
-
-def _mean(footprint: Footprint, name: str, figure: Figure | None) -> Figure | None:
-    """Return a figure whose value is the mean over the draws, or None for an unknown one. Older audits do not hold the
-    mean.
-    """
-    if figure is None:
-        return None
-    value = footprint.means.get(name, figure.value)
-    return Figure(value, min(figure.low, value), max(figure.high, value), figure.unit, figure.kind, figure.source)
 
 
 def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
@@ -129,18 +116,15 @@ def _operational(footprint: Footprint, intensity: Intensity, other: Figure) -> F
     """Return the facility energy of a run times another intensity, with the spread of both.
 
     The run's own carbon contains the spread of its energy and of its own intensity. The wider spread of the two
-    intensities counts. The value is a mean, and it exceeds the central value by the same ratio as the run's own mean
-    does.
+    intensities counts.
     """
     facility_kwh = footprint.energy_j["facility"].value / JOULES_PER_KWH
     own = footprint.operational_kg
-    skew = footprint.means.get("operational_kg", own.value) / own.value if own.value > 0 else 1.0
-    central = facility_kwh * other.value / GRAMS_PER_KG
-    low = central * min(_ratio(own.low, own.value), _ratio(other.low, other.value))
-    high = central * max(_ratio(own.high, own.value), _ratio(other.high, other.value))
-    value = central * skew
+    value = facility_kwh * other.value / GRAMS_PER_KG
+    low = value * min(_ratio(own.low, own.value), _ratio(other.low, other.value))
+    high = value * max(_ratio(own.high, own.value), _ratio(other.high, other.value))
     source = f"facility energy x {other.source}"
-    return Figure(value, min(low, value), max(high, value), UNIT, "modelled", source)
+    return Figure(value, low, high, UNIT, "modelled", source)
 
 
 def _ratio(end: float, value: float) -> float:

@@ -1,7 +1,7 @@
 """Define the accounts of a fleet as plain frozen values: the content of `fleet report --json`.
 
-Energies are in kWh and masses in kgCO2e. Carbon is a sum of means, because medians and central values do not add
-up.
+Energies are in kWh and masses in kgCO2e. Carbon is a sum of the central values that the audits
+of the runs state.
 """
 
 from __future__ import annotations

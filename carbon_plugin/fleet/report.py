@@ -15,7 +15,7 @@ import carbon_plugin
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.slurm import read_sacct
 from carbon_plugin.audit.counted_twice import UNSEEN
-from carbon_plugin.audit.programme import SUM_OF_MEANS
+from carbon_plugin.audit.programme import SUM_OF_CENTRAL_VALUES
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.accounts import (
     ACCOUNTS_VERSION,
@@ -273,7 +273,7 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
-        found = [SUM_OF_MEANS]
+        found = [SUM_OF_CENTRAL_VALUES]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
             found.append(

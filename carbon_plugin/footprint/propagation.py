@@ -169,12 +169,17 @@ def central(inputs: UncertainInputs) -> Carbon[float]:
     return _combine(inputs, [value for value, _, _ in inputs.rows])
 
 
+def central_outcome(inputs: UncertainInputs) -> Outcome:
+    """Evaluate the equations at the central value of every input, with water and the market-based line."""
+    median, _, _ = inputs.columns()
+    return _outcome(inputs, median[:, None])
+
+
 def central_and_mean(inputs: UncertainInputs) -> Outcome:
     """Evaluate the equations at the central value and at the mean of every input, two values each.
 
     The inputs are independent, so that the mean of a product is the product of the means. For lifetime and utilisation,
-    by which the equations divide, the mean of the inverse is used. Sums over many runs add up these means, because the
-    sum of the medians of skewed quantities is below the median of their sum.
+    by which the equations divide, the mean of the inverse is used.
     """
     median, low, high = inputs.columns()
     means = mean_of(median, low, high)

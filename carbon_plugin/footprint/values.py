@@ -171,8 +171,8 @@ class Footprint(Struct, frozen=True, kw_only=True):
     A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
     embodied add up to `total_kg`, central values exactly, ranges by sampling. Without any embodied part both are None,
     because the manufacture of the hardware is then unknown; `counted_kg` is what is known. `interval_95` holds the
-    2.5th and 97.5th percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each: of many
-    runs, the means add up to the mean of the sum, and the central values do not. `operational_kg` is location-based;
+    2.5th and 97.5th percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each,
+    which lies above the central value where the range is skewed. `operational_kg` is location-based;
     `market` stands beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as
     far as known.
     """

@@ -89,7 +89,7 @@ def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path
     parts = {path.name: summary for path, summary in summaries_of([runs])}
     assert programme.name == "example-8b"
     assert programme.total_kg is not None
-    totals = {name: summary.footprint.means["total_kg"] for name, summary in parts.items()}  # type: ignore[union-attr]
+    totals = {name: summary.footprint.total_kg.value for name, summary in parts.items()}  # type: ignore[union-attr]
     assert programme.total_kg.value == pytest.approx(sum(totals.values()))
     assert programme.energy_j == pytest.approx(sum(summary.energy.energy_j for summary in parts.values()))
     assert programme.development_share == pytest.approx(1 - totals["final"] / sum(totals.values()))
@@ -111,7 +111,7 @@ def test_a_run_without_a_role_is_told_how_one_is_stated(factors: Factors, tmp_pa
 
     assert "states no role" in said
     assert "start further runs with role=" in said
-    assert "the central value that a run's own report shows differs from its mean" in said
+    assert "the sum of the central values that the runs' own audits state" in said
 
 
 def test_copy_of_a_run_is_counted_once_and_the_fuller_one_counts(runs: Path) -> None:
@@ -184,7 +184,7 @@ def test_runs_of_two_regions_are_counted_on_one_basis(counts, factors: Factors, 
         intensity = in_scope(summary.factors.intensity, scope)
         assert intensity is not None
         central_kg += summary.energy.energy_j * 1.2 / 3.6e6 * intensity.figure.value / 1000
-    assert programme.operational_kg.value == pytest.approx(central_kg, rel=0.06)  # means lie above central values
+    assert programme.operational_kg.value == pytest.approx(central_kg, rel=1e-6)
     assert programme.total_kg.value == pytest.approx(programme.operational_kg.value + programme.embodied_kg.value)
     assert programme.total_kg.low < programme.total_kg.value < programme.total_kg.high
     turned = {run.name for run in programme.runs if run.turned}
@@ -192,15 +192,16 @@ def test_runs_of_two_regions_are_counted_on_one_basis(counts, factors: Factors, 
     assert any(f"all operational carbon is of {scope} emissions" in warning for warning in programme.warnings)
 
 
-def test_sum_of_runs_is_the_sum_of_their_means_and_says_so(runs: Path) -> None:
+def test_sum_of_runs_is_the_sum_of_what_their_audits_state_and_says_so(runs: Path) -> None:
     programme = read_programme([runs])
 
     footprints = [summary.footprint for _, summary in summaries_of([runs])]
     assert programme.total_kg is not None
-    assert programme.total_kg.value == pytest.approx(sum(one.means["total_kg"] for one in footprints if one))
-    assert programme.total_kg.value > 1.01 * sum(one.total_kg.value for one in footprints if one)
+    for end in ("low", "value", "high"):
+        stated = sum(getattr(one.total_kg, end) for one in footprints if one)
+        assert getattr(programme.total_kg, end) == pytest.approx(stated)
     assert sum(run.total_kg or 0.0 for run in programme.runs) == pytest.approx(programme.total_kg.value)
-    assert "sum of the means of the runs" in " ".join(programme.warnings)
+    assert "sum of the central values that the runs' own audits state" in " ".join(programme.warnings)
 
 
 def test_manufacture_is_summed_up_where_operational_carbon_is_not(runs: Path, factors: Factors) -> None:
@@ -215,7 +216,7 @@ def test_manufacture_is_summed_up_where_operational_carbon_is_not(runs: Path, fa
     assert programme.total_kg is None
     assert programme.embodied_kg is not None
     footprints = [summary.footprint for _, summary in summaries_of([runs])]
-    assert programme.embodied_kg.value == pytest.approx(sum(one.means["embodied_kg"] for one in footprints if one))
+    assert programme.embodied_kg.value == pytest.approx(sum(one.embodied_kg.value for one in footprints if one))
     assert "stated counts its intensity on a basis that is not stated" in programme.warnings[-1]
     with pytest.raises(ReportError, match="on a basis that is not stated"):
         sci_ai_report(summaries_of([runs]), ["all"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -20,15 +18,6 @@ NODES = {"h100-sxm": "dgx-h100", "a100-sxm-80gb": "dgx-a100"}
 YEAR_S = 365.25 * 86_400
 KWH_J = 3.6e6
 Three = tuple[float, float, float]
-
-
-def mean(value: float, low: float, high: float) -> float:
-    """Return the mean of a distribution with this median, 10th and 90th percentile that is lognormal on either side of
-    the median.
-    """
-    normal = NormalDist()
-    a, b = (math.log(edge) / normal.inv_cdf(0.9) for edge in (value / low, high / value))
-    return value * (math.exp(a * a / 2) * normal.cdf(-a) + math.exp(b * b / 2) * normal.cdf(b))
 
 
 def three(document: dict[str, Any]) -> Three:
@@ -95,14 +84,15 @@ def by_hand(run: Path) -> tuple[str, dict[int, dict[str, float]]]:
         reached = max(reached, *(window["last_step"] for window in windows))
     factors = manifest["factors"]
     pue, intensity = three(factors["pue"]), three(factors["intensity"]["figure"])
-    mean_j = sum(mean(*joules) for joules in items.values())
-    kilograms = mean_j * (1 + mean(*(end - 1 for end in pue))) * mean(*intensity) / KWH_J / 1000
-    life = three(factors["lifetime_years"])
-    per_year = mean(1 / life[0], 1 / life[2], 1 / life[1])
+    kilograms = sum(joules[0] for joules in items.values()) * pue[0] * intensity[0] / KWH_J / 1000
     years = reserved_s / YEAR_S
     embodied = factors["embodied_kg"]
-    made = {part: mean(*three(embodied[part])) for part in ("device", "host", "network")}
-    embodied_kg = per_year * years * (2 * made["device"] + 2 * made["network"] + manifest["host_share"] * made["host"])
+    made = {part: embodied[part]["value"] for part in ("device", "host", "network")}
+    embodied_kg = (
+        years
+        / factors["lifetime_years"]["value"]
+        * (2 * made["device"] + 2 * made["network"] + manifest["host_share"] * made["host"])
+    )
     failed = role == "failed" or ended.startswith("exception")
     whole_j = sum(sums["energy"] for sums in months.values())
     whole_s = sum(sums["device_s"] for sums in months.values())

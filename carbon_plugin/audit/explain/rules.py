@@ -22,7 +22,7 @@ RULES: dict[str, Rule] = {
         f"2.5th and 97.5th percentile: {sampled(summary)}", [], [f"footprint.{path[2]}"]
     ),
     "footprint.means.*": lambda summary, path: Reason(
-        "mean of the distribution whose median and ends are given; means of runs add up", [], [f"footprint.{path[2]}"]
+        "mean of the distribution whose median and ends are given", [], [f"footprint.{path[2]}"]
     ),
     "footprint.market": lambda summary, path: Reason(
         "facility energy at the rates of contracts, the rest at the residual mix",

@@ -184,26 +184,11 @@ def ghg_of_programme(audited: Audited, inputs: GhgInputs, name: str | None = Non
         organisational_boundary=inputs.organisational_boundary,
         years=sorted({year for report in reports for year in report.years}),
         lines=list(lines.values()),
-        coverage=[*coverage_of_programme(programme, summaries), *_central(summaries)],
+        coverage=coverage_of_programme(programme, summaries),
         missing=list(dict.fromkeys(one for report in reports for one in report.missing)),
         questions=list(dict.fromkeys([*(one for report in reports for one in report.questions), *_unlike(summaries)])),
         runs=[report.origin for report in reports],
     )
-
-
-def _central(summaries: Sequence[AuditSummary]) -> list[str]:
-    """Return a phrase that says by how much the sum of the runs' means exceeds the sum of their central values, which
-    the lines add up.
-    """
-    footprints = [one.footprint for one in summaries if one.footprint is not None]
-    central = sum(one.operational_kg.value for one in footprints)
-    means = sum(one.means.get("operational_kg", one.operational_kg.value) for one in footprints)
-    if not central > 0:
-        return []
-    return [
-        "a line is energy times factor at central values, so that it can be computed again; the means of the runs, "
-        f"which add up (carbon-plugin programme), are {wording.percent(means / central - 1)} higher for electricity"
-    ]
 
 
 def _unlike(summaries: Sequence[AuditSummary]) -> list[str]:

@@ -1,7 +1,6 @@
 """Compute by which ratio carbon changes with each factor: PUE, intensity, contracts, and the inputs of embodied carbon.
 
-The carbon of a run is a product of means, so a new factor is applied as the ratio of its mean to the old mean. A factor
-that a file states keeps the relative range of the old one, so that its ratio is that of the two values.
+The carbon of a run is a product of central values, so a new factor is applied as its ratio to the old one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from carbon_plugin.fleet.restate.new_factors import NewFactors
 from carbon_plugin.fleet.rows.run_places import turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, UG_PER_KG
 from carbon_plugin.footprint.market import Contracts
-from carbon_plugin.footprint.uncertainty import mean_of
 from carbon_plugin.footprint.values import BUILDING, EmissionScope, Factors, Intensity
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
@@ -35,12 +33,10 @@ class Change(Struct, frozen=True):
     reason: str
 
 
-def pue_changes(old: Factors, old_own: Factors, new: NewFactors, new_own: NewFactors) -> Iterator[Change]:
-    """Yield the change of the PUE that a launch recorded. The spread is that of the run."""
+def pue_changes(old_own: Factors, new_own: NewFactors) -> Iterator[Change]:
+    """Yield the change of the PUE that a launch recorded."""
     was, now = old_own.pue, new_own.factors.pue
     ratio = now.value / was.value
-    if not new.stated:
-        ratio *= _pue_skew(new.factors.pue) / _pue_skew(old.pue)
     if abs(ratio - 1) > LEAST_CHANGE:
         yield Change("PUE", ratio, f"PUE {was.value:.4g} to {now.value:.4g} ({now.source})")
 
@@ -49,12 +45,11 @@ def intensity_changes(
     row: Mapping[str, Any],
     scope: EmissionScope,
     static: bool,
-    old: Factors,
     old_own: Factors,
     new: NewFactors,
     new_own: NewFactors,
 ) -> list[Change]:
-    """Return the change of the grid intensity that a launch recorded. The spread is that of the run."""
+    """Return the change of the grid intensity that a launch recorded."""
     if new_own.factors.intensity is old_own.intensity:
         return []
     was, now = turned(old_own.intensity, scope), turned(new_own.factors.intensity, scope)
@@ -64,8 +59,6 @@ def intensity_changes(
     if not was or now is None:
         return []
     ratio = now / was
-    if not new.stated:
-        ratio *= _skew(new.factors.intensity.figure) / _skew(old.intensity.figure)
     if abs(ratio - 1) <= LEAST_CHANGE:
         return []
     intensity = new_own.factors.intensity
@@ -99,7 +92,7 @@ def embodied_changes(
         was, now = _kg_of(old, part), _kg_of(new.factors, part)
         if was is None or now is None or was is now or not was.value:
             continue
-        ratio = now.value / was.value if new.stated else _mean(now) / _mean(was)
+        ratio = now.value / was.value
         words = f"{part} {was.value:.4g} to {now.value:.4g} kg ({now.source})"
         yield from change(f"embodied {part}", (part,), ratio, words)
     if not with_life:
@@ -110,8 +103,8 @@ def embodied_changes(
         ("fleet utilisation", old.fleet_utilisation, new.factors.fleet_utilisation),
     ):
         if was is not None and now is not None and was is not now:
-            ratio = was.value / now.value if new.stated else _mean_inverse(now) / _mean_inverse(was)
-            yield from change(factor, timed, ratio, f"{factor} {was.value:.4g} to {now.value:.4g} ({now.source})")
+            words = f"{factor} {was.value:.4g} to {now.value:.4g} ({now.source})"
+            yield from change(factor, timed, was.value / now.value, words)
 
 
 def _kg_of(factors: Factors, part: str) -> Figure | None:
@@ -119,8 +112,8 @@ def _kg_of(factors: Factors, part: str) -> Figure | None:
 
 
 def contract_rate(factors: Factors, scope: EmissionScope) -> float:
-    """Return the mean g/kWh by contract, or that of the location where there is no contract."""
-    location = (_located(factors.intensity, scope) or 0.0) * _skew(factors.intensity.figure)
+    """Return the g/kWh by contract, or that of the location where there is no contract."""
+    location = _located(factors.intensity, scope) or 0.0
     contracts = Contracts.of(factors)
     if contracts is None:
         return location
@@ -131,27 +124,6 @@ def contract_rate(factors: Factors, scope: EmissionScope) -> float:
 
 def _located(intensity: Intensity, scope: EmissionScope) -> float | None:
     return turned(intensity, scope) if intensity.basis is not None else intensity.figure.value
-
-
-def _skew(figure: Figure) -> float:
-    """Return the mean of a figure divided by its central value."""
-    return _mean(figure) / figure.value if figure.value > 0 else 1.0
-
-
-def _pue_skew(pue: Figure) -> float:
-    """Return the mean of a PUE divided by its central value. Only the overhead beyond 1 varies."""
-    overhead = Figure(pue.value - 1, pue.low - 1, pue.high - 1, pue.unit, pue.kind, pue.source)
-    return (1 + _mean(overhead)) / pue.value
-
-
-def _mean(figure: Figure) -> float:
-    ends = (np.array([end]) for end in (figure.value, figure.low, figure.high))
-    return float(mean_of(*ends)[0])
-
-
-def _mean_inverse(figure: Figure) -> float:
-    ends = (np.array([1 / end]) for end in (figure.value, figure.high, figure.low))
-    return float(mean_of(*ends)[0])
 
 
 def grams(g_per_kwh: float) -> str:

@@ -1,8 +1,8 @@
 """Compute accounts again with other factors, and say which totals moved, by how much and through which factor.
 
-Each run is computed from its own recorded factors, hour by hour. Its carbon is a product of means, so a new factor is
-applied as the ratio of its mean to the old mean. The factors are applied one after the other, so that their parts add
-up to the change of a total.
+Each run is computed from its own recorded factors, hour by hour. Its carbon is a product of central values, so a new
+factor is applied as its ratio to the old one. The factors are applied one after the other, so that their parts add up
+to the change of a total.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class _Restating:
         for words in (*new.kept, *new_own.kept):
             self._kept.setdefault(words, set()).add(row["run"])
         old, old_own = self._documents[leading], self._documents[own]
-        energy = [*self._idle(row, new), *pue_changes(old, old_own, new, new_own)]
-        grid = intensity_changes(row, self._scope, static, old, old_own, new, new_own)
+        energy = [*self._idle(row, new), *pue_changes(old_own, new_own)]
+        grid = intensity_changes(row, self._scope, static, old_own, new, new_own)
         self._add(LOCATION, *place, location_ug, (*energy, *grid))
         by_contract = self._market(row, old, new, grid)
         self._add(MARKET, *place, market_ug, (*energy, *by_contract))

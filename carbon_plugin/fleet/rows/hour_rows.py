@@ -63,7 +63,7 @@ def hour_columns(
     wasted = sum(summed[f"{kind}_weighted"] for kind in WASTE)
     stated = factors_by_launch(collected)
     for scope in SCOPES:
-        total_ug = carbon.means_ug.get(scope, 0) if carbon else 0
+        total_ug = carbon.located_ug.get(scope, 0) if carbon else 0
         # Launches in several regions may count other emissions each, so that each is brought to the same ones first.
         ratios = {launch: scope_ratio(one or factors, scope) for launch, one in stated.items()}
         ratio = np.array([ratios[launch] for launch, _, _ in slots])

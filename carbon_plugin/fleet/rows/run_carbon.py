@@ -12,23 +12,23 @@ from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.rows.run_places import SCOPES, turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, UG_PER_KG
-from carbon_plugin.footprint.propagation import central_and_mean, gather
+from carbon_plugin.footprint.propagation import central_outcome, gather
 from carbon_plugin.footprint.values import EmissionScope, Factors
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 
 class RunMicrograms(Struct, frozen=True, kw_only=True):
-    """The carbon of a run in whole micrograms, as its audit computes it: central values and means.
+    """The carbon of a run in whole micrograms: the central values of its audit.
 
-    `means_ug` holds the location-based mean for each scope of emissions ("lifecycle", "direct") in which it is known.
+    `located_ug` holds the location-based carbon for each scope of emissions ("lifecycle", "direct") in which it is
+    known, and `central_ug` that in the run's own scope.
     """
 
     scope: EmissionScope | None
     facility_mj: int
     central_ug: int
-    means_ug: dict[EmissionScope, int]
+    located_ug: dict[EmissionScope, int]
     market_ug: int | None
-    embodied_central_ug: int
     embodied_ug: int
     parts_ug: dict[str, int]
 
@@ -41,28 +41,27 @@ def carbon_of(
         return None
     try:
         inputs = inputs_of(energy, files, reserved, factors)
-        outcome = central_and_mean(gather(inputs.items, inputs.charged, inputs.factors, (1.0, 1.0)))
+        outcome = central_outcome(gather(inputs.items, inputs.charged, inputs.factors, (1.0, 1.0)))
     except FootprintError as error:
         raise LedgerError(f"its carbon cannot be computed: {error}") from None
-    location, embodied = outcome.operational_kg.tolist(), outcome.embodied_kg.tolist()
-    facility_j = outcome.energy_j["facility"].tolist()[0]
+    location, embodied, facility_j = (
+        one.item() for one in (outcome.operational_kg, outcome.embodied_kg, outcome.energy_j["facility"])
+    )
     intensity = inputs.factors.intensity
     scopes = {basis.scope if basis else None for basis in intensity.bases}
     own = scopes.pop() if len(scopes) == 1 else None
-    skew = location[1] / location[0] if location[0] > 0 else 1.0
-    means_ug = {}
+    located_ug = {}
     for scope in SCOPES:
         if scope == own:
-            means_ug[scope] = round(location[1] * UG_PER_KG)
+            located_ug[scope] = round(location * UG_PER_KG)
         elif (g_per_kwh := turned(intensity, scope)) is not None:  # as `audit.run_carbon` turns the run of a programme
-            means_ug[scope] = round(facility_j / JOULES_PER_KWH * g_per_kwh / GRAMS_PER_KG * skew * UG_PER_KG)
+            located_ug[scope] = round(facility_j / JOULES_PER_KWH * g_per_kwh / GRAMS_PER_KG * UG_PER_KG)
     return RunMicrograms(
         scope=own,
         facility_mj=round(facility_j * MJ_PER_J),
-        central_ug=round(location[0] * UG_PER_KG),
-        means_ug=means_ug,
-        market_ug=None if outcome.market is None else round(outcome.market.operational_kg.tolist()[1] * UG_PER_KG),
-        embodied_central_ug=round(embodied[0] * UG_PER_KG),
-        embodied_ug=round(embodied[1] * UG_PER_KG),
-        parts_ug={part: round(float(kg[1]) * UG_PER_KG) for part, kg in outcome.embodied_parts_kg.items()},
+        central_ug=round(location * UG_PER_KG),
+        located_ug=located_ug,
+        market_ug=None if outcome.market is None else round(outcome.market.operational_kg.item() * UG_PER_KG),
+        embodied_ug=round(embodied * UG_PER_KG),
+        parts_ug={part: round(kg.item() * UG_PER_KG) for part, kg in outcome.embodied_parts_kg.items()},
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.audit.findings.run import Attempt, Period
@@ -28,7 +27,6 @@ from carbon_plugin.fleet.rows.run_carbon import RunMicrograms, carbon_of
 from carbon_plugin.fleet.rows.run_places import SCOPES, UNSTATED, factors_by_launch, place_of
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG, month_number
 from carbon_plugin.footprint.factors.grid import describe_basis
-from carbon_plugin.footprint.uncertainty import mean_of
 from carbon_plugin.footprint.values import BUILDING, Factors, Footprint
 from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
@@ -155,14 +153,13 @@ def _run_row(
         "g_per_kwh": factors.intensity.figure.value if factors else None,
         "pue": factors.pue.value if factors else None,
         "scope": (carbon.scope if carbon else None) or UNSTATED,
-        "embodied_central_ug": carbon.embodied_central_ug if carbon else 0,
         **{f"run_{part}_ug": carbon.parts_ug.get(part, 0) if carbon else 0 for part in EMBODIED_PARTS},
         "start_ms": round(MS_PER_S * period.start_unix_s),
         "end_ms": round(MS_PER_S * period.end_unix_s),
         "ended": ended or "",
         "failed": int(role == "failed" or (ended or "").startswith(FAILED_ENDS)),
-        **{f"has_{scope}": int(carbon is not None and scope in carbon.means_ug) for scope in SCOPES},
-        "has_embodied": int(carbon is not None and carbon.embodied_central_ug > 0),
+        **{f"has_{scope}": int(carbon is not None and scope in carbon.located_ug) for scope in SCOPES},
+        "has_embodied": int(carbon is not None and carbon.embodied_ug > 0),
         "has_market": int(carbon is not None and carbon.market_ug is not None),
         "attempts": len(period.attempts),
         "nodes": coverage.nodes,
@@ -187,7 +184,7 @@ def _forecast(planned: Footprint | None, carbon: RunMicrograms | None) -> dict[s
         return {"forecast_ug": None, "actual_ug": None}
     if planned.total_kg is None or not carbon.parts_ug:
         return {"forecast_ug": round(UG_PER_KG * planned.operational_kg.value), "actual_ug": carbon.central_ug}
-    actual_ug = carbon.central_ug + carbon.embodied_central_ug
+    actual_ug = carbon.central_ug + carbon.embodied_ug
     return {"forecast_ug": round(UG_PER_KG * planned.total_kg.value), "actual_ug": actual_ug}
 
 
@@ -253,7 +250,7 @@ def _node_rows(run: int, collected: HourCollector) -> list[Row]:
 
 
 def _device_rows(run: int, collected: HourCollector, factors: Factors | None, month: int) -> list[Row]:
-    """Return the hardware that the run used, each unit once, with the mean carbon of making it.
+    """Return the hardware that the run used, each unit once, with the carbon of making it.
 
     An accelerator carries its share of the network and of its host, as in `audit.exports.ghg`: of several runs on one
     host, each books the part around its own accelerators. A host without accelerators is a row of its own. It is known
@@ -290,8 +287,8 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
 
 
 def _whole_ug(factors: Factors | None) -> dict[str, int]:
-    """Return the mean carbon of making one accelerator, its share of the network, and one host, in micrograms."""
+    """Return the carbon of making one accelerator, its share of the network, and one host, in micrograms."""
     figures = factors.embodied_kg if factors else {}
-    ends = np.array([(figure.value, figure.low, figure.high) for figure in figures.values()]).reshape(-1, 3).T
-    means = dict(zip(figures, mean_of(*ends).tolist(), strict=True))
-    return {part: round(UG_PER_KG * means.get(part, 0.0)) for part in ("device", "network", "host")}
+    return {
+        part: round(UG_PER_KG * figures[part].value) if part in figures else 0 for part in ("device", "network", "host")
+    }

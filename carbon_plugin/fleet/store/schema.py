@@ -1,8 +1,7 @@
 """Define the tables of a store. Energies are whole millijoules and masses whole micrograms of CO2e.
 
 Whole numbers add up to the same sum in any order, so that every engine and every grouping gives the same total to the
-last digit. The carbon of the tables is the mean over its uncertainty, because means add up over runs and medians do
-not; `central_ug` columns hold the central values that a run's own report states.
+last digit. The carbon of the tables is the central value that a run's own report states.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 STATIC = "static"
 """The origin of an intensity that is that of a table or of the user over a whole launch."""
 
@@ -46,8 +45,8 @@ SUMS = (
 )
 """The whole numbers of an hour that add up.
 
-`central_ug` is the central operational carbon on the basis that the run states. `lifecycle_ug` and `direct_ug` are its
-means, location-based, with lifecycle and with direct emissions of the grid, and 0 where the run's basis cannot be
+`central_ug` is the operational carbon on the basis that the run states. `lifecycle_ug` and `direct_ug` are the same,
+location-based, with lifecycle and with direct emissions of the grid, and 0 where the run's basis cannot be
 turned into that one. `market_ug` is market-based, and 0 where the run states neither a contract nor a residual mix.
 `wasted_...` is the part of both that was redone, restarting or idle.
 """
@@ -68,7 +67,6 @@ TABLES: dict[str, dict[str, str]] = {
         "factors": _TEXT,
         "g_per_kwh": _REAL,
         "pue": _REAL,
-        "embodied_central_ug": _INT,
         **{f"run_{part}_ug": _INT for part in ("device", "host", "network", "building")},
         "unobserved": _TEXT,
         "run_unobserved_mj": _INT,

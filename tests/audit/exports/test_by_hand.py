@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -56,21 +54,16 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, AuditS
 
 
 def by_hand(run: Path) -> dict[str, Any]:
-    """Return energy, operational and embodied carbon of a run, with the parts of each year and the means."""
+    """Return energy, operational and embodied carbon of a run, with the parts of each year."""
     (path,) = run.glob("*.jsonl")
     manifest, *rest = [json.loads(line.split(" ", 1)[1]) for line in path.read_text().splitlines()]
     windows = [record for record in rest if record["type"] == "window"]
     factors = manifest["factors"]
-    rungs = {device["key"]: device["rung"] for device in manifest["devices"]}
-    sums: dict[tuple[str, str], list[float]] = {}
     years_kwh: dict[int, float] = {}
     pue, intensity = three(factors["pue"]), three(factors["intensity"]["figure"])
     for window in windows:
         year = datetime.fromtimestamp(window["start_unix_s"], UTC).year
         for energy in window["energies"]:
-            item = sums.setdefault((rungs[energy["key"]], energy["kind"]), [0.0, 0.0, 0.0])
-            for place, end in enumerate(("energy_j", "low_j", "high_j")):
-                item[place] += energy[end]
             years_kwh[year] = years_kwh.get(year, 0.0) + energy["energy_j"] * pue[0] / KWH_J
     start_s = manifest["started_unix_s"]
     end_s = max(record.get("at_unix_s", 0.0) for record in rest)
@@ -79,19 +72,11 @@ def by_hand(run: Path) -> dict[str, Any]:
     life_years = three(factors["lifetime_years"])
     kg = {part: three(factors["embodied_kg"][part]) for part in units}
     years = {part: units[part] * reserved_s / YEAR_S for part in units}
-    inverse = mean(1 / life_years[0], 1 / life_years[2], 1 / life_years[1])
-    overhead = mean(*(end - 1 for end in pue))
     return {
         "years_kwh": years_kwh,
         "years_kg": {year: kwh * intensity[0] / 1000 for year, kwh in years_kwh.items()},
         "operational_kg": sum(years_kwh.values()) * intensity[0] / 1000,
         "embodied_kg": sum(kg[part][0] * years[part] for part in units) / life_years[0],
-        "mean_operational_kg": sum(mean(*item) for item in sums.values())
-        / KWH_J
-        * (1 + overhead)
-        * mean(*intensity)
-        / 1000,
-        "mean_embodied_kg": sum(mean(*kg[part]) * years[part] for part in units) * inverse,
         "tokens": sum(window["tokens"] for window in windows),
         "intensity": intensity,
     }
@@ -99,15 +84,6 @@ def by_hand(run: Path) -> dict[str, Any]:
 
 def three(document: dict[str, Any]) -> tuple[float, float, float]:
     return document["value"], document["low"], document["high"]
-
-
-def mean(value: float, low: float, high: float) -> float:
-    """Return the mean of a distribution with this median, 10th and 90th percentile that is lognormal on either side of
-    the median.
-    """
-    normal = NormalDist()
-    a, b = (math.log(edge) / normal.inv_cdf(0.9) for edge in (value / low, high / value))
-    return value * (math.exp(a * a / 2) * normal.cdf(-a) + math.exp(b * b / 2) * normal.cdf(b))
 
 
 def test_sci_and_its_products_are_those_by_hand(audited: list[tuple[Path, AuditSummary]]) -> None:
@@ -146,25 +122,21 @@ def test_inventory_lines_of_each_year_are_those_by_hand(audited: list[tuple[Path
     )
 
 
-def test_programme_is_the_sum_of_means_in_lifecycle_emissions_by_hand(
+def test_programme_is_the_sum_of_its_runs_in_lifecycle_emissions_by_hand(
     audited: list[tuple[Path, AuditSummary]],
 ) -> None:
     hands = {path.name: by_hand(path) for path, _ in audited}
     # Virginia's factor counts direct emissions: lifecycle = slope * direct + 20, with the slope of the USA.
     slope = (USA_LIFECYCLE - 20) / USA_DIRECT
     turned = (slope * VIRGINIA_DIRECT + 20) / VIRGINIA_DIRECT
-    operational = sum(
-        hand["mean_operational_kg"] * (turned if name == "virginia" else 1.0) for name, hand in hands.items()
-    )
+    operational = sum(hand["operational_kg"] * (turned if name == "virginia" else 1.0) for name, hand in hands.items())
 
     programme = read_programme([audited[0][0].parent])
 
     assert programme.operational_kg is not None
     assert programme.operational_kg.value == pytest.approx(operational, rel=1e-9)
     assert programme.embodied_kg is not None
-    assert programme.embodied_kg.value == pytest.approx(
-        sum(hand["mean_embodied_kg"] for hand in hands.values()), rel=1e-9
-    )
+    assert programme.embodied_kg.value == pytest.approx(sum(hand["embodied_kg"] for hand in hands.values()), rel=1e-9)
 
 
 def test_a_stated_intensity_has_the_range_of_its_kind_of_source(audited: list[tuple[Path, AuditSummary]]) -> None:
