@@ -109,11 +109,12 @@ def published_clusters() -> Iterator[tuple[str, RowArrays]]:
 def synthetic_clusters(population: str) -> Iterator[tuple[str, RowArrays]]:
     """Yield clusters of a software population whose runs differ from the predictions as `EFFECTS` says."""
     kind: AccuracyClass = "ordinary" if population == ORDINARY else "calibrated"
-    between, within, _ = EFFECTS[kind]
+    usual = EFFECTS[kind]
     stack = STACKS["ordinary" if population == ORDINARY else "torchtitan"]
     for number in range(SYNTHETIC):
         draw = random.Random(number)
-        offset = draw.gauss(0, between)
+        far = draw.gauss(0, 1)
+        offset = far * (usual.slower if far > 0 else usual.faster)
         rows = []
         for index, layout in enumerate(_layouts()):
             spec = build_run_spec(
@@ -125,7 +126,7 @@ def synthetic_clusters(population: str) -> Iterator[tuple[str, RowArrays]]:
                     "site": {"zone": "FRA"},
                 }
             )
-            deviation = offset + draw.gauss(0, within) + draw.gauss(0, MEASURED_SPREAD)
+            deviation = offset + draw.gauss(0, usual.within) + draw.gauss(0, MEASURED_SPREAD)
             rows.append(
                 PublishedRow(
                     id=f"synthetic-{number}-{index}", source="synthetic", origin="synthetic", collection="first",

@@ -21,7 +21,7 @@ from carbon_plugin.validate.step.blind_sets import blind_errors
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import MOST_REGRET, overall_phrase
-from carbon_plugin.validate.step.spreads import ClassSpread, class_spreads
+from carbon_plugin.validate.step.spreads import ClassSpread, Held, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 
 DOCS = Path(__file__).parent
@@ -45,8 +45,8 @@ COLLECTION_HEADINGS = (
     "6ND at 40 %",
 )  # fmt: skip
 SPREAD_HEADINGS = (
-    "class", "rows", "sources", "source left out", "spread between", "within", "from sources", "p10–p90", "80 % covers",
-    "spread without the source",
+    "class", "rows", "sources", "source left out", "between, faster", "slower", "within", "from sources", "p10–p90",
+    "80 % covers", "without the source", "below p10", "above p90",
 )  # fmt: skip
 FAR_OFF = 30.0
 """Sources whose mean error is above this, in percent, have a table of their own."""
@@ -265,19 +265,24 @@ def _headline(item: CollectionError) -> list[str]:
 
 
 def _spread(item: ClassSpread) -> list[str]:
-    between, within, sources = item.effects
+    faster, slower, within, sources = item.effects
     return [
         item.kind,
         str(item.rows),
         str(item.sources),
         percent(item.error, 1),
-        f"{between:.3f}",
+        f"{faster:.3f}",
+        f"{slower:.3f}",
         f"{within:.3f}",
         str(sources),
         _range(item.kind),
         f"**{percent(item.coverage, 0)}**",
-        "" if item.blind_coverage is None else percent(item.blind_coverage, 0),
+        *_shares(item.held_blind),
     ]
+
+
+def _shares(held: Held | None) -> list[str]:
+    return [""] * 3 if held is None else [percent(share, 0) for share in (held.inside, held.below, held.above)]
 
 
 def name_of(source: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.predict.uncertainty.interval import Effects, t_quantile
+from carbon_plugin.predict.uncertainty.interval import Effects, symmetrical, t_quantile
 
 ODD, NORMAL_MEDIAN, LEAST_SPREAD = 2.5, 0.6745, 0.05
 """A source far from the others counts as if it were `ODD` spreads away, where a spread is the median of |offset| over
@@ -45,20 +46,38 @@ def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Ef
     inside = np.full(len(names), within)
     inside[several] = own
     between = float(np.mean(means**2) - np.mean(inside / counts))
-    between = max(between, _between_that_holds(errors, sources, within))
-    return Effects(float(np.sqrt(max(between, 0.0))), float(np.sqrt(within)), len(names))
+    between = max(between, _between_that_holds(np.abs(errors), sources, within, HELD) or 0.0)
+    return symmetrical(float(np.sqrt(max(between, 0.0))), float(np.sqrt(within)), len(names))
 
 
-def _between_that_holds(errors: NDArray[np.float64], sources: NDArray[np.str_], within: float) -> float:
-    """Return the variance between sources with which the range of the next one holds the `HELD` (n+1) nearest of n
-    sources, where each row has the weight of its share of its source, or 0 where n is too small for that."""
+def sided_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Effects:
+    """Return the standard deviations of ln(measured / predicted) with one for each side of the prediction.
+
+    Software has many ways to be slower than its settings say and few to be faster, so that errors have a long tail on
+    one side. A symmetrical range that holds `HELD` of the runs is then missed by few on one side and by many on the
+    other, and its ends are not the p10 and p90 that they are called. Here each end is the quantile of its own side:
+    of n exchangeable sources it is passed by the 0.1 (n+1) furthest on that side (hierarchical conformal prediction, as
+    in `random_effects`). Where n is too small for that, both sides are those of `random_effects`.
+    """
+    both = random_effects(errors, sources)
+    variances = [_between_that_holds(side, sources, both.within**2, (1 + HELD) / 2) for side in (-errors, errors)]
+    faster, slower = (both.between if variance is None else math.sqrt(max(variance, 0.0)) for variance in variances)
+    return both._replace(faster=faster, slower=slower)
+
+
+def _between_that_holds(
+    distances: NDArray[np.float64], sources: NDArray[np.str_], within: float, share: float
+) -> float | None:
+    """Return the variance between sources with which the range of the next one holds the `share` (n+1) of n sources
+    with the least distances, where each row has the weight of its share of its source, or None where n is too small for
+    that. `within` is the variance within a source."""
     _, source, rows = np.unique(sources, return_inverse=True, return_counts=True)
-    order = np.argsort(np.abs(errors))
+    order = np.argsort(distances)
     held = np.cumsum(1 / rows[source[order]])
-    enough = np.flatnonzero(held >= HELD * (rows.size + 1) - 1e-9)
+    enough = np.flatnonzero(held >= share * (rows.size + 1) - 1e-9)
     if not enough.size:
-        return 0.0
-    spread = abs(float(errors[order[enough[0]]])) / t_quantile((1 + HELD) / 2, rows.size - 1)
+        return None
+    spread = max(float(distances[order[enough[0]]]), 0.0) / t_quantile((1 + HELD) / 2, rows.size - 1)
     return (spread**2 - within) / (1 + 1 / rows.size)
 
 

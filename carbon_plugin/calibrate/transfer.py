@@ -99,8 +99,9 @@ def believed_step_time_s(table: RowArrays, predicted_s: Floats) -> tuple[Floats,
             spec = table.rows[index].spec
             layouts.setdefault((spec.model, spec.layout, spec.training, spec.cluster.devices), []).append(index)
         means = np.array([np.mean(deviations[same]) for same in layouts.values()])
-        between, within, _ = np.mean([EFFECTS[classes[index]] for index in members], axis=0)
-        mean, offset, spread = deviation_of_cluster(means, float(between), float(within))
+        usual = [EFFECTS[classes[index]] for index in members]
+        between, within = np.mean([(effects.between, effects.within) for effects in usual], axis=0).tolist()
+        mean, offset, spread = deviation_of_cluster(means, between, within)
         moved[members] += offset - mean
         carried.append(CarriedOver(framework=framework, layouts=means.size, shift=mean, spread=spread, carried=offset))
     return predicted_s * np.exp(moved), tuple(carried)

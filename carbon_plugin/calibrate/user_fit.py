@@ -229,7 +229,7 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
             if field == FACTOR and framework in STACKS and STACKS[str(framework)].population == ORDINARY:
                 # One factor stands for all ordinary software. The runs of one cluster are of one kind, so that how much
                 # kinds of jobs differ within a source counts beside how much sources differ.
-                sigma = math.hypot(*EFFECTS["ordinary"][:2])
+                sigma = math.hypot(EFFECTS["ordinary"].between, EFFECTS["ordinary"].within)
             found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
 

@@ -24,8 +24,8 @@ Flags = NDArray[np.bool_]
 MEMORY: dict[Population, Effects] = {
     # Computed and written by `python -m carbon_plugin.validate.step.spreads` from allocated and reserved peaks of
     # published rows. The equations have no constant of a source, so that no source has to be left out of them.
-    "tuned": Effects(0.073, 0.030, 11),
-    "ordinary": Effects(0.073, 0.030, 11),
+    "tuned": Effects(0.073, 0.073, 0.030, 11),
+    "ordinary": Effects(0.087, 0.087, 0.048, 6),
 }
 _WIDEST, _POINTS = 12.0, 2401
 
@@ -56,8 +56,7 @@ def spread(population: Population) -> float:
 
 def width(effects: Effects) -> float:
     """Return the scale of the error of a run of the next source, from the spreads between and within sources."""
-    between, within, sources = effects
-    return math.sqrt(between**2 * (1 + 1 / sources) + within**2)
+    return math.sqrt(effects.between**2 * (1 + 1 / effects.sources) + effects.within**2)
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.random_effects import sided_effects
 from carbon_plugin.calibrate.rows.published import blind_classes, blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import fit, interval
@@ -34,6 +34,14 @@ FEWEST_SOURCES = 3
 RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
 
 
+class Held(Struct, frozen=True, kw_only=True):
+    """The shares of rows below, inside and above the 80 % range, with every source counted once."""
+
+    below: float
+    inside: float
+    above: float
+
+
 class ClassSpread(Struct, frozen=True, kw_only=True):
     """One instance says how far predictions of a class lie from what was measured, where the constants have not seen
     the source.
@@ -41,7 +49,7 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     `rows` and `sources` are those that are of the class today; `effects` may come from related rows too,
     and count rows of blind sets as they were predicted blind. `error` is the mean relative error of predictions without
     the source and `coverage` the share of rows inside the shipped 80 % range about them, with every source counted
-    once. `blind_coverage` is that share about the prediction that `effects` count, with the spread computed without the
+    once. `held_blind` has the shares about the prediction that `effects` count, with the spread computed without the
     row's source, None where the other sources are too few.
     """
 
@@ -51,7 +59,7 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     effects: Effects
     error: float
     coverage: float
-    blind_coverage: float | None
+    held_blind: Held | None
 
 
 def class_spreads(
@@ -87,12 +95,7 @@ def class_spreads(
         few = names.size if borrowed else None
         shipped = interval.spread_of(kind)
         blind = [
-            np.mean(
-                _inside(
-                    errors[own & (sources == name)],
-                    factors(_effects(errors, sources, counted & (sources != name), few)),
-                )
-            )
+            _held(errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few)))
             for name in names
             if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
         ]
@@ -103,8 +106,8 @@ def class_spreads(
                 sources=int(np.unique(sources[now == kind]).size),
                 effects=_effects(errors, sources, counted, few),
                 error=_by_source(np.abs(np.expm1(-left_out)), sources, now == kind),
-                coverage=_by_source(_inside(left_out, shipped), sources, now == kind),
-                blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
+                coverage=_coverage(left_out, sources, now == kind, shipped),
+                held_blind=_mean_of(blind) if len(blind) == names.size else None,
             )
         )
     return tuple(found)
@@ -130,8 +133,8 @@ def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
 
 
 def _with_effects(text: str, name: str, effects: Effects) -> str:
-    between, within, sources = effects
-    line = f'"{name}": Effects({between:.{DIGITS}f}, {within:.{DIGITS}f}, {sources})'
+    *spreads, sources = effects
+    line = f'"{name}": Effects({", ".join(f"{spread:.{DIGITS}f}" for spread in spreads)}, {sources})'
     text, count = re.subn(rf'"{name}": Effects\([^)]*\)', line, text)
     if count != 1:
         raise ValueError(f"{name} is not one line among the spreads")
@@ -147,24 +150,33 @@ def _effects(
     those few, so that the variance between sources is (1 + 1/few) times that of one source and not (1 + 1/all), which
     `interval.factors` multiplies it by.
     """
-    between, within, count = random_effects(errors[mask], sources[mask])
-    if few is not None:
-        between *= math.sqrt((1 + 1 / few) / (1 + 1 / count))
-    return Effects(round(between, DIGITS), round(within, DIGITS), count)
+    faster, slower, within, count = sided_effects(errors[mask], sources[mask])
+    more = 1.0 if few is None else math.sqrt((1 + 1 / few) / (1 + 1 / count))
+    return Effects(round(more * faster, DIGITS), round(more * slower, DIGITS), round(within, DIGITS), count)
 
 
-def _by_source(
-    figures: NDArray[np.float64] | NDArray[np.bool_], sources: NDArray[np.str_], mask: NDArray[np.bool_]
-) -> float:
+def _by_source(figures: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_]) -> float:
     """Return the mean of the figures of the rows in `mask`, with every source counted once."""
     names = np.unique(sources[mask])
     return float(np.mean([np.mean(figures[mask & (sources == name)]) for name in names])) if names.size else math.nan
 
 
-def _inside(errors: NDArray[np.float64], spread: Spread) -> NDArray[np.bool_]:
-    """Return for each error, as the logarithm of measured over predicted, whether the 80 % range holds it."""
-    low, high = math.log(spread.p10), math.log(spread.p90)
-    return (low <= errors) & (errors <= high)
+def _coverage(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], spread: Spread) -> float:
+    """Return the share of the rows in `mask` that lie inside the range, with every source counted once."""
+    names = np.unique(sources[mask])
+    held = [_held(errors[mask & (sources == name)], spread) for name in names]
+    return _mean_of(held).inside if held else math.nan
+
+
+def _held(errors: NDArray[np.float64], spread: Spread) -> Held:
+    """Return where the rows of one source lie, from the logarithms of measured over predicted."""
+    below, above = np.mean(errors < math.log(spread.p10)), np.mean(errors > math.log(spread.p90))
+    return Held(below=float(below), inside=float(1 - below - above), above=float(above))
+
+
+def _mean_of(sources: Sequence[Held]) -> Held:
+    below, inside, above = np.mean([(one.below, one.inside, one.above) for one in sources], axis=0).tolist()
+    return Held(below=below, inside=inside, above=above)
 
 
 def _measured_over_predicted(row: ValidatedRow, blind_s: float | None = None) -> float:

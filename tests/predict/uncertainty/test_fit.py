@@ -36,11 +36,13 @@ def test_ordinary_software_is_never_surer_to_fit_than_software_that_people_tuned
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_the_density_adds_up_and_is_that_of_as_many_sources_as_there_are(population: str) -> None:
     points, density = error_density(population)
-    between, within, sources = MEMORY[population]
+    effects = MEMORY[population]
 
     assert density.sum() == pytest.approx(1)
     assert float((points * density).sum()) == pytest.approx(0, abs=1e-9)
-    assert spread(population) == pytest.approx(np.sqrt(between**2 * (1 + 1 / sources) + within**2))
+    assert spread(population) == pytest.approx(
+        np.sqrt(effects.between**2 * (1 + 1 / effects.sources) + effects.within**2)
+    )
 
 
 @pytest.mark.parametrize("population", POPULATIONS)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.random_effects import random_effects, sided_effects
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
@@ -82,6 +82,30 @@ def test_two_of_ten_sources_are_missed_however_many_rows_they_have(rows: int) ->
     errors, sources = [*near * 10, *[far] * 8 * rows], [*range(40), *np.repeat(range(40, 48), rows)]
     found = interval.factors(random_effects(np.array(errors), np.array(sources).astype(str)))
     assert 0.05 < np.log(found.p90) < 0.2
+
+
+def test_each_end_of_the_range_is_passed_by_its_own_tenth() -> None:
+    """Errors have a long tail above: a range that is symmetrical would hold as many and be missed on one side alone."""
+    draw = np.random.default_rng(5)
+    errors = draw.exponential(0.2, 400) - 0.05
+    found = interval.factors(sided_effects(errors, np.arange(400).astype(str)))
+    both = interval.factors(random_effects(errors, np.arange(400).astype(str)))
+
+    assert np.mean(errors < np.log(found.p10)) == pytest.approx(0.1, abs=0.01)
+    assert np.mean(errors > np.log(found.p90)) == pytest.approx(0.1, abs=0.01)
+    assert np.mean(errors < np.log(both.p10)) == 0
+
+
+def test_the_side_of_a_few_sources_is_that_of_both_sides_together() -> None:
+    errors, names = np.array([0.3, 0.2, -0.05, 0.1, 0.25, 0.3, 0.1, 0.0]), np.arange(8).astype(str)
+    assert sided_effects(errors, names) == random_effects(errors, names)
+
+
+@pytest.mark.parametrize("kind", EFFECTS)
+def test_runs_of_ones_own_bring_both_ends_nearer(kind) -> None:
+    none, one, many = (spread_of(kind, own_rows=rows) for rows in (0, 1, 1000))
+    assert none.p10 < one.p10 < many.p10 < 1 < many.p90 < one.p90 < none.p90
+    assert many.p10 == pytest.approx(1 / many.p90, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", EFFECTS)
