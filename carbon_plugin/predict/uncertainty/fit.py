@@ -25,7 +25,7 @@ MEMORY: dict[Population, Effects] = {
     # Computed and written by `python -m carbon_plugin.validate.step.spreads` from allocated and reserved peaks of
     # published rows. The equations have no constant of a source, so that no source has to be left out of them.
     "tuned": Effects(0.073, 0.073, 0.030, 11),
-    "ordinary": Effects(0.087, 0.087, 0.048, 6),
+    "ordinary": Effects(0.073, 0.073, 0.030, 11),
 }
 _WIDEST, _POINTS = 12.0, 2401
 
