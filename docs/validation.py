@@ -21,7 +21,7 @@ from carbon_plugin.validate.step.blind_sets import blind_errors
 from carbon_plugin.validate.step.error_summary import ErrorSummary
 from carbon_plugin.validate.step.headlines import ALL, CollectionError
 from carbon_plugin.validate.step.layout_choice import MOST_REGRET, overall_phrase
-from carbon_plugin.validate.step.spreads import ClassSpread, Held, class_spreads
+from carbon_plugin.validate.step.spreads import ClassSpread, RangeShares, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 
 DOCS = Path(__file__).parent
@@ -281,7 +281,7 @@ def _spread(item: ClassSpread) -> list[str]:
     ]
 
 
-def _shares(held: Held | None) -> list[str]:
+def _shares(held: RangeShares | None) -> list[str]:
     return [""] * 3 if held is None else [percent(share, 0) for share in (held.inside, held.below, held.above)]
 
 

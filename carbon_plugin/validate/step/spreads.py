@@ -34,7 +34,7 @@ FEWEST_SOURCES = 3
 RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
 
 
-class Held(Struct, frozen=True, kw_only=True):
+class RangeShares(Struct, frozen=True, kw_only=True):
     """The shares of rows below, inside and above the 80 % range, with every source counted once."""
 
     below: float
@@ -59,7 +59,7 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     effects: Effects
     error: float
     coverage: float
-    held_blind: Held | None
+    held_blind: RangeShares | None
 
 
 def class_spreads(
@@ -168,15 +168,15 @@ def _coverage(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDAr
     return _mean_of(held).inside if held else math.nan
 
 
-def _held(errors: NDArray[np.float64], spread: Spread) -> Held:
+def _held(errors: NDArray[np.float64], spread: Spread) -> RangeShares:
     """Return where the rows of one source lie, from the logarithms of measured over predicted."""
     below, above = np.mean(errors < math.log(spread.p10)), np.mean(errors > math.log(spread.p90))
-    return Held(below=float(below), inside=float(1 - below - above), above=float(above))
+    return RangeShares(below=float(below), inside=float(1 - below - above), above=float(above))
 
 
-def _mean_of(sources: Sequence[Held]) -> Held:
+def _mean_of(sources: Sequence[RangeShares]) -> RangeShares:
     below, inside, above = np.mean([(one.below, one.inside, one.above) for one in sources], axis=0).tolist()
-    return Held(below=below, inside=inside, above=above)
+    return RangeShares(below=below, inside=inside, above=above)
 
 
 def _measured_over_predicted(row: ValidatedRow, blind_s: float | None = None) -> float:
