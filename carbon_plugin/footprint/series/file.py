@@ -36,6 +36,9 @@ _KWH = {"kwh": 1.0, "mwh": 1e3, "gwh": 1e6}
 _MASS = r"(?<![a-z])(kg|g|tonne|t|lb|pound)s?"
 _UNIT = re.compile(_MASS + r" *(?:co2? *(?:e|eq)?(?![a-z]))? *(?:per|/)? *(kwh|mwh|gwh)")
 _HALF_A_UNIT = re.compile(r"(?<![a-z])(kg|tonne|t|lb|pound)s?( |$| ?co2)|kwh|mwh|gwh")
+_OTHER_UNIT = re.compile(r"(?<![a-z])(?:percent|price|cost|eur|usd|gbp|[kmgt]?j|wh)(?![a-z])")
+"""Words of a name that state another unit than one of emissions by electricity."""
+_OTHER_SIGNS = "%$\u20ac\u00a3"
 
 _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 """Years of which a grid has been recorded, or foretold."""
@@ -162,7 +165,8 @@ def _unit(path: Path, column: str) -> float | None:
     words = re.sub(r"[^a-z0-9/]+", " ", column.lower().replace("\u2082", "2"))
     if stated := _UNIT.search(words):
         return _GRAMS[stated[1]] / _KWH[stated[2]]
-    if _HALF_A_UNIT.search(words):
+    other = _OTHER_UNIT.search(words) or any(sign in column for sign in _OTHER_SIGNS)
+    if other or _HALF_A_UNIT.search(words):
         raise FootprintError(
             f"{path}: column {shown(column)} states a unit that is not understood, expected g/kWh, kg/kWh, "
             "kg/MWh, t/MWh, t/GWh, lb/kWh or lb/MWh in its name"
