@@ -86,6 +86,15 @@ class BatchWatch:
                 found["training.input_len"] = Observed(read, "what the encoder was called with")
         return found | self._counted()
 
+    def irregular(self) -> str:
+        """Return why the repeated blocks are not a stack that each token of a batch passes once, empty where they
+        are.
+        """
+        if self.recompute is None or self._shape is None:
+            return ""
+        micro_batch_size, seq_len = self._shape[0]
+        return self.recompute.irregular(micro_batch_size * (seq_len or 0))
+
     def remove(self) -> None:
         """Stop watching. It is safe to call this twice."""
         if self._hooks.compiled_meanwhile and not self.calls:

@@ -114,6 +114,7 @@ def detect(
             parameters=seen.parameters,
             deadline_s=job.deadline_s,
             stated=seen.shape,
+            irregular=batch.irregular() if batch else "",
         )
     except Exception as error:  # a problem is recorded, as for the readers
         problems.append(("not_detected", f"model: {brief(error)}"))

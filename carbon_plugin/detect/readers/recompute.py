@@ -1,5 +1,7 @@
 """Detect activation checkpointing by what runs again in the first backward pass, else by wrappers and flags.
 
+The same calls tell whether the blocks are a stack that each token passes once, which their structure cannot.
+
 What runs again is the only sign of `torch.utils.checkpoint` inside a forward pass. An attention core that is only a
 function leaves no sign, because no module of it is called.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from math import prod
+from statistics import median_low
 from typing import TYPE_CHECKING, Any, Literal
 
 from carbon_plugin.detect.hooks import Hooks
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 MAX_HOOKS = 4096
 """The most modules that are watched for one step: each of their calls then takes some microseconds more."""
 
+LENGTH_TOLERANCE = 1.05
+"""How much longer a sequence may be in some blocks: by a few tokens that a model adds of its own."""
+
 RecomputeKind = Literal["none", "selective", "operators", "full"]
 
 
@@ -36,18 +43,23 @@ def read(job: Job) -> Findings | None:
 
 
 class RecomputeWatch:
-    """The watch sees which leaf modules of the repeated blocks are called during a backward pass, for one step.
+    """The watch sees which leaf modules of the repeated blocks are called, and on how many rows, in the forward and the
+    backward passes of one step.
 
     Nothing is watched where any module is compiled: what runs inside compiled code is not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._forward: list[set[int]] = []
+        self._calls = 0
+        self._noting = False
+        self._rows: dict[int, int] = {}
+        self._forward: list[Counter[int]] = []
         self._again: list[set[int]] = []
         self._cached = self._reentrant = False
         self._hooks = Hooks()
         if any(is_compiled(module) for module in model.modules()):
             return
+        self._hooks.put(model, self._see_call)
         blocks = repeated_blocks(model)
         for number, block in enumerate(blocks.modules if blocks else (model,)):
             self._watch(number, block)
@@ -59,7 +71,7 @@ class RecomputeWatch:
         seen = [(forward, again) for forward, again in zip(self._forward, self._again, strict=True) if forward]
         if not seen:
             return None
-        kinds = Counter(self._kind(forward, again) for forward, again in seen)
+        kinds = Counter(self._kind(set(forward), again) for forward, again in seen)
         rerun = [(kind, number) for kind, number in kinds.most_common() if kind != "none"]
         if not rerun:
             source = f"no module of {len(seen)} blocks was called in the backward pass"
@@ -72,12 +84,37 @@ class RecomputeWatch:
             fields["layout.recompute_reentrant"] = Observed(True, "their forward pass ran without gradients")
         return Findings(fields=fields, problems=_unlike(kind, number, again, len(seen)))
 
+    def irregular(self, tokens: int) -> str:
+        """Return why the blocks are not a stack that each of the `tokens` of the last call passes once, in one phrase.
+        It is empty where they are, and where too little was seen.
+        """
+        seen = [median_low(forward.values()) for forward in self._forward if forward]
+        if not self._calls or not seen or self._hooks.compiled_meanwhile:
+            return ""
+        if (passes := min(seen) // self._calls) > 1:
+            return f"its blocks are run {passes} times in each call"
+        rows = sorted(self._rows.values()) or [tokens]
+        if rows[-1] > LENGTH_TOLERANCE * rows[0]:
+            return f"its blocks work on sequences of different lengths, {rows[0]:,} to {rows[-1]:,} tokens of a batch"
+        if tokens and rows[-1] > LENGTH_TOLERANCE * tokens:
+            return f"its blocks work on {rows[-1]:,} tokens of a batch in which {tokens:,} are seen"
+        return ""
+
     def remove(self) -> None:
         """Stop watching. It is safe to call this twice."""
         self._hooks.remove()
 
+    def _see_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import torch
+
+        if module.training and not _in_backward_pass():
+            self._calls += 1
+            self._noting = torch.is_grad_enabled()
+            if self._noting:
+                self._rows = {}
+
     def _watch(self, number: int, block: nn.Module) -> None:
-        self._forward.append(set())
+        self._forward.append(Counter())
         self._again.append(set())
         for leaf in block.modules():
             if not leaf._modules and len(self._hooks) < MAX_HOOKS:
@@ -85,19 +122,21 @@ class RecomputeWatch:
 
     def _see_safely(self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            self._see(number, module)
+            self._see(number, module, args)
         except Exception:  # no error may reach the user here, and what was seen is incomplete
             self.remove()
             self._forward, self._again = [], []
 
-    def _see(self, number: int, module: nn.Module) -> None:
+    def _see(self, number: int, module: nn.Module, args: tuple[Any, ...]) -> None:
         import torch
 
         if not module.training:
             return
-        if torch._C._current_graph_task_id() == -1:  # this is private to torch, whose checkpointing uses it
-            self._forward[number].add(id(module))
+        if not _in_backward_pass():
+            self._forward[number][id(module)] += 1
             self._reentrant |= not torch.is_grad_enabled()
+            if self._noting and number not in self._rows and args and isinstance(args[0], torch.Tensor):
+                self._rows[number] = prod(args[0].shape[:-1])
         else:
             self._again[number].add(id(module))
             self._cached |= _cached_mode()
@@ -109,6 +148,12 @@ class RecomputeWatch:
             return "operators"
         # A recomputation stops at the last result that the backward pass needs, so that a leaf may be missing.
         return "full" if len(again & forward) >= len(forward) - 1 else "selective"
+
+
+def _in_backward_pass() -> bool:
+    import torch
+
+    return torch._C._current_graph_task_id() != -1  # this is private to torch, whose checkpointing uses it
 
 
 def _cached_mode() -> bool:

@@ -67,8 +67,13 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     replica = _meta_copy(module)
     tally = _Tally()  # type: ignore[no-untyped-call]
     flops = FlopCounterMode(display=False)
+    trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter looks for the gradient of what needs one, and there is none here
+        parameter.requires_grad_(False)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, tally:
         call(replica)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     try:
         with torch.random.fork_rng(devices=[]):
             saved: float | None = _saved_bytes(replica, call, deadline_s)

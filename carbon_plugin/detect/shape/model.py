@@ -45,20 +45,22 @@ def detect_model(
     parameters: tuple[int, int] | None = None,
     stated: StatedShape | None = None,
     deadline_s: float = 0.0,
+    irregular: str = "",
 ) -> DetectedModel:
     """Return the model inside the wrappers of `model`.
 
     `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
     ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
     the whole model where a framework knows better, `stated` its shape as the framework states it. `deadline_s` is the
-    moment of `time.thread_time` at which counting gives up.
+    moment of `time.thread_time` at which counting gives up. `irregular` says why the blocks are not a stack that each
+    token passes once: their structure is not believed then.
     """
     module = unwrapped(model)
     total, trainable = parameters or count_parameters(model)
     own = total - count_adapters(model)  # a shape has no adapters
     partial = bool(elsewhere)
     reasons: list[str] = []
-    for name, fields, assumed, source in _shapes(module, stated, reasons):
+    for name, fields, assumed, source in _shapes(module, stated, irregular, reasons):
         shape = _built(name, fields)
         if shape is None:
             reasons.append(f"{source}: not a possible shape")
@@ -92,7 +94,7 @@ def detect_model(
     )
 
 
-def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -> Any:
+def _shapes(module: nn.Module, stated: StatedShape | None, irregular: str, reasons: list[str]) -> Any:
     """Return candidates as (name, fields, assumed, source), the most telling first."""
     from torch import nn
 
@@ -112,8 +114,8 @@ def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -
         yield name, fields, (), shape.source
     # Several stages of a pipeline on one rank are a list; the first one is read for all.
     structure = read_structure(unwrapped(module[0]) if isinstance(module, nn.ModuleList) else module)
-    if isinstance(structure, str):
-        reasons.append(f"structure of {class_name(module)}: {structure}")
+    if isinstance(structure, str) or irregular:
+        reasons.append(f"structure of {class_name(module)}: {structure if isinstance(structure, str) else irregular}")
     else:
         yield class_name(module), structure.fields, structure.assumed, structure.source
 
