@@ -35,19 +35,26 @@ def stated_share(share: float) -> HostShare:
 
 
 def reserved_share(
-    gpus: GpuMeters, node: Node | None, host: HostInfo, environ: Mapping[str, str], unread: UnreadGpus | None
+    gpus: GpuMeters,
+    node: Node | None,
+    host: HostInfo,
+    environ: Mapping[str, str],
+    unread: UnreadGpus | None,
+    beside: int = 0,
 ) -> tuple[HostShare, list[Note]]:
     """Return the job's part of a host whose rest somebody else may hold, with notes for the ledger.
 
     It is the part of the CPUs that SLURM gave the job, else its part of the GPUs. It is the whole host where neither
-    says more, and where the job has all GPUs of the node.
+    says more, and where the job has all GPUs of the node. `beside` are GPUs of the job that only its other processes
+    see.
     """
     if not gpus.devices:
         share = slurm_share(environ, host.logical_cores) or WHOLE
         return share, [] if share.part.value == 1.0 else [Note("assumption", share.sentence)]
     unanswered = unread.count if unread else 0
-    ours = gpus.gpu_equivalents + gpus.selection.hidden + unanswered
-    listed = len(gpus.inventory.gpus) + unanswered
+    others = max(gpus.selection.hidden, beside)  # SLURM and the other processes tell of the same GPUs
+    ours = gpus.gpu_equivalents + others + unanswered
+    listed = len(gpus.inventory.gpus) + unanswered + beside
     total = max(node.accelerators if node else 0, listed)
     if ours >= total:
         return WHOLE, []

@@ -40,13 +40,15 @@ class JobPart(Struct, frozen=True, kw_only=True):
 
     `reserved` are the job's GPUs (see `select_devices`). `host_share` is its part of the host; by default it follows
     from the reserved GPUs where others may hold the rest. `nodes` is the number of nodes of the job, with which its
-    network grows. Without `include_host` only GPUs are metered, for ranks beside a leader that meters the host.
+    network grows. Without `include_host` only GPUs are metered, for ranks beside a leader that meters the host. The
+    leader meters the host for `beside` further GPUs of the job, which only those ranks see.
     """
 
     reserved: Sequence[str | int] | None = None
     host_share: float | None = None
     nodes: int = 1
     include_host: bool = True
+    beside: int = 0
 
 
 class KnownHardware(Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class _Opening(Struct, frozen=True, kw_only=True):
     unread: UnreadGpus | None
     known: KnownHardware
     nodes: int
+    beside: int
     environ: Mapping[str, str]
     powercap: Path
     clock: Callable[[], float]
@@ -121,7 +124,7 @@ def open_meters(
     gpus = open_gpu_meters(reserved=job.reserved, accelerator=accelerator, environ=environ, clock=clock)
     unread = _unread(gpus, known.thought, environ, in_container=host.container is not None)
     share, share_notes = (
-        reserved_share(gpus, node, host, environ, unread)
+        reserved_share(gpus, node, host, environ, unread, job.beside)
         if job.host_share is None
         else (stated_share(job.host_share), [])
     )
@@ -134,7 +137,11 @@ def open_meters(
     side = GpuSide(
         metered=gpus,
         beside=_gpus_beside(gpus, clock) if of_node else None,
-        draw=GpuDraw(_unmetered(gpus, node, unread), assumed_w.value if assumed_w else None),
+        draw=GpuDraw(
+            _unmetered(gpus, node, unread),
+            assumed_w.value if assumed_w else None,
+            times=1.0 + job.beside / gpus.gpu_equivalents if gpus.gpu_equivalents else 1.0,
+        ),
         history=GpuHistory(),
         stand_ins=unread_meters(unread, key, accelerator, assumed_w, clock) if job.include_host else [],
     )
@@ -147,6 +154,7 @@ def open_meters(
         unread=unread,
         known=known,
         nodes=job.nodes,
+        beside=job.beside,
         environ=environ,
         powercap=powercap,
         clock=clock,
@@ -217,7 +225,7 @@ def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> Host
         node=opening.node,
         cpu_tdp=stated_cpu_tdp(opening.known.accelerator, opening.known.node_profile),
         share=opening.share,
-        gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0),
+        gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0) + opening.beside,
         nodes=opening.nodes,
         node_measured=node_measured,
         cpu_measured=node_measured or bool({"package", "module"} & scopes),

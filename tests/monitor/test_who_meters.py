@@ -62,6 +62,9 @@ def of_slurm(per_task: int, tasks: int, **more: Any) -> dict[str, Any]:
 SITUATIONS: dict[str, list[Rank]] = {
     "one process": [Rank(gpus=2)],
     "two containers of two GPUs, one temporary directory": [Rank(seed=seed, gpus=2) for seed in (1, 2)],
+    "two containers of two GPUs, temporary directories of their own": [
+        Rank(seed=seed, gpus=2, scratch=f"container-{seed}") for seed in (1, 2)
+    ],
     "two containers of one GPU, temporary directories of their own": [
         Rank(seed=seed, scratch=f"container-{seed}") for seed in (1, 2)
     ],
@@ -335,6 +338,23 @@ def test_launch_that_goes_on_beside_its_restart_counts_each_gpu_once_and_it_is_s
     assert_recorded(recorded_j(job.summary), job.first_j)
     assert job.summary.event_counts["another_job"] == 1
     assert job.summary.coverage.side_by_side
+
+
+@pytest.mark.parametrize("places", ["one temporary directory", "temporary directories of their own"])
+def test_host_is_charged_for_the_gpus_of_all_containers_however_they_meet(ended, places):
+    """Two containers have 4 of the 8 GPUs of a node between them."""
+    summary = ended[f"two containers of two GPUs, {places}"].summary
+
+    assert summary.reserved.host_s / summary.reserved.device_s == pytest.approx(1 / 8, rel=0.1)
+    network_j = sum(device.energy.energy_j for device in summary.devices if device.identity.rung == "network")
+    assert network_j / summary.reserved.device_s == pytest.approx(network_j_each(ended), rel=0.1)
+
+
+def network_j_each(ended: dict[str, Ended]) -> float:
+    """Return what the network of a GPU draws, W, as one process says that sees both of the job's GPUs."""
+    summary = ended["one process"].summary
+    (network,) = [device for device in summary.devices if device.identity.rung == "network"]
+    return network.energy.energy_j / summary.reserved.device_s
 
 
 def test_gpus_that_no_process_meters_are_in_the_headline(ended):

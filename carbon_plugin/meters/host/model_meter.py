@@ -98,10 +98,12 @@ class GpuDraw:
     behalf.
 
     A GPU that cannot be read counts with `assumed_w` if that is known; when it answers again, only what exceeds the
-    assumed energy is added.
+    assumed energy is added. GPUs that other processes meter on the same host draw what these do, each: all of them
+    together have `times` the energy of these.
     """
 
-    def __init__(self, unmetered: int, assumed_w: float | None) -> None:
+    def __init__(self, unmetered: int, assumed_w: float | None, times: float = 1.0) -> None:
+        self._times = times
         self._unmetered = unmetered
         self._assumed_w = assumed_w or 0.0
         self._last: dict[str, Reading] = {}
@@ -125,7 +127,7 @@ class GpuDraw:
             return ZERO
         joules, self._since_j = self._since_j, ZERO
         assumed_w = self._unmetered * self._assumed_w
-        return joules.scaled(1 / elapsed_s).plus(Range.exactly(assumed_w))
+        return joules.scaled(self._times / elapsed_s).plus(Range.exactly(assumed_w))
 
     def _stretch(self, last: Reading, now: Reading) -> Range:
         if now.kind == "absent":

@@ -47,13 +47,15 @@ class Task(Struct, frozen=True, kw_only=True):
     `gpus` are None for all GPUs that the job has on this host as its environment says, else exactly those. `host` says
     whether CPU, memory and network are metered with them. `follows` says whether a process that was lost or has ended
     has metered the devices before, and `after` names the ledgers of such processes as far as they are known. `until_s`
-    is the monotonic moment from which on another process meters the devices.
+    is the monotonic moment from which on another process meters the devices. With the host, `beside` is the number of
+    GPUs of this job that only other processes of the host see.
     """
 
     gpus: tuple[str, ...] | None
     host: bool
     follows: bool = False
     after: tuple[str, ...] = ()
+    beside: int = 0
     until_s: float | None = None
 
 
@@ -73,6 +75,8 @@ class Duty:
     ) -> None:
         self.baseline: Baseline | None = baseline
         self.decided = False
+        self.beside = 0
+        """For how many GPUs that only other processes see this one meters the host."""
         self.hardware: JobHardware = look_at_hardware(settings, baseline.shown, environ)
         self._settings = settings
         self._ranks = ranks
@@ -114,6 +118,11 @@ class Duty:
             self.baseline.close()
             self.baseline = None
 
+    def seen_beside(self) -> set[str]:
+        """Return the GPUs of this job that only other living processes of this host see."""
+        claims = self._election.claims(living=True)
+        return {key for claim in claims for key in claim.sees} - self._listed
+
     def unmetered(self) -> tuple[str, ...]:
         """Return the GPUs that processes of this host see and that nobody meters although all have decided."""
         claims = self._election.claims(living=True)
@@ -140,12 +149,17 @@ class Duty:
             and bool(self._listed - set(self._claim.sees))
         )
 
+    def _may_be_beside(self) -> bool:
+        """Return whether other ranks of this host may see GPUs that the driver does not show to this one."""
+        return self._ranks.local_world_size > 1 and not self._election.alone and self.hardware.hidden > 0
+
     def _first_tasks(self, now: bool) -> list[Task]:
         waited_s = time.monotonic() - self._start_s
         if self._first_choice:
             claims = self._election.claims()
             all_said = len(claims) >= self._ranks.local_world_size
-            if self._may_be_dealt() and not (now or all_said or waited_s >= GRACE_S):
+            waits = self._may_be_dealt() or self._may_be_beside()
+            if waits and not (now or all_said or waited_s >= GRACE_S):
                 return []
             self.decided = True
             return self._lead(claims)
@@ -178,7 +192,9 @@ class Duty:
         return [self._task(None if host and all_of_it else gpus, host=host)]
 
     def _task(self, gpus: tuple[str, ...] | None, *, host: bool) -> Task:
-        return Task(gpus=gpus, host=host, follows=self._election.follows, after=self._election.followed)
+        self.beside = len(self.seen_beside()) if host else 0
+        followed = self._election.followed
+        return Task(gpus=gpus, host=host, follows=self._election.follows, after=followed, beside=self.beside)
 
     def _stretch(self, others: Mapping[str, float]) -> list[Task]:
         """Return a task for the GPUs that this process saw first, up to the moment at which another process began to

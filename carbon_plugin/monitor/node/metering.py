@@ -28,13 +28,15 @@ Reserved = Sequence[str | int] | None
 class JobHardware(Struct, frozen=True, kw_only=True):
     """Holds the GPUs that the job has on this host, and the profile of the first one's model.
 
-    `unread` are GPUs that exist although no driver answers for them, or that do not answer the driver. `cut_off` says
-    which of the named GPUs CUDA leaves out.
+    `hidden` is how many further GPUs a node of that model has that the driver does not show. `unread` are GPUs that
+    exist although no driver answers for them, or that do not answer the driver. `cut_off` says which of the named GPUs
+    CUDA leaves out.
     """
 
     reserved: Reserved
     keys: tuple[str, ...]
     accelerator: Observed | None
+    hidden: int = 0
     unread: UnreadGpus | None = None
     cut_off: str | None = None
 
@@ -56,6 +58,7 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
         reserved=reserved,
         keys=chosen.uuids,
         accelerator=Observed(profile, f"the driver calls the GPU {names[0]}") if profile else None,
+        hidden=max(0, default_node_for(profile).accelerators - len(shown.gpus)) if profile else 0,
         unread=unanswered_gpus(shown, chosen, environ),
         cut_off=chosen.cut_off,
     )
@@ -69,11 +72,12 @@ def open_host_meters(
     gpus: Sequence[str] | None,
     host: bool,
     nodes: int,
+    beside: int = 0,
 ) -> MeterSet:
     """Return the meters of this host, which is one of `nodes`.
 
     They meter the given GPUs, or all that the environment reserves where `gpus` is None, and the host if `host` is
-    true.
+    true, also for GPUs of the job `beside` these.
     """
     accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
     unread = hardware.unread
@@ -81,7 +85,9 @@ def open_host_meters(
         accelerator = named_gpu(settings)
     known = hardware.keys or unread is not None or _is_cpu(accelerator)
     return open_meters(
-        JobPart(reserved=gpus if gpus is not None else hardware.reserved, nodes=nodes, include_host=host),
+        JobPart(
+            reserved=gpus if gpus is not None else hardware.reserved, nodes=nodes, include_host=host, beside=beside
+        ),
         KnownHardware(
             node_profile=_node_profile(settings, accelerator) if known else None,
             accelerator=accelerator,

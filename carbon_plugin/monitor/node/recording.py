@@ -48,7 +48,13 @@ class NodeRecording:
         ranks, settings = job.ranks, job.settings
         self._job = job
         meters = open_host_meters(
-            settings, duty.hardware, job.environ, gpus=task.gpus, host=task.host, nodes=ranks.nodes
+            settings,
+            duty.hardware,
+            job.environ,
+            gpus=task.gpus,
+            host=task.host,
+            nodes=ranks.nodes,
+            beside=task.beside,
         )
         warning = warning_of(meters, settings, duty.hardware.cut_off) if task.host else None
         if warning is not None:

@@ -24,8 +24,10 @@ from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.processes.scratch import open_scratch
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 LEFT_EVENT = "left_unmetered"
+LATE_GPUS_EVENT = "gpus_beside_late"
 LOOK_AROUND_S = 60.0
 """The leader looks once in so many seconds whether a process of its host sees a GPU that nobody meters."""
 
@@ -53,6 +55,7 @@ class NodeWork:
         self._stated_claims: list[Claim] = []
         self._looked_around_s = time.monotonic()
         self._missed: set[str] = set()
+        self._told_late = False
         self._declared_tokens = DeclaredTokens()
         self._told_alone: dict[str, bytes] = {}
         meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
@@ -238,6 +241,18 @@ class NodeWork:
             if any(claim.stages for claim in claims):
                 self._context = self._built()  # more stages of the model are known than before
             self._state()
+        self._note_late_gpus()
+
+    def _note_late_gpus(self) -> None:
+        """Say once that GPUs were heard of after the host's share was decided."""
+        late, recording = len(self._duty.seen_beside()) - self._duty.beside, self.recording
+        if late > 0 and recording is not None and HOST in self._election.held and not self._told_late:
+            self._told_late = True
+            sentence = (
+                f"{plural(late, 'GPU')} of this job on this host {verb(late, 'was', 'were')} heard of too late: CPU, "
+                "memory and network of the host are charged without what they draw for them"
+            )
+            recording.warn(LATE_GPUS_EVENT, sentence)
 
     def _note_context(self) -> None:
         if self.recording is not None:
