@@ -5,8 +5,6 @@ The time is a roofline on these totals, with data parallelism as for any model. 
 
 from __future__ import annotations
 
-import numpy as np
-
 from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, list_bytes, optimizer_state_bytes
 from carbon_plugin.predict.memory import MASTER_BYTES
 from carbon_plugin.predict.peak import CONTEXT_BYTES, FRAGMENTATION_SHARE
@@ -42,27 +40,26 @@ def counted_step_terms(
     device = matmul + moved + kernels * float(rates.kernel_time)
     host = kernels * float(rates.host_op_time)
     busy = (device**4 + host**4) ** 0.25
-    ranks, stride = np.float64(layout.dp_shard), np.float64(1)
     element = ACTIVATION_BYTES[training.precision]
     reduce_bytes = 4 if stack.grad_reduce_dtype == "fp32" else 2
-    parameters = np.float64(model.parameters)
-    gather = network.gather_time(parameters * element, ranks, stride, rates)
-    scatter = network.gather_time(parameters * reduce_bytes * trained, ranks, stride, rates)
+    parameters, shards = float(model.parameters), network.group_of(float(layout.dp_shard), 1.0, rates)
+    gather = shards.gather_time(parameters * element)
+    scatter = shards.gather_time(parameters * reduce_bytes * trained)
     exposed, once = 0.0, 0.0
     if layout.zero_stage >= 2:
         traffic = (2 if layout.zero_stage == 3 else 1) * gather + scatter
         bytes_moved = parameters * (element * (2 if layout.zero_stage == 3 else 1) + reduce_bytes * trained)
-        near = network.near_time(bytes_moved, ranks, rates)
-        exposed = float(overlapped(np.asarray(busy), np.asarray(traffic), near, rates)) - busy
+        near = shards.near_time(bytes_moved)
+        exposed = float(overlapped(busy, traffic, near, rates)) - busy
     elif layout.zero_stage == 1:
         once = float(gather + scatter)
-    replicas, outer = np.float64(layout.dp_replicate), np.float64(layout.dp_shard)
-    size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
-    reduce, near = network.all_reduce_time(size, replicas, outer, rates), 2 * network.near_time(size, replicas, rates)
-    backward = np.asarray(busy * (1 - 1 / passes))
+    replicas = network.group_of(float(layout.dp_replicate), float(layout.dp_shard), rates)
+    size = model.trainable_parameters * reduce_bytes / layout.dp_shard
+    reduce, near = replicas.all_reduce_time(size), 2 * replicas.near_time(size)
+    backward = busy * (1 - 1 / passes)
     once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
-    updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
-    state_bytes, master = np.float64(optimizer_state_bytes(training)), np.float64(training.master_weights)
+    updated = model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1)
+    state_bytes, master = float(optimizer_state_bytes(training)), float(training.master_weights)
     state_moved = (update_bytes(state_bytes, master) + list_bytes(training, stack)) * updated
     on_device = 0.0 if training.optimizer_offload else float(state_moved / rates.updates)
     terms = {

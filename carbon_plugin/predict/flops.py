@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE
 from carbon_plugin.predict.time.scan import scan_flops_per_token
@@ -23,7 +21,7 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     """
     if shape.kinds:
         counts = [_kind_flops(kind, work) for kind in _all_kinds(shape)]
-        return np.asarray(sum(count[0] for count in counts)), np.asarray(sum(count[1] for count in counts))
+        return sum_of(count[0] for count in counts), sum_of(count[1] for count in counts)
     s = work.seq_len
     matrices = 2 + shape.gated
     dense = (shape.layers - shape.moe_layers) * shape.ffn
@@ -34,7 +32,7 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     router = (shape.moe_layers > 0) * (shape.moe_layers + shape.mtp) * shape.hidden * shape.experts
     weights = blocks * shape.attention_params + matrices * shape.hidden * (dense + sparse) + router
     weights = weights + shape.mtp * 2 * shape.hidden**2
-    window = np.minimum(shape.window, s)
+    window = minimum(shape.window, s)
     band = s * window * (1 - window / (2 * s))
     scores = (1 - shape.windowed_share) * s * s / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
@@ -45,14 +43,14 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
         weights = weights + blocks * shape.hidden * pairs * (looked_at / s - 1)
         attention = attention + 4 * blocks * s * looked_at * shape.cross_heads * shape.cross_dim
     if any_of(shape.scan_heads > 0):
-        attention = attention + blocks * s * scan_flops_per_token(shape, s, np.float64(1))
-    return np.asarray(2 * s * weights), np.asarray(attention)
+        attention = attention + blocks * s * scan_flops_per_token(shape, s, 1.0)
+    return 2 * s * weights, attention
 
 
 def _again_of_feeds(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the FLOPs, for one sequence, of the feed-forward blocks that selective recompute repeats."""
     if shape.kinds:
-        return np.asarray(sum(_again_of_feeds(kind, layout, work) for kind in shape.kinds))
+        return sum_of(_again_of_feeds(kind, layout, work) for kind in shape.kinds)
     dense = layout.again_mlp * (shape.layers - shape.moe_layers) * shape.ffn
     active = shape.top_k * shape.expert_ffn * shape.expert_hidden / shape.hidden + shape.shared_ffn
     sparse = layout.again_moe * shape.moe_layers * active
@@ -70,7 +68,7 @@ def _again_of_operators(shape: Shape, work: StepWork, products: Values, attentio
     every_second = OPERATOR_RECOMPUTE_SHARE * (products + attention - grouped) + grouped
     kept = work.keeps_projections * projections + work.keeps_core * attention
     kept = kept + where(work.keeps_products == 1, products - grouped, 0)
-    rest = np.maximum(products + attention - kept, 0)
+    rest = maximum(products + attention - kept, 0)
     return where((work.keeps_products > 0) & (work.keeps_products < 1), every_second, rest)
 
 
@@ -82,9 +80,9 @@ def _kind_flops(kind: Shape, work: StepWork) -> tuple[Values, Values]:
     if not any_of(kind.of_input > 0):
         return layer_forward_flops(kind, work)
     if not any_of(work.input_len > 0):
-        return np.float64(0), np.float64(0)
+        return 0.0, 0.0
     products, attention = layer_forward_flops(kind, replace(work, seq_len=work.input_len))
-    return np.asarray(work.inputs * products), np.asarray(work.inputs * attention)
+    return work.inputs * products, work.inputs * attention
 
 
 def _all_kinds(shape: Shape) -> tuple[Shape, ...]:
@@ -113,4 +111,4 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
         + _again_of_feeds(shape, layout, work)
     )
     model = work.batch * (forward + head + backward)
-    return np.asarray(model), np.asarray(model + work.batch * again)
+    return model, model + work.batch * again

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, ceil, maximum, minimum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time.experts import fullest_rank
@@ -67,22 +65,20 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     cast = is_cast(shape, layout, work)
     whole = where(cast, MASTER_BYTES, work.parameter_bytes) * (shared + routed)
     kept = stored * where(stage >= 3, work.parameter_bytes * narrow_share * split(3), whole)
-    master = where((narrow | (stage >= 3)) & (work.master > 0) & ~cast, MASTER_BYTES * split(1), 0.0)
+    master = where((narrow | (stage >= 3)) & (work.master > 0) & (cast == 0), MASTER_BYTES * split(1), 0.0)
     unit = where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
     # A bucket is as large as the weight that does not fit in it, and no larger than a layer.
-    bucket = np.maximum(_largest_weight(shape, layout), BUCKET_ELEMENTS)
-    unit = where(work.gathers_buckets > 0, np.minimum(unit, bucket), unit)
+    bucket = maximum(_largest_weight(shape, layout), BUCKET_ELEMENTS)
+    unit = where(work.gathers_buckets > 0, minimum(unit, bucket), unit)
     # Under a pipeline FSDP gathers a stage once per step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     # What is gathered last in the forward pass is the head, which stays so for its backward pass.
     by_layers = (work.gathers_weights == 0) & (work.gathers_buckets == 0)
-    head = where(by_layers, np.maximum(unit, shape.outputs * shape.head_width / layout.tp), unit)
+    head = where(by_layers, maximum(unit, shape.outputs * shape.head_width / layout.tp), unit)
     units = where(pipelined, shared + routed, (GATHER_BUFFERS - 1) * unit + head)
     gathered = where(stage >= 3, stored * work.parameter_bytes * units, 0)
     narrow_base = any_of(shape.frozen_bits < WIDE_BITS)
-    widened = (
-        where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else np.float64(0)
-    )
+    widened = where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else 0.0
     # FSDP keeps the gradients of its shards in the precision of the shards.
     shards_wide = (stage >= 2) & (work.master > 0) & (work.widened_bytes == 0)
     grad_bytes = where(shards_wide, MASTER_BYTES, work.gradient_bytes)
@@ -108,9 +104,9 @@ def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     }
     # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
     parts["cached"] = _cached(layout, work, shape)
-    freed_logits = _logits(shape, layout, work, whole=work.freed_logit_bytes, split=np.float64(0))
+    freed_logits = _logits(shape, layout, work, whole=work.freed_logit_bytes, split=0.0)
     # The backward pass of a layer finds room in them, the logits do not.
-    parts["freed"] = freed_logits + np.maximum(_freed_by_layers(shape, layout, work, rates) - parts["working"], 0.0)
+    parts["freed"] = freed_logits + maximum(_freed_by_layers(shape, layout, work, rates) - parts["working"], 0.0)
     return parts
 
 
@@ -120,7 +116,7 @@ def _unsummed(shape: Shape, layout: Layout, work: StepWork) -> Values:
     The gate and the first product of a feed-forward block are one weight where gradients have buffers (Megatron), and
     each expert has weights of its own.
     """
-    weight = shape.hidden * np.maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
+    weight = shape.hidden * maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
     return where(work.gradient_buffers > 0, work.parameter_bytes * weight, 0.0)
 
 
@@ -149,7 +145,7 @@ def _freed_by_layers(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
     softmax = _softmax_bytes(shape, layout, work, rates)
     again = full + operators * (1 - work.keeps_core)
     scores = again * (rates.attention_unfused > 0) * 2 * softmax * shape.heads / layout.tp * work.seq_len
-    return where(layout.pp > 1, 0.0, tokens * np.maximum(feed, scores))
+    return where(layout.pp > 1, 0.0, tokens * maximum(feed, scores))
 
 
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
@@ -158,10 +154,10 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
     Frozen layers may be kept in fewer bits. Embeddings and head, as `device_parameters` counts them, are not.
     """
     if not any_of(shape.frozen_bits < WIDE_BITS):
-        return np.float64(1)
+        return 1.0
     tables = shape.tables(layout.pp) / layout.tp
-    layers = np.maximum(1 - tables / np.maximum(parameters, 1), 0)
-    return np.asarray(1 - layers * (1 - stored_share(shape)))
+    layers = maximum(1 - tables / maximum(parameters, 1), 0)
+    return 1 - layers * (1 - stored_share(shape))
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Values:
@@ -174,7 +170,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: 
     mixer = _kept_of_attention(shape, layout, work, rates)
     if any_of(shape.scan_heads > 0):
         mixer = mixer + work.activation_bytes * scan_kept_elements(shape, layout)
-    return np.asarray(tokens * (_kept_of_norms(shape, layout, work) + mixer + feed))
+    return tokens * (_kept_of_norms(shape, layout, work) + mixer + feed)
 
 
 def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
@@ -192,7 +188,7 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
     written_out = written_out - 2 * work.eager * shape.gated * work.activation_bytes * shape.adapted_query_value
     wide = 2 * (MASTER_BYTES - work.activation_bytes)
-    apart = np.maximum(shape.gated, shape.bidirectional)
+    apart = maximum(shape.gated, shape.bidirectional)
     cast = wide + (2 * apart + shape.gated) * work.input_bytes
     inputs = inputs + is_cast(shape, layout, work) * cast
     outputs = (2 - _frozen_feed(shape)) * work.input_bytes
@@ -210,13 +206,13 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     In low precision the output is kept twice, for the core and as input of the projection, unless one narrow copy
     serves both.
     """
-    heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
+    heads, kv = shape.heads / layout.tp, maximum(shape.kv_heads / layout.tp, 1)
     through_memory = rates.attention_unfused > 0
     # Plain modules repeat K and V for every head.
     kv = where(through_memory & (work.eager > 0), heads, kv)
     softmax = _softmax_bytes(shape, layout, work, rates)
     # Beside the softmax, the product with V keeps its input where it is a copy, and dropout keeps its mask.
-    copied = np.maximum(softmax > work.activation_bytes, shape.dropout)
+    copied = maximum(softmax > work.activation_bytes, shape.dropout)
     a_score = softmax + copied * work.activation_bytes + MASK_BYTES * shape.dropout
     built = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
     copied = (work.input_bytes < work.activation_bytes) & (work.kept_bytes == work.activation_bytes)
@@ -235,7 +231,7 @@ def _kept_of_normed_queries(shape: Shape, layout: Layout, work: StepWork) -> Val
     """Return the bytes per token that norms of queries and keys keep: their inputs, in fp32 where they are written out,
     and then the normalised values too, which a frozen weight does not need.
     """
-    width = (shape.heads / layout.tp + np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
+    width = (shape.heads / layout.tp + maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
     normalised = work.activation_bytes * (1 - shape.adapted_query_value)
     kept = where(work.eager > 0, MASTER_BYTES + normalised, work.activation_bytes)
     return shape.qk_norm * width * kept * (1 - layout.again_norms)
@@ -294,7 +290,7 @@ def _frozen_feed(shape: Shape) -> Values:
 def _largest_layer(shape: Shape, layout: Layout) -> Values:
     """Return the parameters of the largest layer on one device, which is the unit that FSDP gathers at once."""
     if shape.kinds:
-        return np.asarray(functools.reduce(np.maximum, (_largest_layer(kind, layout) for kind in shape.kinds)))
+        return functools.reduce(maximum, (_largest_layer(kind, layout) for kind in shape.kinds))
     dense, _ = layer_parameters(shape, layout, sparse=False)
     if not any_of(shape.moe_layers > 0):
         return dense
@@ -304,9 +300,9 @@ def _largest_layer(shape: Shape, layout: Layout) -> Values:
 
 def _largest_weight(shape: Shape, layout: Layout) -> Values:
     """Return the parameters of the largest weight of a layer on one device. All experts of a layer form one weight."""
-    dense = shape.hidden * np.maximum(shape.ffn, shape.heads * shape.qk_dim) / layout.tp
+    dense = shape.hidden * maximum(shape.ffn, shape.heads * shape.qk_dim) / layout.tp
     experts = shape.hidden * shape.expert_ffn * shape.experts / layout.expert_split
-    return where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
+    return where(shape.moe_layers > 0, maximum(dense, experts), dense)
 
 
 def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
@@ -331,20 +327,18 @@ def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     v = layout.virtual_stages
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
-    in_flight = where(layout.gpipe > 0, m, np.minimum(m, deepest))
+    in_flight = where(layout.gpipe > 0, m, minimum(m, deepest))
     # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
-    in_flight = np.minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
+    in_flight = minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
     # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it
     # are the gradients of its widest intermediates, and whole sequences that are gathered over tp.
-    passing = where((recomputed > 0) | (work.offloaded > 0), np.maximum(layer - boundary, 0), 0.0)
+    passing = where((recomputed > 0) | (work.offloaded > 0), maximum(layer - boundary, 0), 0.0)
     gathered = where(split > 1, 2, 0) * shape.hidden * work.activation_bytes
     working = passing + tokens * (gathered + _gradients_within(shape, layout, work, rates))
     logits = _logits(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
     return {
-        "activations": np.asarray(
-            kept * first_stage_layers(shape, layout) * in_flight + _cast_weights(shape, layout, work)
-        ),
-        "working": np.maximum(working - logits, 0.0),
+        "activations": kept * first_stage_layers(shape, layout) * in_flight + _cast_weights(shape, layout, work),
+        "working": maximum(working - logits, 0.0),
         "logits": logits,
     }
 
@@ -356,10 +350,10 @@ def _cast_weights(shape: Shape, layout: Layout, work: StepWork) -> Values:
     unless it is the head.
     """
     if not any_of(is_cast(shape, layout, work)):
-        return np.float64(0)
+        return 0.0
     shared, routed = device_parameters(shape, layout)
     head = shape.outputs * shape.head_width / layout.tp
-    layers = np.maximum(shared + routed - shape.tables(layout.pp) / layout.tp, 0)
+    layers = maximum(shared + routed - shape.tables(layout.pp) / layout.tp, 0)
     layers = layers * (1 - layout.recompute_full + (layout.recompute_full > 0) / shape.layers)
     return where(is_cast(shape, layout, work), work.activation_bytes * (layers + where(layout.pp > 1, 0.0, head)), 0.0)
 
@@ -374,7 +368,7 @@ def _gradients_within(shape: Shape, layout: Layout, work: StepWork, rates: Rates
     feed = (2 + shape.gated) * shape.ffn / layout.tp * work.activation_bytes
     softmax = _softmax_bytes(shape, layout, work, rates)
     scores = (work.activation_bytes + softmax) * shape.heads / layout.tp * work.seq_len
-    return np.maximum(feed, (rates.attention_unfused > 0) * scores - _kept_of_mlp(shape, layout, work))
+    return maximum(feed, (rates.attention_unfused > 0) * scores - _kept_of_mlp(shape, layout, work))
 
 
 def first_stage_layers(shape: Shape, layout: Layout) -> Values:
@@ -390,7 +384,7 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     widths = where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
     head = shape.outputs * shape.head_width / (shape.attention_params + (2 + shape.gated) * shape.hidden * widths)
     beside_head = where((layout.balanced_stages > 0) & (layout.pp > 1), head, 0)
-    plain = np.minimum(np.ceil((layers + beside_head) / layout.pp), layers)
+    plain = minimum(ceil((layers + beside_head) / layout.pp), layers)
     both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
     return where(both, (layers + 2) / layout.pp - 1, plain)
 
@@ -402,9 +396,7 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates
     """
     if shape.kinds:
         cases = [(kind, case) for kind in shape.kinds if (case := own_case(kind, layout, work)) is not None]
-        return (
-            np.asarray(sum(kind.layers * _mean_layer_bytes(kind, *case, rates) for kind, case in cases)) / shape.layers
-        )
+        return sum_of(kind.layers * _mean_layer_bytes(kind, *case, rates) for kind, case in cases) / shape.layers
     layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
     if not any_of(shape.moe_layers > 0):
         return layer
@@ -422,7 +414,7 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     needs it. Of layers with experts or latent vectors, whose order differs, half of all counts. Grouped products of
     routed experts are not kept.
     """
-    heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
+    heads, kv = shape.heads / layout.tp, maximum(shape.kv_heads / layout.tp, 1)
     query, key, value = heads * shape.qk_dim, kv * shape.qk_dim, kv * shape.v_dim
     sparse = sparse_share(shape, layout)
     routed = where(rates.expert_loop > 0, shape.top_k * shape.expert_ffn, 0)
@@ -434,7 +426,7 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     products = where(work.keeps_products == 1, every, where(work.keeps_products > 0, second, 0.0))
     core = work.keeps_core * heads * shape.v_dim
     kept = core + products + work.keeps_projections * (query + key + value)
-    return np.asarray(tokens * kept * work.activation_bytes)
+    return tokens * kept * work.activation_bytes
 
 
 def _logits(shape: Shape, layout: Layout, work: StepWork, *, whole: Values, split: Values) -> Values:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Flags, Values, where
+from carbon_plugin.predict.arrays import Flags, Values, maximum, minimum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.memory import MASTER_BYTES, memory_parts
 from carbon_plugin.predict.rates.rates import Rates
@@ -50,11 +48,11 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
     # A table that is embedding and head gets two gradients, and the second one lies beside the sum until it is added.
     last = table * (where(shape.tied > 0, 1, 0) + 1 - work.gradients_kept)
     early = work.head_gradients * table
-    passing = np.asarray(sum(parts[name] for name in PASSING))
+    passing = sum_of(parts[name] for name in PASSING)
     kept = keeps_gradients(layout, work)
     last = where(kept, 0.0, last)
-    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + np.maximum(last, parts["update"])
-    updates = ~at_loss & (parts["update"] > last)
+    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + maximum(last, parts["update"])
+    updates = (at_loss == 0) & (parts["update"] > last)
     present = {
         "gradients": where(
             at_loss, where(kept, parts["gradients"], early), parts["gradients"] + where(updates, 0, last)
@@ -65,15 +63,15 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
     return {**parts, **present}
 
 
-def keeps_gradients(layout: Layout, work: StepWork) -> Flags:
+def keeps_gradients(layout: Layout, work: StepWork) -> Flags | bool:
     """Return whether gradients are there at the loss too: those to which other micro-batches add, and those in buffers
     or buckets of their own (`Stack.gradient_buffers`, or data parallelism that shards no gradients). The buckets of
     PyTorch's data parallelism of whole copies are beside the gradients, which it frees after a step
     (`gradient_as_bucket_view` is off)."""
     rounds = work.batch / (layout.dp * layout.micro_batch_size)
     beside = (layout.zero_stage == 0) & (work.bucket_bytes > 0)
-    buckets = (layout.dp > 1) & (layout.zero_stage < 2) & ~beside
-    return np.asarray((rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0) | buckets)
+    buckets = (layout.dp > 1) & (layout.zero_stage < 2) & (beside == 0)
+    return (rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0) | buckets
 
 
 def reserved_bytes(parts: Mapping[str, Values]) -> Values:
@@ -82,7 +80,7 @@ def reserved_bytes(parts: Mapping[str, Values]) -> Values:
     Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count. What
     an update needs takes the place of activations and logits, whose blocks are as large.
     """
-    reused = np.minimum(parts["update"], sum(parts[name] for name in PASSING))
+    reused = minimum(parts["update"], sum_of(parts[name] for name in PASSING))
     return (_held(parts) - reused + parts["freed"]) * (1 + FRAGMENTATION_SHARE) + parts["cached"]
 
 
@@ -93,10 +91,10 @@ def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, w
 
 def _held(parts: Mapping[str, Values]) -> Values:
     """Return the sum of the parts that hold values, without what the allocator and the context add."""
-    return np.asarray(sum(size for name, size in parts.items() if name not in ("reserve", "cached", "freed")))
+    return sum_of(size for name, size in parts.items() if name not in ("reserve", "cached", "freed"))
 
 
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes of the gradient of the embedding, or of the head, on one device."""
-    larger = np.maximum(shape.vocab * shape.table_width, shape.outputs * shape.head_width)
+    larger = maximum(shape.vocab * shape.table_width, shape.outputs * shape.head_width)
     return larger / layout.tp * where(is_cast(shape, layout, work), MASTER_BYTES, work.parameter_bytes)

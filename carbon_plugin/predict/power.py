@@ -12,11 +12,11 @@ them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
-import numpy as np
 
-from carbon_plugin.predict.arrays import Values
+from carbon_plugin.predict.arrays import Values, minimum, sum_of
 from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.hardware.cluster import CONTEXT_POWER_W, Accelerator, Cluster
 from carbon_plugin.spec.numbers.amounts import percent
@@ -138,22 +138,22 @@ def clock_share(dynamic_share: float) -> float:
     return falling if falling >= 1 - (1 - least) / slope else dynamic_share / least
 
 
-def step_activity(terms: dict[str, Values]) -> dict[str, Values]:
+def step_activity(terms: Mapping[str, Values]) -> dict[str, Values]:
     """Return the share of the step's time that each activity takes. The shares add up to 1. `terms` are in seconds."""
     busy = {name: time for name, time in terms.items() if name in ACTIVITIES}
-    total = np.asarray(sum(busy.values()))
+    total = sum_of(busy.values())
     return {
-        activity: np.asarray(sum(ACTIVITIES[name].get(activity, 0.0) * time for name, time in busy.items())) / total
+        activity: sum_of(ACTIVITIES[name].get(activity, 0.0) * time for name, time in busy.items()) / total
         for activity in DRAWS
     }
 
 
-def step_power_w(terms: dict[str, Values], cluster: Cluster) -> Values:
+def step_power_w(terms: Mapping[str, Values], cluster: Cluster) -> Values:
     """Return the mean power of one device, in W, over a step with these terms (seconds)."""
     return _power_w(step_activity(terms), cluster, {name: draw.value for name, draw in DRAWS.items()})
 
 
-def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
+def step_power(terms: Mapping[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
     """Return the mean power of one device over a step with its range from p10 to p90, and the device's activity."""
     shares = step_activity(terms)
     low, central, high = (
@@ -179,5 +179,5 @@ def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Acti
 def _power_w(shares: dict[str, Values], cluster: Cluster, draws: dict[str, float]) -> Values:
     idle, full = cluster.accelerator.idle_with_context_w, sustained_w(cluster)
     dynamic = max(full - idle, 0.0)
-    drawn = idle + dynamic * np.asarray(sum(draws[name] * share for name, share in shares.items()))
-    return np.minimum(drawn, cluster.power_limit_w)
+    drawn = idle + dynamic * sum_of(draws[name] * share for name, share in shares.items())
+    return minimum(drawn, cluster.power_limit_w)

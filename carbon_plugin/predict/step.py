@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.assumed import EXPERT_LOOP, leaves_open_how_experts_run, step_assumptions
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
@@ -21,7 +18,7 @@ from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import narrowing_rows, own_rows, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
-from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.time.schedule import StageLayer, stage_layers, step_of_layers
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
 from carbon_plugin.predict.uncertainty.interval import accuracy_class, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
@@ -47,9 +44,9 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     check_input(spec.model, spec.training)
     device, training = spec.cluster.accelerator, spec.training
     rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)
-    step = _StepOf(_case(spec, spec.layout), rates, check_work(spec.layout, training))
-    case, _, micro_batches = step
-    terms = _terms(*step)
+    step = _step_of(spec, spec.layout, rates)
+    case = step.case
+    terms = _terms(step, rates)
     memory = _memory_parts(case, rates)
     model_flops, hardware_flops = _flops(case)
     total = float(sum(terms.values()))
@@ -64,8 +61,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     figure, interval = step_time_figure(
         total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
     )
-    arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
-    power, activity = step_power(arrays, spec.cluster)
+    power, activity = step_power(terms, spec.cluster)
     need = sum(memory.values())
     capacity = device.memory_bytes.value
     likely = float(fit_probability(need / capacity, spec.stack.population))
@@ -81,7 +77,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         peak_flops=peak.value,
         peak_dtype=peak_dtype,
         attention_convention="module's own" if isinstance(spec.model, CountedModel) else "causal",
-        micro_batches=micro_batches,
+        micro_batches=step.micro_batches,
         memory=MemoryPrediction(
             parts_bytes=memory,
             total_bytes=need,
@@ -98,11 +94,14 @@ def predict_step(spec: RunSpec) -> StepPrediction:
 
 
 class _StepOf(NamedTuple):
-    """A run as the equations take it: its case, the rates of its cluster and the micro-batches of a step."""
+    """A run as the equations take it: its case, the rates of its cluster, the micro-batches of a step, and the layers
+    of a transformer.
+    """
 
     case: _CountedCase | _TransformerCase
     rates: Rates
     micro_batches: int
+    layers: Sequence[StageLayer] = ()
 
 
 def expert_loop_factor(spec: RunSpec, step_time_s: float, step: _StepOf | None = None) -> float:
@@ -113,22 +112,30 @@ def expert_loop_factor(spec: RunSpec, step_time_s: float, step: _StepOf | None =
     """
     if not leaves_open_how_experts_run(spec):
         return 1.0
-    case, rates, micro_batches = step or _step_of(spec)
-    return sum(_terms(case, replace(rates, expert_loop=np.float64(1)), micro_batches).values()) / step_time_s
+    step = step or _step_of(spec, *_layout_and_rates(spec))
+    return sum(_terms(step, replace(step.rates, expert_loop=1.0)).values()) / step_time_s
 
 
 def step_time_with(spec: RunSpec, changed: Callable[[Rates], Rates]) -> float:
     """Return the seconds of one step of `spec`, whose layout must be set, under changed rates of its cluster."""
-    case, rates, micro_batches = _step_of(spec)
-    return sum(_terms(case, changed(rates), micro_batches).values())
+    layout, rates = _layout_and_rates(spec)
+    step = _step_of(spec, layout, changed(rates))
+    return sum(_terms(step, step.rates).values())
 
 
-def _step_of(spec: RunSpec) -> _StepOf:
-    """Return what the equations take of a run. Raises `SpecError` if it has no layout."""
+def _layout_and_rates(spec: RunSpec) -> tuple[ParallelLayout, Rates]:
+    """Return the layout of a run and the rates of its cluster. Raises `SpecError` if it has no layout."""
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; a step time needs one layout")
-    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    return _StepOf(_case(spec, spec.layout), rates, check_work(spec.layout, spec.training))
+    return spec.layout, resolve_rates(spec.cluster, spec.stack, spec.training.precision)[0]
+
+
+def _step_of(spec: RunSpec, layout: ParallelLayout, rates: Rates) -> _StepOf:
+    """Return what the equations take of a run."""
+    micro_batches, case = check_work(layout, spec.training), _case(spec, layout)
+    if isinstance(case, _CountedCase):
+        return _StepOf(case, rates, micro_batches)
+    return _StepOf(case, rates, micro_batches, stage_layers(*case, rates))
 
 
 class _CountedCase(NamedTuple):
@@ -154,12 +161,14 @@ def _case(spec: RunSpec, layout: ParallelLayout) -> _CountedCase | _TransformerC
     return _TransformerCase(shape_of(spec.model), layout_of(layout), work_of(spec.training, spec.stack))
 
 
-def _terms(case: _CountedCase | _TransformerCase, rates: Rates, micro_batches: int) -> dict[str, float]:
-    """Return the terms of a step in seconds, without those of zero."""
-    if isinstance(case, _CountedCase):
-        return counted_step_terms(*case, rates, micro_batches)
-    step = step_time(*case, rates)
-    return {name: float(time) for name, time in step.terms.items() if abs(float(time)) > 0}
+def _terms(step: _StepOf, rates: Rates) -> dict[str, float]:
+    """Return the terms of a step in seconds, without those of zero, under its rates or under those of other software
+    for experts.
+    """
+    if isinstance(step.case, _CountedCase):
+        return counted_step_terms(*step.case, rates, step.micro_batches)
+    terms = step_of_layers(step.layers, *step.case, rates).terms
+    return {name: float(time) for name, time in terms.items() if abs(float(time)) > 0}
 
 
 def _memory_parts(case: _CountedCase | _TransformerCase, rates: Rates) -> dict[str, float]:

@@ -16,7 +16,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import operators
 from carbon_plugin.predict.time.host import HOST_OPS_BACKWARD, HOST_OPS_FORWARD
-from carbon_plugin.predict.time.layer import layer_time
+from carbon_plugin.predict.time.layer import layer_on_device, layer_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
@@ -49,7 +49,8 @@ def attention_flops(model: TransformerModel, sequences: int, length: int, precis
 def layer_kernels(model: TransformerModel) -> float:
     """Return the number of kernels of one dense layer, forward and backward."""
     case = _case(model, 1, 1, "fp32")
-    return float(layer_time(*case, _rates(kernel_time=1.0), values(1), sparse=False).total)
+    rates = _rates(kernel_time=1.0)
+    return float(layer_time(layer_on_device(*case, rates, values(1), sparse=False), rates).total)
 
 
 def layer_host_operations() -> float:

@@ -27,12 +27,12 @@ def times_on(bandwidth: float, latency: float, ranks: int, noise: float = 0.0) -
     )
     rates, _ = resolve_rates(cluster, Stack(), "bf16")
     rates = replace(rates, scaleup=np.float64(bandwidth), scaleup_latency=np.float64(latency))
-    one, of = np.float64(1), np.float64(ranks)
+    group = network.group_of(np.float64(ranks), np.float64(1), rates)
     found = []
     for kind in KINDS:
-        time_of = network.all_reduce_time if kind == "all_reduce" else network.gather_time
+        time_of = group.all_reduce_time if kind == "all_reduce" else group.gather_time
         for index, size in enumerate((1 << 14, 1 << 20, 1 << 23)):
-            time_s = float(time_of(np.float64(size), of, one, rates)) * (1 + noise * (-1) ** index)
+            time_s = float(time_of(np.float64(size))) * (1 + noise * (-1) ** index)
             found.append(CollectiveTime(kind=kind, size_bytes=size, time_s=time_s))
     return found
 

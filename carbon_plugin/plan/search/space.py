@@ -244,7 +244,7 @@ def _parted(rows: list[GridRow], each: int) -> Iterator[list[GridRow]]:
         yield part
 
 
-def _choice(values: list[int], held: int | None) -> Values:
+def _choice(values: list[int], held: int | None) -> Floats:
     return np.array([value for value in values if held in (None, value)], dtype=np.float64)
 
 
@@ -264,7 +264,7 @@ def _stated(lengths: list[int], axis: int) -> Flags:
     return np.asarray(_column(np.arange(max(lengths)) < np.array(lengths)[:, None], SPLIT, axis) > 0)
 
 
-def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held: HeldDegrees) -> Grid:
+def _grid(rows: list[GridRow], experts: Floats, sizes: Floats, batch: int, held: HeldDegrees) -> Grid:
     tp, cp, ring, pp, _ = (_column(values, SPLIT) for values in zip(*(row.split for row in rows), strict=True))
     ways, plans = [len(row.shardings) for row in rows], [len(row.schedules) for row in rows]
     shards = np.array([_filled(row.shardings, max(ways)) for row in rows], dtype=np.float64)
@@ -281,7 +281,7 @@ def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held:
         return _column([[kind == name for kind, _ in row] for row in planned], SPLIT, SCHEDULE)
 
     def switch(name: str) -> Values:
-        return np.float64(held.get(name, False))
+        return float(held.get(name, False))
 
     layout = Layout(
         tp=tp,
@@ -290,7 +290,7 @@ def _grid(rows: list[GridRow], experts: Values, sizes: Values, batch: int, held:
         dp_replicate=replicate,
         dp_shard=shard,
         ep=_column(experts, EXPERTS),
-        expert_tp=np.float64(held.get("expert_tp", 1)),
+        expert_tp=float(held.get("expert_tp", 1)),
         zero_stage=stage,
         sequence_parallel=((tp > 1) & held.get("sequence_parallel", True)).astype(np.float64),
         ring=ring,
@@ -344,7 +344,7 @@ def complexity(layout: Layout) -> Values:
 
 def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     """Return one layout of an array of them as the spec type."""
-    one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
+    one = {name: np.broadcast_to(getattr(layouts, name), np.shape(layouts.tp))[index] for name in Layout.__slots__}
     modules = tuple(module for module, flag in AGAIN.items() if one[flag])
     shares = [float(bool(modules)), float(one["recompute_operators"]), float(one["recompute_full"])]
     chunks = int(one["virtual_stages"])

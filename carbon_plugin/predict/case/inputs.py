@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, where
 
 KINDS = "kinds"
 """Name of the only field of a case that is not an array."""
-NOT: Values = np.float64(0)
-WHOLE: Values = np.float64(1)
+NOT: Values = 0.0
+WHOLE: Values = 1.0
 C = TypeVar("C")
 
 
@@ -108,7 +108,7 @@ class Shape:
         stage of its own where there are several, and a tied head is the embedding.
         """
         table, head = self.vocab * self.table_width, self.outputs * self.head_width
-        return where(pp > 1, np.maximum(table, head), table + where(self.tied > 0, 0, head))
+        return where(pp > 1, maximum(table, head), table + where(self.tied > 0, 0, head))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Layout:
     def expert_shards(self) -> Values:
         """Return the number of data-parallel ranks that shard the states of one routed expert, at least 1."""
         ranks = self.dp_shard * self.cp * where(self.ep > 1, self.tp, 1)
-        return np.maximum(ranks / where(self.ep > 1, self.expert_split, 1), 1)
+        return maximum(ranks / where(self.ep > 1, self.expert_split, 1), 1)
 
     @property
     def expert_replicas(self) -> Values:
@@ -172,7 +172,7 @@ class Layout:
         parallelism reaches over copies of the other layers.
         """
         ranks = self.dp_replicate * self.dp_shard * self.cp * where(self.ep > 1, self.tp / self.expert_split, 1)
-        return np.maximum(ranks / self.expert_shards, 1)
+        return maximum(ranks / self.expert_shards, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.arrays import Values, maximum, minimum, where
 from carbon_plugin.predict.rates.laws import MOST_GEMM_SHARE
 
 ROWWISE_SHARE = 0.5
@@ -189,7 +187,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
     """Return the rates that a datasheet sustains under constants."""
     narrow_share = where(sheet.narrow > 0, constants.fp8_gemm_share, 1.0)
     narrow_share = where(sheet.rowwise > 0, ROWWISE_SHARE * narrow_share, narrow_share)
-    alike = np.maximum(constants.gemm_share, np.minimum(UNIFORM_GAIN * constants.gemm_share, MOST_GEMM_SHARE))
+    alike = maximum(constants.gemm_share, minimum(UNIFORM_GAIN * constants.gemm_share, MOST_GEMM_SHARE))
     gemm_share = where(sheet.uniform_tokens > 0, alike, constants.gemm_share) * sheet.capped_share
     return Rates(
         **{name: getattr(sheet, name) for name in TAKEN_AS_KNOWN},
@@ -208,7 +206,7 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         nic=sheet.nic * constants.scaleout_share / constants.overhead,
         nic_across=sheet.nic_across * constants.scaleout_share / constants.overhead,
         nic_latency=constants.scaleout_latency_s,
-        nic_hop=np.float64(HOP_BETWEEN_S),
+        nic_hop=HOP_BETWEEN_S,
         contention=constants.overlap_contention,
         all_to_all_share=constants.all_to_all_share,
     )

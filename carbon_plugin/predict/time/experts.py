@@ -6,9 +6,7 @@ pace, and in plain software a loop on the host runs one expert after the other.
 
 from __future__ import annotations
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
@@ -89,9 +87,9 @@ def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
     """
     load: Values = shape.imbalance
     if any_of(rates.routing_spread > 0):
-        load = np.maximum(load, 1 + rates.routing_spread * expected_maximum(layout.ep))
+        load = maximum(load, 1 + rates.routing_spread * expected_maximum(layout.ep))
     if any_of(rates.capacity_factor > 0):
-        most = where(rates.static_dispatch > 0, rates.capacity_factor, np.minimum(load, rates.capacity_factor))
+        most = where(rates.static_dispatch > 0, rates.capacity_factor, minimum(load, rates.capacity_factor))
         load = where(rates.capacity_factor > 0, most, load)
     return load
 
@@ -110,7 +108,7 @@ def one_hot_products(tokens: Values, shape: Shape, layout: Layout, work: StepWor
     """
     flag = rates.one_hot_dispatch > 0
     span = work.seq_len / layout.cp * where(rates.one_hot_batch > 0, layout.micro_batch_size, 1.0)
-    places = flag * tokens * span * shape.top_k * np.maximum(rates.capacity_factor, 1)
+    places = flag * tokens * span * shape.top_k * maximum(rates.capacity_factor, 1)
     one = 2 * places * shape.expert_hidden / rates.wide_gemm_flops
     moved = work.activation_bytes * places / rates.memory
     built = (rates.one_hot_batch > 0) * places / rates.streaming
@@ -174,11 +172,11 @@ def indexed_biases(rows: Values, shape: Shape, layout: Layout, rates: Rates) -> 
     The load of the fullest expert is that of the fullest of so many ranks. Tokens that are alike all go to the same
     experts.
     """
-    hit = np.minimum(shape.experts, KINDS_OF_ALIKE_TOKENS * shape.top_k)
-    natural = (1 + rates.routing_spread * expected_maximum(shape.experts)) / np.maximum(shape.experts, 1)
-    fullest = rows * layout.ep * where(rates.one_kind_of_token > 0, 1 / np.maximum(hit, 1), natural)
+    hit = minimum(shape.experts, KINDS_OF_ALIKE_TOKENS * shape.top_k)
+    natural = (1 + rates.routing_spread * expected_maximum(shape.experts)) / maximum(shape.experts, 1)
+    fullest = rows * layout.ep * where(rates.one_kind_of_token > 0, 1 / maximum(hit, 1), natural)
     trained = shape.expert_bias * (shape.trainable >= 1)
-    return np.asarray((rates.indexed_biases > 0) * trained * 2 * fullest * SAME_INDEX_S)
+    return (rates.indexed_biases > 0) * trained * 2 * fullest * SAME_INDEX_S
 
 
 def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> tuple[Cost, Cost]:
@@ -187,13 +185,13 @@ def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> t
     Nothing waits inside this loop, and all experts are gathered with their layer. The device has more to do only where
     the weights of an expert are a slice of one tensor, whose gradient is then as large as the tensor.
     """
-    local = np.maximum(shape.experts / layout.ep, 1)
+    local = maximum(shape.experts / layout.ep, 1)
     weights = local * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn / layout.expert_tp
     slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.streaming
     forward, backward = (local * rates.host_op_time * slots for slots in HOST_OPS_SORTED)
     flag = rates.sorted_loop > 0
     sliced = where(flag & (rates.sliced_weights > 0), slices, 0.0)
-    return Cost(np.float64(0), sliced), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
+    return Cost(0.0, sliced), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
 
 
 def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
@@ -205,7 +203,7 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     because the hosts take different times for the same expert. Adapters on the matrices of an expert have operations
     and modules of their own.
     """
-    local = np.maximum(shape.experts / layout.ep, 1)
+    local = maximum(shape.experts / layout.ep, 1)
     modules = LOOPED_MODULES * (1 + MODULES_OF_ADAPTER * shape.adapted_ffn)
     hooks = rates.shard_host_ops / HOOKED_MODULES * modules
     share = LOOPED_MODULES / ADAPTED_MATRICES * shape.adapted_ffn
@@ -214,7 +212,7 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
         for slots, adapters in zip(HOST_OPS_LOOPED, HOST_OPS_ADAPTERS, strict=True)
     )
     ranks = layout.dp_shard * layout.cp
-    latency = local * modules * network.gather_time(np.float64(0), ranks, layout.tp, rates)
+    latency = local * modules * network.group_of(ranks, layout.tp, rates).gather_time(0.0)
     slowest = 1 + LOOP_SPREAD * expected_maximum(ranks)
     latency = where(rates.shard_host_ops > 0, latency, 0.0)
     sharded = layout.zero_stage >= 3

@@ -5,12 +5,10 @@ Low-rank adapters next to its matrices move bytes, and weights that are kept in 
 
 from __future__ import annotations
 
-import numpy as np
-
 from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
-from carbon_plugin.predict.time.operators import ELEMENTWISE_BACKWARD, Cost
+from carbon_plugin.predict.time.operators import ELEMENTWISE_BACKWARD, NO_COST, Cost
 
 ADAPTER_OUTPUT, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT_ADDED = 6, 4, 2
 """Elements that an adapter moves per element of its matrix's output. It also moves one per element of the input.
@@ -28,9 +26,7 @@ WIDE_BITS = 16
 
 def adapted_share(shape: Shape) -> Values:
     """Return how many of the seven matrices of a layer have adapters, divided by seven."""
-    return np.asarray(
-        (2 * shape.adapted_query_value + shape.adapted_key + shape.adapted_output + 3 * shape.adapted_ffn) / 7
-    )
+    return (2 * shape.adapted_query_value + shape.adapted_key + shape.adapted_output + 3 * shape.adapted_ffn) / 7
 
 
 def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values, width: Values, rates: Rates) -> Cost:
@@ -39,7 +35,7 @@ def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values
     `width` is that of its feed-forward part.
     """
     if not any_of(adapted_share(shape) > 0):
-        return Cost(np.float64(0), np.float64(0))
+        return NO_COST
     query, value = shape.heads * shape.qk_dim, shape.heads * shape.v_dim
     key, values = shape.kv_heads * shape.qk_dim, shape.kv_heads * shape.v_dim
     outer, keys = shape.adapted_query_value, shape.adapted_key
@@ -51,7 +47,7 @@ def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values
     elements = read + where(work.adapters_in_products > 0, ADAPTER_OUTPUT_ADDED, passes) * written
     rate = where(rates.fused > 0, rates.memory, rates.streaming)
     moved = elements * tokens * work.activation_bytes / layout.tp / rate
-    return Cost(np.asarray(moved), np.asarray(ELEMENTWISE_BACKWARD * moved))
+    return Cost(moved, ELEMENTWISE_BACKWARD * moved)
 
 
 def stored_share(shape: Shape) -> Values:

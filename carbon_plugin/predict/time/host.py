@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import operators
@@ -70,7 +68,7 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
     if sparse:
         replayed = rates.scoped_graphs > 0
-        launched = np.maximum(shape.experts / layout.ep, 1) * ((rates.counts_on_host > 0) & (rates.expert_loop == 0))
+        launched = maximum(shape.experts / layout.ep, 1) * ((rates.counts_on_host > 0) & (rates.expert_loop == 0))
         forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward) + HOST_OPS_GROUPED[0] * launched
         backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward) + HOST_OPS_GROUPED[1] * launched
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network, operators
@@ -27,7 +25,7 @@ from carbon_plugin.predict.time.experts import (
 )
 from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
-from carbon_plugin.predict.time.operators import Cost, linear
+from carbon_plugin.predict.time.operators import NO_COST, Cost, linear
 from carbon_plugin.predict.time.overlap import exposed_experts, overlapped, smooth_max
 from carbon_plugin.predict.time.recompute import ForwardPass, recompute_time
 from carbon_plugin.predict.time.scan import scan
@@ -44,10 +42,10 @@ class LayerTime:
     @property
     def total(self) -> Values:
         """Return the seconds of forward and backward pass with all terms."""
-        return np.asarray(sum(self.terms.values()))
+        return sum_of(self.terms.values())
 
     def __add__(self, other: LayerTime) -> LayerTime:
-        zero = np.float64(0)
+        zero = 0.0
         names = self.terms | other.terms
         terms = {name: self.terms.get(name, zero) + other.terms.get(name, zero) for name in names}
         return LayerTime(terms, self.forward + other.forward)
@@ -56,69 +54,125 @@ class LayerTime:
         return LayerTime({name: layers * time for name, time in self.terms.items()}, layers * self.forward)
 
 
-def layer_time(
+@dataclass(frozen=True, slots=True)
+class LayerOnDevice:
+    """One dense layer, or one mixture-of-experts layer (`sparse`), of a case, and the seconds that a device needs for
+    each of its parts when it waits for nothing.
+
+    `up` and `down` are the first and the second product of the feed-forward part, and `chain` are the elementwise
+    operations. Nothing here depends on how the software runs the experts, one by one or all at once.
+    """
+
+    shape: Shape
+    layout: Layout
+    work: StepWork
+    micro_batches: Values
+    sparse: bool
+    projections: Cost
+    up: Cost
+    down: Cost
+    core: Cost
+    chain: Cost
+    scanned: Cost | None
+    tp: Cost
+    cp: Cost
+    ep: Cost
+    total: Cost
+
+    @property
+    def matmul(self) -> Cost:
+        """Return the seconds of all matrix products."""
+        return self.projections + self.up + self.down
+
+
+def layer_on_device(
     shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, *, sparse: bool
-) -> LayerTime:
-    """Return the time of one dense layer (`sparse=False`) or one mixture-of-experts layer."""
+) -> LayerOnDevice:
+    """Return what the parts of one dense layer (`sparse=False`) or one mixture-of-experts layer cost a device."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     projections = attention_projections(shape, layout, work, tokens, micro_batches, rates)
     if sparse:
-        up, down, ep, width = _experts(shape, layout, work, tokens, micro_batches, rates)
+        up, down, exchange, width = _experts(shape, layout, work, tokens, micro_batches, rates)
     else:
         up, down = _mlp(shape.ffn, shape, layout, work, tokens, micro_batches, rates)
-        ep, width = Cost(np.float64(0), np.float64(0)), shape.ffn
+        exchange, width = NO_COST, shape.ffn
     core = operators.attention_core(shape, layout, work, rates)
     chain = operators.elementwise(shape, layout, work, tokens, width, rates)
     if any_of(shape.trainable < 1) or any_of(work.autocast > 0):
-        weights = np.asarray(sum(layer_parameters(shape, layout, sparse=sparse)))
+        weights = sum_of(layer_parameters(shape, layout, sparse=sparse))
         chain = chain + adapter_traffic(shape, layout, work, tokens, width, rates) + widening(shape, weights, rates)
         chain = chain + operators.weight_casts(shape, layout, work, weights, rates)
     tp = _tensor_parallel(shape, layout, work, tokens, rates, sparse=sparse)
     cp = _context_parallel(shape, layout, work, tokens, rates)
-    matmul = projections + up + down
     scanned = scan(shape, layout, work, rates) if any_of(shape.scan_heads > 0) else None
-    device = matmul + core + chain + tp + cp
-    device = device if scanned is None else device + scanned
-    ep = exposed_experts(ep, device, layout, rates) if sparse else ep
-    device = device + ep
+    alone = projections + up + down + core + chain + tp + cp
+    alone = alone if scanned is None else alone + scanned
+    ep = exposed_experts(exchange, alone, layout, rates) if sparse else exchange
+    return LayerOnDevice(
+        shape=shape,
+        layout=layout,
+        work=work,
+        micro_batches=micro_batches,
+        sparse=sparse,
+        projections=projections,
+        up=up,
+        down=down,
+        core=core,
+        chain=chain,
+        scanned=scanned,
+        tp=tp,
+        cp=cp,
+        ep=ep,
+        total=alone + ep,
+    )
+
+
+def layer_time(layer: LayerOnDevice, rates: Rates) -> LayerTime:
+    """Return the time of a layer whose operations the host issues, with what is computed again and what sharding adds.
+
+    `rates` are those with which the device's part was computed, or others of software that runs experts differently.
+    """
+    shape, layout, work, sparse = layer.shape, layer.layout, layer.work, layer.sparse
+    matmul, device = layer.matmul, layer.total
     host = host_floor(shape, layout, work, rates, sparse=sparse)
     if sparse and any_of(rates.sorted_loop > 0):
         sliced, issued = sorted_loop(shape, layout, work, rates)
         matmul, device, host = matmul + sliced, device + sliced, host + issued
     passes = _passes(shape, layout, device, host, rates, sparse=sparse)
-    grouped = (up.forward + down.forward) * (rates.expert_loop == 0) if sparse else np.float64(0)
+    up, down, core, ep = layer.up, layer.down, layer.core, layer.ep
     passed = ForwardPass(
         total=passes.forward,
         device=device.forward,
         host=host.forward,
         products=matmul.forward,
-        projections=projections.forward,
+        projections=layer.projections.forward,
         core=core.forward,
-        grouped=grouped,
+        grouped=(up.forward + down.forward) * (rates.expert_loop == 0) if sparse else 0.0,
         exchange=ep.forward,
         # The weights of experts, or the rows that their results are added to, need all of a sparse layer.
-        last=np.float64(0) if sparse else down.forward,
+        last=0.0 if sparse else down.forward,
     )
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute_time(layout, work, passed) + again * (up.forward + down.forward + ep.forward)
     if any_of(layout.again_latent * shape.mla):
-        latent = _latent_expansion(shape, layout, work, tokens, micro_batches, rates)
+        tokens = layout.micro_batch_size * work.seq_len / layout.cp
+        latent = _latent_expansion(shape, layout, work, tokens, layer.micro_batches, rates)
         recompute = recompute + layout.again_latent * latent.forward
     busy = Cost(passes.forward, passes.backward + recompute)
-    exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, busy, sparse=sparse)
+    exposed = _fsdp_exposed(shape, layout, work, rates, layer.micro_batches, busy, sparse=sparse)
     return LayerTime(
         forward=passes.forward + exposed.forward,
         terms={
-            "matmul": matmul.forward + matmul.backward,
-            "attention": core.forward + core.backward,
-            **({} if scanned is None else {"scan": scanned.forward + scanned.backward}),
-            "elementwise": chain.forward + chain.backward,
-            "tp": tp.forward + tp.backward,
-            "cp": cp.forward + cp.backward,
-            "ep": ep.forward + ep.backward,
+            "matmul": matmul.both,
+            "attention": core.both,
+            **({} if layer.scanned is None else {"scan": layer.scanned.both}),
+            "elementwise": layer.chain.both,
+            "tp": layer.tp.both,
+            "cp": layer.cp.both,
+            "ep": ep.both,
             "host": passes.forward - device.forward + passes.backward - device.backward,
             "recompute": recompute,
-            "dp_shard": exposed.forward + exposed.backward,
+            "dp_shard": exposed.both,
         },
     )
 
@@ -126,7 +180,7 @@ def layer_time(
 def _passes(shape: Shape, layout: Layout, device: Cost, host: Cost, rates: Rates, *, sparse: bool) -> Cost:
     """Return the seconds of the passes of a layer whose operations keep the device and the host busy so long."""
     # Where the host is the slower of the two, the device has nothing left to do when the host reads counts from it.
-    wait = host_wait(layout, rates) if sparse else np.float64(0)
+    wait = host_wait(layout, rates) if sparse else 0.0
     forward = _issued(device.forward + wait, host.forward, rates)
     backward = _issued(device.backward, host.backward, rates)
     if not sparse or not any_of(rates.expert_loop > 0):
@@ -153,7 +207,7 @@ def attention_projections(
     """
     h, tp = shape.hidden, layout.tp
     plain = 1 - shape.mla
-    kv = np.maximum(shape.kv_heads / tp, 1)
+    kv = maximum(shape.kv_heads / tp, 1)
     qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain + shape.more_columns / tp
     cost = linear(tokens, qkv, h, shape.trainable, work, micro_batches, rates)
     cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, shape.trainable, work, micro_batches, rates)
@@ -165,7 +219,7 @@ def attention_projections(
         crossed = shape.cross_heads * shape.cross_dim / tp
         looked_at = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
         cost = cost + linear(tokens, h, crossed, shape.trainable, work, micro_batches, rates)
-        pairs = 2 * np.maximum(shape.cross_kv_heads / tp, 1) * shape.cross_dim
+        pairs = 2 * maximum(shape.cross_kv_heads / tp, 1) * shape.cross_dim
         cost = cost + linear(looked_at, pairs, h, shape.trainable, work, micro_batches, rates)
     if not any_of(shape.mla):
         return cost
@@ -213,10 +267,10 @@ def _experts(
     local_tokens = tokens / layout.tp
     rows = local_tokens * shape.top_k
     load = fullest_rank(shape, layout, rates)
-    local_experts = np.maximum(shape.experts / layout.ep, 1)
+    local_experts = maximum(shape.experts / layout.ep, 1)
     # The ranks that share an expert gather one another's tokens. Without expert parallelism those are the tp ranks.
     sharers = layout.expert_split / layout.ep
-    per_expert = rows * load * layout.ep * sharers / np.maximum(shape.experts, 1)
+    per_expert = rows * load * layout.ep * sharers / maximum(shape.experts, 1)
     # An expert gets as many rows as the router sends, so that on average half of its last tile is empty.
     per_expert = per_expert + where(local_experts > 1, EXPERT_TILE_ROWS / 2, 0.0)
     width = shape.expert_ffn / sharers
@@ -234,7 +288,7 @@ def _experts(
         up, down = up + shared_up, down + shared_down
     up = up + between_products(rows * room_for_rows(layout, rates), shape, work, rates)
     if any_of(rates.indexed_biases > 0):
-        up = up + Cost(np.float64(0), indexed_biases(rows, shape, layout, rates))
+        up = up + Cost(0.0, indexed_biases(rows, shape, layout, rates))
     if any_of(rates.one_hot_dispatch == 0):
         up = up + permutation(rows * load * sharers, local_tokens, shape, layout, work, rates)
     if any_of(rates.one_hot_dispatch > 0):
@@ -252,10 +306,10 @@ def _experts(
         rates,
         shape.group_share,
     )
-    shared: Values = np.float64(0)
+    shared: Values = 0.0
     if any_of(layout.expert_tp > 1):
         size = rows * load * work.activation_bytes * shape.expert_hidden * layout.expert_tp
-        shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
+        shared = network.group_of(layout.expert_tp, 1.0, rates).gather_time(size)
     both = 2 * (sent + shared)
     return up, down, Cost(both, both), shape.shared_ffn
 
@@ -269,11 +323,9 @@ def _tensor_parallel(
     backward pass repeats two gathers at 0.3 of their cost (Korthikanti 2022, section 4.2).
     """
     if not any_of(layout.tp > 1):
-        return Cost(np.float64(0), np.float64(0))
-    one = np.float64(1)
-    size = tokens * shape.hidden * work.activation_bytes
-    reduce = network.all_reduce_time(size, layout.tp, one, rates)
-    gather = network.gather_time(size, layout.tp, one, rates)
+        return NO_COST
+    size, group = tokens * shape.hidden * work.activation_bytes, network.group_of(layout.tp, 1.0, rates)
+    reduce, gather = group.all_reduce_time(size), group.gather_time(size)
     sequence = layout.sequence_parallel > 0
     forward = where(sequence, 4 * gather, 2 * reduce)
     backward = where(sequence, 4.6 * gather, 2 * reduce)
@@ -302,17 +354,17 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     forward and twice backward.
     """
     if not any_of(layout.cp > 1):
-        return Cost(np.float64(0), np.float64(0))
-    kv = 2 * np.maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
+        return NO_COST
+    kv = 2 * maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
     ring = tokens * kv * work.activation_bytes * (layout.cp - 1)
-    qkvo = (2 * shape.heads / layout.tp + 2 * np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
+    qkvo = (2 * shape.heads / layout.tp + 2 * maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
     # Scans exchange their channels as heads are exchanged, whichever form the attention uses.
     channels = 2 * (shape.scan_heads * shape.scan_value + shape.scan_groups * shape.scan_key) / layout.tp
     part = tokens * work.activation_bytes * (layout.cp - 1) / layout.cp
     exchange = qkvo * part
-    bandwidth = network.group_bandwidth(layout.cp, layout.tp, rates)
+    group = network.group_of(layout.cp, layout.tp, rates)
     sent = where(layout.ring > 0, ring, exchange) + channels * part
-    time = sent / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
+    time = sent / group.bandwidth + group.latency
     time = where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
 
@@ -323,7 +375,7 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
     width = shape.shared_ffn if sparse else shape.ffn
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
     if not sparse:
-        return shared, np.float64(0)
+        return shared, 0.0
     routed = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.experts / layout.expert_split
     return shared + shape.hidden * shape.experts, routed
 
@@ -348,22 +400,17 @@ def _fsdp_exposed(
     beside one micro-batch. Software that does not gather ahead waits for the parameters of each layer.
     """
     if not any_of(layout.zero_stage >= 2):
-        return Cost(np.float64(0), np.float64(0))
+        return NO_COST
     forward, backward = passes.forward, passes.backward
     shared, routed = layer_parameters(shape, layout, sparse=sparse)
-    ranks = layout.dp_shard * layout.cp
-    expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
-    stride = layout.tp
+    moved = [(shared, network.group_of(layout.dp_shard * layout.cp, layout.tp, rates))]
+    if sparse:
+        moved.append((routed, network.group_of(layout.expert_shards, layout.expert_split, rates)))
 
     def both(element_bytes: Values) -> tuple[Values, Values]:
         """Return the seconds of the traffic, and the seconds of its bytes at scale-up speed."""
-        dense, expert = shared * element_bytes, routed * element_bytes
-        time = network.gather_time(dense, ranks, stride, rates)
-        near = network.near_time(dense, ranks, rates)
-        if not sparse:
-            return time, near
-        time = time + network.gather_time(expert, expert_ranks, expert_stride, rates)
-        return time, near + network.near_time(expert, expert_ranks, rates)
+        time = sum_of(group.gather_time(parameters * element_bytes) for parameters, group in moved)
+        return time, sum_of(group.near_time(parameters * element_bytes) for parameters, group in moved)
 
     gather, near_gather = both(work.parameter_bytes * stored_share(shape))
     scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
@@ -379,7 +426,7 @@ def _fsdp_exposed(
             where(rates.gathers_ahead > 0, exposed.forward, gather),
             where(rates.gathers_ahead > 0, exposed.backward, where(again, gather, 0.0) + sent),
         )
-    split = shared * (ranks > 1) + routed * (expert_ranks > 1)
+    split = sum_of(parameters * (group.ranks > 1) for parameters, group in moved)
     exposed = exposed + _repacking(split, shape, layout, work, rates)
     return exposed * where(layout.zero_stage >= 2, 1 / where(layout.pp > 1, micro_batches, 1.0), 0.0)
 

@@ -9,9 +9,9 @@ those.
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from carbon_plugin.predict.arrays import Values, any_of, clip, common_divisor, where
+from carbon_plugin.predict.arrays import Values, any_of, clip, common_divisor, floor, log2, maximum, minimum, where
 from carbon_plugin.predict.rates.rates import Rates
 
 HOP_INSIDE_S = 3.4e-6
@@ -29,7 +29,7 @@ Eight nodes of eight H800 take 296 to 338 us for 8 MB a rank (issue 1531 of NVID
 three latencies of 27 us (the H800's `scaleup_latency_s`) are 81, which leaves 40 to 82 for 56 peers. Over EFA it is 4
 us, and 160 us more in all, by the table above.
 """
-ALL_GROUPS: Values = np.float64(1)
+ALL_GROUPS: Values = 1.0
 """Share of the groups of experts where a token may use experts of all of them."""
 REDUCE_LATENCY_SHARE = 0.6
 """Ratio of the latency of an all-gather or reduce-scatter to that of an all-reduce."""
@@ -42,7 +42,7 @@ def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
     groups of 6 ranks on nodes of 8, the second has 2 on the first node and 4 on the next.
     """
     filled = where(rates.devices > rates.island, common_divisor(rates.island, ranks * stride), rates.island)
-    return clip(np.floor(filled / stride), 1, ranks)
+    return clip(floor(filled / stride), 1, ranks)
 
 
 def near_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
@@ -53,62 +53,68 @@ def near_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
     """
     span = ranks * stride
     linked = (rates.joined >= rates.island) | (common_divisor(rates.joined, span) >= span)
-    return where(linked, rates.scaleup, np.minimum(rates.scaleup, rates.bus))
+    return where(linked, rates.scaleup, minimum(rates.scaleup, rates.bus))
 
 
-def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the bytes/s that a rank gets in a ring over the group.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ranks that exchange with one another, and what their places on the network give them.
 
-    It is the bandwidth inside an island, or that of the NICs that the group uses where it leaves the island.
+    `inside` is how many of them share an island, `bandwidth` are the bytes/s of a rank in a ring over all of them, and
+    `latency` the seconds that an all-reduce takes without any bytes. `rates` are those of the cluster.
+    """
+
+    ranks: Values
+    inside: Values
+    bandwidth: Values
+    latency: Values
+    rates: Rates
+
+    @property
+    def ring_latency(self) -> Values:
+        """Return the seconds in which an empty message passes all ranks of a ring that leaves the island, one after the
+        other.
+
+        Gathers and scatters have no tree, so that their latency grows with the number of ranks and not with its
+        logarithm.
+        """
+        islands = self.ranks / self.inside
+        passed = (islands - 1) * self.rates.nic_hop + (self.ranks - islands) * HOP_INSIDE_S
+        return where(islands > 1, passed, 0.0)
+
+    def all_reduce_time(self, size_bytes: Values) -> Values:
+        """Return the seconds to all-reduce `size_bytes` that each rank holds, or 0 for one rank.
+
+        A ring sends 2 (n-1)/n of the bytes. Where the switches between islands reduce, each rank sends and receives the
+        bytes once (SHARP, Graham et al. 2016).
+        """
+        reduced = (self.rates.in_network > 0) & (self.inside < self.ranks)
+        passes = where(reduced, 1.0, 2 * (self.ranks - 1) / self.ranks)
+        return where(self.ranks > 1, passes * size_bytes / self.bandwidth + self.latency, 0.0)
+
+    def gather_time(self, size_bytes: Values) -> Values:
+        """Return the seconds of an all-gather or reduce-scatter, or 0 for one rank. `size_bytes` is the full tensor."""
+        wire = (self.ranks - 1) / self.ranks * size_bytes / self.bandwidth
+        return where(self.ranks > 1, wire + (REDUCE_LATENCY_SHARE * self.latency + self.ring_latency), 0.0)
+
+    def near_time(self, size_bytes: Values) -> Values:
+        """Return the seconds that the bytes of a gather or scatter take at scale-up speed.
+
+        This is what they cost the memory of a device, however long they wait for a slow network.
+        """
+        return (self.ranks - 1) / self.ranks * size_bytes / self.rates.scaleup
+
+
+def group_of(ranks: Values, stride: Values, rates: Rates) -> Group:
+    """Return the group of so many ranks that lie `stride` apart.
+
+    The bandwidth is that inside an island, or that of the NICs that the group uses where it leaves the island. The
+    latency is log2 steps inside the island and twice log2 steps between islands.
     """
     near, inside = near_bandwidth(ranks, stride, rates), ranks_in_island(ranks, stride, rates)
-    return where(inside >= ranks, near, np.minimum(near, rates.nic * inside))
-
-
-def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the latency of an all-reduce in s, which is what it takes without any bytes.
-
-    It is log2 steps inside the island and twice log2 steps between islands.
-    """
-    inside = ranks_in_island(ranks, stride, rates)
-    return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
-
-
-def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds to all-reduce `size_bytes` that each of `ranks` holds, or 0 for one rank.
-
-    A ring sends 2 (n-1)/n of the bytes. Where the switches between islands reduce, each rank sends and receives the
-    bytes once (SHARP, Graham et al. 2016).
-    """
-    between = ranks_in_island(ranks, stride, rates) < ranks
-    passes = where((rates.in_network > 0) & between, 1.0, 2 * (ranks - 1) / ranks)
-    wire = passes * size_bytes / group_bandwidth(ranks, stride, rates)
-    return where(ranks > 1, wire + group_latency(ranks, stride, rates), 0.0)
-
-
-def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds of an all-gather or reduce-scatter, or 0 for one rank. `size_bytes` is the full tensor."""
-    wire = (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
-    latency = REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates) + ring_latency(ranks, stride, rates)
-    return where(ranks > 1, wire + latency, 0.0)
-
-
-def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds in which an empty message passes all ranks of a ring that leaves the island, one after the
-    other.
-
-    Gathers and scatters have no tree, so that their latency grows with the number of ranks and not with its logarithm.
-    """
-    islands = ranks / ranks_in_island(ranks, stride, rates)
-    return where(islands > 1, (islands - 1) * rates.nic_hop + (ranks - islands) * HOP_INSIDE_S, 0.0)
-
-
-def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
-    """Return the seconds that the bytes of a gather or scatter take at scale-up speed.
-
-    This is what they cost the memory of a device, however long they wait for a slow network.
-    """
-    return (ranks - 1) / ranks * size_bytes / rates.scaleup
+    bandwidth = where(inside >= ranks, near, minimum(near, rates.nic * inside))
+    latency = rates.scaleup_latency * log2(inside) + 2 * rates.nic_latency * log2(ranks / inside)
+    return Group(ranks, inside, bandwidth, latency, rates)
 
 
 def all_to_all_time(
@@ -135,26 +141,26 @@ def all_to_all_time(
     inside = ranks_in_island(ranks, stride, rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
-        once, k, islands = rates.deduplicated > 0, np.maximum(top_k, 1), ranks / inside
-        in_turn, share = rates.round_robin > 0, k / np.maximum(experts, k)
-        far_met = where(in_turn, _neighbours(share, islands), different(k, np.maximum(islands * group_share, 1)))
+        once, k, islands = rates.deduplicated > 0, maximum(top_k, 1), ranks / inside
+        in_turn, share = rates.round_robin > 0, k / maximum(experts, k)
+        far_met = where(in_turn, _neighbours(share, islands), different(k, maximum(islands * group_share, 1)))
         near_met = where(in_turn, _neighbours(share, ranks), different(k, ranks))
-        leaving = where(once, np.minimum(leaving, (islands - 1) / islands * far_met / k), leaving)
+        leaving = where(once, minimum(leaving, (islands - 1) / islands * far_met / k), leaving)
         staying = where(once, (inside - 1) / inside * near_met / k, staying)
     near = size_bytes * staying / (near_bandwidth(ranks, stride, rates) * rates.all_to_all_share)
     far = size_bytes * leaving / where(rates.deduplicated > 0, rates.nic, rates.nic_across * FAR_EXCHANGE_SHARE)
     begun = 3 * rates.scaleup_latency + where(rates.deduplicated > 0, 0.0, (ranks - inside) * FAR_PEER_S)
-    return where(ranks > 1, np.maximum(near, far) + begun, 0.0)
+    return where(ranks > 1, maximum(near, far) + begun, 0.0)
 
 
 def _neighbours(share: Values, places: Values) -> Values:
     """Return on how many of `places` that hold all experts in order a share of them lies that are neighbours."""
-    return np.asarray(np.maximum(share * places, 1))
+    return maximum(share * places, 1)
 
 
 def different(choices: Values, places: Values) -> Values:
     """Return how many different places so many random choices are expected to hit."""
-    return np.asarray(places * (1 - (1 - 1 / places) ** choices))
+    return places * (1 - (1 - 1 / places) ** choices)
 
 
 def point_to_point_bandwidth(rates: Rates) -> Values:
@@ -163,5 +169,5 @@ def point_to_point_bandwidth(rates: Rates) -> Values:
     The stages lie one after the other over all devices of the job, so that some neighbours are on two islands unless
     the whole job is on one. The pipeline goes at the pace of their link.
     """
-    near = near_bandwidth(rates.devices, np.float64(1), rates)
-    return where(rates.devices > rates.island, np.minimum(near, rates.nic), near)
+    near = near_bandwidth(rates.devices, 1.0, rates)
+    return where(rates.devices > rates.island, minimum(near, rates.nic), near)

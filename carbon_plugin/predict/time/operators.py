@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Flags, Values, any_of, where
+from carbon_plugin.predict.arrays import Flags, Values, any_of, ceil, maximum, minimum, sqrt, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.laws import HEAD_REFERENCE, LENGTH_REFERENCE
 from carbon_plugin.predict.rates.rates import Rates
@@ -82,7 +80,15 @@ class Cost:
         return Cost(self.forward + other.forward, self.backward + other.backward)
 
     def __mul__(self, factor: Values) -> Cost:
-        return Cost(np.asarray(self.forward * factor), np.asarray(self.backward * factor))
+        return Cost(self.forward * factor, self.backward * factor)
+
+    @property
+    def both(self) -> Values:
+        """Return the seconds of both passes."""
+        return self.forward + self.backward
+
+
+NO_COST = Cost(0.0, 0.0)
 
 
 def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
@@ -90,7 +96,7 @@ def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: 
 
     They are max(2mnk/P, bytes/W) and the time of one kernel.
     """
-    busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
+    busy = maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
     return where(m * n * k > 0, busy + rates.kernel_time, 0.0)
 
 
@@ -107,15 +113,14 @@ def linear(
 ) -> Cost:
     """Return the seconds of a linear layer of m tokens, k inputs and n outputs: one product forward and two backward.
 
-    The second one gives the gradients of the weights, and with more than one micro-batch they are accumulated in fp32:
-    both for the share `trained` of the weights. Where the format is narrow, casts are added.
+    The three have the same dimensions in different places, so that each takes as long. The last one gives the gradients
+    of the weights, and with more than one micro-batch they are accumulated in fp32: both for the share `trained` of the
+    weights. Where the format is narrow, casts are added.
     """
     flops = rates.wide_gemm_flops if wide else rates.gemm_flops
-    size = work.activation_bytes
-    forward = product_time(m, n, k, flops, size, rates)
+    forward = product_time(m, n, k, flops, work.activation_bytes, rates)
     accumulate = 4 * n * k / rates.memory * (micro_batches > 1)
-    gradients = product_time(n, k, m, flops, size, rates) + accumulate
-    backward = product_time(m, k, n, flops, size, rates) + trained * gradients
+    backward = forward + trained * (forward + accumulate)
     if wide or not any_of(rates.cast_bytes):
         return Cost(forward, backward)
     cast = where(n * k > 0, rates.cast_bytes / rates.memory, 0.0)
@@ -145,10 +150,10 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
     """Return the seconds of attention in fused kernels."""
     heads = layout.micro_batch_size * shape.heads / layout.tp
     queries, keys = work.seq_len / layout.cp, work.seq_len
-    window = np.minimum(shape.window, keys)
+    window = minimum(shape.window, keys)
     # The scores under the causal mask are half of the square, or a band of the window's width. A kernel that is handed
     # a mask computes the whole square, whatever the mask leaves of it.
-    whole = np.maximum(shape.bidirectional, rates.attention_masked)
+    whole = maximum(shape.bidirectional, rates.attention_masked)
     full = queries * keys / 2 * (1 + whole) / _fill(keys * (1 + whole), rates)
     band = queries * window * (1 - window / (2 * keys)) / _fill(window, rates)
     windowed = shape.windowed_share * (1 - rates.attention_masked)
@@ -157,11 +162,11 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
     core = heads * 2 * scores * width * _softmax_factor(width / 2, rates) / rates.attention_flops + rates.kernel_time
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
-        rate = rates.attention_flops * _fill(2 * np.maximum(work.input_len, 1), rates)
+        rate = rates.attention_flops * _fill(2 * maximum(work.input_len, 1), rates)
         width = filled_lanes(shape.cross_dim, rates)
         core = core + 2 * crossed * 2 * width * _softmax_factor(width, rates) / rate + rates.kernel_time
     core = where(heads + shape.cross_heads > 0, core, 0.0)
-    return Cost(core, np.asarray(FLASH_BACKWARD * core))
+    return Cost(core, FLASH_BACKWARD * core)
 
 
 def _unfused_core(
@@ -179,11 +184,11 @@ def _unfused_core(
     """
     on_device, queries = layout.micro_batch_size * heads / layout.tp, work.seq_len / layout.cp
     square, width = queries * keys, widths[0] + widths[1]
-    aligned = where(np.mod(widths[0], ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
+    aligned = where(widths[0] % ALIGNED_HEAD == 0, 1.0, UNALIGNED_SHARE)
     flops = 2 * on_device * square * width / (rates.wide_gemm_flops * aligned)
     size = work.activation_bytes / 2
     moved = 2 * on_device * size * (2 * square + queries * width) / rates.memory
-    products = np.maximum(flops, moved) + 2 * rates.kernel_time
+    products = maximum(flops, moved) + 2 * rates.kernel_time
     separate = separate_softmax(heads, keys, layout, rates)
     apart = separate & (rates.attention_eager > 0)
     traffic = on_device * square / where(apart, rates.streaming, rates.memory)
@@ -202,8 +207,8 @@ def _softmax_factor(width: Values, rates: Rates) -> Values:
 
     Every score takes one exponential, whatever the width, and the two overlap in part.
     """
-    apart = rates.attention_exponentials / np.maximum(width, 1)
-    return np.sqrt(1 + apart**2) / np.sqrt(1 + (rates.attention_exponentials / HEAD_REFERENCE) ** 2)
+    apart = rates.attention_exponentials / maximum(width, 1)
+    return sqrt(1 + apart**2) / sqrt(1 + (rates.attention_exponentials / HEAD_REFERENCE) ** 2)
 
 
 def _fill(keys: Values, rates: Rates) -> Values:
@@ -217,21 +222,21 @@ def filled_lanes(width: Values, rates: Rates) -> Values:
     """Return the width that a fused attention kernel computes for heads of this width: whole lanes of the device."""
     if not any_of(rates.attention_lanes > 0):
         return width
-    lanes = np.maximum(rates.attention_lanes, 1)
-    return where(rates.attention_lanes > 0, np.ceil(width / lanes) * lanes, width)
+    lanes = maximum(rates.attention_lanes, 1)
+    return where(rates.attention_lanes > 0, ceil(width / lanes) * lanes, width)
 
 
-def separate_softmax(heads: Values, keys: Values, layout: Layout, rates: Rates) -> Flags:
+def separate_softmax(heads: Values, keys: Values, layout: Layout, rates: Rates) -> Flags | bool:
     """Return where the softmax of unfused attention of `heads` of a layer to `keys` positions is not one kernel.
 
     Megatron's fused softmax has limits. Plain PyTorch has none of its own, unless a compiler fuses the chain.
     """
     if not any_of(rates.attention_unfused):
-        return np.asarray(False)
+        return False
     batches = layout.micro_batch_size * heads / layout.tp
-    fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (keys <= SOFTMAX_KEYS)
+    fits = (batches % SOFTMAX_GROUP == 0) & (keys <= SOFTMAX_KEYS)
     one_kernel = where(rates.attention_eager > 0, rates.fused > 0, fits)
-    return np.asarray((rates.attention_unfused > 0) & (one_kernel == 0))
+    return (rates.attention_unfused > 0) & (one_kernel == 0)
 
 
 def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:
@@ -242,7 +247,7 @@ def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ff
     runs operation by operation (`_plain_chain`).
     """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
-    head_dim = np.maximum(shape.qk_dim, shape.v_dim)
+    head_dim = maximum(shape.qk_dim, shape.v_dim)
     residual = shape.parts * 2 * (6 + shape.dropout) * shape.hidden / split
     per_token = residual + shape.parts * 8 * shape.hidden / split
     per_token = per_token + (4 + 2 * shape.gated) * ffn_width / layout.tp
@@ -274,17 +279,17 @@ def _plain_chain(shape: Shape, layout: Layout, work: StepWork, tokens: Values, f
         moved = moved + of(PLAIN_ROTARY, AUTOCAST_ROTARY) * rotated
         moved = moved + shape.written_gelu * GELU_FFN[way] * ffn_width / layout.tp
         kernels = of(PLAIN_KERNELS, AUTOCAST_KERNELS) + shape.written_gelu * GELU_KERNELS[way]
-        return np.asarray(moved * scale + kernels * rates.kernel_time)
+        return moved * scale + kernels * rates.kernel_time
 
     return Cost(chain(0), chain(1))
 
 
-def is_cast(shape: Shape, layout: Layout, work: StepWork) -> Flags:
+def is_cast(shape: Shape, layout: Layout, work: StepWork) -> Flags | bool:
     """Return where PyTorch's autocast casts: whole copies of models that train all of their 32-bit weights.
 
     Software that shards weights gathers them in 16 bit, and frozen ones are kept in it.
     """
-    return np.asarray((work.autocast > 0) & (layout.zero_stage == 0) & (shape.trainable == 1))
+    return (work.autocast > 0) & (layout.zero_stage == 0) & (shape.trainable == 1)
 
 
 def weight_casts(shape: Shape, layout: Layout, work: StepWork, weights: Values, rates: Rates) -> Cost:
@@ -293,13 +298,13 @@ def weight_casts(shape: Shape, layout: Layout, work: StepWork, weights: Values, 
     return Cost(once, once)
 
 
-def is_written_out(shape: Shape, work: StepWork) -> Flags:
+def is_written_out(shape: Shape, work: StepWork) -> Flags | bool:
     """Return where norms, rotary positions and gate are chains of PyTorch operations.
 
     Models with a gate have RMSNorm and rotary positions too, which PyTorch had no kernels for. Other models have
     `nn.LayerNorm` and a GELU, which are one kernel each in plain PyTorch.
     """
-    return np.asarray((work.eager > 0) & (shape.gated > 0))
+    return (work.eager > 0) & (shape.gated > 0)
 
 
 def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
@@ -310,8 +315,8 @@ def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_bat
     scored = tokens * work.scored_share
     product = linear(scored, columns, shape.head_width, shape.trainable, work, micro_batches, rates, wide=True)
     if any_of(rates.aligned_bytes > 0):
-        wanted = np.maximum(rates.aligned_bytes / work.activation_bytes, 1)
-        odd = (work.pads_vocabulary == 0) & (np.mod(columns, wanted) > 0)
+        wanted = maximum(rates.aligned_bytes / work.activation_bytes, 1)
+        odd = (work.pads_vocabulary == 0) & (columns % wanted > 0)
         product = product * where(odd, UNALIGNED_COLUMNS, 1.0)
     entropy = work.entropy_bytes * scored * columns
     moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, sqrt, where
 from carbon_plugin.predict.case.inputs import Layout
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
@@ -18,7 +16,7 @@ EXCHANGE_SMS, DEVICE_SMS = 20, 132
 def smooth_max(a: Values, b: Values) -> Values:
     """Return (a^4 + b^4)^(1/4), the time of two things that overlap almost fully."""
     a2, b2 = a * a, b * b
-    return np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
+    return sqrt(sqrt(a2 * a2 + b2 * b2))
 
 
 def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> Values:
@@ -26,7 +24,7 @@ def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> 
 
     `near` are the seconds that the bytes of the traffic take at scale-up speed.
     """
-    slowed = compute + rates.contention * np.minimum(near, compute)
+    slowed = compute + rates.contention * minimum(near, compute)
     return where(traffic > 0, smooth_max(slowed, traffic), compute)
 
 
@@ -37,7 +35,7 @@ def exposed_exchange(traffic: Values, near: Values, compute: Values, hidden: Val
     compute. `near` are the seconds that the bytes of the exchange take at scale-up speed.
     """
     overlap = overlapped(compute, hidden * traffic, hidden * near, rates) - compute
-    return np.asarray((1 - hidden) * traffic + overlap)
+    return (1 - hidden) * traffic + overlap
 
 
 def exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
@@ -52,8 +50,8 @@ def exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) 
     if not any_of(layout.expert_overlap):
         return traffic
     beside, sent = compute.forward + compute.backward, traffic.forward + traffic.backward
-    fewer = beside + EXCHANGE_SMS / (DEVICE_SMS - EXCHANGE_SMS) * np.minimum(sent, beside)
+    fewer = beside + EXCHANGE_SMS / (DEVICE_SMS - EXCHANGE_SMS) * minimum(sent, beside)
     leaves = network.ranks_in_island(layout.ep, layout.expert_tp, rates) < layout.ep
     both = where(leaves, smooth_max(fewer, sent), overlapped(beside, sent, sent, rates))
-    share = where(sent > 0, (both - beside) / np.maximum(sent, 1e-30), 0.0)
+    share = where(sent > 0, (both - beside) / maximum(sent, 1e-30), 0.0)
     return traffic * where(layout.expert_overlap > 0, share, 1.0)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.arrays import Values, maximum, where
 from carbon_plugin.predict.case.inputs import Layout, StepWork
 from carbon_plugin.predict.time.overlap import smooth_max
 
@@ -62,7 +60,7 @@ def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     """
     experts = passed.grouped + passed.exchange
     repeated = experts + (1 - work.keeps_core) * passed.core
-    every_second = OPERATOR_RECOMPUTE_SHARE * np.maximum(passed.total - repeated, 0) + repeated
+    every_second = OPERATOR_RECOMPUTE_SHARE * maximum(passed.total - repeated, 0) + repeated
     core = work.keeps_core * passed.core
     kept = passed.last + work.keeps_projections * passed.projections + core
     kept = where(work.keeps_products == 1, passed.products - passed.grouped + core, kept)
@@ -75,4 +73,4 @@ def without(passed: ForwardPass, part: Values) -> Values:
     The host issues the rest no faster: where it sets the pace, leaving out work of the device saves little.
     """
     beyond = passed.total - smooth_max(passed.device, passed.host)
-    return np.asarray(smooth_max(np.maximum(passed.device - part, 0), passed.host) + beyond)
+    return smooth_max(maximum(passed.device - part, 0), passed.host) + beyond

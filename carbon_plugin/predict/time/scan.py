@@ -8,9 +8,7 @@ other.
 
 from __future__ import annotations
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.arrays import Values, maximum, minimum, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time.operators import Cost
@@ -58,7 +56,7 @@ def scan_bytes_per_token(shape: Shape, work: StepWork, tp: Values) -> Values:
     """
     heads, groups, chunk = _local(shape, work.seq_len, tp)
     values, keys = heads * shape.scan_value, groups * shape.scan_key
-    states = 4 * STATE_BYTES * heads * shape.scan_key * shape.scan_value / np.maximum(chunk, 1)
+    states = 4 * STATE_BYTES * heads * shape.scan_key * shape.scan_value / maximum(chunk, 1)
     inside = 2 * STATE_BYTES * where(shape.scan_delta > 0, heads, groups) * chunk
     written = where(shape.scan_delta > 0, 2 * heads * (shape.scan_key + shape.scan_value), 0.0)
     around = 2 * (values + 2 * keys) + 4 * values
@@ -98,5 +96,5 @@ def scan_kept_elements(shape: Shape, layout: Layout) -> Values:
 def _local(shape: Shape, seq_len: Values, tp: Values) -> tuple[Values, Values, Values]:
     """Return the heads and the groups of one rank, and the tokens of a chunk."""
     present = shape.scan_heads > 0
-    groups = where(present, np.maximum(shape.scan_groups / tp, 1), 0.0)
-    return shape.scan_heads / tp, groups, np.minimum(shape.scan_chunk, seq_len)
+    groups = where(present, maximum(shape.scan_groups / tp, 1), 0.0)
+    return shape.scan_heads / tp, groups, minimum(shape.scan_chunk, seq_len)

@@ -6,15 +6,17 @@ one run. The terms of the breakdown add up to the step.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from carbon_plugin.predict.arrays import Values, any_of, clip, where
+from carbon_plugin.predict.arrays import Values, any_of, ceil, clip, log2, maximum, minimum, sqrt, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network, operators
-from carbon_plugin.predict.time.layer import LayerTime, layer_parameters, layer_time
+from carbon_plugin.predict.time.layer import LayerOnDevice, LayerTime, layer_on_device, layer_parameters, layer_time
 from carbon_plugin.predict.time.overlap import exposed_exchange
 
 POINT_TO_POINT_LATENCY = 1e-4
@@ -54,17 +56,26 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
 
     Layouts are assumed to be valid (`spec.run.check_layout`).
     """
+    return step_of_layers(stage_layers(shape, layout, work, rates), shape, layout, work, rates)
+
+
+def step_of_layers(
+    layers: Sequence[StageLayer], shape: Shape, layout: Layout, work: StepWork, rates: Rates
+) -> StepTime:
+    """Return the seconds of one optimizer step, as `step_time` does, of which `stage_layers` gave the layers."""
     m = work.batch / (layout.dp * layout.micro_batch_size)
     v = layout.virtual_stages
     balanced = layout.balanced_stages > 0
-    stage_layers = where(balanced, shape.layers / layout.pp, np.ceil(shape.layers / layout.pp))
-    stage = stage_time(shape, layout, work, rates, m, stage_layers)
+    held = where(balanced, shape.layers / layout.pp, ceil(shape.layers / layout.pp))
+    times = [(layer_time(layer, rates), share) for layer, share in layers]
+    # One micro-batch through one stage, forward and backward.
+    stage = functools.reduce(operator.add, (time * (held * share) for time, share in times))
     slot, slot_total = stage.terms, stage.total
-    output = _output_time(shape, layout, work, rates, m)
+    output = _output_time(shape, layout, work, rates, m, times[-1][0])
     transfer = _transfer_time(shape, layout, work, rates, slot_total)
     # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
-    spare = stage_layers - clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
-    late = np.maximum(output - spare / stage_layers * slot_total - transfer / 2, 0)
+    spare = held - clip(shape.layers - held * (layout.pp - 1), 0, held)
+    late = maximum(output - spare / held * slot_total - transfer / 2, 0)
     pipelined = layout.pp > 1
     shared_out = where(balanced & pipelined, output / layout.pp, 0.0)
     terms = {name: m * time for name, time in slot.items()}
@@ -77,12 +88,12 @@ def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Ste
     parameters = device_parameters(shape, layout)
     beside = (stage.forward, slot_total - stage.forward)
     terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters, beside)
-    nodes = np.maximum(rates.devices / rates.island, 1)
-    terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
+    nodes = maximum(rates.devices / rates.island, 1)
+    terms["jitter"] = JITTER_PER_DOUBLING * log2(nodes) * sum_of(terms.values())
     terms["optimizer"], offloaded = _optimizer_time(shape, layout, work, rates, parameters)
     if any_of(work.offload > 0):
         terms["offload"] = offloaded
-    total = np.asarray(sum(terms.values()))
+    total = sum_of(terms.values())
     terms["framework"] = (rates.framework_factor - 1) * total
     return StepTime(terms, total * rates.framework_factor, m)
 
@@ -93,42 +104,41 @@ def _bubble_share(layout: Layout) -> Values:
     It is a third for zero bubble. DualPipe's bubble is (pp/2-1)(F&B+B-3W), with F=1, B=2 and W=1 (DeepSeek-V3, arXiv
     2412.19437 table 2).
     """
-    dual = 2 / 3 * (layout.pp / 2 - 1) / np.maximum(layout.pp - 1, 1)
+    dual = 2 / 3 * (layout.pp / 2 - 1) / maximum(layout.pp - 1, 1)
     return where(layout.dualpipe > 0, dual, where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0))
 
 
-def stage_time(
-    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
-) -> LayerTime:
-    """Return the terms, in seconds, of one micro-batch through one pipeline stage, forward and backward.
+class StageLayer(NamedTuple):
+    """A layer, and the share of a stage's layers that are of its sort."""
+
+    layer: LayerOnDevice
+    share: Values
+
+
+def stage_layers(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> list[StageLayer]:
+    """Return a layer of each sort: of each kind first one with a dense feed-forward part and then one with experts.
 
     Every stage has layers of each kind in the share that they have of the model.
     """
+    return _sorts(shape, layout, work, rates, work.batch / (layout.dp * layout.micro_batch_size))
+
+
+def _sorts(shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values) -> list[StageLayer]:
     if shape.kinds:
-        return _summed_stages(shape, layout, work, rates, micro_batches, stage_layers)
-    dense: LayerTime | None = None
+        cases = [(kind, case) for kind in shape.kinds if (case := own_case(kind, layout, work)) is not None]
+        return [
+            StageLayer(layer, share * kind.layers / shape.layers)
+            for kind, case in cases
+            for layer, share in _sorts(kind, *case, rates, micro_batches)
+        ]
+    found, sparse = [], sparse_share(shape, layout)
     if any_of(shape.moe_layers < shape.layers):
-        dense = layer_time(shape, layout, work, rates, micro_batches, sparse=False)
-    if not any_of(shape.moe_layers > 0):
-        assert dense is not None  # every model has layers
-        return dense * stage_layers
-    sparse = layer_time(shape, layout, work, rates, micro_batches, sparse=True)
-    share = sparse_share(shape, layout)
-    if dense is None:
-        return sparse * stage_layers
-    return sparse * (stage_layers * share) + dense * (stage_layers * (1 - share))
-
-
-def _summed_stages(
-    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
-) -> LayerTime:
-    summed = LayerTime({}, np.float64(0))
-    for kind in shape.kinds:
-        case = own_case(kind, layout, work)
-        if case is None:
-            continue
-        summed += stage_time(kind, *case, rates, micro_batches, stage_layers * kind.layers / shape.layers)
-    return summed
+        dense = layer_on_device(shape, layout, work, rates, micro_batches, sparse=False)
+        found.append(StageLayer(dense, 1 - sparse))
+    if any_of(shape.moe_layers > 0):
+        mixture = layer_on_device(shape, layout, work, rates, micro_batches, sparse=True)
+        found.append(StageLayer(mixture, sparse))
+    return found
 
 
 def sparse_share(shape: Shape, layout: Layout) -> Values:
@@ -137,22 +147,22 @@ def sparse_share(shape: Shape, layout: Layout) -> Values:
     Where there are several stages, all leading dense layers are on the first one.
     """
     alike = where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
-    return np.asarray(shape.moe_layers / np.maximum(alike, 1))
+    return shape.moe_layers / maximum(alike, 1)
 
 
-def _output_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values) -> Values:
+def _output_time(
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, last_layer: LayerTime
+) -> Values:
     """Return the seconds of the head and, where the model has them, of the multi-token-prediction blocks.
 
-    Each of these blocks takes one more layer and one more head.
+    Each of these blocks takes one more layer like the last one of the model and one more head.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
     output: Values = cost.forward + cost.backward
     if any_of(shape.mtp > 0):
-        last = shape.kinds[-1] if shape.kinds else shape
-        block = layer_time(last, layout, work, rates, micro_batches, sparse=bool(any_of(last.moe_layers > 0)))
-        output = output + shape.mtp * (output + block.total)
-    return np.asarray(output)
+        output = output + shape.mtp * (output + last_layer.total)
+    return output
 
 
 def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot: Values) -> Values:
@@ -167,7 +177,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, s
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates)
     beside = ((layout.virtual_stages > 1) | (layout.dualpipe > 0)) & (rates.transfer_wait == 0)
-    exposed = np.maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
+    exposed = maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
     time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)
     return where(layout.pp > 1, time, 0.0)
 
@@ -176,8 +186,8 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     """Return the parameters on the fullest device before data-parallel sharding: (shared, routed experts)."""
     if shape.kinds:
         parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
-        shared: Values = np.asarray(sum(part[0] for part in parts))
-        routed: Values = np.asarray(sum(part[1] for part in parts))
+        shared: Values = sum_of(part[0] for part in parts)
+        routed: Values = sum_of(part[1] for part in parts)
     else:
         shared, routed = _layers_parameters(shape, layout)
     return shared + (shape.tables(layout.pp) + shape.beside) / layout.tp, routed
@@ -188,7 +198,7 @@ def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
     layers = shape.layers / shape.passes / layout.pp
     shared: Values = layers * dense_shared
-    routed: Values = np.float64(0)
+    routed: Values = 0.0
     if any_of(shape.moe_layers > 0):
         sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
         share = sparse_share(shape, layout)
@@ -216,28 +226,26 @@ def _gradient_exchange(
     one_stage = layout.zero_stage == 1
 
     def exchange(
-        count: Values, group: Values, replicas: Values, stride: Values
+        count: Values, shards: Values, replicas: Values, stride: Values
     ) -> tuple[Values, Values, Values, Values]:
         """Return the seconds of gradients and of new values, each followed by those of its bytes at scale-up speed."""
         size, fetched = count * work.reduce_bytes, count * work.parameter_bytes
-        outer = size / group
-        reduce = network.all_reduce_time(outer, replicas, stride * group, rates)
-        near_reduce = 2 * network.near_time(outer, replicas, rates)
-        scatter = network.gather_time(size, group, stride, rates)
-        gather = network.gather_time(fetched, group, stride, rates)
+        # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
+        every = network.group_of(replicas * shards, stride, rates)
+        within = network.group_of(shards, stride, rates)
+        across = network.group_of(replicas, stride * shards, rates)
+        gather = within.gather_time(fetched)
         if any_of(rates.broadcasts > 0):
             # Every tensor passes all ranks by itself: NCCL broadcasts around a ring.
             tensors = TENSORS_OF_LAYER * shape.layers / layout.pp
-            gather = gather + where(rates.broadcasts > 0, tensors * network.ring_latency(group, stride, rates), 0.0)
-        # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
-        every = replicas * group
-        plain = network.all_reduce_time(size, every, stride, rates)
-        sent = where(layout.zero_stage == 0, plain, where(one_stage, scatter, 0.0) + reduce)
-        near_scatter = where(one_stage, network.near_time(size, group, rates), 0.0)
-        near_plain = 2 * network.near_time(size, every, rates)
-        near_sent = where(layout.zero_stage == 0, near_plain, near_scatter + near_reduce)
-        near_fetched = network.near_time(fetched, group, rates)
-        return sent, near_sent, where(one_stage, gather, 0.0), where(one_stage, near_fetched, 0.0)
+            gather = gather + where(rates.broadcasts > 0, tensors * within.ring_latency, 0.0)
+        whole = layout.zero_stage == 0
+        scattered = where(one_stage, within.gather_time(size), 0.0)
+        sent = where(whole, every.all_reduce_time(size), scattered + across.all_reduce_time(size / shards))
+        near_scattered = where(one_stage, within.near_time(size), 0.0)
+        near_sent = where(whole, 2 * every.near_time(size), near_scattered + 2 * across.near_time(size / shards))
+        near_fetched = where(one_stage, within.near_time(fetched), 0.0)
+        return sent, near_sent, where(one_stage, gather, 0.0), near_fetched
 
     sent, near_sent, fetched, near_fetched = exchange(
         shared, layout.dp_shard * layout.cp, layout.dp_replicate, layout.tp
@@ -250,12 +258,10 @@ def _gradient_exchange(
         )
     # Hybrid sharding reduces over replicas layer by layer during the backward pass, as it scatters: only the layer that
     # the backward pass computes last has no compute left beside its exchange (`_reduce_grad` of PyTorch's FSDP).
-    hidden = where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, 1 - 1 / shape.layers), rates.dp_overlap)
+    hidden = where(layout.zero_stage >= 2, maximum(rates.dp_overlap, 1 - 1 / shape.layers), rates.dp_overlap)
     forward, backward = beside
-    return np.asarray(
-        exposed_exchange(sent, near_sent, backward, hidden, rates)
-        + exposed_exchange(fetched, near_fetched, forward, rates.gather_overlap, rates)
-    )
+    gradients = exposed_exchange(sent, near_sent, backward, hidden, rates)
+    return gradients + exposed_exchange(fetched, near_fetched, forward, rates.gather_overlap, rates)
 
 
 def _optimizer_time(
@@ -270,15 +276,13 @@ def _optimizer_time(
     sharded = layout.zero_stage > 0
     count = shared / where(sharded, layout.dp_shard * layout.cp, 1)
     count = (count + routed / where(sharded, layout.expert_shards, 1)) * shape.trainable
-    kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
+    kernels = 30 * rates.kernel_time * sqrt(shape.layers / layout.pp)
     moved = update_bytes(work.optimizer_bytes, work.master) + work.list_bytes
     element_wise = moved * count / rates.updates + kernels
     on_device = where(work.offload > 0, 0.0, element_wise)
     if any_of(work.muon > 0):
         on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
-    return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(
-        count, work.optimizer_bytes, work.master, rates
-    )
+    return on_device + STEP_FIXED_TIME, work.offload * offload_time(count, work.optimizer_bytes, work.master, rates)
 
 
 def update_bytes(state_bytes: Values, master: Values) -> Values:
@@ -305,5 +309,5 @@ def _muon_flops_per_parameter(shape: Shape) -> Values:
     parameters.
     """
     width = where(shape.moe_layers > 0, shape.expert_ffn, shape.ffn)
-    m, n = np.minimum(shape.hidden, width), np.maximum(shape.hidden, width)
+    m, n = minimum(shape.hidden, width), maximum(shape.hidden, width)
     return MUON_ITERATIONS * (4 * m + 2 * m * m / n)

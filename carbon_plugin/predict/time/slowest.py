@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values
+from carbon_plugin.predict.arrays import Values, interpolated, log2, maximum
 
 EXPECTED_MAXIMA = np.array(
     [
@@ -21,5 +21,4 @@ EXPECTED_MAXIMA = np.array(
 
 def expected_maximum(ranks: Values) -> Values:
     """Return the expected maximum of `ranks` independent standard normal values, in standard deviations."""
-    doublings = np.log2(np.maximum(ranks, 1))
-    return np.asarray(np.interp(doublings, np.arange(EXPECTED_MAXIMA.size), EXPECTED_MAXIMA))
+    return interpolated(log2(maximum(ranks, 1)), EXPECTED_MAXIMA)

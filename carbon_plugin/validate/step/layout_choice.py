@@ -87,7 +87,7 @@ def on_networks(table: RowArrays) -> NDArray[np.float64]:
     """Return expected over predicted time of each row by what a slow network may cost, of shape (rows,)."""
     case, rates = (table.shape, table.layout, table.work), combine(table.sheet, table.shipped)
     predicted_s, slow_s = (np.asarray(step_time(*case, each).total) for each in (rates, slow(rates)))
-    return expected_on_networks(predicted_s, slow_s) / predicted_s
+    return np.asarray(expected_on_networks(predicted_s, slow_s) / predicted_s)
 
 
 def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, ...]:
@@ -202,4 +202,4 @@ def _ranks(times_s: NDArray[np.float64], tied_within: float) -> NDArray[np.float
     that are tied with it.
     """
     below = times_s[None] * tied_within < times_s[:, None]
-    return below.sum(axis=1) + (~below & ~below.T).sum(axis=1) / 2 - 1 / 2
+    return np.asarray(below.sum(axis=1) + (~below & ~below.T).sum(axis=1) / 2 - 1 / 2)

@@ -20,9 +20,9 @@ ONE = np.float64(1)
 def test_a_ring_all_reduce_moves_two_times_n_minus_1_over_n(rates) -> None:
     quiet = rates(scaleup_latency=0)
     size = np.float64(1e9)
-    seconds = float(network.all_reduce_time(size, np.float64(8), ONE, quiet))
+    seconds = float(network.group_of(np.float64(8), ONE, quiet).all_reduce_time(size))
     assert seconds == pytest.approx(2 * 7 / 8 * 1e9 / 231e9)
-    halves = 2 * float(network.gather_time(size, np.float64(8), ONE, quiet))
+    halves = 2 * float(network.group_of(np.float64(8), ONE, quiet).gather_time(size))
     assert halves == pytest.approx(seconds)
 
 
@@ -63,23 +63,23 @@ def test_an_all_to_all_of_tpus_has_the_bisection_of_their_torus() -> None:
 
 def test_one_rank_communicates_nothing(rates) -> None:
     size = np.float64(1e9)
-    assert float(network.all_reduce_time(size, ONE, ONE, rates())) == 0
-    assert float(network.gather_time(size, ONE, ONE, rates())) == 0
+    assert float(network.group_of(ONE, ONE, rates()).all_reduce_time(size)) == 0
+    assert float(network.group_of(ONE, ONE, rates()).gather_time(size)) == 0
     assert float(network.all_to_all_time(size, np.float64(2), np.float64(64), ONE, ONE, rates())) == 0
 
 
 @pytest.mark.parametrize(("stride", "nics"), [(1, 8), (2, 4), (8, 1)])
 def test_a_group_across_nodes_uses_the_nics_of_its_ranks_in_a_node(rates, stride, nics) -> None:
-    bandwidth = network.group_bandwidth(np.float64(64 // stride), np.float64(stride), rates())
+    bandwidth = network.group_of(np.float64(64 // stride), np.float64(stride), rates()).bandwidth
     assert float(bandwidth) == pytest.approx(min(231e9, nics * 11.6e9))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(small=st.floats(1e3, 1e9), ranks=st.sampled_from([2, 4, 8, 16, 64]), stride=st.sampled_from([1, 2, 8]))
 def test_more_bytes_never_take_less_time(rates, small, ranks, stride) -> None:
-    n, d = np.float64(ranks), np.float64(stride)
-    for time in (network.all_reduce_time, network.gather_time):
-        assert float(time(np.float64(2 * small), n, d, rates())) >= float(time(np.float64(small), n, d, rates()))
+    group = network.group_of(np.float64(ranks), np.float64(stride), rates())
+    for time in (group.all_reduce_time, group.gather_time):
+        assert float(time(np.float64(2 * small))) >= float(time(np.float64(small)))
 
 
 def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one_once_to_each_expert(rates) -> None:
@@ -128,9 +128,8 @@ def test_only_a_plain_exchange_among_all_devices_goes_across_rails(rates) -> Non
     assert network.all_to_all_time(size, values(1), values(64), ranks, ONE, once) == pytest.approx(
         plain * FAR_EXCHANGE_SHARE, 0.01
     )
-    assert network.all_reduce_time(size, ranks, values(1), narrow) == network.all_reduce_time(
-        size, ranks, values(1), level
-    )
+    across, alike = (network.group_of(ranks, values(1), each).all_reduce_time(size) for each in (narrow, level))
+    assert across == alike
 
 
 @pytest.mark.parametrize(("ranks", "stride", "inside"), [(8, 1, 8), (8, 2, 4), (4, 2, 4), (8, 8, 1), (16, 4, 2)])
@@ -147,7 +146,7 @@ def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rate
     size, ranks = np.float64(1e9), np.float64(8)
 
     def time(stride: int, **changes: float) -> float:
-        return float(network.all_reduce_time(size, ranks, np.float64(stride), rates(**quiet, **changes)))
+        return float(network.group_of(ranks, np.float64(stride), rates(**quiet, **changes)).all_reduce_time(size))
 
     assert time(8, in_network=1.0) == pytest.approx(time(8) * 8 / 14)
     assert time(1, in_network=1.0) == time(1)
@@ -155,19 +154,17 @@ def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rate
 
 def test_the_latency_of_a_gather_grows_with_the_ranks_of_its_ring(rates) -> None:
     small, large = (
-        float(network.gather_time(values(1.0), values(n), values(1), rates(devices=n))) for n in (128, 2048)
+        float(network.group_of(values(n), values(1), rates(devices=n)).gather_time(values(1))) for n in (128, 2048)
     )
     # 255 hops between nodes and 1,792 inside them, as NCCL's own table has them.
     assert large - small > 5e-3
-    assert float(network.ring_latency(values(8), values(1), rates())) == 0
+    assert float(network.group_of(values(8), values(1), rates()).ring_latency) == 0
 
 
 def test_waiting_for_a_slow_network_costs_no_memory_bandwidth(rates) -> None:
-    slow, fast = rates(nic=1e9), rates(nic=50e9)
-    assert network.near_time(values(1e9), values(64), slow) == network.near_time(values(1e9), values(64), fast)
-    assert network.gather_time(values(1e9), values(64), values(1), slow) > network.gather_time(
-        values(1e9), values(64), values(1), fast
-    )
+    slow, fast = (network.group_of(values(64), values(1), rates(nic=nic)) for nic in (1e9, 50e9))
+    assert slow.near_time(values(1e9)) == fast.near_time(values(1e9))
+    assert slow.gather_time(values(1e9)) > fast.gather_time(values(1e9))
 
 
 @pytest.mark.parametrize(("ranks", "top_k"), [(8, 1), (8, 2), (8, 8), (4, 6)])
@@ -244,8 +241,8 @@ def test_a_group_that_does_not_divide_the_node_has_as_many_ranks_together_as_its
 def test_cards_that_no_bridge_joins_talk_over_the_bus_of_the_host(rates, ranks, stride, linked) -> None:
     pairs = rates(joined=2, bus=12e9, devices=8)
 
-    found = network.group_bandwidth(values(ranks), values(stride), pairs)
+    found = network.group_of(values(ranks), values(stride), pairs).bandwidth
 
     assert found == (231e9 if linked else 12e9)
     assert network.point_to_point_bandwidth(pairs) == 12e9
-    assert network.group_bandwidth(values(16), values(1), rates(joined=2, bus=12e9, nic=1e9)) == 8e9
+    assert network.group_of(values(16), values(1), rates(joined=2, bus=12e9, nic=1e9)).bandwidth == 8e9

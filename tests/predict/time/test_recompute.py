@@ -11,7 +11,7 @@ import pytest
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.time.layer import layer_time
+from carbon_plugin.predict.time.layer import layer_on_device, layer_time
 from carbon_plugin.predict.time.overlap import smooth_max
 from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE, ForwardPass, recompute_time
 from carbon_plugin.spec.layout import ParallelLayout
@@ -117,8 +117,8 @@ def test_whole_layers_repeat_no_less_than_any_policy(gpt, rates) -> None:
     def again(model, keep: str, recompute: str) -> float:
         layout = layout_of(ParallelLayout(recompute=recompute))
         case = shape_of(model), layout, work_of(PLAN, Stack(operators_keep=keep))
-        terms = layer_time(*case, rates(), np.float64(1), sparse=model.moe is not None).terms
-        return float(terms["recompute"])
+        layer = layer_on_device(*case, rates(), np.float64(1), sparse=model.moe is not None)
+        return float(layer_time(layer, rates()).terms["recompute"])
 
     for model in (gpt, sparse):
         whole = again(model, "inputs", "full")

@@ -221,7 +221,7 @@ def test_hybrid_sharding_shows_the_exchange_of_one_layer_where_compute_hides_the
     exposed = step_time(shape, layout, work_of(PLAN, Stack()), quick).terms["dp"]
 
     gradients = sum(device_parameters(shape, layout)) * 4 / 8
-    every_layer = network.all_reduce_time(gradients, np.float64(8), np.float64(8), quick)
+    every_layer = network.group_of(np.float64(8), np.float64(8), quick).all_reduce_time(gradients)
     assert float(exposed) == pytest.approx(float(every_layer) / layers, rel=0.05)
 
 
@@ -261,7 +261,7 @@ def test_software_that_gathers_nothing_ahead_waits_for_the_parameters_of_every_l
     ahead, late = (total(gpt, layout, rates(gathers_ahead=flag, **long_compute)).terms["dp_shard"] for flag in (1, 0))
 
     (shared, _) = layer_parameters(shape_of(gpt), layout_of(layout), sparse=False)
-    gather = network.gather_time(2 * shared, np.float64(8), np.float64(1), rates(devices=8))
+    gather = network.group_of(np.float64(8), np.float64(1), rates(devices=8)).gather_time(2 * shared)
     assert float(late - ahead) == pytest.approx(2 * float(gather) * gpt.layers * 512 / 8 / 8, rel=0.01)
 
 
