@@ -6,9 +6,9 @@ The time is a roofline on these totals, with data parallelism as for any model. 
 from __future__ import annotations
 
 from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, list_bytes, optimizer_state_bytes
-from carbon_plugin.predict.memory import MASTER_BYTES
 from carbon_plugin.predict.peak import CONTEXT_BYTES, FRAGMENTATION_SHARE
 from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.states import MASTER_BYTES
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
 from carbon_plugin.predict.time.schedule import STEP_FIXED_TIME, offload_time, update_bytes

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 
 from carbon_plugin.predict.arrays import Flags, Values, maximum, minimum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.memory import MASTER_BYTES, memory_parts
+from carbon_plugin.predict.memory import memory_parts
 from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.states import MASTER_BYTES
 from carbon_plugin.predict.time.operators import is_cast
 
 CONTEXT_BYTES = 1.2 * 2**30

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_plugin.predict.activations import first_stage_layers, layer_activation_bytes
 from carbon_plugin.predict.case.from_spec import NARROW_BYTES, layout_of, shape_of, work_of
-from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes, memory_parts
+from carbon_plugin.predict.memory import memory_parts
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.step import predict_step

@@ -12,8 +12,8 @@ import pytest
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
+from carbon_plugin.predict.parameters import device_parameters
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.predict.time.schedule import device_parameters
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from carbon_plugin.predict.activations import layer_activation_bytes
 from carbon_plugin.predict.case.from_spec import LOGIT_BYTES, layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.memory import layer_activation_bytes, memory_parts
+from carbon_plugin.predict.memory import memory_parts
 from carbon_plugin.predict.peak import (
     CONTEXT_BYTES,
     FRAGMENTATION_SHARE,

@@ -6,6 +6,7 @@ a relation does not hold for a reason of the model, the test says which.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.rates.resolve import island_size, resolve_rates
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.time.schedule import stage_layers, step_of_layers, step_time
 from carbon_plugin.spec.layout import SHARED_OUT, Recompute
 from carbon_plugin.spec.run import RunSpec
 from tests.predict.random_changes import (
@@ -252,3 +255,15 @@ def test_a_tenth_of_a_percent_is_no_jump(what: str, spec: RunSpec) -> None:
         if before.accuracy_class == after.accuracy_class:
             assert abs(math.log(one / other)) < LARGEST_JUMP
     assert before.memory.fit_probability == pytest.approx(after.memory.fit_probability, abs=0.03)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(run=runs())
+def test_what_layers_need_of_a_device_is_the_same_whether_experts_are_looped_over_or_not(run: RunSpec) -> None:
+    """The range of a run whose software says neither rests on it: its layers are computed once for both."""
+    assert run.layout is not None
+    case = shape_of(run.model), layout_of(run.layout), work_of(run.training, run.stack)
+    rates, _ = resolve_rates(run.cluster, run.stack, run.training.precision)
+    looped = dataclasses.replace(rates, expert_loop=1.0)
+
+    assert step_of_layers(stage_layers(*case, rates), *case, looped).total == step_time(*case, looped).total

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
+from carbon_plugin.predict.activations import layer_activation_bytes
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.memory import layer_activation_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel

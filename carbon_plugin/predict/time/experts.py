@@ -10,6 +10,7 @@ from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
+from carbon_plugin.predict.time.frozen import ADAPTED_MATRICES
 from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.slowest import expected_maximum
@@ -74,8 +75,6 @@ HOOKED_MODULES, LOOPED_MODULES = 9, 3
 """Modules of a layer that share the slots of `shard_host_ops`, and modules of one expert of a loop."""
 MODULES_OF_ADAPTER = 2
 """Modules that a low-rank adapter adds to the one of its matrix (`lora_A` and `lora_B` of PEFT)."""
-ADAPTED_MATRICES = 7
-"""Matrices of a dense layer whose adapters share the slots of `HOST_OPS_ADAPTERS`."""
 
 
 def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:

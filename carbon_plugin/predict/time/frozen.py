@@ -22,11 +22,14 @@ QUANTISATION_BITS = 0.127
 """Bits per 4-bit parameter for the constants of its block, which are quantised too (QLoRA, arXiv 2305.14314 section
 3)."""
 WIDE_BITS = 16
+ADAPTED_MATRICES = 7
+"""Matrices of a layer that can have adapters: four of the attention and three of a gated feed-forward block."""
 
 
 def adapted_share(shape: Shape) -> Values:
-    """Return how many of the seven matrices of a layer have adapters, divided by seven."""
-    return (2 * shape.adapted_query_value + shape.adapted_key + shape.adapted_output + 3 * shape.adapted_ffn) / 7
+    """Return the share of the matrices of a layer that have adapters."""
+    adapted = 2 * shape.adapted_query_value + shape.adapted_key + shape.adapted_output + 3 * shape.adapted_ffn
+    return adapted / ADAPTED_MATRICES
 
 
 def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values, width: Values, rates: Rates) -> Cost:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from carbon_plugin.predict.arrays import Values, any_of, maximum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.parameters import layer_parameters
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network, operators
 from carbon_plugin.predict.time.experts import (
@@ -23,12 +24,13 @@ from carbon_plugin.predict.time.experts import (
     room_for_rows,
     sorted_loop,
 )
-from carbon_plugin.predict.time.frozen import adapter_traffic, stored_share, widening
+from carbon_plugin.predict.time.frozen import adapter_traffic, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
 from carbon_plugin.predict.time.operators import NO_COST, Cost, linear
-from carbon_plugin.predict.time.overlap import exposed_experts, overlapped, smooth_max
+from carbon_plugin.predict.time.overlap import exposed_experts, smooth_max
 from carbon_plugin.predict.time.recompute import ForwardPass, recompute_time
 from carbon_plugin.predict.time.scan import scan
+from carbon_plugin.predict.time.sharding import fsdp_exposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,8 @@ class LayerTime:
         return sum_of(self.terms.values())
 
     def __add__(self, other: LayerTime) -> LayerTime:
-        zero = 0.0
         names = self.terms | other.terms
-        terms = {name: self.terms.get(name, zero) + other.terms.get(name, zero) for name in names}
+        terms = {name: self.terms.get(name, 0.0) + other.terms.get(name, 0.0) for name in names}
         return LayerTime(terms, self.forward + other.forward)
 
     def __mul__(self, layers: Values) -> LayerTime:
@@ -159,7 +160,7 @@ def layer_time(layer: LayerOnDevice, rates: Rates) -> LayerTime:
         latent = _latent_expansion(shape, layout, work, tokens, layer.micro_batches, rates)
         recompute = recompute + layout.again_latent * latent.forward
     busy = Cost(passes.forward, passes.backward + recompute)
-    exposed = _fsdp_exposed(shape, layout, work, rates, layer.micro_batches, busy, sparse=sparse)
+    exposed = fsdp_exposed(shape, layout, work, rates, layer.micro_batches, busy, sparse=sparse)
     return LayerTime(
         forward=passes.forward + exposed.forward,
         terms={
@@ -294,11 +295,18 @@ def _experts(
     if any_of(rates.one_hot_dispatch > 0):
         there, back = one_hot_products(local_tokens, shape, layout, work, rates)
         up, down = up + there, down + back
-    # The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number.
-    # Half of the exchanges are dispatches, of tokens or of gradients, and half are sums of what comes back.
+    return up, down, _expert_exchange(shape, layout, work, rows * load, rates), shape.shared_ffn
+
+
+def _expert_exchange(shape: Shape, layout: Layout, work: StepWork, rows: Values, rates: Rates) -> Cost:
+    """Return the seconds of dispatch and combine, for `rows` routed rows of the fullest rank.
+
+    The ranks that share an expert are neighbours, so that those of one exchange lie as far apart as their number. Half
+    of the exchanges are dispatches, of tokens or of gradients, and half are sums of what comes back.
+    """
     element_bytes = (work.dispatch_bytes + work.activation_bytes) / 2
     sent = network.all_to_all_time(
-        rows * load * element_bytes * shape.expert_hidden,
+        rows * element_bytes * shape.expert_hidden,
         shape.top_k,
         shape.experts,
         layout.ep,
@@ -306,12 +314,10 @@ def _experts(
         rates,
         shape.group_share,
     )
-    shared: Values = 0.0
     if any_of(layout.expert_tp > 1):
-        size = rows * load * work.activation_bytes * shape.expert_hidden * layout.expert_tp
-        shared = network.group_of(layout.expert_tp, 1.0, rates).gather_time(size)
-    both = 2 * (sent + shared)
-    return up, down, Cost(both, both), shape.shared_ffn
+        size = rows * work.activation_bytes * shape.expert_hidden * layout.expert_tp
+        sent = sent + network.group_of(layout.expert_tp, 1.0, rates).gather_time(size)
+    return Cost(2 * sent, 2 * sent)
 
 
 def _tensor_parallel(
@@ -367,78 +373,3 @@ def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Valu
     time = sent / group.bandwidth + group.latency
     time = where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
-
-
-def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Values, Values]:
-    """Return the parameters of one layer on one device before data-parallel sharding: (shared, routed experts)."""
-    per_width = (2 + shape.gated) * shape.hidden
-    width = shape.shared_ffn if sparse else shape.ffn
-    shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
-    if not sparse:
-        return shared, 0.0
-    routed = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.experts / layout.expert_split
-    return shared + shape.hidden * shape.experts, routed
-
-
-def _fsdp_exposed(
-    shape: Shape,
-    layout: Layout,
-    work: StepWork,
-    rates: Rates,
-    micro_batches: Values,
-    passes: Cost,
-    *,
-    sparse: bool,
-) -> Cost:
-    """Return the exposed seconds of the parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
-
-    `passes` are the seconds of its passes without them, the backward one with what it repeats.
-
-    The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
-    the step still pays a `contention` share of the time that these bytes take at scale-up speed. Waiting for a network
-    costs no memory bandwidth. Under a pipeline parameters are gathered and gradients are scattered once per step,
-    beside one micro-batch. Software that does not gather ahead waits for the parameters of each layer.
-    """
-    if not any_of(layout.zero_stage >= 2):
-        return NO_COST
-    forward, backward = passes.forward, passes.backward
-    shared, routed = layer_parameters(shape, layout, sparse=sparse)
-    moved = [(shared, network.group_of(layout.dp_shard * layout.cp, layout.tp, rates))]
-    if sparse:
-        moved.append((routed, network.group_of(layout.expert_shards, layout.expert_split, rates)))
-
-    def both(element_bytes: Values) -> tuple[Values, Values]:
-        """Return the seconds of the traffic, and the seconds of its bytes at scale-up speed."""
-        time = sum_of(group.gather_time(parameters * element_bytes) for parameters, group in moved)
-        return time, sum_of(group.near_time(parameters * element_bytes) for parameters, group in moved)
-
-    gather, near_gather = both(work.parameter_bytes * stored_share(shape))
-    scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
-    again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
-    after, near_after = where(again, gather, 0.0) + scatter, where(again, near_gather, 0.0) + near_scatter
-    exposed = Cost(
-        overlapped(forward, gather, near_gather, rates) - forward,
-        overlapped(backward, after, near_after, rates) - backward,
-    )
-    if any_of(rates.gathers_ahead == 0):
-        sent = overlapped(backward, scatter, near_scatter, rates) - backward
-        exposed = Cost(
-            where(rates.gathers_ahead > 0, exposed.forward, gather),
-            where(rates.gathers_ahead > 0, exposed.backward, where(again, gather, 0.0) + sent),
-        )
-    split = sum_of(parameters * (group.ranks > 1) for parameters, group in moved)
-    exposed = exposed + _repacking(split, shape, layout, work, rates)
-    return exposed * where(layout.zero_stage >= 2, 1 / where(layout.pp > 1, micro_batches, 1.0), 0.0)
-
-
-def _repacking(parameters: Values, shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
-    """Return the seconds in which sharded PyTorch moves the parameters of a layer between tensors and buffers.
-
-    FSDP2 copies what it gathered out of the buffer into a tensor for each parameter (`foreach_all_gather_copy_out`),
-    and gradients into the buffer in the type in which they are reduced (`foreach_reduce_scatter_copy_in`), both beside
-    no compute. FSDP's first form gathers into one flat tensor whose views are the parameters, and autograd puts the
-    gradients of the views together.
-    """
-    copied = work.copies_gathered * 2 * work.parameter_bytes * stored_share(shape) * parameters / rates.streaming
-    packed = work.packs_gradients * (work.parameter_bytes + work.reduce_bytes) * parameters / rates.streaming
-    return Cost(copied, where(layout.zero_stage >= 3, copied, 0.0) + packed * shape.trainable)

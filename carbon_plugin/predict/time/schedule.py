@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from carbon_plugin.predict.arrays import Values, any_of, ceil, clip, log2, maximum, minimum, sqrt, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
+from carbon_plugin.predict.parameters import device_parameters, sparse_share
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network, operators
-from carbon_plugin.predict.time.layer import LayerOnDevice, LayerTime, layer_on_device, layer_parameters, layer_time
+from carbon_plugin.predict.time.layer import LayerOnDevice, LayerTime, layer_on_device, layer_time
 from carbon_plugin.predict.time.overlap import exposed_exchange
 
 POINT_TO_POINT_LATENCY = 1e-4
@@ -141,15 +142,6 @@ def _sorts(shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_bat
     return found
 
 
-def sparse_share(shape: Shape, layout: Layout) -> Values:
-    """Return the share of sparse layers on the stage that has the largest one.
-
-    Where there are several stages, all leading dense layers are on the first one.
-    """
-    alike = where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
-    return shape.moe_layers / maximum(alike, 1)
-
-
 def _output_time(
     shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, last_layer: LayerTime
 ) -> Values:
@@ -180,31 +172,6 @@ def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, s
     exposed = maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
     time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)
     return where(layout.pp > 1, time, 0.0)
-
-
-def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Return the parameters on the fullest device before data-parallel sharding: (shared, routed experts)."""
-    if shape.kinds:
-        parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
-        shared: Values = sum_of(part[0] for part in parts)
-        routed: Values = sum_of(part[1] for part in parts)
-    else:
-        shared, routed = _layers_parameters(shape, layout)
-    return shared + (shape.tables(layout.pp) + shape.beside) / layout.tp, routed
-
-
-def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Return the parameters of the layers on a device, without embeddings: (shared, routed experts)."""
-    dense_shared, _ = layer_parameters(shape, layout, sparse=False)
-    layers = shape.layers / shape.passes / layout.pp
-    shared: Values = layers * dense_shared
-    routed: Values = 0.0
-    if any_of(shape.moe_layers > 0):
-        sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
-        share = sparse_share(shape, layout)
-        shared = layers * (share * sparse_shared + (1 - share) * dense_shared)
-        routed = (layers * share + shape.mtp) * sparse_routed
-    return shared, routed
 
 
 def _gradient_exchange(

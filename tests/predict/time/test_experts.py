@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.parameters import device_parameters
 from carbon_plugin.predict.rates.resolve import routed_row_time
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.experts import (
@@ -31,7 +32,7 @@ from carbon_plugin.predict.time.experts import (
 from carbon_plugin.predict.time.host import HOST_OPS_GROUPED, HOST_OPS_WAIT, host_floor, host_wait
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.overlap import DEVICE_SMS, EXCHANGE_SMS, exposed_experts, smooth_max
-from carbon_plugin.predict.time.schedule import StepTime, device_parameters, step_time
+from carbon_plugin.predict.time.schedule import StepTime, step_time
 from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
+from carbon_plugin.predict.parameters import device_parameters, layer_parameters
 from carbon_plugin.predict.time import network
-from carbon_plugin.predict.time.layer import layer_parameters
-from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, device_parameters, step_time
+from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack

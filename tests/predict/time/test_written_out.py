@@ -12,9 +12,9 @@ import pytest
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.parameters import layer_parameters
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import host, operators
-from carbon_plugin.predict.time.layer import layer_parameters
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
