@@ -25,6 +25,9 @@ class Family(Struct, frozen=True, kw_only=True):
     not read. `positions` are the default length of a learned position table, the number of rows beyond it, and the
     number of rows that no token of a sequence uses. `linear` is the module of the layers that have no attention, and
     `without_attention` says that all layers are such. `floored_heads` says that the width of a head is rounded down,
+    `shared_out_values` that value heads of latent attention share out the hidden width where theirs is not stated,
+    `full_rank_gates` that the gates of Kimi Delta Attention have one matrix each, `doubled_in_windows` that layers with
+    a window have twice the key/value heads where the config does not state how many,
     `never_tied` that the output head is separate whatever the config says. `pooler` says that the class of an encoder
     without a head has a dense layer for whole texts, and `bare_head` that its language-model head has none before the
     vocabulary. `shared` says that layers share their weights, `qk_norm` that queries and keys
@@ -38,6 +41,9 @@ class Family(Struct, frozen=True, kw_only=True):
     positions: tuple[int, int, int] | None = None
     encoder: bool = False
     floored_heads: bool = False
+    shared_out_values: bool = False
+    full_rank_gates: bool = False
+    doubled_in_windows: bool = False
     never_tied: bool = False
     output_gate: bool = False
     qk_norm: bool = False
@@ -62,6 +68,9 @@ def family_of(name: str) -> Family:
         positions=tuple(positions) if positions else None,
         encoder=name in _names("encoders"),
         floored_heads=name in _names("floored_heads"),
+        shared_out_values=name in _names("shared_out_values"),
+        full_rank_gates=name in _names("full_rank_gates"),
+        doubled_in_windows=name in _names("doubled_in_windows"),
         never_tied=name in _names("never_tied"),
         output_gate=name in _names("output_gates"),
         qk_norm=name in _names("qk_norms"),

@@ -14,22 +14,13 @@ import msgspec
 
 from carbon_plugin.spec.huggingface.disentangled import FAMILIES as DISENTANGLED
 from carbon_plugin.spec.huggingface.disentangled import position_projections
-from carbon_plugin.spec.huggingface.families import Family
+from carbon_plugin.spec.huggingface.families import Family, family_of
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
 from carbon_plugin.spec.models.blocks import Mixer
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
 CHUNK = ("mamba_chunk_size", "chunk_size")
-VALUES_SHARE_THE_WIDTH = frozenset({"minicpm3"})
-"""The families of latent attention whose value heads share out the hidden width where the config does not state theirs
-(configuration_minicpm3.py of transformers 5.24)."""
-FULL_RANK_GATES = frozenset({"bailing_hybrid"})
-"""The families of Kimi Delta Attention whose gates have one matrix each (modeling_bailing_hybrid.py of transformers
-5.24), whatever they are clipped by."""
-DOUBLED_IN_WINDOWS = frozenset({"mimo_v2_flash"})
-"""The families whose layers with a window have twice the key/value heads where the config does not state how many
-(modeling_mimo_v2_flash.py of transformers 5.24)."""
 CROSS = "cross-attention"
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
@@ -87,7 +78,7 @@ def _value_width(keys: ConfigKeys) -> int:
     """Return the width of a value head where a config of latent attention leaves it out. Raises `SpecError` for a
     family that always states it.
     """
-    if keys.text("model_type") not in VALUES_SHARE_THE_WIDTH:
+    if not family_of(keys.text("model_type")).shared_out_values:
         return keys.integer("v_head_dim")
     return keys.integer(*HIDDEN) // keys.integer(*HEADS)
 
@@ -173,7 +164,7 @@ def _cross_attention(keys: ConfigKeys) -> Mixer:
 def _of_the_window(keys: ConfigKeys) -> ConfigKeys:
     """Return the keys with the values that layers with a window have for themselves (`swa_...`)."""
     own = {key[4:]: value for key, value in keys.config.items() if key.startswith("swa_") and value is not None}
-    if keys.text("model_type") in DOUBLED_IN_WINDOWS:
+    if family_of(keys.text("model_type")).doubled_in_windows:
         own.setdefault(KV_HEADS[1], 2 * keys.integer(*KV_HEADS))
     return keys.with_changes(own) if own else keys
 
@@ -311,7 +302,7 @@ def _kimi_delta(keys: ConfigKeys) -> Mixer:
     conv = own.optional("short_conv_kernel_size", "linear_conv_kernel_dim") or 4
     wide = heads * dim
     low, full = hidden * dim + dim * wide, hidden * wide
-    whole = keys.text("model_type") in FULL_RANK_GATES
+    whole = family_of(keys.text("model_type")).full_rank_gates
     decay = full if whole else low
     gate = full if own.flag("use_full_rank_gate", default=whole) else low
     count = 3 * full + 3 * wide * conv + decay + gate + hidden * heads + wide * hidden
