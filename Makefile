@@ -76,9 +76,10 @@ types: $(VENV)/.installed-dev ## mypy --strict on the package and its integratio
 	$(BIN)/mypy carbon_plugin
 	$(BIN)/python -m tests.repository.unknown_names
 
-bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a second of the search, cold starts, to benchmarks/results/
+bench: $(VENV)/.installed-dev ## cost of monitor and accounting, one prediction, layouts a second of the search, cold starts, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py
 	$(BIN)/python benchmarks/footprint_cost.py
+	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/cold_start.py
 
