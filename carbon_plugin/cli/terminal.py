@@ -4,6 +4,7 @@ terminal with control characters.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+BLANKS_AT_THE_END = re.compile(r" +(?=\n)")
+
+
 class _Safe:
-    """Replaces control characters in the text that is written to a stream. In every other respect it behaves like that
-    stream.
+    """Replaces control characters in the text that is written to a stream, and leaves out blanks at the ends of its
+    lines, with which rich fills a table or breaks a sentence. In every other respect it behaves like that stream.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -29,7 +33,7 @@ class _Safe:
         return self._stream
 
     def write(self, text: str) -> int:
-        self._stream.write(printable(text))
+        self._stream.write(BLANKS_AT_THE_END.sub("", printable(text)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

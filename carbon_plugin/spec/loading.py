@@ -70,6 +70,9 @@ SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
 """The fields of a file that a flag makes void, by that flag: they describe another length, node or place."""
 
 
+NOTHING_USUAL = "field {} is missing: no {} is usual for a model that reads no text; state it ({})"
+
+
 class _ClusterFields(Struct, frozen=True, kw_only=True):
     accelerator: str
     nodes: int
@@ -204,18 +207,21 @@ def _with_usual_work(
     document: Document, model: TransformerModel | CountedModel, devices: int
 ) -> tuple[Document, list[Assumption]]:
     """Return the document with the length of a sequence and the batch that are taken where the plan states none, and
-    these assumptions.
-
-    Where nothing is usual for the model, the field stays out, so that the plan is refused with its name.
+    these assumptions. Raises `SpecError` where none is usual for the model.
     """
     stated = document.value["training"]
     if not isinstance(stated, Mapping):
         return document, []  # the decoder refuses it
     training = dict(stated)
     taken: dict[str, Taken] = {}
-    if "seq_len" not in training and (length := _length_of(model)) is not None:
+    if "seq_len" not in training:
+        if (length := _length_of(model)) is None:
+            raise document.error(("training",), NOTHING_USUAL.format("seq_len", "length", "--seq-len"))
         taken["seq_len"] = length
-    if "global_batch_size" not in training and _reads_text(model):
+    if "global_batch_size" not in training:
+        if not _reads_text(model):
+            missing = NOTHING_USUAL.format("global_batch_size", "batch", "--global-batch-size")
+            raise document.error(("training",), missing)
         seq_len = taken["seq_len"].value if "seq_len" in taken else training.get("seq_len")
         # A length that is no number is refused below, by its own name.
         number = seq_len if isinstance(seq_len, int | float) else USUAL_SEQ_LEN

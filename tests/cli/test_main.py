@@ -467,3 +467,20 @@ def test_a_full_disk_behind_standard_output_is_named(unbuffered):
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard output: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", *QUESTION[1:], "--search", "--deadline-days", "30"],
+        ["scale", "--compute", "1e20", "--zone", "FRA"],
+        ["profiles", "show", "h100-sxm", "--embodied"],
+        ["doctor"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_command_ends_a_line_with_blanks(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run(words) == 0
+
+    assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []

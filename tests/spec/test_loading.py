@@ -274,7 +274,7 @@ def test_an_assumed_batch_follows_a_stated_length():
 def test_no_batch_is_usual_for_a_model_that_reads_no_text():
     images = {"layers": 12, "hidden": 768, "heads": 12, "ffn": 3072, "vocab": 0, "outputs": 1000, "input_tokens": 197}
 
-    with pytest.raises(SpecError, match="training: field global_batch_size is missing, expected int"):
+    with pytest.raises(SpecError, match="training: field global_batch_size is missing: no batch is usual for"):
         build_run_spec(with_changes(model=images, training={"steps": 10}))
 
 

@@ -21,7 +21,7 @@ _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(h|d)?")
 
 
 def when(
-    spec: Annotated[Path, Argument("Run spec (YAML).")],
+    spec: Annotated[Path | None, Argument("Run spec (YAML). Flags override its fields.")] = None,
     *,
     options: RunOptions,
     within: Annotated[str, Option("Latest start from now: 48h, 3d, or hours.")] = "48h",

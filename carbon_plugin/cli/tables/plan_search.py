@@ -149,7 +149,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
     clusters = f"{report.clusters} clusters" if report.clusters > 1 else "one cluster"
     limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / SECONDS_PER_DAY)}"
     out.print(
-        f"[bold]search: {escape(report.name)}[/]  {plural(report.considered, 'layout')} on {clusters}, "
+        f"[bold]search: {escape(report.name)}[/], {plural(report.considered, 'layout')} on {clusters}, "
         f"{report.fitting:,} of them fit in memory{limit}"
     )
     out.print()

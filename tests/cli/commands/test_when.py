@@ -214,3 +214,11 @@ def test_a_site_without_a_service_says_what_to_give(spec, capsys):
         "give a file with --forecast (a column of times and one of gCO2e/kWh), or name a service in the run spec"
         in capsys.readouterr().err
     )
+
+
+def test_a_run_of_flags_alone_has_a_best_start_too(grid, capsys):
+    asked = ("--model", "gpt2", "--accelerator", "h100-sxm", "--nodes", "1", "--steps", "10", "--zone", "FRA")
+
+    found = answer(capsys, *asked, "--forecast", grid, "--within", "48h")
+
+    assert found["best"]["g_per_kwh"] == 50.0
