@@ -276,6 +276,8 @@ def next_step(reason: str) -> str:
     """Return what to do about a row that was skipped for this reason."""
     if reason.endswith("is not stated"):
         field = reason.removesuffix(" is not stated")
+        if field in STEP_TIME_FIELDS:
+            return f"state what was measured, one of {', '.join(STEP_TIME_FIELDS)}; {ROW_FIELDS}"
         return f"state {field} in the row{', 1 where there is none' * (field in DEGREES)}; {ROW_FIELDS}"
     if "has no profile" in reason:
         return "`carbon-plugin list accelerators` has the known ones, CARBON_PLUGIN_PROFILES takes your own"

@@ -42,7 +42,7 @@ P = TypeVar("P", Accelerator, Node)
 
 
 def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerator:
-    """Return the accelerator profile with this name or alias.
+    """Return the accelerator profile with this name or alias, or that a driver calls so.
 
     Raises `SpecError` listing the nearest names if there is none, or naming file, line and field of a bad profile.
     """
@@ -64,7 +64,8 @@ def find_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerato
     """Return what `load_accelerator` returns, or None if there is no such profile."""
     searched = _search_path(profile_dirs)
     found = (_named(name, _accelerators(_parsed(d, "accelerators", mentioning=name))) for d in searched)
-    return next((accelerator for accelerator in found if accelerator is not None), None)
+    by_name = next((accelerator for accelerator in found if accelerator is not None), None)
+    return by_name or match_device_name(name, profile_dirs=profile_dirs)
 
 
 def find_node(name: str, *, profile_dirs: Directories = ()) -> Node | None:

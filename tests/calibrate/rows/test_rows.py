@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from carbon_plugin.calibrate.rows import rows as rows_module
 from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventions_of
 from carbon_plugin.calibrate.rows.published import published_rows
-from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, parse_rows, read_rows, unknown_fields
+from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, next_step, parse_rows, read_rows, unknown_fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
@@ -137,6 +137,12 @@ def test_a_preset_is_trained_as_the_row_says() -> None:
 
     assert row.spec.model.adapters == "attention"
     assert 0 < row.spec.model.trainable_fraction < 0.005
+
+
+def test_a_row_without_a_measured_time_is_told_every_field_that_has_one() -> None:
+    said = next_step(parsed(step_time_s=None).reason)
+
+    assert said.startswith("state what was measured, one of step_time_s, tokens_per_s_per_gpu,")
 
 
 def test_a_skipped_row_names_its_unknown_fields_too() -> None:

@@ -223,6 +223,14 @@ def test_a_gh200_in_a_node_of_four_has_less_power_and_links_to_the_others():
     assert load_node(quad.default_node).accelerators == 4
 
 
+@pytest.mark.parametrize("driver", ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "Tesla T4"])
+def test_a_device_can_be_named_as_its_driver_calls_it(driver):
+    recognised = match_device_name(driver)
+
+    assert recognised is not None
+    assert load_accelerator(driver) == recognised
+
+
 @pytest.mark.parametrize("driver", ["NVIDIA H100", "NVIDIA A10G", "", "Intel(R) Xeon(R)"])
 def test_a_device_that_is_not_known_is_not_guessed(driver):
     assert match_device_name(driver) is None
