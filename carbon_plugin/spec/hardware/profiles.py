@@ -65,7 +65,9 @@ def find_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerato
     searched = _search_path(profile_dirs)
     found = (_named(name, _accelerators(_parsed(d, "accelerators", mentioning=name))) for d in searched)
     by_name = next((accelerator for accelerator in found if accelerator is not None), None)
-    return by_name or match_device_name(name, profile_dirs=profile_dirs)
+    if by_name is not None or " mig " in f" {name.lower()} ":  # a slice is no whole device to plan with
+        return by_name
+    return match_device_name(name, profile_dirs=profile_dirs)
 
 
 def find_node(name: str, *, profile_dirs: Directories = ()) -> Node | None:

@@ -229,6 +229,7 @@ def test_a_device_can_be_named_as_its_driver_calls_it(driver):
 
     assert recognised is not None
     assert load_accelerator(driver) == recognised
+    assert find_accelerator(f"{driver} MIG 1g.10gb") is None  # a slice of it is another device
 
 
 @pytest.mark.parametrize("driver", ["NVIDIA H100", "NVIDIA A10G", "", "Intel(R) Xeon(R)"])
