@@ -99,6 +99,7 @@ NO_SP = {"sequence_parallel": (False, "no norm weight is on the tp axis")}
 STRATEGY = "axis 'tensor_parallel' of the mesh of ModelParallelStrategy"
 LONE = {"pp": (1, "axis 'pp' of the root mesh")}
 PLAIN = {"zero_stage": (0, "nothing is sharded over data-parallel ranks")}
+BF16_PIPELINE = "DeepSpeed engine, ZeRO stage 0 over 2 ranks and BF16_Optimizer, which shards states"
 EXPECTED = {
     "deepspeed_zero0": deepspeed(),
     "deepspeed_zero1": deepspeed(stage=1),
@@ -111,6 +112,16 @@ EXPECTED = {
         pp=(2, "engine.grid"),
         pipeline_schedule=("1f1b", "TrainSchedule of PipelineEngine"),
         virtual_stages=(1, "PipelineEngine"),
+    ),
+    "deepspeed_pipeline_in_bf16": deepspeed(
+        dp=2,
+        tp=(1, "engine.grid"),
+        pp=(2, "engine.grid"),
+        pipeline_schedule=("1f1b", "TrainSchedule of PipelineEngine"),
+        virtual_stages=(1, "PipelineEngine"),
+        dp_shard=(2, BF16_PIPELINE),
+        dp_replicate=(1, BF16_PIPELINE),
+        zero_stage=(1, BF16_PIPELINE),
     ),
     "deepspeed_hpz": deepspeed(stage=3),
     "deepspeed_quantised": deepspeed(stage=3),

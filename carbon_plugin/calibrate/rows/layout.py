@@ -240,9 +240,20 @@ def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[st
         (("none", "ddp", "(dp)", "no"), 0),
     ):
         if any(mark in lower for mark in marks):
-            return stage
+            return 1 if stage == 0 and pp > 1 and _shards_by_bf16_optimizer(row) else stage
     assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
     return conventions.zero_stage
+
+
+def _shards_by_bf16_optimizer(row: Fields) -> bool:
+    """Return whether a pipeline of Megatron-DeepSpeed without a stage of ZeRO shards its optimizer states all the same.
+
+    Its bf16 optimizer gives every data-parallel rank a share of the fp32 weights and states (`BF16_Optimizer` of
+    DeepSpeed's runtime/bf16_optimizer.py, which runtime/engine.py takes for bf16 under a pipeline). BLOOM's script sets
+    `ZERO_STAGE=0` for it. The fp16 optimizer shards nothing.
+    """
+    megatron = row.text("framework").lower().startswith("megatron-deepspeed")
+    return megatron and not row.text("precision").lower().startswith(("fp16", "fp32"))
 
 
 def _chunks(

@@ -38,12 +38,16 @@ def _engine(job: Job) -> Any:
 
 
 def _axes(engine: Any) -> dict[str, Observed]:
-    stage, dp, sp = engine.zero_optimization_stage(), int(engine.dp_world_size), int(engine.sequence_parallel_size)
+    stated, dp, sp = engine.zero_optimization_stage(), int(engine.dp_world_size), int(engine.sequence_parallel_size)
+    # The bf16 optimizer, which a pipeline in bf16 gets, gives every rank a share of the states at stage 0 too.
+    by_optimizer = stated == 0 and type(engine.optimizer).__name__ == "BF16_Optimizer"
+    stage = 1 if by_optimizer else stated
     # Releases that still have MiCS shard within groups of this size; -1 means that MiCS is not used.
     mics = int(getattr(engine, "mics_shard_size", int)())
     among = mics if mics > 0 else dp
     shard, replicate = (among, dp // among) if stage else (1, dp)
-    zero = f"DeepSpeed engine, ZeRO stage {stage} over {plural(dp, 'rank')}"
+    zero = f"DeepSpeed engine, ZeRO stage {stated} over {plural(dp, 'rank')}"
+    zero += " and BF16_Optimizer, which shards states" if by_optimizer else ""
     zero += f" in groups of {among} (MiCS)" if among != dp else ""
     axes = {
         "dp_shard": Observed(shard, zero),

@@ -237,6 +237,17 @@ def test_phrases_for_sharding_and_recompute_are_understood(text, stage, recomput
     assert (layout.zero_stage, layout.recompute) == (stage, read)
 
 
+def test_a_pipeline_of_megatron_deepspeed_in_bf16_shards_states_without_a_stage() -> None:
+    """DeepSpeed's bf16 optimizer shards them itself, which its fp16 optimizer does not."""
+    framework = {"framework": "Megatron-DeepSpeed (2023)", "tp": 2, "sharding": "none", "n_gpus": 16, "gbs": 64}
+
+    def stage(**changes: Any) -> int:
+        return parsed(**framework | {"pp": 4, "precision": "bf16"} | changes).spec.layout.zero_stage
+
+    assert stage() == 1
+    assert stage(pp=1) == stage(precision="fp16") == stage(framework="Megatron-LM 2021") == 0
+
+
 def test_expert_tensor_parallelism_and_adapters_are_read() -> None:
     experts = parsed(arch="mixtral_8x7b", framework="NeMo 25.05", tp=2, ep=4, etp=2, pp=1, sharding=None)
     assert experts.spec.layout.expert_tp == 2

@@ -77,13 +77,13 @@ def step(settings: dict[str, Any], **options: Any) -> dict[str, Any]:
     return look(engine, train)
 
 
-def pipelined() -> dict[str, Any]:
+def pipelined(*, bf16: bool = False) -> dict[str, Any]:
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
     layers = [nn.Embedding(VOCAB, HIDDEN), *(Block() for _ in range(4)), nn.Linear(HIDDEN, VOCAB)]
     module = PipelineModule(layers=layers, num_stages=2, loss_fn=loss, partition_method="uniform")
-    engine = engine_of(config(0), model=module)
+    engine = engine_of(config(0) | {"bf16": {"enabled": bf16}}, model=module)
     batch = (torch.randint(VOCAB, (MICRO_BATCH, LENGTH)),) * 2
 
     def train() -> Any:
@@ -140,5 +140,6 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "deepspeed_quantised", lambda: built(config(3, zero_quantized_gradients=True, zero_quantized_weights=True))
     yield "deepspeed_ulysses", ulysses
     yield "deepspeed_pipeline", pipelined  # the grid of its ranks stays that of the process
+    yield "deepspeed_pipeline_in_bf16", lambda: pipelined(bf16=True)
     yield "deepspeed_mpu", lambda: step(config(1), mpu=TensorRanks())
     yield "deepspeed_auto_tp", split_by_deepspeed
