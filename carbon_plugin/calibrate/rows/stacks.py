@@ -45,6 +45,8 @@ HAND_KERNELS = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused")
 """Kernels for norms, rotary positions, gates and loss that users put in place of the modules of transformers
 (linkedin/Liger-Kernel, unslothai/unsloth and those of foundation-model-stack/fms-acceleration). Their losses write the
 gradient over the logits, and Liger's fused loss never holds them."""
+CHUNKED_LOSS = "loss in chunks"
+"""Words of a note for software that takes the head and an eager loss for some of the tokens at a time."""
 HALF_LOSS = "loss over 16-bit logits"
 """Words of a note for code that hands a model's 16-bit logits to PyTorch's loss, which transformers' own loss and
 autocast widen to fp32."""
@@ -280,6 +282,8 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     torchtitan = conventions.name == "torchtitan"
     if HALF_LOSS in row.text("notes"):
         return "half"
+    if CHUNKED_LOSS in row.text("notes") and conventions.stack.cross_entropy == "eager":
+        return "chunked_head"
     if conventions == LEVANTER and GRUG in framework:
         return "chunked"
     if torchtitan and _date_of(row) >= LOSS_IN_CHUNKS_SINCE and not taken_whole:
