@@ -282,11 +282,10 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     torchtitan = conventions.name == "torchtitan"
     if HALF_LOSS in row.text("notes"):
         return "half"
-    if CHUNKED_LOSS in row.text("notes") and conventions.stack.cross_entropy == "eager":
-        return "chunked_head"
     if conventions == LEVANTER and GRUG in framework:
         return "chunked"
-    if torchtitan and _date_of(row) >= LOSS_IN_CHUNKS_SINCE and not taken_whole:
+    in_chunks = CHUNKED_LOSS in row.text("notes") and conventions.stack.cross_entropy == "eager"
+    if in_chunks or (torchtitan and _date_of(row) >= LOSS_IN_CHUNKS_SINCE and not taken_whole):
         return "chunked_head"
     if "chunked cross entropy" in overlap or conventions.chunks_the_loss:
         # torchtune's decoder returns whole logits in fp32, before anything that is compiled

@@ -906,8 +906,9 @@ def test_experts_of_megatron_without_grouped_products_loop_over_sorted_rows_with
 
 def test_a_script_that_hands_16_bit_logits_to_the_loss_says_so_and_blocks_of_the_head_are_known_by_name() -> None:
     plain = {"tp": 1, "pp": 1, "framework": "Hugging Face transformers 4.49"}
-    losses = [parsed(**plain, notes=notes).spec.stack.cross_entropy for notes in ("", "loss over 16-bit logits")]
-    assert losses == ["eager", "half"]
+    said = ("", "loss over 16-bit logits", "head and loss in chunks")
+    losses = [parsed(**plain, notes=notes).spec.stack.cross_entropy for notes in said]
+    assert losses == ["eager", "half", "chunked_head"]
     grug, other = (
         parsed(tp=1, pp=1, framework=f"Levanter ({name})").spec.stack.cross_entropy for name in ("Grug, JAX", "JAX")
     )
