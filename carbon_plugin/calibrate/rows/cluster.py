@@ -4,6 +4,7 @@ and power.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -20,6 +21,9 @@ from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, scaleup_b
 USUAL_CHASSIS = 8
 GIGABIT = 1.25e8
 """Bytes/s in one Gb/s."""
+SLICES = re.compile(r"(?i)\bDCN\b|data-?\s?cent(er|re) network|\bmulti-?slice|between (slices|pods)")
+"""Words of a network that joins slices of chips: the scale-up links of a chip end at its slice, however far such links
+reach at most (v5p: 8,960 chips)."""
 
 
 Hardware = Callable[[str], tuple[Accelerator, Node]]
@@ -61,6 +65,9 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     elif devices > per_node:
         assumed.append(f"network {node.network.bandwidth_bytes_per_s.value / GIGABIT:.0f} Gb/s a device")
     device = _with_links(device, row)
+    if row.states("gpus_per_node") and SLICES.search(row.text("inter_node")):
+        slices = msgspec.structs.replace(device.scaleup, domain=min(per_node, device.scaleup.domain))
+        device = msgspec.structs.replace(device, scaleup=slices)
     cap = row.number("gpu_power_cap_w") if row.states("gpu_power_cap_w") else device.tdp_w.value
     return Cluster(
         accelerator=device,

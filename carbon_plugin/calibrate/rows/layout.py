@@ -282,7 +282,7 @@ def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
     """Return the size of the shard group of a hybrid layout.
 
     It comes from MaxText's "DP n" replicas, from a stated group ("over n", "within groups of n"), or from the island in
-    the case of HSDP and of "inside a pod". Raises `SpecError` where it does not divide the data-parallel ranks.
+    the case of HSDP and of "inside a pod" or slice. Raises `SpecError` where it does not divide the data-parallel ranks.
     """
     text = row.text("sharding")
     shards = dp
@@ -290,7 +290,7 @@ def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
         shards = dp // max(1, int(match.group(1)))
     elif match := re.search(r"over (\d+)$|within groups of (\d+)", text):
         shards = min(dp, int(match.group(1) or match.group(2)))
-    elif "HSDP" in text or "inside a pod" in text:
+    elif "HSDP" in text or re.search(r"inside a (pod|slice)", text):
         shards = min(dp, cluster.devices_per_node)
     if shards < 1 or dp % shards:
         raise SpecError(f"sharding {text!r} does not divide the {dp} data-parallel ranks")
@@ -357,7 +357,7 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
     if not text:
         assumed.append(f"recompute {conventions.recompute}")
         return conventions.recompute
-    if re.search(r"per[- ]op|selective ac|operators", text):
+    if re.search(r"per[- ]op|selective ac|operators|\bminimal|\bdots", text):
         return "operators"
     if text in ("no", "off", "disabled"):
         return "none"

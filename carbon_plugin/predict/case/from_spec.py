@@ -268,7 +268,12 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     )
 
 
-KEPT_PRODUCTS: dict[KeptOperators, float] = {"products": 0.5, "products_alone": 0.5, "every_product": 1.0}
+KEPT_PRODUCTS: dict[KeptOperators, float] = {
+    "products": 0.5,
+    "products_alone": 0.5,
+    "every_product": 1.0,
+    "every_product_alone": 1.0,
+}
 """Share of the products of a layer whose results a policy of recompute for single operations keeps."""
 KEPT_CORE: tuple[KeptOperators, ...] = ("products", "every_product", "core")
 

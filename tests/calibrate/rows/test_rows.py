@@ -16,7 +16,12 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventio
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, next_step, parse_rows, read_rows, unknown_fields
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.rates.laws import gemm_share_law
+from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
 from carbon_plugin.validate.step.step_time import validate
 
@@ -960,6 +965,58 @@ def test_a_bridge_joins_two_cards_in_a_chassis_of_eight_and_a_switch_joins_all()
     )
     assert bridged.spec.cluster.accelerator.scaleup.domain == 2
     assert switched.spec.cluster.accelerator.scaleup.domain == 16
+
+
+@pytest.mark.parametrize(
+    "network", ["data-centre network between slices", "ICI torus; multislice DCN", "datacenter network"]
+)
+def test_links_of_a_tpu_end_at_its_slice(network: str) -> None:
+    job = {"gpu": "TPUv5p", "n_gpus": 128, "framework": "MaxText", "tp": 1, "pp": 1, "gbs": 128}
+    sliced = parsed(**job, gpus_per_node=64, inter_node=network).spec
+    torus = parsed(**job, gpus_per_node=4, inter_node="ICI torus").spec
+    assert [island_size(spec.cluster) for spec in (sliced, torus)] == [64, 128]
+    inside, across = (msgspec.structs.replace(torus, cluster=spec.cluster) for spec in (torus, sliced))
+    assert predict_step(across).step_time_s.value > predict_step(inside).step_time_s.value
+
+
+def test_parameters_are_sharded_inside_a_slice_or_a_pod() -> None:
+    job = {"gpu": "TPUv5p", "n_gpus": 128, "gpus_per_node": 64, "framework": "MaxText", "tp": 1, "pp": 1, "gbs": 128}
+    for words in ("FSDP inside a slice, data parallel between slices", "FSDP inside a pod"):
+        assert parsed(**job, sharding=words).spec.layout.dp_shard == 64
+
+
+def test_policies_of_jax_by_their_names_keep_products_with_weights() -> None:
+    def kept(framework: str = "MaxText", **row) -> tuple[str, str]:
+        spec = parsed(gpu="TPUv5p", tp=1, pp=1, gbs=16, framework=framework, **row).spec
+        return spec.layout.recompute, spec.stack.operators_keep
+
+    assert kept(recompute="minimal") == kept(remat_policy="minimal") == ("operators", "every_product_alone")
+    assert kept(recompute="minimal_flash") == ("operators", "every_product")
+    assert kept("AXLearn", notes="remat keeps the results of all products (dots_saveable)")[1] == "every_product_alone"
+    assert kept(remat_policy="full") == ("operators", "inputs")
+    assert kept(recompute="full")[0] == "full"
+    assert kept()[1] == kept(remat_policy="custom")[1] == "projections"
+
+
+def test_no_tpu_executes_more_of_its_peak_in_a_published_run_than_its_products_may() -> None:
+    """Whole steps with full recompute are mostly products, so that what they execute bounds the share of the peak."""
+    executed: dict[str, float] = {}
+    for row in published_rows()[0]:
+        device, (layout, stack) = row.spec.cluster.accelerator, (row.spec.layout, row.spec.stack)
+        wide = row.spec.training.precision == "bf16" and device.kind == "tpu"
+        if row.framework == "maxtext" and wide and layout.recompute == "full":
+            shape, work = shape_of(row.spec.model), work_of(row.spec.training, stack)
+            flops = float(step_flops(shape, layout_of(layout), work)[1])
+            peak = device.peak_flops["bf16"].value * row.spec.cluster.devices
+            share = flops / peak / row.measured_step_time_s * factor_of(stack)
+            executed[device.name] = max(share, executed.get(device.name, 0.0))
+
+    assert executed.keys() >= {"tpu-v4", "tpu-v5e", "tpu-v5p"}
+    for name, share in executed.items():
+        device = load_accelerator(name)
+        known = device.efficiency.gemm_share
+        law = gemm_share_law(device.tdp_w.value, device.peak_flops["bf16"].value, device.architecture)
+        assert share < (law if known is None else known.value), name
 
 
 def test_torchtitan_takes_cudnn_on_blackwell_where_cudnn_takes_the_heads() -> None:

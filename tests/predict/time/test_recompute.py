@@ -46,6 +46,7 @@ def test_a_policy_repeats_what_it_does_not_keep() -> None:
     assert repeated("products_alone") == pytest.approx(OPERATOR_RECOMPUTE_SHARE * (100 - 30 - 5 - 10) + 30 + 5 + 10)
     # Grouped products of experts are in no list of what is kept, and neither is their exchange.
     assert repeated("every_product") == pytest.approx(100 - (75 - 30) - 10)
+    assert repeated("every_product_alone") == pytest.approx(repeated("every_product") + 10)
     assert repeated("core") == 100 - 15 - 10
     assert repeated("products", "selective") == 10
     assert repeated("products", "none") == 0
