@@ -282,7 +282,8 @@ def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
     """Return the size of the shard group of a hybrid layout.
 
     It comes from MaxText's "DP n" replicas, from a stated group ("over n", "within groups of n"), or from the island in
-    the case of HSDP and of "inside a pod" or slice. Raises `SpecError` where it does not divide the data-parallel ranks.
+    the case of HSDP and of "inside a pod" or slice. Raises `SpecError` where it does not divide the data-parallel
+    ranks.
     """
     text = row.text("sharding")
     shards = dp

@@ -56,8 +56,7 @@ GRUG = "Grug"
 (`fused_linear_softmax_cross_entropy_loss` of levanter/grug/loss.py)."""
 WEIGHT_PRODUCTS = re.compile(r"(?i)\bminimal(?P<core>_flash|_with_context)?\b|\b(checkpoint_)?dots(_saveable)?\b")
 """Policies of JAX that keep the result of every product with weights: `checkpoint_dots_with_no_batch_dims`, which is
-MaxText's "minimal", and with the core's output its "minimal_flash" (`get_remat_policy` of its layers/decoders.py; "full"
-keeps the inputs of layers)."""
+MaxText's "minimal", and with the core's output its "minimal_flash" (`get_remat_policy` of its layers/decoders.py)."""
 GRAPH_TRAINER = "GraphTrainer"
 """torchtitan's trainer that traces the whole step: its policy keeps the result of every product in the list, and not of
 every second one (`_make_default_memory_policy` of its experiments/graph_trainer/memory_policy.py)."""
@@ -153,7 +152,7 @@ def _kept_by_policy(
     # MaxText's policy "custom" keeps what it names, which may be the inputs of layers alone.
     if row.text("remat_policy") == "full" or row.text("activation_offload").startswith("layer inputs ("):
         return {"operators_keep": "inputs"}
-    policy = " ".join(row.text(name) for name in ("recompute", "remat_policy", "notes"))
+    policy = f"{row.text('recompute')} {row.text('remat_policy')}"
     if conventions.xla and (named := WEIGHT_PRODUCTS.search(policy)):
         return {"operators_keep": "every_product" if named.group("core") else "every_product_alone"}
     if conventions.name == "torchtitan" and GRAPH_TRAINER in row.text("notes"):

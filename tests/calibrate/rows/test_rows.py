@@ -992,7 +992,7 @@ def test_policies_of_jax_by_their_names_keep_products_with_weights() -> None:
 
     assert kept(recompute="minimal") == kept(remat_policy="minimal") == ("operators", "every_product_alone")
     assert kept(recompute="minimal_flash") == ("operators", "every_product")
-    assert kept("AXLearn", notes="remat keeps the results of all products (dots_saveable)")[1] == "every_product_alone"
+    assert kept("AXLearn", recompute="dots_saveable") == ("operators", "every_product_alone")
     assert kept(remat_policy="full") == ("operators", "inputs")
     assert kept(recompute="full")[0] == "full"
     assert kept()[1] == kept(remat_policy="custom")[1] == "projections"
