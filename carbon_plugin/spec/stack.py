@@ -111,8 +111,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     copied into the order of the sequence (`FlashSelfAttention` of its model/transformer.py). `operators_keep` is what
     recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
     products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
-    product (torchtitan's GraphTrainer), every product alone (MaxText's minimal), the core's output alone, its input with Q, K and V (MaxText's save_qkv_proj),
-    or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a "layer" whose
+    product (torchtitan's GraphTrainer), every product alone (MaxText's minimal), the core's output alone, its input
+    with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a "layer" whose
     parameters are then copied into tensors of their own (FSDP2), a layer as one "flat" tensor (FSDP's first form), the
     "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone (DeepSpeed). `interleaves` says that its
     pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`). Where a layout
