@@ -112,13 +112,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
     products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
     product (torchtitan's GraphTrainer), every product alone (MaxText's minimal), the core's output alone, its input
-    with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a "layer" whose
-    parameters are then copied into tensors of their own (FSDP2), a layer as one "flat" tensor (FSDP's first form), the
-    "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone (DeepSpeed). `interleaves` says that its
-    pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`). Where a layout
-    does not state it, `shards_sequences` says that tensor parallelism splits sequences between the blocks too
-    (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic` that its collectives run beside products
-    (`ParallelLayout.async_tp`).
+    with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where
+    parameters are sharded: a "layer" whose parameters are then copied into tensors of their own (FSDP2), a layer as one
+    "flat" tensor (FSDP's first form), the "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone
+    (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state
+    how many (`spec.defaults`). Where a layout does not state it, `shards_sequences` says that tensor parallelism splits
+    sequences between the blocks too (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic` that its
+    collectives run beside products (`ParallelLayout.async_tp`).
 
     `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
     so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
