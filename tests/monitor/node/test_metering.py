@@ -12,7 +12,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
-from carbon_plugin.ledger.records import Close, Event, Window
+from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.processes.leader import Claim
@@ -104,6 +104,8 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, mo
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
+        live_j = records(file, Projection)[-1].spent_energy_j
+        assert live_j == pytest.approx(summarise(tmp_path / name).energy.energy_j, rel=1e-9), name
         by_window = [[e for e in w.energies if "gpu" in e.key.lower()] for w in records(file, Window)]
         assert all(len(energies) <= len(ends) for energies in by_window), name
         if name == "late, given":
