@@ -436,6 +436,7 @@ def test_rank_with_a_gpu_of_its_own_takes_over_the_host_of_one_that_has_ended(se
     assert any(energy.key.endswith("/host") for energy in taken[0].energies)
     assert_recorded(recorded_j(summary), true_j)
     assert summary.reserved.whole_host_s >= 0.95 * max(least_j / watts(uuid) for uuid, (least_j, _) in true_j.items())
+    assert "another_job" not in summary.event_counts
     assert {window.phase for window in taken} == {"train"}
     assert summary.progress.steps == taken[-1].last_step
     assert len(summary.period.attempts) == 1

@@ -76,7 +76,6 @@ class NodeRecording:
             lambda sentence: job.note("ledger_trouble", sentence),
         )
         self._same: SameWriter | None = None
-        self._find_same_writer()
         site = context.effective.site
         self.recorder: NodeRecorder = NodeRecorder(
             job,
@@ -100,6 +99,7 @@ class NodeRecording:
         if before is not None:
             before.recorder.cut(self.recorder.ends_s, self.recorder.mark)
             before.recorder.close(HANDED_ON)
+        self._find_same_writer()  # now that the own ledger before this one grows no longer
         self.witness = Witness(job.run_dir, ranks.node, ranks.nodes, self.recorder.note)
         job.guard.run("heads", lambda: self.witness.look(self.journal.file, complete=True), None)
 
