@@ -6,7 +6,7 @@ from __future__ import annotations
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.laws import host_rates
 from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
-from carbon_plugin.predict.time.schedule import MUON_ITERATIONS
+from carbon_plugin.predict.time.update import MUON_ITERATIONS
 from carbon_plugin.spec.models.adapters import why_usual
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import percent

@@ -11,7 +11,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.states import MASTER_BYTES
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
-from carbon_plugin.predict.time.schedule import STEP_FIXED_TIME, offload_time, update_bytes
+from carbon_plugin.predict.time.update import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.stack import Stack
