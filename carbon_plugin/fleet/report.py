@@ -273,7 +273,7 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
-        found = [SUM_OF_CENTRAL_VALUES]
+        found = [f"{SUM_OF_CENTRAL_VALUES}; its range stands there"]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
             found.append(

@@ -136,10 +136,10 @@ def build_run_spec(
 ) -> RunSpec:
     """Return the run that plain mappings of the same form as the file describe.
 
-    Paths in it are relative to the working directory. `origin` is the name that errors give to the mappings. Raises the
-    errors of `load_run_spec`.
+    Paths in it are relative to the working directory. A run without a name has that of its model. `origin` is the name
+    that errors give to the mappings. Raises the errors of `load_run_spec`.
     """
-    return _build(Document(mapping, origin, {}), "run", Path(), Path(), profile_dirs)
+    return _build(Document(mapping, origin, {}), None, Path(), Path(), profile_dirs)
 
 
 def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Document:
@@ -151,7 +151,7 @@ def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Doc
     return Document(value, document.origin, document.places)
 
 
-def _build(document: Document, name: str, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
+def _build(document: Document, name: str | None, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
     if isinstance(document.value, Mapping):
         document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
     fields = decode(document, _RunFields)
@@ -180,7 +180,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
             ("price_usd_per_device_hour",), f"expected 0 or more, got {fields.price_usd_per_device_hour:g}"
         )
     return RunSpec(
-        name=fields.name or name,
+        name=fields.name or name or model.name,
         model=model,
         cluster=cluster,
         training=training,

@@ -264,6 +264,11 @@ def test_length_and_batch_that_nobody_states_are_the_usual_ones_and_named(write,
         assert reasons == ["about 4 Mi tokens a step, usual for LLMs (Llama 2, arXiv 2307.09288); not stated"]
 
 
+def test_a_run_of_flags_alone_has_the_name_of_its_model():
+    assert build_run_spec(LEAST).name == "llama3-8b"
+    assert build_run_spec(with_changes(name="mine")).name == "mine"
+
+
 def test_an_assumed_batch_follows_a_stated_length():
     run = build_run_spec(with_changes(training={"steps": 10, "seq_len": 32768}))
 

@@ -144,7 +144,9 @@ def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> P
         )
     model = spec.model
     if not isinstance(model, TransformerModel):
-        raise SpecError(f"{model.name} is known only by its counted FLOPs, not by its layers")
+        raise SpecError(
+            f"{model.name} is known only by its counted FLOPs, not by its layers; state them with model_spec= of watch"
+        )
     return PublishedRow(
         id=identifier,
         source=source,

@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_skipped_with_the_reason(spec, tmp_path) -> N
     assert [row.reason for row in skipped] == [
         "the spec that ran was never known as a whole; the events of its report (kind: missing) say what is unknown",
         "it ended before its first step",
-        "ResNet is known only by its counted FLOPs, not by its layers",
+        "ResNet is known only by its counted FLOPs, not by its layers; state them with model_spec= of watch",
     ]
 
 

@@ -137,7 +137,7 @@ def test_plan_compares_in_a_table_with_its_warnings(capsys):
     text = " ".join(printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE,egrid:CAMX").split())
 
     for word in (
-        "what if: run",
+        "what if: llama3-8b",
         "as it is",
         "SWE",
         "egrid:CAMX",
