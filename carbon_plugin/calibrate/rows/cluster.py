@@ -10,7 +10,7 @@ from functools import cache
 
 import msgspec
 
-from carbon_plugin.calibrate.rows.conventions import accelerator_name
+from carbon_plugin.calibrate.rows.conventions import accelerator_name, slice_chips
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
@@ -45,6 +45,10 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     """Return the cluster of a row and append what was assumed to `assumed`. Raises `SpecError` naming the field."""
     device, node = known(accelerator_name(row.needed_text("gpu")))
     devices = row.count("n_gpus")
+    if (chips := slice_chips(row.text("gpu"))) is not None:
+        if devices % chips:
+            raise SpecError(f"n_gpus {devices} is no multiple of the {chips} chips of {row.text('gpu')}")
+        assumed.append(f"{devices // chips} of {row.text('gpu')}, with {chips} chips each")
     per_node = min(devices, row.count("gpus_per_node", _chassis(node)))
     if devices > per_node and not row.states("gpus_per_node"):
         assumed.append(f"gpus_per_node {per_node}")

@@ -298,10 +298,31 @@ def release_of(text: str) -> tuple[int, int]:
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
+TPU_SLICE = re.compile(r"(?i)(?:TPU-?)?(v\d(?:e|p|litepod)?)-(\d+)")
+"""Google's name of a slice: a generation and a size."""
+CORES_NAMED = frozenset(("v2", "v3", "v4", "v5p"))
+"""Generations of TPU whose slices have their number of cores in their name, two a chip; later ones have their chips
+(TPU versions of Google's documentation)."""
+
+
+def slice_chips(gpu: str) -> int | None:
+    """Return the chips of a slice of TPUs that a row names in place of its device ("v5p-128" has 64), else None."""
+    found = TPU_SLICE.fullmatch(_device_words(gpu))
+    if found is None:
+        return None
+    return int(found.group(2)) // (2 if found.group(1).lower() in CORES_NAMED else 1)
+
+
+def _device_words(gpu: str) -> str:
+    return re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
+
+
 @cache
 def accelerator_name(gpu: str) -> str:
     """Return the profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
-    name = re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
+    name = _device_words(gpu)
+    if (tpu := TPU_SLICE.fullmatch(name)) is not None:
+        name = f"tpu-{tpu.group(1)}"
     found = find_accelerator(name) or find_accelerator(name.replace("-", "")) or match_device_name(gpu)
     if found is not None:
         return found.name

@@ -32,7 +32,10 @@ PRECISIONS: dict[str, Precision] = {
     "fp32": "fp32",
     "float32": "fp32",
     "tf32": "tf32",
+    "half": "fp16",
+    "16": "fp16",
     "fp8": "fp8",
+    "float8": "fp8",
     "mxfp8": "mxfp8",
     "nvfp4": "nvfp4",
 }

@@ -18,8 +18,15 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "n_gpus": ("num_gpus", "gpus", "n_devices", "num_devices", "devices", "world_size"),
         "gpu": ("accelerator", "device", "gpu_type"),
-        "seq_len": ("sequence_length", "seq_length", "max_seq_len", "max_seq_length", "context_length"),
-        "mbs": ("micro_batch_size", "per_device_train_batch_size", "local_batch_size"),
+        "seq_len": (
+            "sequence_length",
+            "seq_length",
+            "max_seq_len",
+            "max_seq_length",
+            "context_length",
+            "max_target_length",
+        ),
+        "mbs": ("micro_batch_size", "per_device_train_batch_size", "local_batch_size", "per_device_batch_size"),
         "gbs": ("global_batch_size", "train_batch_size"),
         "grad_accum": ("gradient_accumulation_steps",),
         "tp": ("tensor_parallel", "tensor_parallel_size", "tensor_model_parallel_size"),
@@ -33,7 +40,7 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mem_gib_per_gpu": ("peak_memory_gib",),
     }
 )
-"""The fields of a row, and what Megatron, DeepSpeed, transformers and torchtitan call them."""
+"""The fields of a row, and what Megatron, DeepSpeed, transformers, torchtitan and MaxText call them."""
 SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "layers": ("num_layers", "num_hidden_layers", "n_layers"),

@@ -979,6 +979,25 @@ def test_links_of_a_tpu_end_at_its_slice(network: str) -> None:
     assert predict_step(across).step_time_s.value > predict_step(inside).step_time_s.value
 
 
+def test_a_slice_of_tpus_is_known_by_the_name_that_its_maker_gives_it() -> None:
+    job = {"framework": "MaxText", "tp": 1, "pp": 1, "gbs": 256, "step_time_s": 99}
+    named = {"v5p-128": 64, "TPU v4-128": 64, "v5litepod-256": 256, "TPU v6e-8": 8}
+    for gpu, chips in named.items():
+        row = parsed(**job, gpu=gpu, n_gpus=chips, gpus_per_node=chips)
+        assert row.spec.cluster.accelerator.kind == "tpu"
+        assert f"1 of {gpu}, with {chips} chips each" in row.assumed
+    assert "2 of v5p-128, with 64 chips each" in parsed(**job, gpu="v5p-128", n_gpus=128, gpus_per_node=4).assumed
+    assert "no multiple of the 64 chips of v5p-128" in str(parsed(**job, gpu="v5p-128", n_gpus=96, gpus_per_node=4))
+
+
+def test_maxtexts_own_names_and_lightnings_precisions_are_read() -> None:
+    named = {name: value for name, value in RECORD.items() if name not in ("mbs", "seq_len", "gbs")}
+    row = parse_rows([{**named, "per_device_batch_size": 2, "max_target_length": 2048, "framework": "MaxText"}], {})[0]
+    assert (row[0].spec.layout.micro_batch_size, row[0].spec.training.seq_len) == (2, 2048)
+    words = {"16-mixed": "fp16", "half": "fp16", "float8": "fp8"}
+    assert {said: parsed(precision=said, step_time_s=99).spec.training.precision for said in words} == words
+
+
 def test_parameters_are_sharded_inside_a_slice_or_a_pod() -> None:
     job = {"gpu": "TPUv5p", "n_gpus": 128, "gpus_per_node": 64, "framework": "MaxText", "tp": 1, "pp": 1, "gbs": 128}
     for words in ("FSDP inside a slice, data parallel between slices", "FSDP inside a pod"):
