@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from carbon_plugin.errors import SpecError
 
+_DAY = re.compile(r"(\d{4}-\d\d-\d\d)(Z|[+-]\d\d:\d\d)?")
+
 
 def unix_s(text: str, field: str) -> float:
-    """Return the Unix seconds of a moment such as "2026-01-01T00:00Z".
+    """Return the Unix seconds of a moment such as "2026-01-01T00:00Z". A day alone ("2026-01-01Z") is its midnight.
 
     Raises `SpecError` naming the field where the text is no date or has no offset.
     """
+    day = _DAY.fullmatch(text)  # Python would take the plus of 2026-01-01+01:00 for the letter between day and time
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(f"{day[1]}T00:00{day[2] or ''}" if day else text)
     except ValueError:
         raise SpecError(f"{field} is {text!r}, expected ISO 8601 such as 2026-01-01T00:00Z") from None
     if moment.tzinfo is None:
-        raise SpecError(f"{field} is {text!r} without an offset, expected for instance {text}Z or {text}+01:00")
+        whole = moment.isoformat(timespec="auto" if moment.second else "minutes")
+        raise SpecError(f"{field} is {text!r} without an offset, expected for instance {whole}Z or {whole}+01:00")
     return moment.timestamp()
 
 
