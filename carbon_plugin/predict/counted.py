@@ -33,8 +33,9 @@ def counted_step_terms(
     samples = layout.micro_batch_size
     trained = model.trainable_parameters / max(model.parameters, 1)
     again = layout.recompute_share if layout.recompute == "full" else 0.0
-    passes = 2 + trained + again
-    matmul = samples * model.forward_flops_per_sample * passes / float(rates.gemm_flops)
+    forward = model.forward_flops_per_sample
+    flops = forward * (1 + again) + _backward_flops(model)
+    matmul = samples * flops / float(rates.gemm_flops)
     moved = samples * model.activation_bytes_per_sample * (2 + BACKWARD_KERNELS + again) / float(rates.memory)
     kernels = model.kernels * (1 + BACKWARD_KERNELS + again)
     device = matmul + moved + kernels * float(rates.kernel_time)
@@ -56,7 +57,7 @@ def counted_step_terms(
     replicas = network.group_of(float(layout.dp_replicate), float(layout.dp_shard), rates)
     size = model.trainable_parameters * reduce_bytes / layout.dp_shard
     reduce, near = replicas.all_reduce_time(size), 2 * replicas.near_time(size)
-    backward = busy * (1 - 1 / passes)
+    backward = busy * (1 - (forward / flops if flops else 0))
     once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
     updated = model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1)
     state_bytes, master = float(optimizer_state_bytes(training)), float(training.master_weights)
@@ -77,10 +78,20 @@ def counted_step_terms(
 
 def counted_step_flops(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> tuple[float, float]:
     """Return the FLOPs of a step over all devices: those of the model, and those with what is computed again."""
-    forward = model.forward_flops_per_sample * training.global_batch_size
-    trained = model.trainable_parameters / max(model.parameters, 1)
+    forward, backward = model.forward_flops_per_sample, _backward_flops(model)
     again = forward * layout.recompute_share if layout.recompute == "full" else 0.0
-    return forward * (2 + trained), forward * (2 + trained) + again
+    batch = training.global_batch_size
+    return batch * (forward + backward), batch * (forward + backward + again)
+
+
+def _backward_flops(model: CountedModel) -> float:
+    """Return the FLOPs per sample of the backward pass.
+
+    They follow from the trained share of the parameters where an older count does not say.
+    """
+    if model.backward_flops_per_sample is not None:
+        return model.backward_flops_per_sample
+    return model.forward_flops_per_sample * (1 + model.trainable_parameters / max(model.parameters, 1))
 
 
 def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:

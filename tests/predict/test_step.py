@@ -165,6 +165,19 @@ def test_a_counted_model_with_states_on_the_host_waits_for_it() -> None:
     assert "optimizer" not in on_host.memory.parts_bytes
 
 
+def test_a_counted_model_of_frozen_parts_takes_the_time_of_the_backward_pass_that_was_counted() -> None:
+    forward = COUNTED["forward_flops_per_sample"]
+    old, whole, frozen = (
+        predict_step(spec_of(model={**COUNTED, **more}, layout={"dp_replicate": 64}, stack={}))
+        for more in ({}, *({"backward_flops_per_sample": factor * forward} for factor in (2, 0.5)))
+    )
+
+    assert whole.model_flops_per_step == pytest.approx(old.model_flops_per_step)
+    assert whole.breakdown_s == pytest.approx(old.breakdown_s)
+    assert frozen.model_flops_per_step == pytest.approx(old.model_flops_per_step / 2)
+    assert frozen.breakdown_s["matmul"] == pytest.approx(old.breakdown_s["matmul"] / 2)
+
+
 def test_the_memory_of_a_counted_model_is_what_is_kept_and_its_time_what_is_moved() -> None:
     old, new = (
         predict_step(spec_of(model={**COUNTED, **more}, layout={"dp_replicate": 64}, stack={}))

@@ -1,4 +1,5 @@
-"""Count FLOPs, activation bytes and operations of any module in one forward pass without data or memory.
+"""Count FLOPs, activation bytes and operations of any module in one forward and one backward pass without data or
+memory.
 
 A copy of the module on the meta device runs the shapes of a real batch. Nothing of the real module, of its
 hooks or of the random state is touched.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -31,18 +33,21 @@ class Counts(Struct, frozen=True):
     """One instance holds what was counted in one forward pass.
 
     `flops` are those of matrix operations, `activation_bytes` the bytes of all results, and `kernels` the operations
-    that launch a kernel. `saved_bytes` are the bytes that autograd keeps for the backward pass (None where the module
-    cannot be run with gradients on the meta device).
+    that launch a kernel. `saved_bytes` are the bytes that autograd keeps for the backward pass, and `backward_flops`
+    those of that pass without what it repeats of the forward pass (each None where the module cannot be run so on the
+    meta device).
     """
 
     flops: float
     activation_bytes: float
     kernels: int
     saved_bytes: float | None
+    backward_flops: float | None
 
 
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
-    """Count what `call(copy)` runs on a meta copy of a plain `module`; `call` must pass meta tensors.
+    """Count what `call(copy)` runs on a meta copy of a plain `module`, and the backward pass from all of its results
+    or, where it names one, from its loss; `call` must pass meta tensors.
 
     `deadline_s` is the moment of `time.thread_time` at which counting is given up. Raises `TimeoutError` then,
     and whatever the module raises on meta tensors (data-dependent control flow, custom kernels).
@@ -74,16 +79,22 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
         call(replica)
     for parameter in trained:
         parameter.requires_grad_(True)
-    try:
+    forward_flops = float(flops.get_total_flops())
+    saved = backward = None
+    with suppress(Exception):  # the counts without gradients are still valid
         with torch.random.fork_rng(devices=[]):
-            saved: float | None = _saved_bytes(replica, call, deadline_s)
-    except Exception:  # the counts without gradients are still valid
-        saved = None
-    return Counts(float(flops.get_total_flops()), tally.result_bytes, tally.kernels, saved)
+            saved, results = _saved_bytes(replica, call, deadline_s)
+        with torch.random.fork_rng(devices=[]):
+            backward = _backward_flops(results, deadline_s)
+    # What a checkpoint runs again is no part of the model's own work, which is at most twice that of the forward pass.
+    backward = None if backward is None else min(backward, 2 * forward_flops)
+    return Counts(forward_flops, tally.result_bytes, tally.kernels, saved, backward)
 
 
-def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> float:
-    """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters and buffers."""
+def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> tuple[float, Any]:
+    """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters and buffers, and
+    what the pass returns.
+    """
     import torch
 
     own = {tensor.untyped_storage()._cdata for tensor in (*replica.parameters(), *replica.buffers())}
@@ -99,8 +110,32 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
         return tensor.detach()  # an output held by its own node would never be freed
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        call(replica)
-    return float(sum(storage.nbytes() for storage in held.values()))
+        results = call(replica)
+    return float(sum(storage.nbytes() for storage in held.values())), results
+
+
+def _backward_flops(results: Any, deadline_s: float) -> float:
+    """Return the FLOPs of the backward pass from the loss among `results`, else from all of them."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import FlopCounterMode
+
+    class _Deadline(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if time.thread_time() > deadline_s:
+                raise TimeoutError("counting took too long")
+            return func(*args, **(kwargs or {}))
+
+    loss = results.get("loss") if isinstance(results, Mapping) else getattr(results, "loss", None)
+    found = tree_leaves(results if loss is None else loss)
+    ends = [end for end in found if isinstance(end, torch.Tensor) and end.requires_grad]
+    if not ends:
+        return 0.0
+    flops = FlopCounterMode(display=False)
+    with flops, _Deadline():  # type: ignore[no-untyped-call]
+        torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
+    return float(flops.get_total_flops())
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:

@@ -44,7 +44,7 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
         raise SpecError(f"{target}: gave a {type(module).__name__}, expected a torch.nn.Module")
     try:
         tensors = [torch.empty(sizes, dtype=dtype, device="meta") for sizes, dtype in shapes]
-        counts = count_forward(module, lambda copy: copy(*tensors), time.monotonic() + DEADLINE_S)
+        counts = count_forward(module, lambda copy: copy(*tensors), time.thread_time() + DEADLINE_S)
     except Exception as error:  # data-dependent control flow, wrong shapes, custom kernels
         raise SpecError(
             f"{target}: its forward pass cannot be traced on {', '.join(inputs)}: {type(error).__name__}: {error}"
@@ -58,6 +58,7 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
         forward_flops_per_sample=counts.flops / samples,
         activation_bytes_per_sample=counts.activation_bytes / samples,
         saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
+        backward_flops_per_sample=None if counts.backward_flops is None else counts.backward_flops / samples,
         kernels=counts.kernels,
         source=f"counted in one forward pass of {target} on {', '.join(inputs)} on the meta device",
         seq_len=seq_len or (seen[0][1] if seen else None),

@@ -336,10 +336,11 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Such a model has no tensor- or pipeline-parallel prediction. FLOPs and bytes are per sample of one forward pass.
     `activation_bytes_per_sample` are the bytes of all results, which are moved; `saved_bytes_per_sample` are those that
-    autograd keeps for the backward pass (None in older counts). `kernels` is the number of operations that a forward
-    pass launches. The counts hold for the input that was counted: `samples` samples of `seq_len` tokens each (None
-    where the input has no sequence). `target` and `inputs` are the arguments that `carbon-plugin count` was given, so
-    that another length can be counted anew.
+    autograd keeps for the backward pass. `backward_flops_per_sample` are the FLOPs of that pass, of which frozen parts
+    need less than twice those of the forward pass. Both are None in older counts. `kernels` is the number of operations
+    that a forward pass launches. The counts hold for the input that was counted: `samples` samples of `seq_len` tokens
+    each (None where the input has no sequence). `target` and `inputs` are the arguments that `carbon-plugin count` was
+    given, so that another length can be counted anew.
 
     Raises `SpecError` naming the field when a count is impossible.
     """
@@ -356,11 +357,13 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     target: str | None = None
     inputs: tuple[str, ...] = ()
     saved_bytes_per_sample: float | None = None
+    backward_flops_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
         check_positive(self, "seq_len", "samples", owner=owner)
         check_not_negative(self, "trainable_parameters", "forward_flops_per_sample", owner=owner)
+        check_not_negative(self, "backward_flops_per_sample", owner=owner)
         check_not_negative(self, "activation_bytes_per_sample", "saved_bytes_per_sample", "kernels", owner=owner)
         if self.trainable_parameters > self.parameters:
             raise SpecError(
