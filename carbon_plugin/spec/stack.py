@@ -22,7 +22,7 @@ Population = Literal["ordinary", "tuned"]
 THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 """Kernel classes whose scores go through memory."""
 CudaGraphs = Literal["none", "scoped", "iteration"]
-ExpertDispatch = Literal["all_to_all", "deepep"]
+ExpertDispatch = Literal["all_to_all", "deepep", "hybridep"]
 TokenCounts = Literal["host", "exchange", "device"]
 CrossEntropy = Literal[
     "eager",
@@ -62,10 +62,12 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     that the times of host and device add up.
 
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
-    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
-    some of a token's experts. `round_robin` says that a benchmark deals tokens out to the experts in turn, so that the
-    experts of a token are neighbours and few ranks hold them (`FakeBalancedGate` of NeMo AutoModel,
-    `_debug_force_load_balance_routing` of torchtitan, "even" of Primus). `expert_loop` says that a Python loop runs one
+    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or once for each rank that holds some of
+    a token's experts, by DeepEP, which uses scale-up links within a node and the network between nodes of a rack,
+    or by HybridEP, which uses the links of the whole rack. `round_robin` says that a benchmark deals tokens out to
+    the experts in turn, so that the experts of a token are neighbours and few ranks hold them (`FakeBalancedGate`
+    of NeMo AutoModel, `_debug_force_load_balance_routing` of torchtitan, "even" of Primus).
+    `expert_loop` says that a Python loop runs one
     expert after the other, as transformers did before its version 5 (unset: one grouped product, which for ordinary
     software is an assumption, `leaves_experts_open`), and `sorted_loop` that tokens are sorted by expert before this
     loop, so that the host waits once a layer (Megatron-core without grouped products, `GraniteMoeParallelExperts` of

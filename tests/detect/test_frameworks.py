@@ -369,6 +369,7 @@ def test_megatron_states_what_is_captured_and_whether_experts_are_fused(found, n
     assert (fields["stack.cuda_graphs"], fields["stack.fused_experts"]) == (graphs, fused)
     # Its local layers have no grouped products: an expert is a module, which takes its part of sorted tokens.
     assert (fields["stack.expert_loop"], fields["stack.sorted_loop"]) == (True, True)
+    assert fields["stack.expert_dispatch"] == ("hybridep" if name == "megatron_tp_ep" else "all_to_all")
 
 
 @pytest.mark.skipif(bool(MISSING["megatron"]), reason="megatron-core is not installed")

@@ -61,6 +61,7 @@ A100 = {
     "nic_hop": 14e-6,
     "island": 8,
     "joined": 8,
+    "exchange_peers": 1e9,
     "devices": 64,
     "in_network": 0.0,
     "contention": 0.7,

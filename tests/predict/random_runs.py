@@ -46,6 +46,7 @@ OF_SOFTWARE: tuple[dict[str, Any], ...] = (
     {"one_hot_dispatch": True, "one_hot_batch": True},
     {"static_dispatch": True, "capacity_factor": 1.25},
     {"expert_dispatch": "deepep"},
+    {"expert_dispatch": "hybridep"},
     {"expert_dispatch": "deepep", "round_robin": True},
     {"plain_dispatch": True, "routing_spread": 0.3},
     {"dp_overlap": 0.5, "gather_overlap": 1.0},

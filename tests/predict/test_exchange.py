@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.rates.resolve import datasheet
+from carbon_plugin.predict.rates.resolve import datasheet, resolve_rates
+from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange
 from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import ExpertDispatch, Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 seconds = st.floats(1e-4, 10.0)
@@ -98,3 +99,29 @@ def test_a_pipeline_that_waits_for_every_transfer_pays_twice_per_micro_batch(gpt
     )
     micro_batches, stages = 16, 3
     assert waiting - plain == pytest.approx(2e-3 * (micro_batches + stages), rel=0.05)
+
+
+def exchange_s(accelerator: str, dispatch: ExpertDispatch, ranks: int, top_k: int) -> float:
+    """Return the seconds in which 100 MB a rank reach their experts on a cluster of 64 devices."""
+    device = load_accelerator(accelerator)
+    node = default_node_for(device)
+    cluster = Cluster(accelerator=device, node=node, nodes=64 // node.accelerators, devices_per_node=node.accelerators)
+    rates, _ = resolve_rates(cluster, Stack(expert_dispatch=dispatch), "bf16")
+    arguments = (np.float64(1e8), np.float64(top_k), np.float64(128), np.float64(ranks), np.float64(1))
+    return float(network.all_to_all_time(*arguments, rates))
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 8])
+@pytest.mark.parametrize("ranks", [2, 4, 8, 16, 32, 64])
+def test_deepep_goes_over_the_network_between_the_nodes_of_a_rack_and_hybridep_does_not(ranks: int, top_k: int) -> None:
+    for rack in ("gb200-nvl72", "gb300-nvl72"):
+        deepep, hybridep = (exchange_s(rack, way, ranks, top_k) for way in ("deepep", "hybridep"))
+
+        assert deepep == hybridep if ranks <= 4 else deepep > (1 if ranks <= 8 else 2) * hybridep
+
+
+@pytest.mark.parametrize("accelerator", ["h100-sxm", "b200-sxm", "mi300x"])
+@pytest.mark.parametrize("ranks", [4, 8, 16, 64])
+def test_both_use_the_same_links_where_a_node_of_eight_is_all_that_links_join(accelerator: str, ranks: int) -> None:
+    assert exchange_s(accelerator, "deepep", ranks, 8) == exchange_s(accelerator, "hybridep", ranks, 8)
+    assert exchange_s(accelerator, "hybridep", ranks, 8) <= exchange_s(accelerator, "all_to_all", ranks, 8)

@@ -62,7 +62,7 @@ Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute kno
 UNFUSED_PERMUTATION = re.compile(r"\b20(1\d|2[0-4])\b")
 """Years in which Megatron and its relatives had no `moe_permute_fusion`: a run of October 2024 prints all options of
 its mixture, and this is not among them (coremoe_a100-8-grouped)."""
-SENT_ONCE = re.compile(r"DeepEP|HybridEP")
+DEEPEP, HYBRIDEP = "DeepEP", "HybridEP"
 """Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
 `HybridEPBuffer`)."""
 BALANCED_ROUTER = re.compile(r"balanced by (an auxiliary loss|biases)")
@@ -182,9 +182,11 @@ def _dispatch(conventions: Conventions, row: Fields, device: Accelerator) -> dic
     # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
     # HybridEP in racks, and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
     leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
-    by_recipe = (leaves or _sent_once_in_racks(conventions, row, device)) and capacity is None
-    if by_recipe or conventions.dualpipe or SENT_ONCE.search(notes):
-        changes["expert_dispatch"] = "deepep"
+    in_racks = _sent_once_in_racks(conventions, row, device) and capacity is None and DEEPEP not in notes
+    if HYBRIDEP in notes or in_racks:
+        changes["expert_dispatch"] = "hybridep"
+    elif (leaves and capacity is None) or conventions.dualpipe or DEEPEP in notes:
+        changes["expert_dispatch"] = "hybridep" if leaves and device.scaleup.domain >= RACK else "deepep"
     if capacity is None and conventions == NEMO and _drops_by_recipe(row):
         changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}
     elif capacity is not None:
@@ -234,7 +236,7 @@ def _deals_in_turn(conventions: Conventions, notes: str) -> bool:
 def _drops_by_recipe(row: Fields) -> bool:
     """Return whether the row is of a recipe of NeMo 2 that drops tokens and says nothing else of its experts."""
     framework, notes = row.text("framework"), row.text("notes")
-    if "dropless" in notes or SENT_ONCE.search(notes) or not DROPPING_MODELS.search(row.text("model")):
+    if "dropless" in notes or DEEPEP in notes or HYBRIDEP in notes or not DROPPING_MODELS.search(row.text("model")):
         return False
     return release_of(framework) >= DROPPING_SINCE or CURRENT.search(framework) is not None
 

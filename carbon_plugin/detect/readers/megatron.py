@@ -150,8 +150,10 @@ def _kernels(config: Any) -> dict[str, Observed]:
         # The flexible dispatcher sends a token once to each rank, by DeepEP or by HybridEP.
         dispatcher = getattr(config, "moe_token_dispatcher_type", None)
         if dispatcher is not None:
-            way = "deepep" if dispatcher == "flex" else "all_to_all"
-            fields["stack.expert_dispatch"] = Observed(way, f"config.moe_token_dispatcher_type {dispatcher}")
+            backend = getattr(config, "moe_flex_dispatcher_backend", None) or "deepep"
+            way = ("hybridep" if backend == "hybridep" else "deepep") if dispatcher == "flex" else "all_to_all"
+            said = f"config.moe_token_dispatcher_type {dispatcher}{f' by {backend}' * (dispatcher == 'flex')}"
+            fields["stack.expert_dispatch"] = Observed(way, said)
     return fields
 
 

@@ -53,8 +53,9 @@ class TakenAsKnown:
     again. `gathers_ahead`, `plain_dispatch`, `static_dispatch`, `one_hot_dispatch`, `one_hot_batch`, `capacity_factor`
     (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
     `island` is the number of devices that reach one another without a network, and `joined` the number of those that
-    scale-up links join: others in the island are reached over the bus of the host. `host_memory` and `host_link` are
-    the shares of one device.
+    scale-up links join: others in the island are reached over the bus of the host. `exchange_peers` is the largest
+    number of them between which tokens reach experts over these links. `host_memory` and `host_link` are the shares of
+    one device.
     """
 
     attention_unfused: Values
@@ -90,6 +91,7 @@ class TakenAsKnown:
     shard_host_ops: Values
     island: Values
     joined: Values
+    exchange_peers: Values
     devices: Values
     in_network: Values
     dp_overlap: Values

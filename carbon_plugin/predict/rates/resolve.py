@@ -61,6 +61,10 @@ PRIORS: dict[str, tuple[float, str]] = {
 }
 """Constants that no datasheet gives, and where they come from. A profile's own value takes precedence."""
 
+SENT_ONCE = frozenset({"deepep", "hybridep"})
+"""Ways to send a token once to each rank that holds some of its experts."""
+DEEPEP_PEERS = 8
+"""The largest number of devices that DeepEP's kernels for training join by scale-up links (`NUM_MAX_NVL_PEERS`)."""
 TORUS_ALL_TO_ALL = (0.33, "bisection of a torus of 4 x 4 x 4 chips, over the six links of each")
 """The share of link bandwidth of an all-to-all, and its reason, on TPUs, whose chips have no switch between them.
 
@@ -222,7 +226,8 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "iteration_graphs": stack.cuda_graphs == "iteration",
         "launch_blocking": stack.launch_blocking,
         "fused_experts": stack.fused_experts,
-        "deduplicated": stack.expert_dispatch == "deepep",
+        "deduplicated": stack.expert_dispatch in SENT_ONCE,
+        "exchange_peers": exchange_peers(cluster, stack),
         "round_robin": stack.round_robin,
         "expert_loop": bool(stack.expert_loop),
         "sorted_loop": bool(stack.expert_loop) and stack.sorted_loop,
@@ -330,6 +335,17 @@ def island_size(cluster: Cluster) -> int:
         alike = next(size for size in range(most, 0, -node) if devices % size == 0)
         return alike if 2 * alike > domain or alike == devices else domain
     return node
+
+
+def exchange_peers(cluster: Cluster, stack: Stack) -> int:
+    """Return the largest number of devices between which tokens reach experts over scale-up links.
+
+    DeepEP's kernels for training know links between the devices of a node, eight at most, and go over the network
+    beyond, also in a rack whose links join all nodes (its maintainers in issues 50 and 392 of deepseek-ai/DeepEP, and a
+    review of pull request 218). HybridEP and plain collectives use all links that there are (pull request 420).
+    """
+    island = island_size(cluster)
+    return min(DEEPEP_PEERS, cluster.devices_per_node, island) if stack.expert_dispatch == "deepep" else island
 
 
 def joined_devices(cluster: Cluster) -> int:

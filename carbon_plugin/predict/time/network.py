@@ -35,6 +35,12 @@ REDUCE_LATENCY_SHARE = 0.6
 """Ratio of the latency of an all-gather or reduce-scatter to that of an all-reduce."""
 
 
+def ranks_in_exchange(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Return how many ranks of expert parallelism reach one another over scale-up links, at least 1."""
+    inside = ranks_in_island(ranks, stride, rates)
+    return minimum(inside, maximum(floor(rates.exchange_peers / stride), 1))
+
+
 def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
     """Return how many ranks of a group share an island, at least 1.
 
@@ -138,7 +144,7 @@ def all_to_all_time(
     sends a token to the device of the same index on the other node, along its rail, and forwards it there; a plain
     all-to-all goes across rails.
     """
-    inside = ranks_in_island(ranks, stride, rates)
+    inside = ranks_in_exchange(ranks, stride, rates)
     leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
         once, k, islands = rates.deduplicated > 0, maximum(top_k, 1), ranks / inside

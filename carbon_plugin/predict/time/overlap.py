@@ -51,7 +51,7 @@ def exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) 
         return traffic
     beside, sent = compute.forward + compute.backward, traffic.forward + traffic.backward
     fewer = beside + EXCHANGE_SMS / (DEVICE_SMS - EXCHANGE_SMS) * minimum(sent, beside)
-    leaves = network.ranks_in_island(layout.ep, layout.expert_tp, rates) < layout.ep
+    leaves = network.ranks_in_exchange(layout.ep, layout.expert_tp, rates) < layout.ep
     both = where(leaves, smooth_max(fewer, sent), overlapped(beside, sent, sent, rates))
     share = where(sent > 0, (both - beside) / maximum(sent, 1e-30), 0.0)
     return traffic * where(layout.expert_overlap > 0, share, 1.0)

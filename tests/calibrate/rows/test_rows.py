@@ -527,8 +527,9 @@ def test_only_the_second_form_of_fsdp_copies_what_it_gathers(framework, sharding
 @pytest.mark.parametrize(
     ("model", "release", "gpu", "notes", "dispatch"),
     [
-        ("Qwen3 30B-A3B", "25.11", "GB200", "", "deepep"),
-        ("DeepSeek-V3 671B", "26.02", "GB300", "", "deepep"),
+        ("Qwen3 30B-A3B", "25.11", "GB200", "", "hybridep"),
+        ("Qwen3 30B-A3B", "25.11", "GB200", "DeepEP", "deepep"),
+        ("DeepSeek-V3 671B", "26.02", "GB300", "", "hybridep"),
         ("Qwen3 30B-A3B", "25.11", "GB200", "plain all-to-all", "all_to_all"),
         ("Qwen3 30B-A3B", "25.11", "GB200", "(tokendrop)", "all_to_all"),
         ("Qwen3 30B-A3B", "25.09", "GB200", "", "all_to_all"),
@@ -560,7 +561,7 @@ def test_a_row_says_how_its_tokens_are_sent_what_graphs_hold_and_whether_the_exc
     ).spec
     silent = parsed(**common).spec
 
-    assert (told.stack.expert_dispatch, silent.stack.expert_dispatch) == ("deepep", "all_to_all")
+    assert (told.stack.expert_dispatch, silent.stack.expert_dispatch) == ("hybridep", "all_to_all")
     assert (told.stack.cuda_graphs, silent.stack.cuda_graphs) == ("scoped", "none")
     assert (told.layout.expert_overlap, silent.layout.expert_overlap) == (True, False)
 

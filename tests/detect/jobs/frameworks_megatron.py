@@ -99,6 +99,8 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         "cuda_graph_impl": "transformer_engine",
         "cuda_graph_scope": "attn",
         "use_transformer_engine_op_fuser": True,
+        "moe_token_dispatcher_type": "flex",
+        "moe_flex_dispatcher_backend": "hybridep",
     }
     some = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1}
     told = overlapped | captured | some
