@@ -228,7 +228,7 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
         f"The machines used {wording.energy(programme.energy_j)}{facility}.",
         f"That is {wording.carbon(carbon.value)} of operational emissions ({wording.carbon_range(carbon)}; "
         f"location-based, {programme.counts}), by role {roles}; {adds}.",
-        "Carbon is the sum of the runs' means; ranges are p10 to p90 and were added as if all errors were one.",
+        "Carbon is the sum of the central values of the runs; ranges (p10 to p90) are added as if all errors were one.",
         *(f"{line[:1].upper()}{line[1:]}." for line in coverage_of_programme(programme, summaries)),
     ]
     return " ".join(sentences)
