@@ -182,6 +182,6 @@ SMALL: Mapping[str, Change] = {
 No relation holds for a tenth of a percent where a rule has a threshold: at 10 % of trained parameters adapters end
 (`ADAPTER_FRACTION`), at 15 % of waiting for the host a run becomes `host_bound`, which has another range
 (`accuracy_class`), and a job leaves one leaf switch of a network with known rails (`leaf_nodes`). Counts have
-thresholds of their own: heads in whole lanes of a TPU, softmax kernels up to 4,096 keys and for multiples of four
+thresholds of their own: heads in whole lanes, softmax kernels up to 4,096 keys and for multiples of four
 heads, layers that do not divide evenly, a second micro-batch, a second island.
 """

@@ -17,6 +17,7 @@ from carbon_plugin.predict.rates.laws import (
     LAW_GEMM_SHARE,
     LENGTH_REFERENCE,
     MOST_GEMM_SHARE,
+    WITHIN_EXPONENT,
     attention_rate,
     attention_share,
     exponential_width,
@@ -259,3 +260,14 @@ def test_newer_hosts_give_a_device_more_memory_and_a_faster_link() -> None:
     old, new = (host_rates(load_accelerator(name)) for name in ("a100-sxm-80gb", "h100-sxm"))
     assert old[0] < new[0]
     assert old[1] < new[1]
+
+
+def test_power_is_judged_by_the_die_of_a_part_and_not_by_the_name_of_its_family() -> None:
+    def share(name: str) -> float:
+        device = load_accelerator(name)
+        return gemm_share_law(device.tdp_w.value, peak_16bit(device), device.architecture)
+
+    # An A10 has the die of an A40 (Samsung's 8 nm) and half of its watts; an A100's is another (TSMC's 7 nm).
+    at_a100s = gemm_share_law(150, 125e12, "ampere")
+    assert share("a10") == pytest.approx(share("a40") * (150 / 125 / (300 / 149.7)) ** WITHIN_EXPONENT)
+    assert share("a10") < at_a100s < share("a40")

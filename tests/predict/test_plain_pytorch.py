@@ -15,7 +15,7 @@ from carbon_plugin.predict.time import operators
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import STACKS, AttentionKernel, Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 from tests.predict.small_models import GPT
 
@@ -58,9 +58,11 @@ def test_list_kernels_of_adam_pass_over_values_as_often_as_pytorchs_operations_d
 
 def test_plain_pytorch_updates_by_list_kernels_unless_its_optimizer_is_fused() -> None:
     assert list_bytes(PLAN, Stack()) == 4 * LIST_PASSES
+    assert list_bytes(PLAN, STACKS["pytorch-compiled"]) == 4 * LIST_PASSES
     assert list_bytes(msgspec.structs.replace(PLAN, master_weights=False), Stack()) == 2 * LIST_PASSES
     for training, stack in [
         (PLAN, Stack(fused_optimizer=True)),
+        (PLAN, msgspec.structs.replace(STACKS["pytorch-compiled"], fused_optimizer=True)),
         (msgspec.structs.replace(PLAN, optimizer="sgd"), Stack()),
         *((PLAN, STACKS[name]) for name in ("deepspeed", "megatron-core", "torchtitan", "ordinary-megatron")),
     ]:
@@ -100,6 +102,30 @@ def test_a_head_whose_columns_are_not_aligned_takes_twice_as_long_on_nvidias_mat
 ) -> None:
     padded, odd = (head_s(device, vocab, stack, precision) for vocab in (50304, 50257))
     assert odd / padded == pytest.approx(ratio, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["rtx3090", "rtx4090", "rtx5090"])
+def test_a_geforce_is_not_slower_in_tf32_than_in_fp32_whatever_the_vocabulary(name: str) -> None:
+    for vocab in (50304, 50257):
+        assert head_s(name, vocab, Stack(), "tf32") <= head_s(name, vocab, Stack(), "fp32")
+    assert head_s(name, 50257, Stack(), "bf16") > 1.5 * head_s(name, 50304, Stack(), "bf16")
+
+
+@pytest.mark.parametrize(
+    ("device", "kernel", "computed"),
+    [
+        ("a100-sxm-80gb", "flash2", {32: 32, 48: 64, 64: 64, 72: 96, 80: 96, 96: 96, 112: 128, 128: 128}),
+        ("h100-sxm", "flash3", {48: 64, 80: 96, 128: 128}),
+        ("rtx4090", None, {48: 64, 80: 96, 128: 128}),
+        ("a100-sxm-80gb", "masked", {48: 48, 80: 80}),
+        ("mi300x", "flash2", {48: 48, 80: 80}),
+    ],
+)
+def test_flash_attention_takes_a_head_for_as_wide_as_its_next_kernel(
+    device: str, kernel: AttentionKernel | None, computed: dict[int, int]
+) -> None:
+    rates, _ = resolve_rates(cluster(device), Stack(attention_kernel=kernel), "bf16")
+    assert {width: int(operators.filled_lanes(values(width), rates)) for width in computed} == computed
 
 
 @pytest.mark.parametrize("name", ["megatron-lm", "megatron-core", "megatron-lm-2021", "ordinary-megatron"])

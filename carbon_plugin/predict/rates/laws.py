@@ -35,12 +35,15 @@ under a falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) suggest 0.35 near the
 USUAL_W_PER_FLOPS = {
     "volta": 350 / 125e12,
     "ampere": 400 / 312e12,
+    "ampere-ga102": 300 / 149.7e12,
     "hopper": 700 / 989.4e12,
     "blackwell": 1000 / 2250e12,
     "cdna3": 750 / 1307e12,
     "cdna4": 1400 / 2516e12,
 }
-"""Watts per FLOP/s in 16 bit of the device on which the constants of each architecture are fitted."""
+"""Watts per FLOP/s in 16 bit of the device on which the constants of each architecture are fitted, and of an A40,
+whose die (GA102, that of an A10, RTX A6000 and 3090 too) is other silicon than an A100's: Samsung's 8 nm and not TSMC's
+7 nm (`dies` of the profiles)."""
 LAW_MEMORY_SHARE = 0.674
 LAW_MEMORY_EXPONENT = 0.68
 REFERENCE_W_PER_FLOPS = 400 / 312e12
@@ -173,7 +176,7 @@ def _family(architecture: str) -> str:
 
 def _power_below_usual(tdp_w: float, peak_16bit_flops: float, architecture: str) -> float:
     """Return the power per FLOP/s over that of the reference device of the architecture, at most 1."""
-    usual = USUAL_W_PER_FLOPS.get(_family(architecture))
+    usual = USUAL_W_PER_FLOPS.get(architecture, USUAL_W_PER_FLOPS.get(_family(architecture)))
     return 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
 
 

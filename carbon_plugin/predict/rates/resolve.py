@@ -37,6 +37,7 @@ from carbon_plugin.spec.stack import (
     GRAPH_STACK,
     STACKS,
     THROUGH_MEMORY,
+    AttentionKernel,
     Stack,
     factor_of,
     gather_overlap_of,
@@ -82,6 +83,11 @@ TPU_LANES = 128
 padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
 
 
+FLASH_LANES = 32
+"""Width at whose multiples FlashAttention 2 and 3 have kernels, which take narrower heads as if they were as wide
+(`HEADDIM_SWITCH` of csrc/flash_attn/src/static_switch.h in Dao-AILab/flash-attention, from 32 to 256)."""
+
+
 ROUTED_ROW_S = 0.19e-6
 """Seconds of a TPU, beside the bytes, for one routed row in each pass: XLA gathers and scatters rows one by one.
 
@@ -92,6 +98,23 @@ second takes 1.8 times as long here too. Without it, it took 1.23 times.
 """
 OFFLOADS_ROWS = frozenset({"tpu-v7"})
 """TPUs on which XLA gathers rows on SparseCores (pull request 1650 of sgl-project/sglang-jax)."""
+
+
+def attention_lanes(kernel: AttentionKernel, device: Accelerator) -> int:
+    """Return the width at whose multiples a kernel computes heads, or 0 where it takes every width as it is."""
+    if device.kind == "tpu":
+        return TPU_LANES
+    return FLASH_LANES if device.vendor == "nvidia" and kernel in ("flash2", "flash3") else 0
+
+
+def reads_aligned(device: Accelerator, precision: Precision) -> bool:
+    """Return whether products run on NVIDIA's matrix units, which want aligned rows.
+
+    Those of a GeForce are no faster in tf32 than its vector units, which libraries take for rows that are not aligned.
+    """
+    tf32, fp32 = (device.peak_flops.get(key) for key in ("tf32", "fp32"))
+    as_fast = tf32 is not None and fp32 is not None and tf32.value <= fp32.value
+    return device.vendor == "nvidia" and precision != "fp32" and not (precision == "tf32" and as_fast)
 
 
 def routed_row_time(device: Accelerator) -> float:
@@ -197,7 +220,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
     kernel = stack.attention_kernel or default_attention_kernel(device)
     along, across = narrowing(cluster.node, cluster.nodes)
     numbers = {
-        "aligned_bytes": ALIGNED_BYTES if device.vendor == "nvidia" and precision != "fp32" else 0,
+        "aligned_bytes": ALIGNED_BYTES if reads_aligned(device, precision) else 0,
         "peak": peak_of(device, precision)[1].value,
         "wide_peak": peak_of(device, wide_precision(precision))[1].value,
         "memory": device.memory_bandwidth_bytes_per_s.value,
@@ -216,7 +239,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "attention_unfused": kernel in THROUGH_MEMORY,
         "attention_eager": kernel == "eager",
         "attention_masked": kernel == "masked",
-        "attention_lanes": TPU_LANES if device.kind == "tpu" else 0,
+        "attention_lanes": attention_lanes(kernel, device),
         "laid_out": float(device.kind == "tpu"),
         "attention_length": length_scale(kernel, device),
         "attention_exponentials": exponential_width(kernel, device.architecture),
