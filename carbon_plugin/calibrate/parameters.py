@@ -28,7 +28,15 @@ OFFSET_SIGMA = 0.15
 """Prior spread of the offset of one cluster of ordinary software, which is about that between its sources. Its loss is
 robust, because one program in ten is twice as slow as the others and says nothing of theirs."""
 KERNELS = tuple(ATTENTION_SIGMA)
-ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan", "compiled")
+ANCHOR_FRAMEWORKS = (
+    "megatron-deepspeed",
+    "megatron-lm-2021",
+    "megatron-lm",
+    "llm-foundry",
+    "torchtitan",
+    "compiled",
+    "pytorch-compiled",
+)
 """Frameworks whose factor is 1. The devices' constants are fitted on them."""
 FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
 VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "hai-llm", "tuned")
@@ -43,7 +51,7 @@ software."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
-    "torchtitan": ("torchtitan", "compiled"),
+    "torchtitan": ("torchtitan", "compiled", "pytorch-compiled"),
     "megatron-lm": ("megatron-lm",),
     "nvidia": (
         "nemo",

@@ -89,7 +89,8 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     written_out = written_out - 2 * work.eager * shape.gated * work.activation_bytes * shape.adapted_query_value
     wide = 2 * (MASTER_BYTES - work.activation_bytes)
     apart = maximum(shape.gated, shape.bidirectional)
-    cast = wide + (2 * apart + shape.gated) * work.input_bytes
+    # A compiler casts once for all of them.
+    cast = wide + work.eager * (2 * apart + shape.gated) * work.input_bytes
     inputs = inputs + is_cast(shape, layout, work) * cast
     outputs = (2 - _frozen_feed(shape)) * work.input_bytes
     # A frozen product needs no input, and each adapter whose input passes a dropout keeps a copy and a mask of it.

@@ -103,8 +103,8 @@ reduces gradients in bf16 (`mp_policy` of examples/llm_benchmark/)."""
 INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
 """Its gradients overlap with the backward pass, and its new parameters overlap with nothing (`hybrid_zero_optimizer` of
 its configs/)."""
-COMPILED = Conventions(name="compiled", zero_stage=3)
-WHOLE_COMPILED = msgspec.structs.replace(COMPILED, one_region=True)
+COMPILED = Conventions(name="pytorch-compiled", zero_stage=3)
+WHOLE_COMPILED = Conventions(name="compiled", zero_stage=3, one_region=True)
 TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, pure=True)
 """Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs)."""
 LITGPT = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, plain_modules=True)

@@ -22,7 +22,7 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
+from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack, overhead_of
 from carbon_plugin.spec.training import Precision
 
 
@@ -32,7 +32,7 @@ class RowArrays:
 
     `shipped` are the constants of profiles and stacks, and `prior` those that laws and priors give without any
     calibration (with framework factors of 1). `sheet` holds the shipped framework factors. Labels are string arrays of
-    shape (n,).
+    shape (n,). `ordinary` marks the rows of software that shares the overhead of ordinary software.
     """
 
     rows: tuple[PublishedRow, ...]
@@ -81,7 +81,7 @@ def tabulate(rows: Sequence[PublishedRow]) -> RowArrays:
         model_key=np.array([row.model_key for row in rows]),
         narrow=np.array([spec.training.precision in NARROW for spec in specs]),
         sparse=np.array([_transformer(row).moe is not None for row in rows]),
-        ordinary=np.array([spec.stack.population == ORDINARY for spec in specs]),
+        ordinary=np.array([_shares_overhead(spec.stack) for spec in specs]),
     )
 
 
@@ -184,6 +184,12 @@ def _blank(device: Accelerator) -> Accelerator:
 def _bare(stack: Stack) -> Stack:
     bare = {"host_op_time_s": None, "framework_factor": 1.0, "overhead_factor": 1.0, "population": TUNED}
     return msgspec.structs.replace(stack, **bare)
+
+
+def _shares_overhead(stack: Stack) -> bool:
+    """Return whether the overhead that is fitted to ordinary software holds for a stack: one that is compiled states
+    its own, because its chains are kernels like those of tuned software."""
+    return stack.population == ORDINARY and overhead_of(stack) == overhead_of(Stack())
 
 
 def _transformer(row: PublishedRow) -> TransformerModel:

@@ -195,7 +195,7 @@ def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detec
 
 def _compiled_stack() -> Stack:
     """Return the stack of a job whose model is compiled and of which nothing is stated. Its loss is not seen."""
-    return msgspec.structs.replace(STACKS["compiled"], cross_entropy=Stack().cross_entropy)
+    return msgspec.structs.replace(STACKS["pytorch-compiled"], cross_entropy=Stack().cross_entropy)
 
 
 def _training(

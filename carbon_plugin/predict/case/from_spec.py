@@ -306,10 +306,15 @@ def is_plain_pytorch(stack: Stack) -> bool:
 
 
 def under_autocast(training: TrainingPlan, stack: Stack) -> bool:
-    """Return whether whole copies of a model keep 32-bit weights and run their products in 16 bit by autocast."""
-    stated = training.precision == "fp16" if stack.autocast is None else stack.autocast
+    """Return whether whole copies of a model keep 32-bit weights and run their products in 16 bit by autocast.
+
+    A compiler fuses the casts and removes none of them. Where nobody says how fp16 is mixed, it is autocast in plain
+    PyTorch alone.
+    """
     wide = training.master_weights and training.precision in ("bf16", "fp16")
-    return stated and wide and is_plain_pytorch(stack)
+    if stack.autocast is None:
+        return wide and training.precision == "fp16" and is_plain_pytorch(stack)
+    return wide and stack.autocast and stack.population == "ordinary" and not stack.gradient_buffers
 
 
 LIST_PASSES = 14

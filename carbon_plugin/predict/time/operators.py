@@ -57,6 +57,12 @@ AUTOCAST_WEIGHT = 6.0
 """What autocast adds to these: residual stream, norms and rotary positions are in 32 bit, and casts to 16 bit stand
 before products. It reads 32 and writes 16 bit of every weight in a forward pass, and widens every gradient. The same
 test counts them."""
+AUTOCAST_FUSED = 14.0, 20.0
+"""The bytes per token and unit of hidden width that autocast adds where a compiler fuses the chains, forward and
+backward: the residual stream and its gradient are in 32 bit, and what products take and give is in 16. Inductor adds as
+many to a layer of GPT-2, and as many for the weights as single operations do (`tests/predict/time/test_compiled.py`
+counts them).
+"""
 GELU_KERNELS, GELU_FFN = (7.0, 10.0), (32.0, 50.0)
 """What a GELU by the operations of its formula adds to a plain layer, forward and backward: kernels, and bytes per
 token in 16 bit and unit of feed-forward width (`NewGELUActivation` of transformers). The same test counts them."""
@@ -254,8 +260,10 @@ def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ff
     per_token = per_token + 4 * (shape.heads + 2 * shape.kv_heads) * head_dim / layout.tp
     scale = tokens * work.activation_bytes / 2 / rates.memory
     moved = per_token * scale * where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
-    forward = moved + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
-    backward = ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time
+    wide = is_cast(shape, layout, work) * shape.parts * shape.hidden / split * scale
+    forward = moved + AUTOCAST_FUSED[0] * wide + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
+    backward = ELEMENTWISE_BACKWARD * moved + AUTOCAST_FUSED[1] * wide
+    backward = backward + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time
     if not any_of(work.eager):
         return Cost(forward, backward)
     plain = _plain_chain(shape, layout, work, tokens, ffn_width, rates)

@@ -634,7 +634,8 @@ def test_plain_pytorch_that_is_compiled_is_compiled_software_and_a_named_framewo
         for name, said in (("PyTorch FSDP2", None), ("PyTorch FSDP2", "torch.compile"), ("torchtitan", "torch.compile"))
     )
     assert (plain.population, plain.fused, plain.cross_entropy) == ("ordinary", False, "eager")
-    assert (compiled.population, compiled.fused, compiled.cross_entropy) == ("tuned", True, "compiled")
+    assert (compiled.population, compiled.fused, compiled.cross_entropy) == ("ordinary", True, "compiled")
+    assert compiled.fused_optimizer is False
     assert named.attention_kernel == "flash2"
 
 
@@ -853,7 +854,7 @@ def test_kernels_that_users_put_into_transformers_are_read_and_its_experts_are_g
 
     plain = stack(framework="Hugging Face transformers 4.49")
     assert (plain.fused, plain.cross_entropy, plain.expert_loop) == (False, "eager", True)
-    assert (plain.population, stack(framework="our own", overlap="Liger").population) == ("ordinary", "tuned")
+    assert (plain.population, stack(framework="our own", overlap="Liger").population) == ("ordinary", "ordinary")
     liger = stack(framework="Hugging Face transformers 5.2", notes="Liger kernels")
     assert (liger.fused, liger.cross_entropy, liger.expert_loop) == (True, "in_place", False)
     assert stack(framework="HF trainer", notes="Liger with its fused loss").cross_entropy == "chunked"
@@ -938,7 +939,7 @@ def test_kernels_of_unsloth_and_fms_acceleration_are_fused_by_hand() -> None:
         {"framework": "HF Trainer (fms-acceleration fused kernels)"},
     ):
         stack = parsed(tp=1, pp=1, **changes).spec.stack
-        assert (stack.population, stack.fused, stack.cross_entropy) == ("tuned", True, "in_place")
+        assert (stack.population, stack.fused, stack.cross_entropy) == ("ordinary", True, "in_place")
 
 
 def test_unknown_software_that_cuts_a_model_over_many_devices_is_tuned_and_that_is_named() -> None:

@@ -240,10 +240,10 @@ def test_a_compiled_model_of_which_no_stack_is_stated_is_compiled_software_whose
         resolve(None, Declared(), detected(shaped(), **FSDP, **STEP, **seen), EIGHT).spec
         for seen in ({}, {"stack__fused": True})
     )
-    assert (eager.stack.population, compiled.stack.population) == ("ordinary", "tuned")
+    assert (eager.stack.population, compiled.stack.population) == ("ordinary", "ordinary")
     assert compiled.stack.fused
     assert compiled.stack.cross_entropy == "eager"
-    assert compiled.stack.framework_factor == STACKS["compiled"].framework_factor
+    assert compiled.stack.framework_factor == STACKS["pytorch-compiled"].framework_factor
 
 
 def test_a_length_that_the_job_runs_is_not_refused_for_the_rows_of_a_table():
