@@ -97,6 +97,8 @@ AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
 AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nanoGPT")
 """Trainers whose 16-bit precision is autocast over 32-bit weights unless they say "true" (`bf16` and `fp16` of
 transformers' TrainingArguments, `16-mixed` of Lightning, `ctx` of nanoGPT's train.py)."""
+FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?([23])")
+"""FlashAttention by its release, as transformers' `attn_implementation` and people write it."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
 """Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
 run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
@@ -275,8 +277,10 @@ def _has_no_kernel_for_heads(
 def _attention_kernel(row: Fields) -> AttentionKernel:
     """Return the kernel class that the row states. Raises `SpecError` naming the field for an unknown one."""
     said = row.text("attention_kernel")
+    numbered = FLASH_ATTENTION.fullmatch(said)
+    kernel = f"flash{numbered[1]}" if numbered else said
     for known in get_args(AttentionKernel):
-        if said == known:
+        if kernel == known:
             return cast("AttentionKernel", known)
     raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(get_args(AttentionKernel))}")
 

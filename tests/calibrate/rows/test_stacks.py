@@ -213,6 +213,15 @@ def test_software_that_nobody_knows_is_compiled_on_tpus_where_nothing_else_runs(
     assert all("ordinary software" in row.assumed for row in (there, here))
 
 
+@pytest.mark.parametrize(
+    "said", ["flash_attention_2", "FlashAttention-2", "flash-attn 2", "FA2", "flash_attn_v2", "flash2"]
+)
+def test_flash_attention_is_read_under_the_names_that_people_give_it(said: str) -> None:
+    kernels = [read(attention_kernel=name).spec.stack.attention_kernel for name in (said, said.replace("2", "3"))]
+
+    assert kernels == ["flash2", "flash3"]
+
+
 @pytest.mark.parametrize("framework", ["HF Trainer (2024)", "Optimum Habana (2024)", "PyTorch FSDP"])
 def test_what_runs_on_a_gaudi_is_compiled_as_a_graph(framework: str) -> None:
     there, here = (read(framework=framework, gpu=gpu).spec.stack for gpu in ("Gaudi2", "A100-80GB-SXM"))
