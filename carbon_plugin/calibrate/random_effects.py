@@ -69,15 +69,20 @@ def _between_that_holds(
     distances: NDArray[np.float64], sources: NDArray[np.str_], within: float, share: float
 ) -> float | None:
     """Return the variance between sources with which the range of the next one holds the `share` (n+1) of n sources
-    with the least distances, where each row has the weight of its share of its source, or None where n is too small for
-    that. `within` is the variance within a source."""
+    with the least distances, or None where n is too small for that.
+
+    `within` is the variance within a source. A row has the weight of its share of its source, and stands in the middle
+    of it, so that the i-th of sources with one row stands at i; between two rows the distance is interpolated.
+    """
     _, source, rows = np.unique(sources, return_inverse=True, return_counts=True)
     order = np.argsort(distances)
-    held = np.cumsum(1 / rows[source[order]])
-    enough = np.flatnonzero(held >= share * (rows.size + 1) - 1e-9)
-    if not enough.size:
+    weights = 1 / rows[source[order]]
+    places = np.cumsum(weights) - weights / 2 + 0.5
+    wanted = share * (rows.size + 1)
+    if wanted > places[-1]:
         return None
-    spread = max(float(distances[order[enough[0]]]), 0.0) / t_quantile((1 + HELD) / 2, rows.size - 1)
+    distance = max(float(np.interp(wanted, places, distances[order])), 0.0)
+    spread = distance / t_quantile((1 + HELD) / 2, rows.size - 1)
     return (spread**2 - within) / (1 + 1 / rows.size)
 
 

@@ -96,6 +96,12 @@ def test_each_end_of_the_range_is_passed_by_its_own_tenth() -> None:
     assert np.mean(errors < np.log(both.p10)) == 0
 
 
+def test_an_end_lies_between_two_sources_and_does_not_jump_from_one_to_the_other() -> None:
+    """Of 24 sources 0.9 * 25 stands half way between the 22nd and the 23rd."""
+    found = interval.factors(sided_effects(np.arange(1, 25) / 10, np.arange(24).astype(str)))
+    assert np.log(found.p90) == pytest.approx(2.25)
+
+
 def test_the_side_of_a_few_sources_is_that_of_both_sides_together() -> None:
     errors, names = np.array([0.3, 0.2, -0.05, 0.1, 0.25, 0.3, 0.1, 0.0]), np.arange(8).astype(str)
     assert sided_effects(errors, names) == random_effects(errors, names)
@@ -104,7 +110,7 @@ def test_the_side_of_a_few_sources_is_that_of_both_sides_together() -> None:
 @pytest.mark.parametrize("kind", EFFECTS)
 def test_runs_of_ones_own_bring_both_ends_nearer(kind) -> None:
     none, one, many = (spread_of(kind, own_rows=rows) for rows in (0, 1, 1000))
-    assert none.p10 < one.p10 < many.p10 < 1 < many.p90 < one.p90 < none.p90
+    assert none.p10 <= one.p10 <= many.p10 < 1 < many.p90 < one.p90 < none.p90
     assert many.p10 == pytest.approx(1 / many.p90, rel=1e-3)
 
 
