@@ -25,13 +25,14 @@ from carbon_plugin.plan.search.layouts import FoundLayouts, ProgressCallback, se
 from carbon_plugin.plan.search.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search.slow_network import network_slowdown
 from carbon_plugin.plan.search.space import EVERYTHING
-from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
+from carbon_plugin.plan.whatif.planned_run import as_many_devices, relocated
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.numbers.amounts import days_phrase, plural
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import SECONDS_PER_DAY
+from carbon_plugin.spec.on_cluster import on_cluster
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 SEARCH_VERSION = 1
@@ -153,7 +154,7 @@ def search_alternatives(
     found: list[_Candidate] = []
     obstacles: list[_Obstacle] = []
     considered = fitting = 0
-    for number, variant in enumerate(variants):
+    for number, (variant, notes) in enumerate(variants):
         try:
             result = search(variant, EVERYTHING, _part_of(on_progress, number, len(variants)))
             considered, fitting = considered + result.considered, fitting + result.fitting
@@ -165,9 +166,8 @@ def search_alternatives(
             obstacles.append(_Obstacle(variant, str(error)))
             continue
         in_time = [one for one in forecasts if one.run_time_s.value <= (question.deadline_s or math.inf)]
-        uncapped = lost_cap(spec.cluster, variant.cluster)
         found += [
-            candidate for forecast in in_time for candidate in _in_zones(forecast, question, uncapped, seed, overrun)
+            candidate for forecast in in_time for candidate in _in_zones(forecast, question, notes, seed, overrun)
         ]
         if not in_time:
             obstacles.append(_too_late(variant, result, forecasts[0], question))
@@ -188,6 +188,11 @@ def search_alternatives(
     return SearchAnswer(report, tuple(candidate.forecast.spec for candidate, _ in front))
 
 
+class _Variant(NamedTuple):
+    spec: RunSpec
+    notes: tuple[str, ...]
+
+
 class _Candidate(NamedTuple):
     forecast: Forecast
     notes: tuple[str, ...]
@@ -204,14 +209,16 @@ class _Candidate(NamedTuple):
         return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.counted_kg))
 
 
-def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
-    """Return the run on every cluster that is asked for, without a layout."""
+def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[_Variant]:
+    """Return the run on every cluster that is asked for, without a layout, and what changes with the cluster."""
     kinds = [spec.cluster]
     if question.accelerators:
         kinds = [_cluster_of(name, spec.cluster, question, profile_dirs) for name in question.accelerators]
     for kind in kinds:
         for nodes in question.nodes or (kind.nodes,):
-            yield msgspec.structs.replace(spec, cluster=msgspec.structs.replace(kind, nodes=nodes), layout=None)
+            cluster = msgspec.structs.replace(kind, nodes=nodes)
+            moved, notes = on_cluster(msgspec.structs.replace(spec, layout=None), cluster)
+            yield _Variant(moved, notes)
 
 
 def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Directories) -> Cluster:

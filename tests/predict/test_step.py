@@ -121,10 +121,27 @@ def test_block_scaled_precision_needs_units_that_scale_blocks() -> None:
         predict_step(hopper)
 
 
-def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has() -> None:
-    training = {**GPT3["training"], "precision": "fp8"}
-    with pytest.raises(SpecError, match="precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16"):
-        predict_step(spec_of(training=training))
+@pytest.mark.parametrize(
+    ("accelerator", "precision", "has"),
+    [
+        ("v100", "bf16", "fp16, fp32"),
+        ("v100", "tf32", "fp16, fp32"),
+        ("t4", "bf16", "fp16, fp32"),
+        ("a100-sxm-80gb", "fp8", "bf16, fp16, tf32, fp32"),
+        ("h100-sxm", "nvfp4", "bf16, fp16, tf32, fp32, fp8"),
+        ("mi250x", "tf32", "bf16, fp16, fp32"),
+        ("tpu-v4", "fp16", "bf16"),
+    ],
+)
+def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has(accelerator, precision, has) -> None:
+    training = {**GPT3["training"], "precision": precision}
+    run = spec_of(training=training, cluster={"accelerator": accelerator, "nodes": 64, "devices_per_node": 1})
+
+    with pytest.raises(SpecError) as refused:
+        predict_step(run)
+
+    device = run.cluster.accelerator.name
+    assert str(refused.value).endswith(f"precision {precision} is not supported by {device}; it has {has}")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.stacks import stack_of
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import peak_of, wide_precision
-from carbon_plugin.spec.defaults import pipeline_chunks
+from carbon_plugin.spec.defaults import pipeline_chunks, usual_precision
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import TABLES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
@@ -122,9 +122,10 @@ def _degrees(
 
 
 def _precision(row: Fields, cluster: Cluster, conventions: Conventions, assumed: list[str]) -> Precision:
+    usual = usual_precision(cluster.accelerator)
     if not row.states("precision"):
-        assumed.append("precision bf16")
-    precision = row_precision(row.text("precision") or "bf16")
+        assumed.append(f"precision {usual}")
+    precision = row_precision(row.text("precision") or usual)
     if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
         # Megatron runs in NVIDIA's containers, whose PyTorch uses tf32 for fp32 products by default.
         assumed.append("precision tf32 for fp32 products")

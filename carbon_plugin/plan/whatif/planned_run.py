@@ -35,6 +35,7 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.spec.on_cluster import on_cluster
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 from carbon_plugin.spec.site import SeriesFile, Site
 
@@ -85,13 +86,6 @@ def relocated(site: Site, zone: str) -> tuple[Site, tuple[str, ...]]:
     return fresh, tuple(notes)
 
 
-def lost_cap(ours: Cluster, other: Cluster) -> tuple[str, ...]:
-    """Return the note that devices of another kind do not have the power cap of the run's own devices."""
-    if ours.power_cap_w is None or other.power_cap_w is not None:
-        return ()
-    return (f"without the power cap of {ours.power_cap_w:g} W",)
-
-
 def marginal_kg(energies: Sequence[EnergyItem], g_per_kwh: Sequence[float], pue: float) -> float:
     """Return the kgCO2e of energies at a marginal intensity for each."""
     weighted = sum(item.energy.value * marginal for item, marginal in zip(energies, g_per_kwh, strict=True))
@@ -115,7 +109,7 @@ def _try(
 
 def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directories) -> tuple[RunSpec, tuple[str, ...]]:
     """Return the spec with its changes, and what else changes with them."""
-    site, cluster = spec.site, spec.cluster
+    site = spec.site
     notes: list[str] = []
     if "zone" in changes:
         site, lost = relocated(site, changes["zone"])
@@ -127,16 +121,15 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
         accelerator = load_accelerator(changes["accelerator"], profile_dirs=profile_dirs)
         cluster = as_many_devices(accelerator, spec.cluster.devices, profile_dirs)
         # The run's own hardware stays as the spec has it, with a node that may not be the usual one.
-        if accelerator.name == spec.cluster.accelerator.name:
-            cluster = spec.cluster
-        else:
+        if accelerator.name != spec.cluster.accelerator.name:
             each = cluster.devices_per_node
             notes.append(f"{cluster.nodes} x {cluster.node.name} with {plural(each, 'device')}")
-            notes += lost_cap(spec.cluster, cluster)
+            spec, others = on_cluster(spec, cluster)
+            notes += others
     start = changes.get("start", spec.start)
     if "start" in changes and site.intensity_series is None:
         notes.append("the start does not matter without a series of intensity")
-    return msgspec.structs.replace(spec, site=site, cluster=cluster, start=start), tuple(notes)
+    return msgspec.structs.replace(spec, site=site, start=start), tuple(notes)
 
 
 def _forecast(spec: RunSpec, base: Forecast, seed: int) -> Forecast:

@@ -127,15 +127,17 @@ MI300X the value is that of the first fit (SemiAnalysis, MI300X vs H100 vs H200,
 runs the same kernels: forward ones reach 0.25 to 0.29 of its peak on short sequences, and backward ones are slower
 (issue 44 of ROCm/flash-attention).
 """
-PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
-    "bf16": ("bf16", "fp16"),
-    "fp16": ("fp16",),
-    "tf32": ("tf32",),
-    "fp32": ("fp32",),
-    "fp8": ("fp8",),
-    "mxfp8": ("fp8",),
-    "nvfp4": ("fp4",),
+PEAK_KEYS: dict[Precision, str] = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "tf32": "tf32",
+    "fp32": "fp32",
+    "fp8": "fp8",
+    "mxfp8": "fp8",
+    "nvfp4": "fp4",
 }
+"""The peak of a profile at which products in a precision run. None stands in for another one: software without units
+for a type emulates it, which takes longer than any peak says."""
 NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
 """Precisions below 16 bit. Matrix products of the layers run in them; attention and the head do not."""
 
@@ -143,17 +145,20 @@ NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
     """Return the dtype and the dense FLOP/s of the peak for a precision.
 
-    Raises `SpecError` when the device has no such units.
+    Raises `SpecError`, which names the precisions of the device, when it has no such units.
     """
+    if not _has_units(accelerator, precision):
+        has = ", ".join(other for other in PEAK_KEYS if _has_units(accelerator, other)) or "none"
+        raise SpecError(f"training: precision {precision} is not supported by {accelerator.name}; it has {has}")
+    key = PEAK_KEYS[precision]
+    return key, accelerator.peak_flops[key]
+
+
+def _has_units(accelerator: Accelerator, precision: Precision) -> bool:
+    """Return whether a device has units for the products of a precision."""
     # Units that scale blocks (OCP MX) came together with those for 4 bit, in Blackwell and CDNA 4.
-    missing = precision == "mxfp8" and "fp4" not in accelerator.peak_flops
-    for key in () if missing else PEAK_KEYS[precision]:
-        if key in accelerator.peak_flops:
-            return key, accelerator.peak_flops[key]
-    raise SpecError(
-        f"training: precision {precision} is not supported by {accelerator.name}; it has "
-        f"{', '.join(sorted(accelerator.peak_flops))}"
-    )
+    scales = precision != "mxfp8" or "fp4" in accelerator.peak_flops
+    return scales and PEAK_KEYS[precision] in accelerator.peak_flops
 
 
 def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = "") -> float:

@@ -162,6 +162,14 @@ ODD = st.sampled_from(
 )
 
 
+@pytest.mark.parametrize(("gpu", "precision"), [("A100-80GB-SXM", "bf16"), ("V100-32GB", "fp16")])
+def test_a_row_that_states_no_precision_has_one_that_its_device_has(gpu, precision) -> None:
+    row = parsed(gpu=gpu, precision=None, step_time_s=60)
+
+    assert row.spec.training.precision == precision
+    assert f"precision {precision}" in row.assumed
+
+
 @given(st.dictionaries(st.sampled_from(sorted(RECORD)), ODD, min_size=1, max_size=3))
 @settings(max_examples=150)
 def test_no_odd_value_stops_the_reader(changes) -> None:
@@ -177,6 +185,7 @@ def test_no_odd_value_stops_the_reader(changes) -> None:
         ({"tp": 3}, "tp 3 * pp 2 * cp 1 does not divide n_gpus 16"),
         ({"precision": "int8?"}, "precision 'int8?' is not one that the model knows"),
         ({"gpu": "A100-80GB-SXM", "precision": "fp8"}, "precision fp8 is not supported by a100-sxm-80gb"),
+        ({"gpu": "V100-32GB", "precision": "bf16"}, "precision bf16 is not supported by v100-sxm2-32gb"),
         ({"gpu": "Abacus 9"}, "gpu 'Abacus 9' has no profile"),
         ({"gpu": "MI999X (GCD)"}, "gpu 'MI999X (GCD)' counts parts of a module"),
         ({"step_time_s": 0.001}, "TFLOP/s a device, expected at most the bf16 peak of h100-sxm"),

@@ -44,7 +44,7 @@ def test_every_row_is_predicted_or_skipped_with_the_reason(document) -> None:
         assert "skipped" not in row
     assert [row["moe"] for row in predicted] == [False, True]
     assert [row["skipped"] for row in skipped] == [
-        "training: precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16, fp32, fp64, tf32",
+        "training: precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16, tf32, fp32",
         "n_gpus is not stated",
         "gpu is not stated",
     ]

@@ -172,6 +172,22 @@ def test_other_hardware_is_planned_as_plan_would_with_as_many_devices(make_spec:
     assert any(note.startswith("4 x gb200-nvl72 with 4 devices") for note in other.notes)
 
 
+def test_an_assumed_precision_is_that_of_the_other_hardware_and_a_stated_one_is_refused_there(
+    make_spec: Callable[..., RunSpec],
+) -> None:
+    spec = make_spec()
+    training = msgspec.structs.replace(spec.training, precision="bf16")
+    assumed = tuple(item for item in spec.assumptions if item.field != "training.precision")
+    stated = msgspec.structs.replace(spec, training=training, assumptions=assumed)
+
+    (taken,), (refused,) = (compare(run, "accelerator=v100").alternatives for run in (spec, stated))
+
+    assert "precision fp16" in taken.notes
+    assert taken.footprint is not None
+    assert refused.footprint is None
+    assert "precision bf16 is not supported by v100-sxm2-32gb; it has fp16, fp32" in str(refused.reason)
+
+
 def test_a_start_picks_its_hours_and_marginal_stands_beside_average(make_spec: Callable[..., RunSpec]) -> None:
     spec = make_spec(steps=300)  # a quarter of an hour
     comparison = compare(spec, "start=2025-01-10T02:00Z,2025-01-10T14:00Z")
