@@ -12,7 +12,15 @@ from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep
 from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, percent, plural
-from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS
+from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.units import (
+    CARBON_UNITS,
+    ENERGY_UNITS,
+    SECONDS_PER_DAY,
+    STEP_TIME_UNITS,
+    TIME_UNITS,
+    Units,
+)
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 
@@ -47,7 +55,9 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     table.add_row("cluster", f"{point.devices:,} {point.accelerator}")
     table.add_row("layout", point.layout)
     table.add_row(
-        "step", f"{number(point.step_time_s)} s, MFU {percent(point.mfu, 1)}, goodput {percent(point.goodput, 1)}"
+        "step",
+        f"{_spread(point.step_time_s, STEP_TIME_UNITS)}; MFU {percent(point.mfu, 1)}, goodput "
+        f"{percent(point.goodput, 1)}",
     )
     figures = (
         ("time", point.time_s, TIME_UNITS),
@@ -57,10 +67,8 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         ("carbon", point.total_kg, CARBON_UNITS),
     )
     for name, figure, units in figures:
-        size, unit = fitting_unit(figure.value, units)
-        low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
         place = {CARBON_UNITS: f" in {point.zone}", ENERGY_UNITS: " of the facility"}.get(units, "")
-        table.add_row(name, f"[bold]{value}[/] {unit} ({low} to {high}){place}")
+        table.add_row(name, _spread(figure, units) + place)
     days = number(point.best_case_time_s / SECONDS_PER_DAY)
     size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)
     table.add_row(
@@ -74,6 +82,13 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         out.print(f"[yellow]warning:[/] {late}")
     if point.extrapolated:
         out.print(f"[yellow]extrapolated:[/] {'; '.join(point.extrapolated)}")
+
+
+def _spread(figure: Figure, units: Units) -> str:
+    """Return a figure with its unit and its p10 to p90 range, for instance "6.9 s (4.2 to 11)"."""
+    size, unit = fitting_unit(figure.value, units)
+    low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
+    return f"[bold]{value}[/] {unit} ({low} to {high})"
 
 
 def print_range(result: Sweep, deadline_days: float) -> None:

@@ -97,12 +97,12 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     zone: str
     devices: int
     layout: str
-    step_time_s: float
+    step_time_s: Figure
     mfu: float
     goodput: float
     meets_deadline: bool
     time_s: Figure
-    device_hours: float
+    device_hours: Figure
     facility_energy_j: Figure
     operational_kg: Figure
     embodied_kg: Figure
@@ -240,7 +240,7 @@ def _point(
     spec, prediction, model = option.spec, option.prediction, target.model
     cluster, training = spec.cluster, spec.training
     footprint = footprint_of(option, factors, seed=seed)
-    best = best_case_of(option)
+    best, time = best_case_of(option), run_time_figure(prediction, option.goodput)
     low, high = loss_range(target.law, target.split)
     assert spec.layout is not None  # an option is laid out
     assert footprint.embodied_kg is not None  # every profile states the manufacture of its hardware
@@ -259,12 +259,12 @@ def _point(
         zone=site.zone or "stated",
         devices=cluster.devices,
         layout=phrase_of(spec.layout),
-        step_time_s=prediction.step_time_s.value,
+        step_time_s=prediction.step_time_s,
         mfu=prediction.mfu,
         goodput=option.goodput.useful_share,
         meets_deadline=option.meets(deadline_days),
-        time_s=run_time_figure(prediction, option.goodput),
-        device_hours=cluster.devices * option.time_s / SECONDS_PER_HOUR,
+        time_s=time,
+        device_hours=time.scaled(cluster.devices / SECONDS_PER_HOUR, "h"),
         facility_energy_j=footprint.energy_j["facility"],
         operational_kg=footprint.operational_kg,
         embodied_kg=footprint.embodied_kg,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -26,6 +27,7 @@ def test_a_compute_budget_is_answered_with_model_cluster_time_and_carbon(capsys)
         "deadline: 90 days",
     ):
         assert words in printed
+    assert re.search(r"^step +[\d.]+ s \([\d.]+ to [\d.]+\); MFU", printed, re.MULTILINE)
 
 
 def test_a_loss_is_answered_in_json(capsys):
@@ -36,7 +38,10 @@ def test_a_loss_is_answered_in_json(capsys):
     assert point["loss"] == pytest.approx(2.2)
     assert point["accelerator"] == "b200-sxm"
     assert point["parameters"] > 20 * point["active_parameters"]
-    assert point["total_kg"]["low"] < point["total_kg"]["value"] < point["total_kg"]["high"]
+    for name in ("step_time_s", "time_s", "device_hours", "facility_energy_j", "total_kg"):
+        assert point[name]["low"] < point[name]["value"] < point[name]["high"], name
+        assert point[name]["kind"] == "modelled", name
+    assert point["device_hours"]["value"] == pytest.approx(point["devices"] * point["time_s"]["value"] / 3600)
 
 
 def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
@@ -48,6 +53,8 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
     with (tmp_path / "out" / "scaling.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["zone"] for row in rows] == ["SWE", "IND"] * 3
+    for name in ("step_time_s", "time_days", "total_t"):
+        assert all(float(row[f"{name}_p10"]) < float(row[name]) < float(row[f"{name}_p90"]) for row in rows), name
     document = json.loads((tmp_path / "out" / "scaling.json").read_text())
     assert len(document["points"]) == 6
     for name in ("carbon-against-loss.svg", "embodied-share.svg"):
