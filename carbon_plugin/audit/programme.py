@@ -21,6 +21,7 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.audit.counted_twice import twice_counted
+from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.programme_runs import AuditedRun, distinct_runs, summaries_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.run_carbon import RunCarbon, carbon_in, common_scope
@@ -28,8 +29,8 @@ from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Basis, EmissionScope
 from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.loading import Role
-from carbon_plugin.spec.numbers.amounts import plural, verb
-from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.amounts import percent, plural, verb
+from carbon_plugin.spec.numbers.figure import Figure, Kind
 from carbon_plugin.spec.numbers.range import Range
 
 ROLES: tuple[str, ...] = get_args(Role)
@@ -43,10 +44,10 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     """One run of a programme, or the part of a run that continued in another directory.
 
     `energy_j` is that of the machines, or None where none of it was measured or modelled. `facility_j` is that of the
-    facility with the machines, or None where the run stated no site. Carbon is the central value, on the basis of the
-    programme, and None where it is not known; `total_kg` is None where the operational or the embodied carbon is.
-    `stated_operational_kg` is the central value in the run's own audit, whose basis is `basis`. `turned` says how the
-    carbon was converted to the basis of the programme, if it was.
+    facility with the machines, or None where the run stated no site. Carbon is on the basis of the programme, and None
+    where it is not known; `total_kg` is None where the operational or the embodied carbon is. `stated_operational_kg`
+    is that of the run's own audit, whose basis is `basis`. `turned` says how the carbon was converted to the basis of
+    the programme, if it was.
     """
 
     run_id: str
@@ -56,19 +57,24 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     steps: int
     tokens: int | None
     device_s: float
-    energy_j: float | None
-    facility_j: float | None
-    operational_kg: float | None
-    embodied_kg: float | None
-    total_kg: float | None
-    stated_operational_kg: float | None
+    energy_j: Figure | None
+    facility_j: Figure | None
+    operational_kg: Figure | None
+    embodied_kg: Figure | None
+    total_kg: Figure | None
+    stated_operational_kg: Figure | None
     basis: Basis | None
     ledger_state: VerificationState
     turned: str | None = None
 
+    @property
+    def counted_kg(self) -> Figure | None:
+        """Return the known carbon: the total, or the operational carbon where only that is known."""
+        return self.operational_kg if self.total_kg is None else self.total_kg
+
 
 class RoleTotal(Struct, frozen=True, kw_only=True):
-    """The sums over all runs of one role. `energy_j` is that of the machines.
+    """The sums over all runs of one role, made like those of `Programme`. `energy_j` is that of the machines.
 
     `share` is the role's share of the programme's carbon, or of its energy where the carbon of some run is unknown.
     """
@@ -76,10 +82,10 @@ class RoleTotal(Struct, frozen=True, kw_only=True):
     role: str
     runs: int
     device_s: float
-    energy_j: float
-    operational_kg: float | None
-    embodied_kg: float | None
-    total_kg: float | None
+    energy_j: Figure
+    operational_kg: Figure | None
+    embodied_kg: Figure | None
+    total_kg: Figure | None
     share: float
 
 
@@ -100,8 +106,8 @@ class Programme(Struct, frozen=True, kw_only=True):
     runs: list[ProgrammeRun]
     roles: list[RoleTotal]
     device_s: float
-    energy_j: float
-    facility_j: float | None
+    energy_j: Figure
+    facility_j: Figure | None
     operational_kg: Figure | None
     embodied_kg: Figure | None
     total_kg: Figure | None
@@ -156,7 +162,7 @@ def add_up(
     if reason is not None:
         warnings.append(reason)
     roles = _role_totals(runs, with_carbon=reason is None)
-    embodied = [its.embodied for its in carbon if its.embodied is not None]
+    embodied = [run.embodied_kg for run in runs if run.embodied_kg is not None]
     facility = [run.facility_j for run in runs if run.energy_j is not None]
     return Programme(
         name=name,
@@ -164,11 +170,11 @@ def add_up(
         runs=runs,
         roles=roles,
         device_s=_device_s(runs),
-        energy_j=sum(run.energy_j or 0.0 for run in runs),
-        facility_j=None if any(value is None for value in facility) else sum(filter(None, facility)),
-        operational_kg=_sum([its.operational for its in carbon]) if reason is None else None,
+        energy_j=_energy_of(runs),
+        facility_j=None if any(one is None for one in facility) else _sum(facility, "J"),
+        operational_kg=_sum([run.operational_kg for run in runs]) if reason is None else None,
         embodied_kg=_sum(embodied) if embodied else None,
-        total_kg=_sum([its.counted for its in carbon]) if reason is None and embodied else None,
+        total_kg=_sum([run.counted_kg for run in runs]) if reason is None and embodied else None,
         counts=scope if reason is None else None,
         development_share=1.0 - sum(total.share for total in roles if total.role == FINAL),
         missing_roles=missing,
@@ -198,16 +204,26 @@ def _run(one: AuditedRun, carbon: RunCarbon) -> ProgrammeRun:
         steps=summary.progress.steps,
         tokens=summary.progress.tokens,
         device_s=summary.reserved.device_s,
-        energy_j=summary.energy.energy_j if summary.energy.is_known else None,
-        facility_j=footprint.energy_j["facility"].value if footprint else None,
-        operational_kg=carbon.operational.value if carbon.operational else None,
-        embodied_kg=carbon.embodied.value if carbon.embodied else None,
-        total_kg=carbon.total.value if carbon.total else None,
-        stated_operational_kg=footprint.operational_kg.value if footprint else None,
+        energy_j=_machines(summary.energy),
+        facility_j=footprint.energy_j["facility"] if footprint else None,
+        operational_kg=carbon.operational,
+        embodied_kg=carbon.embodied,
+        total_kg=carbon.total,
+        stated_operational_kg=footprint.operational_kg if footprint else None,
         basis=summary.factors.intensity.basis if summary.factors else None,
         ledger_state=summary.verification.state,
         turned=carbon.turned,
     )
+
+
+def _machines(energy: Energy) -> Figure | None:
+    """Return the energy of the machines of a run, None where none of it was measured or modelled. It is measured where
+    meters read all of it."""
+    if not energy.is_known:
+        return None
+    kind: Kind = "measured" if energy.measured_j >= energy.energy_j else "modelled"
+    share = percent(energy.measured_j / energy.energy_j if energy.energy_j else 1.0, 0)
+    return Figure.of(energy.range, "J", kind, f"sum of all windows, {share} of it measured")
 
 
 def _no_carbon(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon]) -> str | None:
@@ -240,7 +256,8 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
     """Return one total for each role: first the roles of `ROLES` in their order, then any other."""
 
     def measure(run: ProgrammeRun) -> float:
-        return _counted_kg(run) if with_carbon else run.energy_j or 0.0
+        figure = run.counted_kg if with_carbon else run.energy_j
+        return 0.0 if figure is None else figure.value
 
     whole = math.fsum(map(measure, runs))
     totals = []
@@ -252,10 +269,10 @@ def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[Rol
                 role=role,
                 runs=len(of_role),
                 device_s=_device_s(of_role),
-                energy_j=sum(run.energy_j or 0.0 for run in of_role),
-                operational_kg=sum(run.operational_kg or 0.0 for run in of_role) if with_carbon else None,
-                embodied_kg=sum(embodied) if embodied else None,
-                total_kg=sum(map(_counted_kg, of_role)) if embodied else None,
+                energy_j=_energy_of(of_role),
+                operational_kg=_sum([run.operational_kg for run in of_role]) if with_carbon else None,
+                embodied_kg=_sum(embodied) if embodied else None,
+                total_kg=_sum([run.counted_kg for run in of_role]) if embodied else None,
                 share=sum(map(measure, of_role)) / whole if whole else 0.0,
             )
         )
@@ -267,21 +284,22 @@ def _device_s(runs: Sequence[ProgrammeRun]) -> float:
     return sum(run.device_s for run in runs if run.energy_j is not None)
 
 
-def _counted_kg(run: ProgrammeRun) -> float:
-    """Return the known carbon of a run, kgCO2e: the total, or the operational carbon where only that is known."""
-    return (run.operational_kg or 0.0) if run.total_kg is None else run.total_kg
+def _energy_of(runs: Sequence[ProgrammeRun]) -> Figure:
+    """Return the energy of the machines of some runs, J; runs of which none is known add nothing."""
+    return _sum([run.energy_j for run in runs], "J")
 
 
 def _rank(role: str) -> int:
     return ROLES.index(role) if role in ROLES else len(ROLES)
 
 
-def _sum(figures: Sequence[Figure | None]) -> Figure:
+def _sum(figures: Sequence[Figure | None], unit: str = "kgCO2e") -> Figure:
+    """Return the sum of those figures that are known. It is measured where all of them are."""
     known = [figure for figure in figures if figure is not None]
     return Figure.of(
         Range.total(figure.range for figure in known),
-        "kgCO2e",
-        "modelled",
+        unit,
+        "measured" if known and all(figure.kind == "measured" for figure in known) else "modelled",
         f"sum of the central values of {plural(len(known), 'run')}; their ranges added as if all errors were one",
     )
 

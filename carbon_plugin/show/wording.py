@@ -66,6 +66,17 @@ def carbon_range(kilograms: Range | Figure) -> str:
     return _range(kilograms, CARBON_UNITS)
 
 
+def energy_over_range(joules: Range | Figure) -> str:
+    """Return an energy with its unit, and on the line below p10 to p90 in the same unit, for a cell of a table."""
+    return _over_range(joules, ENERGY_UNITS)
+
+
+def carbon_over_range(kilograms: Range | Figure) -> str:
+    """Return a carbon figure with its unit, and on the line below p10 to p90 in the same unit, for a cell of a
+    table."""
+    return _over_range(kilograms, CARBON_UNITS)
+
+
 def duration_range(seconds: Range | Figure) -> str:
     """Return p10 to p90 of a time in the unit of its central value."""
     return _range(seconds, TIME_UNITS)
@@ -131,6 +142,12 @@ def _sign(value: float) -> str:
 
 def _amount(value: float, units: Units) -> str:
     return amounts.quantity(value, units, padded=True)
+
+
+def _over_range(quantity: Range | Figure, units: Units) -> str:
+    size, unit = amounts.fitting_unit(quantity.value, units)
+    low, value, high = (number(end / size) for end in (quantity.low, quantity.value, quantity.high))
+    return f"{value} {unit}\n{low}–{high}"
 
 
 def _range(quantity: Range | Figure, units: Units) -> str:

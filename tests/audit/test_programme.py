@@ -91,11 +91,24 @@ def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path
     assert programme.total_kg is not None
     totals = {name: summary.footprint.total_kg.value for name, summary in parts.items()}  # type: ignore[union-attr]
     assert programme.total_kg.value == pytest.approx(sum(totals.values()))
-    assert programme.energy_j == pytest.approx(sum(summary.energy.energy_j for summary in parts.values()))
+    assert programme.energy_j.value == pytest.approx(sum(summary.energy.energy_j for summary in parts.values()))
     assert programme.development_share == pytest.approx(1 - totals["final"] / sum(totals.values()))
     assert [role.role for role in programme.roles] == ["final", "ablation", "failed"]
     assert sum(role.share for role in programme.roles) == pytest.approx(1)
     assert programme.total_kg.low < programme.total_kg.value < programme.total_kg.high
+
+
+@pytest.mark.parametrize("name", ["energy_j", "operational_kg", "embodied_kg", "total_kg"])
+def test_sums_of_the_roles_have_ranges_and_add_up_to_those_of_the_programme(runs: Path, name: str) -> None:
+    programme = read_programme([runs])
+    whole = getattr(programme, name)
+    roles = [getattr(role, name) for role in programme.roles]
+    assert len(roles) == 3
+    assert all(role.low < role.value < role.high and role.unit == whole.unit for role in roles)
+    for end in ("low", "value", "high"):
+        assert sum(getattr(role, end) for role in roles) == pytest.approx(getattr(whole, end))
+    assert programme.energy_j.kind == "modelled"
+    assert "of it measured" in programme.runs[0].energy_j.source  # type: ignore[union-attr]
 
 
 def test_missing_roles_are_named(runs: Path) -> None:
@@ -130,7 +143,7 @@ def test_run_that_went_on_in_another_directory_is_counted_whole(factors: Factors
         write_run(tmp_path / name, factors, run_id="c" * 32, start_unix_s=start_unix_s)
     programme = read_programme([tmp_path])
     parts = [summary.energy.energy_j for _, summary in summaries_of([tmp_path])]
-    assert programme.energy_j == pytest.approx(sum(parts))
+    assert programme.energy_j.value == pytest.approx(sum(parts))
     assert not any("counted once" in warning for warning in programme.warnings)
 
 
@@ -200,7 +213,7 @@ def test_sum_of_runs_is_the_sum_of_what_their_audits_state_and_says_so(runs: Pat
     for end in ("low", "value", "high"):
         stated = sum(getattr(one.total_kg, end) for one in footprints if one)
         assert getattr(programme.total_kg, end) == pytest.approx(stated)
-    assert sum(run.total_kg or 0.0 for run in programme.runs) == pytest.approx(programme.total_kg.value)
+    assert sum(run.total_kg.value for run in programme.runs if run.total_kg) == pytest.approx(programme.total_kg.value)
     assert "sum of the central values that the runs' own audits state" in " ".join(programme.warnings)
 
 

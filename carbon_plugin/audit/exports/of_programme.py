@@ -207,8 +207,9 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
     programme, summaries = _members(audited, name)
     carbon = _carbon(programme, "paper")
     roles = ", ".join(
-        f"{wording.percent((role.operational_kg or 0.0) / (carbon.value or 1.0))} {role.role}"
+        f"{wording.percent(role.operational_kg.value / (carbon.value or 1.0))} {role.role}"
         for role in programme.roles
+        if role.operational_kg is not None
     )
     uncounted = sum(one.progress.tokens is None for one in summaries)
     tokens = wording.number(sum(one.progress.tokens or 0 for one in summaries))
@@ -221,11 +222,12 @@ def paper_of_programme(audited: Audited, name: str | None = None) -> str:
         if embodied
         else "the manufacture of the hardware is not known and not included"
     )
-    facility = f", {wording.energy(programme.facility_j)} with the facilities" if programme.facility_j else ""
+    energy = _with_range(programme.energy_j)
+    facility = f", {_with_range(programme.facility_j)} with the facilities" if programme.facility_j else ""
     sentences = [
         f"The {plural(len(summaries), 'run')} of {programme.name} took {wording.device_time(programme.device_s)} of "
         f"reserved device time on {hardware}{trained}.",
-        f"The machines used {wording.energy(programme.energy_j)}{facility}.",
+        f"The machines used {energy}{facility}.",
         f"That is {wording.carbon(carbon.value)} of operational emissions ({wording.carbon_range(carbon)}; "
         f"location-based, {programme.counts}), by role {roles}; {adds}.",
         "Carbon is the sum of the central values of the runs; ranges (p10 to p90) are added as if all errors were one.",
@@ -239,7 +241,7 @@ def coverage_of_programme(programme: Programme, summaries: Sequence[AuditSummary
     missing.
     """
     measured_j = sum(one.energy.measured_j for one in summaries)
-    share = measured_j / programme.energy_j if programme.energy_j else 0.0
+    share = measured_j / programme.energy_j.value if programme.energy_j.value else 0.0
     counted = ", ".join(f"{role.runs} {role.role}" for role in programme.roles)
     found = [f"{plural(len(summaries), 'run')} ({counted})", f"{wording.percent(share)} of the energy measured"]
     if programme.missing_roles:
@@ -262,6 +264,10 @@ def _carbon(programme: Programme, wanted_by: str) -> Figure:
     if programme.operational_kg is None:
         raise ReportError(f"{wanted_by}: {programme.warnings[-1]}")
     return programme.operational_kg
+
+
+def _with_range(joules: Figure) -> str:
+    return f"{wording.energy(joules.value)} ({wording.energy_range(joules)})"
 
 
 def _flop(summary: AuditSummary) -> float | None:

@@ -10,7 +10,7 @@ from carbon_plugin.cli.options import Argument, AsJson, Option
 from carbon_plugin.cli.terminal import echo_json
 
 if TYPE_CHECKING:
-    from carbon_plugin.audit.programme import Programme
+    from carbon_plugin.audit.programme import Programme, RoleTotal
 
 
 class Counted(StrEnum):
@@ -40,6 +40,20 @@ def programme(
     _print(result)
 
 
+HEADINGS = ("role", "runs", "device time", "machines", "operational", "embodied", "total", "share")
+
+
+def _sums(result: Programme | RoleTotal) -> list[str]:
+    """Return the cells of energy and carbon, each with its range below it."""
+    from carbon_plugin.show import wording
+
+    carbon = (result.operational_kg, result.embodied_kg, result.total_kg)
+    return [
+        wording.energy_over_range(result.energy_j),
+        *("–" if figure is None else wording.carbon_over_range(figure) for figure in carbon),
+    ]
+
+
 def _print(result: Programme) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -49,21 +63,15 @@ def _print(result: Programme) -> None:
 
     out = Console(highlight=False)
     table = Table(title=f"programme {result.name}", title_justify="left", box=None, padding=(0, 1))
-    for heading in ("role", "runs", "device time", "energy of machines", "operational", "embodied", "total", "share"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "role" else "right")
-
-    def carbon(kilograms: float | None) -> str:
-        return "–" if kilograms is None else wording.carbon(kilograms)
 
     for role in result.roles:
         table.add_row(
             role.role,
             str(role.runs),
             wording.device_time(role.device_s),
-            wording.energy(role.energy_j),
-            carbon(role.operational_kg),
-            carbon(role.embodied_kg),
-            carbon(role.total_kg),
+            *_sums(role),
             wording.percent(role.share),
         )
     table.add_section()
@@ -71,18 +79,17 @@ def _print(result: Programme) -> None:
         "all",
         str(len(result.runs)),
         wording.device_time(result.device_s),
-        wording.energy(result.energy_j),
-        *(carbon(figure.value if figure else None) for figure in (result.operational_kg, result.embodied_kg)),
-        carbon(result.total_kg.value if result.total_kg else None),
+        *_sums(result),
         "",
     )
     print_table(out, table)
+    out.print("below a value: its range from p10 to p90; machines: their energy")
     if result.facility_j is not None:
-        out.print(f"energy with the facility around the machines: {wording.energy(result.facility_j)}")
+        facility = result.facility_j
+        spread = wording.energy_range(facility)
+        out.print(f"energy with the facility around the machines: {wording.energy(facility.value)} ({spread})")
     if result.counts is not None:
         out.print(f"operational carbon: {result.counts} emissions of the grids, location-based")
-    if result.total_kg is not None:
-        out.print(f"total {wording.carbon(result.total_kg.value)} ({wording.carbon_range(result.total_kg)})")
     share = wording.percent(result.development_share)
     out.print(f"development (all but the final runs): {share} of the {result.shares_of}, as all shares are")
     for warning in result.warnings:

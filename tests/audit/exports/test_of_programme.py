@@ -98,7 +98,7 @@ def test_shares_in_a_sentence_on_operation_are_of_the_operational_carbon(factors
 
     final_kg = programme.roles[0].operational_kg
     assert final_kg is not None
-    share = final_kg / programme.operational_kg.value
+    share = final_kg.value / programme.operational_kg.value
     assert abs(share - programme.roles[0].share) > 0.01
     assert f"by role {100 * share:.3g} % final" in paragraph
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -87,6 +88,8 @@ def test_programme_is_a_table_with_its_notes(run_dir: Path, capsys: pytest.Captu
     assert run(["programme", str(run_dir.parent)]) == 0
     printed = capsys.readouterr().out
     assert "programme simulated-llm" in printed
+    ranges = re.findall(r"^ +(?:[\d.,]+–[\d.,]+ *){4}$", printed, re.MULTILINE)
+    assert len(ranges) == 2, "the role and the whole have energy, operational, embodied and total carbon with a range"
     assert "development (all but the final runs): 0 % of the carbon" in printed
     assert "note: no run here has the role ablation" in printed
 
