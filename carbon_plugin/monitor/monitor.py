@@ -326,8 +326,9 @@ class CarbonMonitor(StepCounter):
             return
         measurement.work.note("fault", sentence)
         stop = measurement.work.stop
+        ended = part == "monitor" and part in self._guard.failures  # it may only have missed something
         # Where all ranks have agreed to stop, this one goes on to count its steps up to that one.
-        if part == "monitor" and not (stop is not None and stop.withdraw()):
+        if ended and not (stop is not None and stop.withdraw()):
             self._count_by(None)
             measurement.leave_loggers()
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.observed import DetectedModel
+from carbon_plugin.detect.readers import recompute
 from carbon_plugin.detect.shape.counting import count_forward
 
 WIDTH, TOKENS, BATCH = 32, 16, 2
@@ -156,3 +157,13 @@ def test_a_module_that_is_called_with_a_view_of_a_parameter_is_counted() -> None
 
     assert counts.flops == BATCH * (2 * 8 * WIDTH * WIDTH + 2 * 8 * WIDTH)
     assert counts.saved_bytes is not None
+
+
+def test_no_error_of_the_watch_reaches_a_call_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_torch() -> bool:
+        raise AttributeError("this release of torch has no such function")
+
+    monkeypatch.setattr(recompute, "_in_backward_pass", other_torch)
+    model, _ = seen(Decoder())
+
+    assert model.fields["layers"] == 4

@@ -1,7 +1,9 @@
-"""A rank that takes over from a leader which is lost while the rank still waits to know what it meters itself."""
+"""A rank that waits to know what it meters: it may take over from a leader that is lost, or be refused a file."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import pytest
 
 from carbon_plugin.ledger.reader import read_run
-from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import recording
+from carbon_plugin.monitor.node import duty, recording
+from carbon_plugin.monitor.node.duty import Duty
 from carbon_plugin.monitor.processes.leader import Election
+from tests.monitor.launching import wait_until
 
 STEPS = 100
 
@@ -37,3 +41,38 @@ def test_steps_since_the_first_reading_are_in_its_windows(tmp_path: Path, monkey
     (file,) = read_run(tmp_path / "run").files
     assert sum(record.steps for record in file.records if isinstance(record, Window)) == STEPS
     assert verify_run(tmp_path / "run").all_problems == []
+
+
+def test_rank_that_can_open_no_file_when_it_is_to_meter_begins_as_soon_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    open_meters, decide, decided, run_dir = recording.open_host_meters, Duty.decide, [], tmp_path / "run"
+    refusals = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+
+    def open_later(*args: Any, **kwargs: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return open_meters(*args, **kwargs)
+
+    def looking(self: Duty, *, now: bool = False) -> list[duty.Task]:
+        decided.append(decide(self, now=now))
+        return decided[-1]
+
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(recording, "open_host_meters", open_later)
+    monkeypatch.setattr(Duty, "decide", looking)
+    monkeypatch.setattr(duty, "FIRST_LEAD_S", float("inf"))
+    with CarbonMonitor(run_dir=run_dir, site="FRA", quiet=True) as monitor:
+        wait_until(lambda: bool(decided))  # it has begun, and waits for local rank 0, which does not come
+        monkeypatch.setattr(duty, "FIRST_LEAD_S", 0.0)
+        wait_until(lambda: any(run_dir.glob("*.jsonl")), at_most_s=60.0)
+        for _ in range(STEPS):
+            monitor.step_end()
+
+    wait_until(lambda: any(isinstance(record, Close) for file in read_run(run_dir).files for record in file.records))
+    (file,) = read_run(run_dir).files
+    assert refusals == []
+    assert decided[0] == []
+    assert sum(record.steps for record in file.records if isinstance(record, Window)) == STEPS
+    assert verify_run(run_dir).all_problems == []

@@ -9,6 +9,7 @@ function leaves no sign, because no module of it is called.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from statistics import median_low
@@ -59,7 +60,7 @@ class RecomputeWatch:
         self._hooks = Hooks()
         if any(is_compiled(module) for module in model.modules()):
             return
-        self._hooks.put(model, self._see_call)
+        self._hooks.put(model, partial(self._see_safely, self._see_call))
         blocks = repeated_blocks(model)
         for number, block in enumerate(blocks.modules if blocks else (model,)):
             self._watch(number, block)
@@ -104,7 +105,7 @@ class RecomputeWatch:
         """Stop watching. It is safe to call this twice."""
         self._hooks.remove()
 
-    def _see_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         import torch
 
         if module.training and not _in_backward_pass():
@@ -118,11 +119,17 @@ class RecomputeWatch:
         self._again.append(set())
         for leaf in block.modules():
             if not leaf._modules and len(self._hooks) < MAX_HOOKS:
-                self._hooks.put(leaf, partial(self._see_safely, number))
+                self._hooks.put(leaf, partial(self._see_safely, partial(self._see, number)))
 
-    def _see_safely(self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_safely(
+        self,
+        see: Callable[[nn.Module, tuple[Any, ...]], None],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         try:
-            self._see(number, module, args)
+            see(module, args)
         except Exception:  # no error may reach the user here, and what was seen is incomplete
             self.remove()
             self._forward, self._again = [], []

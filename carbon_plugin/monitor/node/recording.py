@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from carbon_plugin.ledger.held.expected import HANDED_ON
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
@@ -97,7 +98,8 @@ class NodeRecording:
             neighbours=self._neighbours,
         )
         if before is not None:
-            before.recorder.cut(self.recorder.ends_s, self.recorder.mark)
+            end = partial(before.recorder.cut, self.recorder.ends_s, self.recorder.mark)
+            job.guard.run("last window before a takeover", end, None)
             before.recorder.close(HANDED_ON)
         self._find_same_writer()  # now that the own ledger before this one grows no longer
         self.witness = Witness(job.run_dir, ranks.node, ranks.nodes, self.recorder.note)

@@ -56,6 +56,7 @@ class NodeWork:
         self._looked_around_s = time.monotonic()
         self._missed: set[str] = set()
         self._told_late = False
+        self._undone: list[Task] = []
         self._declared_tokens = DeclaredTokens()
         self._told_alone: dict[str, bytes] = {}
         meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
@@ -68,8 +69,8 @@ class NodeWork:
 
     @property
     def decided(self) -> bool:
-        """Return whether it is decided what this process meters."""
-        return self._duty.decided
+        """Return whether it is decided what this process meters, and whether it does."""
+        return self._duty.decided and not self._undone
 
     @property
     def context(self) -> Context:
@@ -82,18 +83,23 @@ class NodeWork:
     def poll_interval_s(self) -> float | None:
         """Return how often `tick` must be called, s: as often as the meters must be read, or more often while it is
         open which process meters what."""
-        if not self._duty.decided:
-            return LOOK_S
-        return self.recording.recorder.poll_interval_s if self.recording else None
+        if self.recording is None:
+            return None if self.decided else LOOK_S
+        return self.recording.recorder.poll_interval_s
 
     def stand(self, *, now: bool = False) -> bool:
         """Record what no other process of the host meters, as soon as that is decided. Return whether a recording has
         begun. `now` asks for a decision at once, because the training ends.
+
+        What cannot be recorded at this moment, because no file can be opened, is recorded at a later call.
         """
         if self._duty.baseline is not None:
             self._duty.baseline.poll()
         begun = False
-        for task in self._duty.decide(now=now):
+        # The devices of a task are held from the decision on, so that no later decision names them.
+        self._undone = self._undone or self._duty.decide(now=now)
+        while self._undone:
+            task = self._undone[0]
             if task.until_s is None:
                 self.recording = self._record(task, self.recording)
                 self._note_context()
@@ -102,6 +108,7 @@ class NodeWork:
                 self._job.guard.run(
                     "what was before local rank 0", partial(self._record_until, task, task.until_s), None
                 )
+            del self._undone[0]
         if self._duty.decided:
             self._duty.release()
         return begun
@@ -109,7 +116,7 @@ class NodeWork:
     def tick(self, *, due: bool) -> bool:
         """Read the meters, and end the window if it is due. Return whether a recording has begun."""
         if self.recording is None:
-            return (due or not self._duty.decided) and self.stand()
+            return (due or not self.decided) and self.stand()
         if due and self._job.guard.run("what others have left", self.stand, False):
             return True
         if due:
