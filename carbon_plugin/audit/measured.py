@@ -26,6 +26,7 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
     return MeasuredRun(
         name=summary.run.name,
         start_unix_s=summary.period.start_unix_s,
+        duration_s=summary.period.wall_s,
         width_s=series.width_s,
         energy_j=tuple(map(sum, zip(*bins, strict=True))),
         energies=tuple(_energies(summary)),

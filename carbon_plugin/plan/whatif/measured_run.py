@@ -38,7 +38,8 @@ SAMPLE_S = 900.0
 class MeasuredRun(Struct, frozen=True, kw_only=True):
     """One instance holds what a finished run took.
 
-    `energy_j` is the IT energy in bins of `width_s` from the start on, `energies` the same energy by rung.
+    `duration_s` is the time from its first record to its last. `energy_j` is the IT energy in bins of `width_s` from
+    the start on, of which the last may end after the run, `energies` the same energy by rung.
     `idle_j_per_s` is what each rung takes in a second of a pause, None where the devices are not known.
     `marginal_g_per_kwh` is the energy-weighted mean of the marginal intensities on record, None without any.
     `by_hour_g_per_kwh` is the grid intensity in each hour of the day, UTC, as far as the run knows it, or empty where
@@ -47,6 +48,7 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
 
     name: str
     start_unix_s: float
+    duration_s: float
     width_s: float
     energy_j: tuple[float, ...]
     energies: tuple[EnergyItem, ...]
@@ -57,11 +59,6 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     marginal_g_per_kwh: float | None = None
     by_hour_g_per_kwh: tuple[float | None, ...] = ()
     by_hour_from: str = ""
-
-    @property
-    def duration_s(self) -> float:
-        """Return the time in seconds from the first bin to the end of the last."""
-        return self.width_s * len(self.energy_j)
 
 
 def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, seed: int = 0) -> Comparison:

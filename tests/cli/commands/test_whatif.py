@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -23,14 +24,18 @@ PLAN = ["plan", "--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", 
 STATED = ["--dp-shard", "16", "--zero-stage", "3", "--recompute", "operators"]
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
+def write_run(directory: Path, **job: Any) -> Path:
     """Write a run of two nodes in France whose windows state 50 g/kWh and a PUE of 1.2."""
     accelerator = load_accelerator("h100-sxm")
     cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=2, devices_per_node=2)
     factors = resolve_factors(Site(zone="FRA", pue=1.2, intensity_g_per_kwh=50), cluster)
-    Job(factors=msgspec.to_builtins(factors)).write(tmp_path / "run")
-    return tmp_path / "run"
+    Job(factors=msgspec.to_builtins(factors), **job).write(directory)
+    return directory
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
 
 
 @pytest.fixture
@@ -63,6 +68,16 @@ def test_a_finished_run_elsewhere_keeps_its_energy_and_its_embodied_carbon(capsy
         ratio = one["intensity"]["figure"]["value"] / 50
         assert one["footprint"]["operational_kg"]["value"] == pytest.approx(ratio * audited.operational_kg.value)
     assert "different things" in document["warnings"][0]
+
+
+def test_a_finished_run_elsewhere_takes_the_time_that_its_audit_states(capsys, tmp_path):
+    directory = write_run(tmp_path / "run", window_s=10.3)
+    whole = summarise(directory).period.wall_s
+
+    document = json.loads(printed(capsys, "whatif", directory, "zone=SWE", "--json"))
+
+    assert whole % 1 > 0.01, "a run of whole seconds would not show that they are counted in bins"
+    assert [one["elapsed_s"] for one in (document["base"], *document["alternatives"])] == [whole, whole]
 
 
 def test_a_finished_run_at_other_hours_takes_their_intensity(capsys, run_dir, series):
