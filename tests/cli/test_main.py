@@ -123,6 +123,18 @@ def test_a_full_fine_tune_that_does_not_fit_on_one_card_is_told_of_more_cards_an
     assert "model.trainable_fraction: 0.01, as of LoRA adapters" in said
 
 
+@pytest.mark.parametrize("accelerator", ["gh200", "rtx-4090", "l40s"])
+def test_devices_a_node_that_are_proposed_to_make_room_can_be_planned(capsys, accelerator):
+    run = [*ONE_CARD, accelerator, "--tokens", "1e7", "--seq-len", "1024", "--precision", "fp32"]
+
+    assert cli.run([*run, "--devices-per-node", "1", "--model", "llama3-8b"]) == 3
+    proposed = re.search(r"--devices-per-node (\d+)", capsys.readouterr().err)
+
+    assert (proposed is None) == (accelerator == "gh200"), "only a card has servers that hold more of it"
+    if proposed is not None:
+        assert cli.run([*run, "--devices-per-node", proposed[1], "--model", "llama3-8b"]) == 0
+
+
 def test_no_device_is_asked_for_that_nobody_makes(capsys):
     far = ["plan", "--model", "llama3-70b", "--zone", "FRA", "--nodes", "1", "--tokens", "1e9"]
 

@@ -22,7 +22,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, listed, what_would_do
-from carbon_plugin.spec.hardware.profiles import list_accelerators
+from carbon_plugin.spec.hardware.profiles import GENERIC_NODE, list_accelerators
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.amounts import memory, plural
@@ -37,7 +37,8 @@ NOTHING_ALONE = (
 MORE_NODES = (2, 4, 8, 16, 32, 64)
 """The factors on the number of nodes that are tried to find what would help."""
 MORE_DEVICES = (2, 4, 8)
-"""The numbers of devices that a server holds of a model that is sold as a card."""
+"""The numbers of devices that a server holds of a model that is sold as a card. More than the node holds are proposed
+for a card in a workstation alone, where `--devices-per-node` then means a server."""
 ADAPTERS = 0.01
 """The usual share of parameters that adapters train (LoRA of rank 16 to 64)."""
 
@@ -212,7 +213,9 @@ def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
     if enough is not None:
         found.append(nodes_phrase(enough))
     if spec.cluster.devices_per_node == 1:
-        count = next((more for more in MORE_DEVICES if fits_somehow(_with_devices(spec, more), space)), None)
+        node = spec.cluster.node
+        held = [more for more in MORE_DEVICES if more <= node.accelerators or node.name == GENERIC_NODE]
+        count = next((more for more in held if fits_somehow(_with_devices(spec, more), space)), None)
         if count is not None:
             found.append(f"--devices-per-node {count}")
     offloading = msgspec.structs.replace(spec.training, optimizer_offload=True)
