@@ -20,6 +20,10 @@ class InfeasibleLayoutError(SpecError):
     """A parallelism layout breaks a rule of the model, the cluster or the memory."""
 
 
+class PrecisionError(SpecError):
+    """A device has no units for the precision of a training. The message says which precisions it has."""
+
+
 class FootprintError(CarbonPluginError, ValueError):
     """A zone, factor or basis for carbon accounting is unknown or does not fit."""
 

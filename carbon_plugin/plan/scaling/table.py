@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
-from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.errors import InfeasibleLayoutError, PrecisionError
 from carbon_plugin.plan.scaling.cheapest import ScalePoint, answer
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.options import AS_USUAL, Method, Target
@@ -60,7 +60,8 @@ def sweep(
 ) -> Sweep:
     """Answer every target on every accelerator at every site. `done` is called after each target and accelerator.
 
-    Raises the errors of `answer`, except for models that fit nowhere, which are listed.
+    Raises the errors of `answer`, except for models that fit nowhere and devices without the precision, which are
+    listed.
     """
     points: list[ScalePoint] = []
     assumed: list[Assumption] = []
@@ -73,14 +74,14 @@ def sweep(
                 )
                 points += found.points
                 assumed += found.assumptions
-            except InfeasibleLayoutError as error:
+            except (InfeasibleLayoutError, PrecisionError) as error:
                 infeasible.append(str(error))
             done()
     offset = targets[0].law.offset
     return Sweep(
         points=tuple(points),
         exponents=tuple(_exponents(points, offset)),
-        infeasible=tuple(infeasible),
+        infeasible=tuple(dict.fromkeys(infeasible)),
         assumptions=tuple(dict.fromkeys(assumed)),
     )
 

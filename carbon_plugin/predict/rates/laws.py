@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 
-from carbon_plugin.errors import SpecError
+from carbon_plugin.errors import PrecisionError, SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.stack import AttentionKernel
@@ -145,11 +145,11 @@ NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
     """Return the dtype and the dense FLOP/s of the peak for a precision.
 
-    Raises `SpecError`, which names the precisions of the device, when it has no such units.
+    Raises `PrecisionError`, which names the precisions of the device, when it has no such units.
     """
     if not _has_units(accelerator, precision):
         has = ", ".join(other for other in PEAK_KEYS if _has_units(accelerator, other)) or "none"
-        raise SpecError(f"training: precision {precision} is not supported by {accelerator.name}; it has {has}")
+        raise PrecisionError(f"training: precision {precision} is not supported by {accelerator.name}; it has {has}")
     key = PEAK_KEYS[precision]
     return key, accelerator.peak_flops[key]
 

@@ -61,6 +61,16 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
         assert ElementTree.parse(tmp_path / "out" / name).getroot().tag.endswith("svg")
 
 
+def test_a_range_leaves_out_the_devices_that_lack_the_precision_and_says_so_once(capsys, tmp_path):
+    asked = ["--compute", "1e21:1e22", "--points", "2", "--accelerator", "v100", "--accelerator", "h100"]
+    assert run(["scale", *asked, "--precision", "bf16", "--zone", "SWE", "-o", str(tmp_path)]) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.count("left out: training: precision bf16 is not supported by v100-sxm2-32gb") == 1
+    document = json.loads((tmp_path / "scaling.json").read_text())
+    assert {point["accelerator"] for point in document["points"]} == {"h100-sxm"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
