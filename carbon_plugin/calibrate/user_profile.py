@@ -11,7 +11,15 @@ import msgspec
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates.resolve import is_calibrated
-from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_ROWS_IN_RANGE, OWN_RUNS, Accelerator, Efficiency
+from carbon_plugin.spec.hardware.cluster import (
+    OWN_ROWS,
+    OWN_ROWS_IN_RANGE,
+    OWN_RUNS,
+    Accelerator,
+    Efficiency,
+    Node,
+)
+from carbon_plugin.spec.hardware.profiles import find_node
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Confidence, Sourced
 from carbon_plugin.spec.parsing.saving import save
@@ -90,18 +98,22 @@ def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) 
 
 
 def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibration, source: str) -> list[Path]:
-    """Write the device's profile to `path` and each stack to `stacks/NAME.yaml` beside it. Return the written paths.
+    """Write the device's profile to `path`, each stack to `stacks/NAME.yaml` beside it, and its node to
+    `nodes/NAME.yaml` where no profile that is found without a folder has that name. Return the written paths.
 
-    `source` is the provenance. `carbon-plugin plan --profiles` takes the folder.
+    `source` is the provenance. `carbon-plugin plan --profiles` takes the folder, which needs no other one beside it.
     """
-    profile = user_profile(rows[0].spec.cluster.accelerator, calibration, source)
+    cluster = rows[0].spec.cluster
+    profile = user_profile(cluster.accelerator, calibration, source)
     written = [_write(path, profile, source)]
+    if find_node(cluster.node.name) is None:
+        written.append(_write(path.parent / "nodes" / f"{cluster.node.name}.yaml", cluster.node, source))
     for name, stack in user_stacks(rows, calibration.fitted).items():
         written.append(_write(path.parent / "stacks" / f"{name}.yaml", stack, source))
     return written
 
 
-def _write(path: Path, value: Accelerator | Stack, source: str) -> Path:
+def _write(path: Path, value: Accelerator | Node | Stack, source: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     body = msgspec.yaml.encode(_stated(msgspec.to_builtins(value))).decode()
     save(path, f"# {source}\n{body}")

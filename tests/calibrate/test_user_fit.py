@@ -14,7 +14,7 @@ from carbon_plugin.calibrate.user_profile import provenance, user_profile, user_
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Efficiency
-from carbon_plugin.spec.hardware.profiles import load_accelerator, load_stack
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, load_stack
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import STACKS, factor_of
 
@@ -159,6 +159,21 @@ def test_a_few_rows_do_not_narrow_the_interval_of_a_new_device(published, tmp_pa
     device = load_accelerator(result.accelerator, profile_dirs=[tmp_path])
     cluster = msgspec.structs.replace(rows[0].spec.cluster, accelerator=device)
     assert predict_step(msgspec.structs.replace(rows[0].spec, cluster=cluster)).accuracy_class == kind
+
+
+def test_a_node_that_is_none_of_ours_is_written_beside_the_profile(published, tmp_path) -> None:
+    rows = [with_node(row, "our-rack") for row in rows_of(published, "llmf-h100", 2, slower=1.3)]
+
+    write_profile(tmp_path / "h100-sxm.yaml", rows, calibrate(rows), "rows.yaml")
+
+    assert load_node("our-rack", profile_dirs=[tmp_path]) == rows[0].spec.cluster.node
+
+
+def with_node(row: PublishedRow, name: str) -> PublishedRow:
+    """Return the row on a node that is called otherwise."""
+    cluster = row.spec.cluster
+    renamed = msgspec.structs.replace(cluster, node=msgspec.structs.replace(cluster.node, name=name, aliases=[]))
+    return msgspec.structs.replace(row, spec=msgspec.structs.replace(row.spec, cluster=renamed))
 
 
 def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_range() -> None:

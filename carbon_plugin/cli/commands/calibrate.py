@@ -79,10 +79,21 @@ def calibrate(
         _print(calibration)
     for path in written:
         echo(f"written to {path}", error=as_json)
+    if written:
+        echo(
+            _how_to_use(written[0].parent, [path.stem for path in written if path.parent.name == "stacks"]),
+            error=as_json,
+        )
     if not told:
         echo("error: the rows tell no constant; nothing is written", error=True)
         return 1
     return 0
+
+
+def _how_to_use(folder: Path, stacks: list[str]) -> str:
+    """Return the command that plans with what was written to a folder. A plan takes fitted software only by name."""
+    software = f" --stack {' or '.join(stacks)}" if stacks else ""
+    return f"use it: carbon-plugin plan run.yaml --profiles {folder}{software}"
 
 
 def _reproduce(as_json: bool) -> int:

@@ -48,6 +48,14 @@ def test_the_profile_makes_plan_predict_the_fitted_step_time(capsys, rows, tmp_p
     assert fitted == pytest.approx(found["rows"][0]["after_s"], rel=1e-3)
 
 
+def test_the_command_that_plans_with_what_was_written_is_printed(capsys, rows, tmp_path) -> None:
+    folder = tmp_path / "profiles"
+
+    assert run(["calibrate", str(rows), "-o", str(folder / "h100-sxm.yaml")]) == 0
+
+    assert f"use it: carbon-plugin plan run.yaml --profiles {folder} --stack ours\n" in capsys.readouterr().out
+
+
 def test_what_was_fitted_and_what_was_refused_is_printed(capsys, rows) -> None:
     assert run(["calibrate", str(rows)]) == 0
     text = capsys.readouterr().out
