@@ -194,7 +194,8 @@ def _spearman(predicted_s: NDArray[np.float64], measured_s: NDArray[np.float64],
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return None
     found, most = (np.corrcoef(order, measured)[0, 1] for order in (predicted, _ranks(measured_s, 1.0)))
-    return float(found / most)
+    # Predictions that are tied as the measured times are correlate better with them than any order without ties.
+    return float(np.clip(found / most, -1, 1))
 
 
 def _ranks(times_s: NDArray[np.float64], tied_within: float) -> NDArray[np.float64]:

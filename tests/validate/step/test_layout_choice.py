@@ -51,10 +51,12 @@ def test_layouts_within_what_a_measurement_repeats_to_are_tied() -> None:
     (exchanged,) = layout_choices(near, np.array([1.0, 2.0, 3.0]))
     (in_order,) = layout_choices(near, np.array([2.0, 1.0, 3.0]))
     (last_first,) = layout_choices(near, np.array([3.0, 2.0, 1.0]))
+    (tied_alike,) = layout_choices(near, np.array([1.0, 1.0, 3.0]))
 
     assert exchanged.spearman == pytest.approx(1)
     assert in_order.spearman == pytest.approx(1)
     assert last_first.spearman == pytest.approx(-1)
+    assert tied_alike.spearman == 1
     assert (exchanged.spearman_untied, in_order.spearman_untied) == pytest.approx((0.5, 1.0))
 
 
