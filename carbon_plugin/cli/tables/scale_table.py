@@ -71,9 +71,9 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         table.add_row(name, _spread(figure, units) + place)
     days = number(point.best_case_time_s / SECONDS_PER_DAY)
     size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)
-    table.add_row(
-        "best case", f"{days} days, {number(point.best_case_kg / size)} {unit}; the lines above are of a real run"
-    )
+    carbon = f"{number(point.best_case_kg / size)} {unit}"
+    said = "the step above at its goodput; time, energy and carbon above are of a real run"
+    table.add_row("best case", f"{days} days, {carbon}: {said}")
     size, unit = fitting_unit(point.ideal_kg, CARBON_UNITS)
     table.add_row("ideal", f"{number(point.ideal_kg / size)} {unit} at peak FLOP/s with nothing lost")
     print_table(out, table)

@@ -79,8 +79,9 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     `compute_flop` is 6 N D of the law. `tokens` are those that the run trains on, including what its batch costs;
     `batch` is in tokens a step. `by_batch_law` has the answer for each law of the critical batch; the point is that of
     the middle one, and the range of `total_kg` covers all that meet the deadline. `ideal_kg` is the carbon of the same
-    compute at peak FLOP/s without any loss. `extrapolated` names what lies beyond all measurements. All numbers are
-    those of a real run but `best_case_time_s` and `best_case_kg`.
+    compute at peak FLOP/s without any loss. `extrapolated` names what lies beyond all measurements. Time,
+    energy and carbon are those of a real run but `best_case_time_s` and `best_case_kg`, which follow from `step_time_s`
+    and `goodput` alone.
     """
 
     law: str

@@ -41,6 +41,12 @@ def test_a_loss_is_answered_in_json(capsys):
     for name in ("step_time_s", "time_s", "device_hours", "facility_energy_j", "total_kg"):
         assert point[name]["low"] < point[name]["value"] < point[name]["high"], name
         assert point[name]["kind"] == "modelled", name
+    steps = point["tokens"] / point["batch"]
+    assert point["best_case_time_s"] == pytest.approx(
+        steps * point["step_time_s"]["value"] / point["goodput"], rel=0.01
+    )
+    # What real runs take beyond their best case is 1.00 times it for mixtures in ordinary software.
+    assert point["time_s"]["value"] >= point["best_case_time_s"]
     assert point["device_hours"]["value"] == pytest.approx(point["devices"] * point["time_s"]["value"] / 3600)
 
 
