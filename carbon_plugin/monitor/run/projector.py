@@ -174,6 +174,7 @@ class Projector:
             remaining_s=view.remaining_s,
             best_case_remaining_s=_best_case_s(context, totals, steps),
         )
+        give_way()
         metrics = metrics_of(
             totals,
             view,
