@@ -102,7 +102,7 @@ def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises `SpecError` where two names of one field say different things, and for a value that no phrase is for.
     """
     row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
-    for name in [name for name in row if normalized(name) in map(normalized, MILLISECONDS)]:
+    for name in [name for name in row if normalized(str(name)) in map(normalized, MILLISECONDS)]:
         row = _with(row, "step_time_s", _seconds(name, row.pop(name)), name)
     if isinstance(row.get("gpu"), str) and (ahead := DEVICES_AHEAD.fullmatch(row["gpu"].strip())):
         row = _with({**row, "gpu": ahead.group(2)}, "n_gpus", int(ahead.group(1)), "gpu")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
-from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, PHRASES, ROW_NAMES, SHAPE_NAMES
+from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, PHRASES, ROW_NAMES, SHAPE_NAMES, spelled_row
 
 RECORD: dict[str, Any] = {
     "id": "mine-1",
@@ -153,3 +153,7 @@ def test_adapters_are_trained_alone_wherever_a_row_speaks_of_them(shape: dict[st
     assert whole.spec.model.trainable_fraction == 1
     assert 0 < adapted.spec.model.trainable_fraction < 0.1
     assert adapted.not_read == ()
+
+
+def test_a_field_whose_name_is_no_text_is_left_for_the_reader_to_name() -> None:
+    assert spelled_row({**RECORD, 16: "x"})[16] == "x"  # type: ignore[dict-item]
