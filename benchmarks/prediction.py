@@ -10,16 +10,14 @@ under plain PyTorch of which nobody says how it runs experts: where the model ha
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
-import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import msgspec
+from results_file import write_result
 
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import load_run_spec
@@ -55,17 +53,7 @@ def main() -> int:
             "as_stated_ms": 1e3 * least_seconds(spec, options.calls),
             "plain_pytorch_ms": 1e3 * least_seconds(plain, options.calls),
         }
-    result = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}",
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "calls": options.calls,
-        "predictions": found,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    write_result(options.output, {"load": os.getloadavg(), "calls": options.calls, "predictions": found})
     return 0
 
 

@@ -14,11 +14,8 @@ give the same time, power and memory is asserted, to 1e-9.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import math
 import os
-import platform
 import random
 import resource
 import statistics
@@ -31,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import msgspec
 import numpy as np
+from results_file import write_result
 
 from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of
 from carbon_plugin.plan.search.layouts import search
@@ -135,18 +133,13 @@ def main() -> int:
     for name in options.specs:
         spec = load_run_spec(ROOT / "examples" / "specs" / f"{name}.yaml")
         searches[name] = measure(spec, options.rounds, options.sampled, options.seed)
-    result = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}",
-        "python": platform.python_version(),
+    figures = {
         "numpy": np.__version__,
         "rounds": options.rounds,
         "most_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "searches": searches,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    write_result(options.output, figures)
     return 0
 
 
