@@ -27,7 +27,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     saved until its backward pass ends and returns all gradients. `pure` says that weights, gradients and states are
     16-bit values, without a master copy, `legacy_modules` that modules are those of Megatron before Megatron-core.
     `adapters` are the matrices that have adapters where the row does not say. `xla` says that XLA compiles the whole
-    step.
+    step, and `one_kernel_updates` that the optimizer updates a parameter in one kernel (`Stack.fused_optimizer`).
     """
 
     name: str
@@ -49,6 +49,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     pure: bool = False
     legacy_modules: bool = False
     xla: bool = False
+    one_kernel_updates: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -105,11 +106,13 @@ INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
 its configs/)."""
 COMPILED = Conventions(name="pytorch-compiled", zero_stage=3)
 WHOLE_COMPILED = Conventions(name="compiled", zero_stage=3, one_region=True)
-TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, pure=True)
-"""Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs)."""
+TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, pure=True, one_kernel_updates=True)
+"""Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs).
+Those that train with PyTorch's AdamW ask for its fused kernel (`fused: True` of llama3_2/3B_full.yaml at 03a1978, of
+llama3_1/70B_lora.yaml at 0502cc5 and of llama3_1/8B_lora_single_device.yaml)."""
 LITGPT = msgspec.structs.replace(PYTORCH, chunks_the_loss=True, plain_modules=True)
 """Its scripts for fine-tuning take head and loss in chunks of 128 tokens (`lm_head_chunk_size` in finetune/lora.py)."""
-COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True, pure=True)
+COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True, pure=True, one_kernel_updates=True)
 OPENLM = msgspec.structs.replace(PYTORCH, plain_modules=False)
 """Its norms are PyTorch's own kernel, its gate and its attention are those of xformers (open_lm/model.py)."""
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)

@@ -93,6 +93,7 @@ APEX = re.compile(r"(?i)\bapex\b|DeepLearningExamples")
 """Software whose mixed precision and optimizers are apex's: the model is 16 bit (O2), and one kernel updates the states
 (`amp.initialize`, `FusedLAMB` and `FusedAdam` of NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT)."""
 FUSED_OPTIMIZER = re.compile(r"(?i)(?<!not )\bfused (adamw?|optimizer)\b|optimizer in one kernel")
+LIST_OPTIMIZER = re.compile(r"(?i)\boptimizer not fused\b")
 AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
 AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nanoGPT")
 """Trainers whose 16-bit precision is autocast over 32-bit weights unless they say "true" (`bf16` and `fp16` of
@@ -136,7 +137,7 @@ def stack_of(
         changes["accumulates_beside"] = True
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
         changes["launch_blocking"] = True
-    changes |= _mixed_precision(row)
+    changes |= _mixed_precision(conventions, row)
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
@@ -173,12 +174,13 @@ def _prefers_cudnn(conventions: Conventions, device: Accelerator, model: Transfo
     return conventions.name == "torchtitan" and blackwell and model.mla is None
 
 
-def _mixed_precision(row: Fields) -> dict[str, Any]:
+def _mixed_precision(conventions: Conventions, row: Fields) -> dict[str, Any]:
     """Return the fields of autocast and of the optimizer's kernels, where the row or its framework says them."""
     said = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if APEX.search(said):
         return {"autocast": False, "fused_optimizer": True}
-    changes: dict[str, Any] = {"fused_optimizer": True} if FUSED_OPTIMIZER.search(said) else {}
+    one_kernel = FUSED_OPTIMIZER.search(said) or (conventions.one_kernel_updates and not LIST_OPTIMIZER.search(said))
+    changes: dict[str, Any] = {"fused_optimizer": True} if one_kernel else {}
     if AUTOCAST.search(row.text("precision")) or AUTOCAST_BY_DEFAULT.match(row.text("framework")):
         changes["autocast"] = True
     if "true" in row.text("precision"):

@@ -300,6 +300,9 @@ def test_the_optimizer_of_a_row_is_read_where_its_cost_is_known(said: str | None
         ({"notes": "fused AdamW"}, None, True),
         ({"notes": "not compiled, optimizer not fused"}, None, None),
         ({"notes": "optimizer in one kernel"}, None, True),
+        ({"framework": "torchtune"}, None, True),
+        ({"framework": "torchtune (compile, packed)", "overlap": "torch.compile"}, None, True),
+        ({"framework": "torchtune", "notes": "optimizer not fused"}, None, None),
     ],
 )
 def test_a_row_says_who_casts_to_16_bit_and_how_many_kernels_update_a_parameter(

@@ -42,7 +42,7 @@ MOST_ERROR = {
     "titan": 3.5,
     "titan_qwen3": 3.0,
     "nanotron": 2.5,
-    "torchtune": 5.5,
+    "torchtune": 4.5,
     "mlp8b": 7.0,
     "litgpt-lora": 3.0,
     "torchao": 5.5,
