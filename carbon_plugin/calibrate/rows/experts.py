@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from carbon_plugin.calibrate.rows.conventions import (
     release_of,
 )
 from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.stated_experts import DROPPED_CAPACITY, Dispatcher, Routing, StatedExperts
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ORDINARY, ROUTING_SPREAD
@@ -62,19 +64,20 @@ Pai-Megatron-Patch 25.04 takes Megatron-LM of 28 March 2025, whose recompute kno
 UNFUSED_PERMUTATION = re.compile(r"\b20(1\d|2[0-4])\b")
 """Years in which Megatron and its relatives had no `moe_permute_fusion`: a run of October 2024 prints all options of
 its mixture, and this is not among them (coremoe_a100-8-grouped)."""
-DEEPEP, HYBRIDEP = "DeepEP", "HybridEP"
-"""Dispatchers that send a token once to each rank and node that has some of its experts (DeepEP; Megatron-core's
-`HybridEPBuffer`)."""
-BALANCED_ROUTER = re.compile(r"balanced by (an auxiliary loss|biases)")
-"""Words by which a row says that a router of which nobody forced the choice was balanced while it trained."""
-DROPPED_CAPACITY = 1.0
-"""Capacity factor of NVIDIA's recipes that drop tokens (`apply_moe_token_drop` of Megatron-Bridge, for what its tables
-label "tokendrop", and `MegatronTokenDropCallback` of NeMo)."""
+SPREADS: Mapping[Routing, float] = {
+    "natural": ROUTING_SPREAD,
+    "balanced_in_training": BALANCED_SPREAD,
+    "forced": 0.0,
+    "in_turn": 0.0,
+}
+"""The relative spread of the load over ranks that routing leaves (`Stack.routing_spread`)."""
 DROPPING_MODELS = re.compile(r"(?i)mixtral|grok|deepseek|qwen")
 """Mixtures whose recipes in NeMo 2 add `MegatronTokenDropCallback` (scripts/performance/llm/pretrain_*.py at 01b83a7
 and recipes/mixtral_8x7b.py). Those of Llama 4 do not."""
 DROPPING_SINCE = (25, 1)
 """Containers of NeMo 2, whose benchmark pages are of these recipes."""
+SENT_ONCE: tuple[Dispatcher, ...] = ("deepep", "hybridep")
+"""Dispatchers that send a token once to each rank that has some of its experts, and drop none."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -89,9 +92,6 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
 
 RACK = 72
-WHOLE_GRAPHS = "full-iteration CUDA graphs"
-"""Words by which a row says that one graph holds its whole step. Rows that speak of other graphs, or of none, are not
-of a recipe that has them."""
 SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
 """Megatron-Bridge's recipes for rack-scale devices capture attention and routing
 (scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
@@ -109,12 +109,16 @@ WHOLE_ITERATIONS = Recipe(
 src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
 
 
-def experts_of(conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel) -> dict[str, Any]:
+def experts_of(
+    conventions: Conventions, row: Fields, stated: StatedExperts, device: Accelerator, model: TransformerModel
+) -> dict[str, Any]:
     """Return the fields by which the row says how experts run and how tokens reach them."""
     said = f"{row.text('framework')} {row.text('notes')}"
     grouped = GROUPED_TRANSFORMERS.search(row.text("framework")) or GROUPED_EXPERTS.search(said)
     changes = _expert_products(conventions, row, model, grouped=grouped is not None)
-    changes |= _routing(conventions, row) | _dispatch(conventions, row, device)
+    changes |= _routing(conventions, stated) | _dispatch(conventions, row, stated, device)
+    if stated.cuda_graphs in ("scoped", "iteration"):
+        changes["cuda_graphs"] = stated.cuda_graphs
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
     # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
@@ -154,57 +158,63 @@ def _expert_products(
         changes["token_counts"] = "device"
     if "fused experts" in notes:
         changes["fused_experts"] = True
-    if WHOLE_GRAPHS in notes:
-        changes["cuda_graphs"] = "iteration"
-    elif re.search(r"CUDA graphs of (attention and )?router", notes):
-        changes["cuda_graphs"] = "scoped"
     return changes
 
 
-def _routing(conventions: Conventions, row: Fields) -> dict[str, Any]:
+def _routing(conventions: Conventions, stated: StatedExperts) -> dict[str, Any]:
     """Return the fields by which the row says how its tokens fall on experts."""
     changes: dict[str, Any] = {}
-    notes = row.text("notes")
-    if "natural routing" in notes:
-        changes["routing_spread"] = BALANCED_SPREAD if BALANCED_ROUTER.search(notes) else ROUTING_SPREAD
-    elif "balanced by force" in notes:
-        changes["routing_spread"] = 0.0
-    if _deals_in_turn(conventions, notes):
+    if stated.routing is not None:
+        changes["routing_spread"] = SPREADS[stated.routing]
+    if _deals_in_turn(conventions, stated):
         changes["round_robin"] = True
     return changes
 
 
-def _dispatch(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+def _dispatch(conventions: Conventions, row: Fields, stated: StatedExperts, device: Accelerator) -> dict[str, Any]:
     """Return the fields by which the row says how tokens are sent to experts, and which are dropped."""
     changes: dict[str, Any] = {}
-    notes = row.text("notes")
-    capacity = re.search(r"capacity factor (?:of )?(\d+(?:\.\d+)?)|\(tokendrop\)", notes)
-    # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
-    # HybridEP in racks, and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
-    leaves = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
-    in_racks = _sent_once_in_racks(conventions, row, device) and capacity is None and DEEPEP not in notes
-    if HYBRIDEP in notes or in_racks:
-        changes["expert_dispatch"] = "hybridep"
-    elif (leaves and capacity is None) or conventions.dualpipe or DEEPEP in notes:
-        changes["expert_dispatch"] = "hybridep" if leaves and device.scaleup.domain >= RACK else "deepep"
-    if capacity is None and conventions == NEMO and _drops_by_recipe(row):
+    sent_by = stated.dispatcher or _usual_dispatcher(conventions, row, stated, device)
+    if sent_by == "deepep" and _leaves_node(conventions, row, device) and device.scaleup.domain >= RACK:
+        sent_by = "hybridep"
+    if sent_by is not None:
+        changes["expert_dispatch"] = sent_by
+    if stated.capacity_factor is None and conventions == NEMO and _drops_by_recipe(row, stated):
         changes |= {"capacity_factor": DROPPED_CAPACITY, "static_dispatch": True}
-    elif capacity is not None:
-        changes["capacity_factor"] = float(capacity.group(1) or DROPPED_CAPACITY)
+    elif stated.capacity_factor is not None:
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
         # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
-        changes["static_dispatch"] = "not padded" not in notes
+        changes |= {"capacity_factor": stated.capacity_factor, "static_dispatch": stated.padded}
     einsum = EINSUM_EXPERTS.match(row.text("framework"))
-    if einsum or "one-hot dispatch" in notes:
+    if einsum or "one-hot dispatch" in row.text("notes"):
         changes |= {"one_hot_dispatch": True, "one_hot_batch": einsum is not None}
     return changes
+
+
+def _usual_dispatcher(
+    conventions: Conventions, row: Fields, stated: StatedExperts, device: Accelerator
+) -> Dispatcher | None:
+    """Return what the row's software sends tokens by where the row does not say, None where it is as in its stack.
+
+    Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md),
+    HybridEP in racks, and a plain all-to-all where tokens are dropped (`apply_moe_token_drop`).
+    """
+    drops = stated.capacity_factor is not None
+    if not drops and _sent_once_in_racks(conventions, row, device):
+        return "hybridep"
+    by_recipe = not drops and _leaves_node(conventions, row, device)
+    return "deepep" if by_recipe or conventions.dualpipe else None
+
+
+def _leaves_node(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
+    """Return whether experts of Megatron-Bridge lie on more devices than scale-up links join."""
+    return conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
 
 
 def _sent_once_in_racks(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
     """Return whether Megatron-Bridge's recipe of the row exchanges by HybridEP in a rack of one scale-up domain."""
     in_rack = conventions.name == MEGATRON_BRIDGE.name and device.scaleup.domain >= RACK
-    of_recipe = _release(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
-    return in_rack and of_recipe and "plain all-to-all" not in row.text("notes")
+    return in_rack and _release(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
 
 
 def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
@@ -220,7 +230,7 @@ def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
     return True if old or LOOPED_EXPERTS.search(f"{framework} {row.text('notes')}") else None
 
 
-def _deals_in_turn(conventions: Conventions, notes: str) -> bool:
+def _deals_in_turn(conventions: Conventions, stated: StatedExperts) -> bool:
     """Return whether a benchmark gave its tokens to the experts in turn, in place of the router.
 
     The row says so, or its framework does it: AutoModel's benchmarks set `fake_balanced_gate`
@@ -229,32 +239,33 @@ def _deals_in_turn(conventions: Conventions, notes: str) -> bool:
     (`apply_random_logits`).
     """
     if conventions == AUTOMODEL:
-        return "natural routing" not in notes
-    return "in turn" in notes or (conventions.name == "torchtitan" and "balanced by force" in notes)
+        return stated.routing not in ("natural", "balanced_in_training")
+    return stated.routing == "in_turn" or (conventions.name == "torchtitan" and stated.routing == "forced")
 
 
-def _drops_by_recipe(row: Fields) -> bool:
+def _drops_by_recipe(row: Fields, stated: StatedExperts) -> bool:
     """Return whether the row is of a recipe of NeMo 2 that drops tokens and says nothing else of its experts."""
-    framework, notes = row.text("framework"), row.text("notes")
-    if "dropless" in notes or DEEPEP in notes or HYBRIDEP in notes or not DROPPING_MODELS.search(row.text("model")):
+    framework = row.text("framework")
+    if stated.dropless or stated.dispatcher in SENT_ONCE or not DROPPING_MODELS.search(row.text("model")):
         return False
     return release_of(framework) >= DROPPING_SINCE or CURRENT.search(framework) is not None
 
 
-def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
+def expert_recipe(
+    conventions: Conventions, row: Fields, stated: StatedExperts, device: Accelerator, precision: str
+) -> Recipe | None:
     """Return how the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot
     say.
 
-    Return None where no recipe applies.
+    Return None where no recipe applies. A row that speaks of other graphs, or of none, is not of a recipe that has
+    them.
     """
     if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
         return None
-    stated = "CUDA graphs" in row.text("notes")
-    others = stated and WHOLE_GRAPHS not in row.text("notes")
-    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since and not others:
+    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since and stated.cuda_graphs in (None, "iteration"):
         return WHOLE_ITERATIONS
     captures = device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since
-    return SCOPED_GRAPHS if captures and not stated else None
+    return SCOPED_GRAPHS if captures and stated.cuda_graphs is None else None
 
 
 def _release(row: Fields) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions
 from carbon_plugin.calibrate.rows.experts import expert_recipe
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.stacks import stack_of
+from carbon_plugin.calibrate.rows.stated_experts import stated_experts
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import peak_of, wide_precision
 from carbon_plugin.spec.defaults import pipeline_chunks, usual_precision
@@ -72,7 +73,8 @@ def row_execution(
     sequence = row.flag("sp")
     dualpipe = conventions.dualpipe and pp % 2 == 0
     precision = _precision(row, cluster, conventions, assumed)
-    recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
+    experts, device = stated_experts(row), cluster.accelerator
+    recipe = expert_recipe(conventions, row, experts, device, precision) if model.moe is not None else None
     if recipe is not None:
         assumed.append(recipe.said)
     recompute, modules, share = _recompute(row, model.layers, conventions, assumed)
@@ -100,7 +102,7 @@ def row_execution(
         balanced_stages=conventions.balanced_stages and pp > 1,
     )
     training = _training_plan(row, model, cluster, layout, batch, precision, conventions, assumed)
-    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator, model)
+    return layout, training, stack_of(conventions, row, experts, recipe, device, model)
 
 
 def _degrees(

@@ -7,7 +7,7 @@ written down under the name of our schema before anything reads it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -64,51 +64,16 @@ DEVICES_AHEAD = re.compile(r"(\d+)\s*[x×]\s*(\D.*)")
 """A number of devices before their name, as in "8x H100"."""
 
 
-def _capacity(value: str) -> str:
-    return f"capacity factor {value}"
-
-
-PHRASES: Mapping[str, Mapping[str, str] | Callable[[str], str]] = MappingProxyType(
-    {
-        "routing": {
-            "natural": "natural routing",
-            "learned": "natural routing",
-            "balanced": "routing balanced by force",
-            "forced": "routing balanced by force",
-            "force-balanced": "routing balanced by force",
-        },
-        "dispatcher": {
-            "deepep": "DeepEP",
-            "hybridep": "HybridEP",
-            "alltoall": "plain all-to-all",
-            "all-to-all": "plain all-to-all",
-        },
-        "cuda_graphs": {
-            "none": "no CUDA graphs",
-            "no": "no CUDA graphs",
-            "scoped": "CUDA graphs of attention and router",
-            "iteration": "full-iteration CUDA graphs",
-            "full-iteration": "full-iteration CUDA graphs",
-        },
-        "capacity_factor": _capacity,
-    }
-)
-"""Fields that say how experts run, each with the phrase of `notes` for its values."""
-
-
 def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a row under the names of the schema.
 
-    Raises `SpecError` where two names of one field say different things, and for a value that no phrase is for.
+    Raises `SpecError` where two names of one field say different things.
     """
     row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
     for name in [name for name in row if normalized(str(name)) in map(normalized, MILLISECONDS)]:
         row = _with(row, "step_time_s", _seconds(name, row.pop(name)), name)
     if isinstance(row.get("gpu"), str) and (ahead := DEVICES_AHEAD.fullmatch(row["gpu"].strip())):
         row = _with({**row, "gpu": ahead.group(2)}, "n_gpus", int(ahead.group(1)), "gpu")
-    said = [_phrase(name, row.pop(name)) for name in [*row] if name in PHRASES and row[name] is not None]
-    if said:
-        row["notes"] = "; ".join([str(row["notes"]), *said] if row.get("notes") else said)
     return row
 
 
@@ -138,13 +103,3 @@ def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(f"{name} is {value!r}, expected a positive number")
     return value / 1000
-
-
-def _phrase(name: str, value: object) -> str:
-    phrases = PHRASES[name]
-    if callable(phrases):
-        return phrases(str(value))
-    word = "no" if value is False else normalized(str(value))
-    if word not in phrases:
-        raise SpecError(f"{name} is {value!r}, expected one of {', '.join(phrases)}")
-    return phrases[word]

@@ -25,6 +25,7 @@ from carbon_plugin.calibrate.rows.conventions import (
 from carbon_plugin.calibrate.rows.experts import Recipe, experts_of
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.routing import ONE_WORD
+from carbon_plugin.calibrate.rows.stated_experts import StatedExperts
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import XE
 from carbon_plugin.predict.rates.resolve import TPU_LANES
@@ -111,13 +112,18 @@ COPYING = re.compile(r"FSDP2")
 
 
 def stack_of(
-    conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator, model: TransformerModel
+    conventions: Conventions,
+    row: Fields,
+    experts: StatedExperts,
+    recipe: Recipe | None,
+    device: Accelerator,
+    model: TransformerModel,
 ) -> Stack:
     """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field.
 
     The model says which heads the attention kernel has to take.
     """
-    changes = _kernels(conventions, row, device, model) | experts_of(conventions, row, device, model)
+    changes = _kernels(conventions, row, device, model) | experts_of(conventions, row, experts, device, model)
     changes |= _sharded(conventions, row)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True

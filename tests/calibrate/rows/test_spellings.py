@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
-from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, PHRASES, ROW_NAMES, SHAPE_NAMES, spelled_row
+from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, ROW_NAMES, SHAPE_NAMES, spelled_row
 
 RECORD: dict[str, Any] = {
     "id": "mine-1",
@@ -78,7 +78,7 @@ def test_no_two_fields_go_by_one_name() -> None:
     names = [*ROW_NAMES, *SHAPE_NAMES]
     others = [other for table in (ROW_NAMES, SHAPE_NAMES) for known in table.values() for other in known]
 
-    assert len({*names, *others, *MILLISECONDS, *PHRASES}) == len([*names, *others, *MILLISECONDS, *PHRASES])
+    assert len({*names, *others, *MILLISECONDS}) == len([*names, *others, *MILLISECONDS])
 
 
 def test_two_names_of_a_field_may_agree_and_must_not_differ() -> None:
@@ -96,28 +96,6 @@ def test_a_step_time_may_be_in_milliseconds(name: str) -> None:
 def test_a_number_of_devices_may_stand_before_their_name(gpu: str) -> None:
     assert read(gpu=gpu, n_gpus=None) == read()
     assert "n_gpus is 8 and gpu says 32" in refusal(gpu=gpu, n_gpus=8)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "notes"),
-    [
-        ("routing", "natural", "natural routing"),
-        ("routing", "balanced", "routing balanced by force"),
-        ("dispatcher", "HybridEP", "HybridEP"),
-        ("cuda_graphs", False, "no CUDA graphs"),
-        ("cuda_graphs", "scoped", "CUDA graphs of attention and router"),
-        ("cuda_graphs", "full iteration", "full-iteration CUDA graphs"),
-        ("capacity_factor", 1.25, "capacity factor 1.25"),
-    ],
-)
-def test_how_experts_run_may_be_a_field_of_its_own(field: str, value: object, notes: str) -> None:
-    assert read(**{field: value}) == read(notes=notes)
-    assert read(**{field: value}, notes="dropless").spec == read(notes=f"dropless; {notes}").spec
-
-
-@pytest.mark.parametrize("field", [name for name in PHRASES if name != "capacity_factor"])
-def test_a_word_for_experts_that_nothing_knows_is_refused_with_those_that_are_known(field: str) -> None:
-    assert refusal(**{field: "somehow"}).startswith(f"{field} is 'somehow', expected one of ")
 
 
 def test_dimensions_that_nothing_knows_are_named() -> None:
