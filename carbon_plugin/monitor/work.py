@@ -178,11 +178,11 @@ class MonitorWork:
         if node is None:
             return
         if node.recording is None:
-            # What another process has left is taken here at the latest: a ledger of this process tells the audit for
-            # how long nobody has metered it.
             begun = guard.run("metering", lambda: node.stand(now=True), False)
             if begun and run is not None:
                 run.follow(node.recording)
+        if node.recording is None:
+            guard.run("what others have left", node.tell_end, None)
         self._empty_inbox()
         recording = node.recording
         if recording is not None:

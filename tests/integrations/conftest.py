@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.reader import manifest_of
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.ledgers import ledgers_of
 
 LOOPS = Path(__file__).parent / "jobs" / "loops.py"
 
@@ -41,7 +42,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
         )
         assert (folder / "result.json").exists(), f"{name} did not get to its end:\n{done.stdout}\n{done.stderr}"
-        file, *later = read_run(folder / "run").files
+        file, *later = ledgers_of(folder / "run")
         windows = [record for record in file.records if isinstance(record, Window)]
         rows = folder / "rows.jsonl"
         return json.loads((folder / "result.json").read_text()) | {

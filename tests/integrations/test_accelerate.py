@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.reader import manifest_of
 from carbon_plugin.ledger.records import Close
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of
 
 FSDP2 = Path(__file__).parent / "jobs" / "accelerate_fsdp2.py"
 
@@ -35,7 +36,7 @@ def test_fsdp2_of_accelerate_launch_is_measured_in_both_processes(tmp_path):
     for bare, measured, is_fsdp2 in said:
         assert is_fsdp2
         assert measured == bare
-    (file,) = read_run(tmp_path / "run").files
+    file = ledger_of(tmp_path / "run")
     effective = manifest_of(file.records).effective
     assert effective["layout.dp_shard"]["value"] == 2
     assert effective["layout.dp_shard"]["source"] == "detected: FSDP2 FSDPMeshInfo of 3 parameter groups"

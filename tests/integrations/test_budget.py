@@ -17,6 +17,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.ledgers import ledger_of
 from tests.monitor.launching import wait_until
 from tests.pages import blocks_of
 
@@ -55,7 +56,7 @@ def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
     first, second = (int((tmp_path / f"ended-{rank}").read_text()) for rank in range(2))
     assert 0 < first == second < 5000
     assert (tmp_path / checkpoint.format(step=first)).exists()
-    (file,) = read_run(tmp_path / "run").files
+    file = ledger_of(tmp_path / "run")
     events = {record.kind: record for record in file.records if isinstance(record, Event)}
     assert events["budget_exceeded"].message.startswith("the budget is exceeded at step ")
     assert "energy: " in events["budget_exceeded"].message
@@ -78,8 +79,7 @@ def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
 
 
 def events_of(run_dir: Path) -> list[Event]:
-    (file,) = read_run(run_dir).files
-    return [record for record in file.records if isinstance(record, Event)]
+    return [record for record in ledger_of(run_dir).records if isinstance(record, Event)]
 
 
 def test_ranks_without_a_common_directory_stop_through_the_store_of_their_job(torchrun, tmp_path):

@@ -17,6 +17,7 @@ from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of, ledgers_of
 from tests.monitor.launching import wait_until
 
 JOBS = Path(__file__).parent / "jobs"
@@ -35,7 +36,7 @@ def closes(run_dir: Path) -> list[tuple[str, int]]:
     """Return how each ledger of a run was closed, and its steps."""
     return [
         (record.reason, record.steps)
-        for file in read_run(run_dir).files
+        for file in ledgers_of(run_dir)
         for record in file.records
         if isinstance(record, Close)
     ]
@@ -241,7 +242,7 @@ class TestUnderTorchrun:
         assert torchrun_twice["measured sites"] == torchrun_twice["bare sites"] + 1
 
     def test_ranks_share_one_ledger_and_launcher_and_loaders_have_none(self, torchrun_twice):
-        (file,) = read_run(torchrun_twice["run"]).files
+        file = ledger_of(torchrun_twice["run"])
         manifest = manifest_of(file.records)
 
         assert manifest.world_size == 2
@@ -250,7 +251,7 @@ class TestUnderTorchrun:
         assert verify_run(torchrun_twice["run"]).ok
 
     def test_steps_that_the_scaler_skips_are_time_and_energy_but_no_steps(self, torchrun_twice):
-        (file,) = read_run(torchrun_twice["run"]).files
+        file = ledger_of(torchrun_twice["run"])
         windows = [record for record in file.records if isinstance(record, Window)]
 
         assert closes(torchrun_twice["run"]) == [("exit", STEPS - SKIPPED)]
@@ -258,7 +259,7 @@ class TestUnderTorchrun:
         assert sum(window.duration_s for window in windows) >= 0.05 * STEPS
 
     def test_it_says_what_it_cannot_see(self, torchrun_twice):
-        (file,) = read_run(torchrun_twice["run"]).files
+        file = ledger_of(torchrun_twice["run"])
         said = [record.message for record in file.records if isinstance(record, Event)]
 
         assert any("tokens, model and layout" in sentence for sentence in said)
@@ -290,7 +291,7 @@ def under_a_budget(folder: Path, *, handles: str, until: str) -> tuple[list[int]
         (folder / "enough").touch()
         _, errors = job.communicate()
     assert job.returncode == 0, errors
-    (file,) = read_run(folder / "run").files
+    file = ledger_of(folder / "run")
     events = [r.message for r in file.records if isinstance(r, Event) and r.kind.startswith("budget_stop")]
     return [int((folder / f"ended-{rank}").read_text()) for rank in range(2)], events, errors
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of
 from carbon_plugin.ledger.records import Close
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.ledgers import ledger_of
 from tests.pages import blocks_of
 
 JOB = Path(__file__).parent / "jobs" / "snippets.py"
@@ -90,14 +91,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run_in(folder: Path) -> tuple[Path, LedgerFile]:
-    """Return the run directory in a folder, whose name a snippet may have chosen, and the ledger that has its steps.
-
-    On a busy machine a rank may end well after the one that meters, and says so in a ledger of its own without steps.
-    """
+    """Return the run directory in a folder, whose name a snippet may have chosen, and its ledger."""
     (run_dir,) = [path for path in (folder / "run", *folder.glob("runs/*")) if path.is_dir()]
-    first, *later = sorted(read_run(run_dir).files, key=lambda file: file.path.name)
-    assert [record.steps for file in later for record in file.records if isinstance(record, Close)] == [0] * len(later)
-    return run_dir, first
+    return run_dir, ledger_of(run_dir)
 
 
 def run_and_read(way: Way, launcher, folder: Path) -> None:

@@ -15,6 +15,7 @@ from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of
 from tests.ports import free_port
 
 JOB = Path(__file__).parent / "jobs" / "jax_loop.py"
@@ -63,7 +64,7 @@ class TestTwoProcesses:
             assert (has_torch, processes) == (False, 2)
 
     def test_both_share_one_ledger_with_steps_tokens_and_phases(self, job):
-        (file,) = read_run(job[0]).files
+        file = ledger_of(job[0])
         manifest = manifest_of(file.records)
         windows = [record for record in file.records if isinstance(record, Window)]
 

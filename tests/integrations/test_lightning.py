@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of, ledgers_of
 
 JOB = Path(__file__).parent / "jobs" / "lightning_fit.py"
 
@@ -91,8 +92,7 @@ def test_metrics_arrive_in_the_loggers_file_on_its_own_axis(ddp):
 
 def test_ranks_share_one_run_and_one_ledger_whoever_starts_them(ddp):
     _, outcome = ddp
-    run = read_run(outcome["run_dir"])
-    (file,) = run.files
+    file = ledger_of(outcome["run_dir"])
     manifest = manifest_of(file.records)
 
     assert Path(outcome["run_dir"]).parent.name == "runs"
@@ -106,7 +106,7 @@ def test_ranks_share_one_run_and_one_ledger_whoever_starts_them(ddp):
 
 def test_accumulated_batches_are_one_step_and_validation_is_a_phase(ddp):
     _, outcome = ddp
-    (file,) = read_run(outcome["run_dir"]).files
+    file = ledger_of(outcome["run_dir"])
     (close,) = [record for record in file.records if isinstance(record, Close)]
 
     assert (close.reason, close.steps) == ("closed", 16)
@@ -120,7 +120,7 @@ def test_accumulated_batches_are_one_step_and_validation_is_a_phase(ddp):
 @pytest.mark.exhaustive
 def test_second_fit_goes_on_as_another_attempt_from_the_checkpoints_step(resumed):
     folder, done = resumed
-    first, second = read_run(folder / "run").files
+    first, second = ledgers_of(folder / "run")
 
     assert "the user's own" in done.stderr
     assert first.path.name.endswith("attempt-0.jsonl")
@@ -133,7 +133,7 @@ def test_second_fit_goes_on_as_another_attempt_from_the_checkpoints_step(resumed
 @pytest.mark.exhaustive
 def test_exception_closes_the_ledger_with_its_name(resumed):
     folder, done = resumed
-    _, second = read_run(folder / "run").files
+    _, second = ledgers_of(folder / "run")
 
     closes = [record.reason for record in second.records if isinstance(record, Close)]
     assert closes == ["exception: RuntimeError"]
@@ -162,7 +162,7 @@ def test_last_row_has_the_totals_of_the_run(ddp):
 def test_validation_alone_leaves_a_record_of_an_evaluation(ddp):
     run_dir = ddp[0] / "alone" / "run"
 
-    (file,) = read_run(run_dir).files
+    file = ledger_of(run_dir)
     assert [record.reason for record in file.records if isinstance(record, Close)] == ["closed"]
     evaluation = [window for window in windows(file) if window.phase == "evaluation"]
     assert sum(window.duration_s for window in evaluation) >= 0.2

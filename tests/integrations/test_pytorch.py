@@ -21,6 +21,7 @@ from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import TrainingPlan
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of
 
 JOB = Path(__file__).parent / "jobs" / "fsdp.py"
 STEPS = 60
@@ -68,7 +69,7 @@ def run(torchrun, nvml_simulator, tmp_path_factory) -> Run:
     losses = {rank: (bare, measured) for rank, bare, measured in told(done.stdout, "LOSSES")}
     (metrics,) = told(done.stdout, "METRICS")
     (lasted_s,) = told(done.stdout, "LASTED")
-    (file,) = read_run(folder / "run").files
+    file = ledger_of(folder / "run")
     return Run(folder / "run", file, losses, lasted_s, metrics)
 
 

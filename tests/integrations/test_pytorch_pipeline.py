@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.reader import manifest_of
 from tests.integrations.jobs.telling import told
+from tests.ledgers import ledger_of
 
 JOB = Path(__file__).parent / "jobs" / "pipeline.py"
 BLOCK = 4 * 32 * 32 + 2 * 32 * 128 + 128 + 32
@@ -17,7 +18,7 @@ BLOCK = 4 * 32 * 32 + 2 * 32 * 128 + 128 + 32
 def job(torchrun, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     done = torchrun(JOB, folder, processes=2, imported_once=("torch.distributed.pipelining",))
-    (file,) = read_run(folder).files
+    file = ledger_of(folder)
     losses = {rank: (bare, measured) for rank, bare, measured in told(done.stdout, "LOSSES")}
     return manifest_of(file.records).effective, losses
 

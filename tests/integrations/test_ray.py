@@ -9,9 +9,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.reader import manifest_of
 from carbon_plugin.ledger.records import Close
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.ledgers import ledger_of
 from tests.pages import blocks_of
 
 
@@ -39,7 +40,7 @@ def test_workers_of_ray_share_one_ledger_and_train_bit_identically(tmp_path):
 
     assert [len(text.split()) for text in losses[0]] == [10, 10]
     assert losses[1] == losses[0]
-    (file,) = read_run(tmp_path / "runs" / "ray").files
+    file = ledger_of(tmp_path / "runs" / "ray")
     assert manifest_of(file.records).world_size == 2
     assert [(r.reason, r.steps) for r in file.records if isinstance(r, Close)] == [("closed", 10)]
     assert verify_run(tmp_path / "runs" / "ray").ok

@@ -12,6 +12,7 @@ from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.ledger.builder import waited_j
+from tests.ledgers import ledger_of
 from tests.monitor.launching import wait_until
 
 ENDS = {
@@ -23,11 +24,6 @@ ENDS = {
     "SIGKILL": (-9, None),
     "SIGTERM": (-15, None),
 }
-
-
-def only_file(run_dir: Path) -> LedgerFile:
-    (file,) = read_run(run_dir).files
-    return file
 
 
 def records(file: LedgerFile, kind: type) -> list[Any]:
@@ -64,7 +60,7 @@ def test_ledger_survives_every_end(job, tmp_path):
     for scenario, process in jobs.items():
         output, errors = process.communicate(timeout=240)
         code, reason = ENDS[scenario]
-        file = only_file(tmp_path / scenario)
+        file = ledger_of(tmp_path / scenario)
         assert process.returncode == code, errors
         assert output.strip().endswith("imported []\nno torch")
         assert file.intact
@@ -81,7 +77,7 @@ def test_ledger_survives_every_end(job, tmp_path):
 def test_phases_cut_windows_and_spans_leave_them_out(job, tmp_path):
     process = job("phases", tmp_path / "run")
     process.communicate(timeout=240)
-    file = only_file(tmp_path / "run")
+    file = ledger_of(tmp_path / "run")
     windows, spans = records(file, Window), records(file, Span)
 
     assert {window.phase for window in windows} == {"startup", "train", "evaluation"}
@@ -102,7 +98,7 @@ def test_phases_cut_windows_and_spans_leave_them_out(job, tmp_path):
 def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
     process = job("close", tmp_path / "run", 2.5, spec="gpus=2;power=300,400;counter_step=0.01")
     output, _ = process.communicate(timeout=240)
-    file = only_file(tmp_path / "run")
+    file = ledger_of(tmp_path / "run")
 
     assert_metered(file, output, {"0": 300, "1": 400})
     (close,) = records(file, Close)
@@ -132,7 +128,7 @@ def test_ranks_of_a_host_write_one_ledger_and_rank_0_reads_it(job, tmp_path):
     wait_until(lambda: ledger.exists() and all(b'"ranks":[%d]' % rank in ledger.read_bytes() for rank in range(2)))
     enough.touch()
     outputs = [process.communicate(timeout=240)[0] for process in ranks]
-    file = only_file(tmp_path / "run")
+    file = ledger_of(tmp_path / "run")
 
     assert_metered(file, outputs[1], {"0": 300, "1": 400})
     assert "metrics 0" in outputs[0]
@@ -151,7 +147,7 @@ def test_gpus_that_the_launcher_dealt_out_are_all_metered(job, tmp_path):
     ]
     output, _ = [process.communicate(timeout=240)[0] for process in ranks]
 
-    assert_metered(only_file(tmp_path / "run"), output, {"0": 300, "1": 400})
+    assert_metered(ledger_of(tmp_path / "run"), output, {"0": 300, "1": 400})
 
 
 def test_rank_that_alone_sees_its_gpu_meters_it_in_a_ledger_of_its_own(job, tmp_path):
@@ -204,7 +200,7 @@ def test_another_rank_takes_over_when_the_leader_is_killed(job, tmp_path):
 def test_forked_child_does_nothing(job, tmp_path):
     process = job("fork", tmp_path / "run")
     _, errors = process.communicate(timeout=240)
-    file = only_file(tmp_path / "run")
+    file = ledger_of(tmp_path / "run")
 
     assert process.returncode == 0, errors
     assert [close.reason for close in records(file, Close)] == ["closed"]
@@ -222,7 +218,7 @@ def test_lost_gpu_is_an_event_and_an_estimate_of_its_own_and_never_a_zero(job, t
     wait_until(lambda: windows_in(ledger) >= seen + 2)
     enough.touch()
     output, _ = process.communicate(timeout=240)
-    file = only_file(tmp_path / "run")
+    file = ledger_of(tmp_path / "run")
     last = records(file, Window)[-1]
 
     assert [event.data["key"][-1] for event in records(file, Event) if event.kind == "meter_lost"] == ["1"]

@@ -412,8 +412,9 @@ def test_gpu_that_one_rank_uses_on_after_the_other_has_ended_stays_in_the_time_o
     assert len(summary.period.attempts) == 1
 
 
-def test_rank_that_ends_a_little_later_than_all_others_says_so(seer, tmp_path):
-    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ={"JOB_LONGER_S": 2})], seconds=1.0)
+def test_rank_that_ends_a_little_later_than_all_others_says_so_and_opens_no_meter_for_it(seer, tmp_path):
+    later = {"JOB_LONGER_S": 2, "JOB_OPENS_NO_METER": 1}
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ=later)], seconds=1.0)
     job.begin()
     ((uuid, (least_j, _)),) = job.end().items()
     summary = summarise(tmp_path / "run")
@@ -421,6 +422,16 @@ def test_rank_that_ends_a_little_later_than_all_others_says_so(seer, tmp_path):
     assert summary.reserved.device_s >= 0.99 * least_j / watts(uuid)
     assert summary.reserved.before_first_record_s > 1
     assert len(summary.period.attempts) == 1
+    assert summary.verification.ok
+
+
+def test_rank_of_a_long_training_that_ends_a_little_later_writes_no_ledger(seer, tmp_path):
+    later = {"JOB_LONGER_S": 2, "JOB_LEAST_LEFT_SHARE": 1}  # as if the training had lasted a thousand times as long
+    job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ=later)], seconds=1.0)
+    job.begin()
+    job.end()
+
+    assert [file.path.name for file in read_run(tmp_path / "run").files] == ["node-0.attempt-0.jsonl"]
 
 
 def test_rank_with_a_gpu_of_its_own_takes_over_the_host_of_one_that_has_ended(seer, tmp_path):

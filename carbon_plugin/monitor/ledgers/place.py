@@ -27,7 +27,7 @@ class RunPlace:
     """
 
     def __init__(self, run_dir: Path, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._run_dir = run_dir
+        self.run_dir = run_dir
         self._identity_file = os.path.join(run_dir, IDENTITY_FILE)
         self._settings = settings
         self._run_id = settings.options.run_id or environ.get(RUN_ID_VARIABLE) or None
@@ -52,7 +52,7 @@ class RunPlace:
         """Return a writer of a new ledger of a node, or of one rank of it. Raises `LedgerError`."""
         if not self._agreed:
             self._agree(wait_s=0.0)
-        return LedgerWriter(self._run_dir, run_id=self.identity.run_id, node=node, rank=rank)
+        return LedgerWriter(self.run_dir, run_id=self.identity.run_id, node=node, rank=rank)
 
     def keep(self) -> None:
         """Write the identity again if somebody has removed it. If that is not possible, the next call tries again."""
@@ -63,7 +63,7 @@ class RunPlace:
     def _agree(self, wait_s: float) -> None:
         settings = self._settings
         self.identity = agree_run(
-            self._run_dir,
+            self.run_dir,
             name=settings.name,
             run_id=self.identity.run_id if self._agreed else self._run_id,
             programme=settings.programme,

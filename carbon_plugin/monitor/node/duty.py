@@ -39,6 +39,9 @@ ranks end together, and need no further ledger (our convention)."""
 LEAST_LEFT_S = 0.5
 """A process that ends at least this many seconds after the holder of a device says so in the record: as much as at the
 start, where `STRETCH_S` decides (our convention)."""
+LEAST_LEFT_SHARE = 1e-3
+"""It says so only where that is at least this share of its training. Ranks of a long training end a second or more
+apart, which is far within the error of any meter (our convention)."""
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -103,11 +106,11 @@ class Duty:
         """Return what this process is to meter from here on. The list is empty while that is not decided, or if nothing
         is added.
 
-        `now` asks for a decision at once, because the training ends.
+        `now` asks for a decision at once, because the training ends. It is too late then to take anything over.
         """
         tasks = [] if self.decided else self._first_tasks(now)
-        if self.decided and not tasks:
-            tasks = self._taken_over(now)
+        if self.decided and not tasks and not now:
+            tasks = self._taken_over()
         if self.decided and not self._claim.settled:
             self.tell(settled=True)
         return tasks
@@ -208,22 +211,34 @@ class Duty:
         }
         return [Task(gpus=tuple(own), host=False, until_s=min(own.values()))] if own else []
 
-    def _taken_over(self, now: bool) -> list[Task]:
+    def _taken_over(self) -> list[Task]:
         """Take what a process metered that was lost, or that has ended while this one trains on. What this process
         meters already is part of the task that is returned.
-
-        Where the training ends `now`, it is too late to meter, and the ledger of a process that was lost says by itself
-        that its end is missing. That of a process that has ended does not.
         """
-        unheld = [key for key in self._wanted if key not in self._election.held]
+        unheld = self._unheld
         if not unheld:
             return []
         self.release()
-        least_s = LEAST_LEFT_S if now else LEFT_S
-        if not self._election.take(unheld, time.monotonic(), left_s=least_s, only_left=now):
+        if not self._election.take(unheld, time.monotonic(), left_s=LEFT_S):
             return []
         held = self._election.held
         return self._tasks([*(key for key in self._wanted if key in held), *(set(held) - set(self._wanted))])
+
+    def take_for_the_record(self) -> tuple[str, ...]:
+        """Take, now that the training ends, what a process metered that has ended so long ago that the record must say
+        so. The ledger of a process that was lost says by itself that its end is missing.
+        """
+        return self._election.take(self._unheld, time.monotonic(), left_s=self.least_left_s, only_left=True)
+
+    @property
+    def least_left_s(self) -> float:
+        """Return for how long nobody must have metered a device at the end of this training for the record to say so,
+        s."""
+        return max(LEAST_LEFT_S, LEAST_LEFT_SHARE * (time.monotonic() - self._start_s))
+
+    @property
+    def _unheld(self) -> list[str]:
+        return [key for key in self._wanted if key not in self._election.held]
 
     def left_since(self) -> dict[str, float]:
         """Return what this process sees and another one has given up, and since when nobody meters it, monotonic s."""

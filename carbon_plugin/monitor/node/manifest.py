@@ -8,11 +8,21 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, RunIdentity
-from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.processes.leader import Claim
+from carbon_plugin.spec.metered import DeviceIdentity
+
+
+class OnRecord(Struct, frozen=True, kw_only=True):
+    """Holds a host and its metered devices, as a manifest names them. `host_share` is the part of the host that is
+    charged to the job."""
+
+    host_key: str
+    hostname: str
+    devices: Sequence[DeviceIdentity]
+    host_share: float
 
 
 class Beginning(Struct, frozen=True, kw_only=True):
@@ -33,7 +43,7 @@ def manifest_of(
     job: WatchedJob,
     identity: RunIdentity,
     context: Context,
-    meters: MeterSet,
+    metered: OnRecord,
     claims: Sequence[Claim],
     beginning: Beginning,
 ) -> Manifest:
@@ -45,13 +55,13 @@ def manifest_of(
         attempt=0,
         node=ranks.node,
         nodes=ranks.nodes,
-        host_key=meters.host.key,
-        hostname=meters.host.hostname,
+        host_key=metered.host_key,
+        hostname=metered.hostname,
         world_size=ranks.world_size,
         started_unix_s=beginning.started_unix_s,
         started_boot_s=beginning.started_boot_s,
         reserved_since_unix_s=min(beginning.reserved_since_unix_s, beginning.started_unix_s),
-        devices=with_ranks(meters.devices, claims),
+        devices=with_ranks(metered.devices, claims),
         effective=context.effective.fields,
         factors=context.document(context.factors) or {},
         versions={"carbon-plugin": carbon_plugin.__version__, **job.versions},
@@ -60,7 +70,7 @@ def manifest_of(
         forecast=context.document(forecast),
         prediction=context.document(context.prediction),
         assumptions=[context.document(assumption) or {} for assumption in context.assumptions],
-        host_share=meters.host_share,
+        host_share=metered.host_share,
         spec=context.document(context.effective.spec),
         seen_gpus=sorted({key for claim in claims for key in claim.sees}),
         ranks_without_gpu=[claim.rank for claim in claims if claim.looked and not claim.uuids],

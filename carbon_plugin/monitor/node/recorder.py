@@ -18,7 +18,7 @@ from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.lead import Stretch, stretches
-from carbon_plugin.monitor.node.manifest import Beginning, manifest_of
+from carbon_plugin.monitor.node.manifest import Beginning, OnRecord, manifest_of
 from carbon_plugin.monitor.node.meter_reader import MeterReader
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.node.records import RecordMaker
@@ -130,7 +130,7 @@ class NodeRecorder:
     def state(self, context: Context, claims: list[Claim]) -> None:
         """Write the manifest with what is known now. It replaces the manifest before it."""
         self._context, self._claims = context, claims
-        self.record(manifest_of(self._job, self._identity, context, self._meters, claims, self._beginning))
+        self.record(manifest_of(self._job, self._identity, context, self._metered, claims, self._beginning))
 
     def record(self, record: Record) -> None:
         """Append a record."""
@@ -212,6 +212,16 @@ class NodeRecorder:
         self._meters.close()
         if self._neighbours is not None:
             self._neighbours.end(self.ends_s)
+
+    @property
+    def _metered(self) -> OnRecord:
+        host = self._meters.host
+        return OnRecord(
+            host_key=host.key,
+            hostname=host.hostname,
+            devices=self._meters.devices,
+            host_share=self._meters.host_share,
+        )
 
     def _until_its_end(self, moment_s: float) -> float:
         """Return a moment, or the end of the training where that was before it."""

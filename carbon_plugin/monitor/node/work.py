@@ -19,7 +19,8 @@ from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.declared_tokens import DeclaredTokens
-from carbon_plugin.monitor.node.duty import LEAST_LEFT_S, LOOK_S, Duty, Task
+from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
+from carbon_plugin.monitor.node.later_end import tell_end
 from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
@@ -168,13 +169,30 @@ class NodeWork:
         recording, ends_s = self.recording, None if self.recording is None else self.recording.recorder.ends_s
         if recording is None or ends_s is None:
             return
+        least_s = self._duty.least_left_s
         for key, since_s in self._duty.left_since().items():
-            if ends_s - since_s >= LEAST_LEFT_S:
+            if ends_s - since_s >= least_s:
                 what = "CPU, memory and network of this host" if key == HOST else key
                 sentence = (
                     f"{what}: not metered in the last {ends_s - since_s:.1f} s, because the process that did has ended"
                 )
                 recording.warn(LEFT_EVENT, sentence, {"key": key, "duration_s": ends_s - since_s})
+
+    def tell_end(self) -> None:
+        """Say in a ledger without windows for how long this process has trained on after those that metered its devices
+        have ended."""
+        taken = self._duty.take_for_the_record()
+        if taken:
+            self._stated_claims = self._election.claims()
+            tell_end(
+                self._job,
+                self._place,
+                self.context,
+                self._stated_claims,
+                taken=taken,
+                follows=self._election.followed,
+                reserved_since_unix_s=self._reserved_since_unix_s,
+            )
 
     def end(self) -> set[int]:
         """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.spec.loading import build_run_spec
+from tests.ledgers import ledger_of
 from tests.monitor.conftest import started
 
 PLAN = {
@@ -41,8 +41,7 @@ def folder(simulated_nvml, monitor_launcher, tmp_path_factory) -> Path:
 
 
 def records(folder: Path, kind: type) -> list[Any]:
-    (file,) = read_run(folder / "run").files
-    return [record for record in file.records if isinstance(record, kind)]
+    return [record for record in ledger_of(folder / "run").records if isinstance(record, kind)]
 
 
 def test_both_ranks_pause_at_one_checkpoint_until_one_moment_and_go_on(folder):

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from msgspec.structs import replace
 
@@ -22,12 +23,16 @@ from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import duty
+from carbon_plugin.monitor.node import duty, recording
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings.options import MonitorOptions
 
 STEP_S = 0.05
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    raise AssertionError("a meter is opened")
 
 
 def main(run_dir: str, launch: Path, seconds: float) -> None:
@@ -49,6 +54,9 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     work.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
     duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", "5"))
+    duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
+    if "JOB_OPENS_NO_METER" in os.environ:
+        recording.open_host_meters = refuse
     duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
     meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver, too
     monitor = CarbonMonitor(
