@@ -248,6 +248,20 @@ SOURCES = {
     "jubench": ("JUWELS Booster's Megatron-LM, A100-40", ""),
     "flagpaddle": ("FlagPerf's PaddlePaddle, A100", ""),
     "tegpt2": ("GPT-2 in Transformer Engine, H100/H200/MI300X", ""),
+    "nb16h100": ("One user's Megatron-Bridge, H100", ""),
+    "titanh200": ("A proof of concept in torchtitan, H200", ""),
+    "titanmi355": ("One user's torchtitan, MI355X", ""),
+    "mxmi355": ("One author's MaxText, MI355X", ""),
+    "caiyun": ("Caiyun's Paxml, TPU v4", ""),
+    "keras3": ("Keras 3, A100-40", ""),
+    "tinymath": ("One user's MaxText, TPU v4", ""),
+    "twist": ("TWIST's Megatron-LM, H800/H200", ""),
+    "laion": ("open-sci-ref in Megatron-LM, A100-64", ""),
+    "jaxllama": ("One user's own JAX trainer, TPU v6e", ""),
+    "torchax": ("torchax, TPU v6e", ""),
+    "gb300vr": ("One user's Megatron-Bridge, GB300", ""),
+    "azdgxc": ("dgxc on Azure, H100", ""),
+    "b200k8s": ("One user's NeMo, B200", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
