@@ -94,8 +94,14 @@ APEX = re.compile(r"(?i)\bapex\b|DeepLearningExamples")
 """Software whose mixed precision and optimizers are apex's: the model is 16 bit (O2), and one kernel updates the states
 (`amp.initialize`, `FusedLAMB` and `FusedAdam` of NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT)."""
 FUSED_OPTIMIZER = re.compile(r"(?i)(?<!not )\bfused (adamw?|optimizer)\b|optimizer in one kernel")
+NORMS_APART = re.compile(r"(?i)\bnorms (are )?not fused\b")
+"""Words of a note for norms that run as single operations in software which else is read as having kernels of its
+own."""
 LIST_OPTIMIZER = re.compile(r"(?i)\boptimizer not fused\b")
 AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
+NARROW_WEIGHTS = re.compile(r"\bO2\b")
+"""The level of mixed precision at which the weights themselves are 16 bit and the optimizer keeps their masters, in
+apex and in PaddlePaddle (`paddle.amp.decorate` at level O2); autocast is level O1."""
 AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nanoGPT")
 """Trainers whose 16-bit precision is autocast over 32-bit weights unless they say "true" (`bf16` and `fp16` of
 transformers' TrainingArguments, `16-mixed` of Lightning, `ctx` of nanoGPT's train.py)."""
@@ -133,12 +139,7 @@ def stack_of(
         changes["legacy_modules"] = True
     if conventions.one_region:
         changes["gradient_buffers"] = True
-    if conventions.plain_modules is not None:
-        changes |= {"plain_modules": conventions.plain_modules, "keeps_gathered": conventions.plain_modules}
-    elif _has_kernels(conventions, row):
-        changes["plain_modules"] = False
-    elif conventions.reentrant and device.vendor not in CUDA_KERNELS:
-        changes["plain_modules"] = True
+    changes |= _modules(conventions, row, device)
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
         changes["accumulates_beside"] = True
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
@@ -152,6 +153,19 @@ def stack_of(
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _modules(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return whether norms and gates are single operations, where the row, its software or its device says so."""
+    if conventions.plain_modules is not None:
+        return {"plain_modules": conventions.plain_modules, "keeps_gathered": conventions.plain_modules}
+    if NORMS_APART.search(row.text("notes")):
+        return {"plain_modules": True}
+    if _has_kernels(conventions, row):
+        return {"plain_modules": False}
+    if conventions.reentrant and device.vendor not in CUDA_KERNELS:
+        return {"plain_modules": True}
+    return {}
 
 
 def _kept_by_policy(
@@ -185,11 +199,12 @@ def _mixed_precision(conventions: Conventions, row: Fields) -> dict[str, Any]:
     said = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if APEX.search(said):
         return {"autocast": False, "fused_optimizer": True}
-    one_kernel = FUSED_OPTIMIZER.search(said) or (conventions.one_kernel_updates and not LIST_OPTIMIZER.search(said))
+    named = conventions.one_kernel_updates or not _is_pytorch(conventions, row)
+    one_kernel = FUSED_OPTIMIZER.search(said) or (named and not LIST_OPTIMIZER.search(said))
     changes: dict[str, Any] = {"fused_optimizer": True} if one_kernel else {}
     if AUTOCAST.search(row.text("precision")) or AUTOCAST_BY_DEFAULT.match(row.text("framework")):
         changes["autocast"] = True
-    if "true" in row.text("precision"):
+    if "true" in row.text("precision") or NARROW_WEIGHTS.search(row.text("precision")):
         changes["autocast"] = False
     return changes
 
@@ -222,12 +237,17 @@ def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator)
     return changes | {"shard_unit": "weight"}
 
 
+def _is_pytorch(conventions: Conventions, row: Fields) -> bool:
+    """Return whether modules and optimizer may be PyTorch's own: its software is known here, or is named after it."""
+    return conventions.name != UNKNOWN.name or PYTORCH_BASED.search(row.text("framework")) is not None
+
+
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:
     """Return whether norms and gates are kernels of their own: the row says so, or its software is not PyTorch's."""
-    framework = row.text("framework")
-    if conventions.name == UNKNOWN.name and not PYTORCH_BASED.search(framework):
+    if not _is_pytorch(conventions, row):
         return True
-    return OWN_KERNELS.search(f"{framework} {row.text('overlap')} {row.text('notes')}") is not None
+    said = f"{row.text('framework')} {row.text('overlap')} {row.text('notes')}"
+    return OWN_KERNELS.search(said) is not None
 
 
 def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel) -> dict[str, Any]:

@@ -300,6 +300,9 @@ def test_the_optimizer_of_a_row_is_read_where_its_cost_is_known(said: str | None
         ({"notes": "fused AdamW"}, None, True),
         ({"notes": "not compiled, optimizer not fused"}, None, None),
         ({"notes": "optimizer in one kernel"}, None, True),
+        ({"precision": "bf16 (amp O1)"}, True, None),
+        ({"precision": "bf16 (amp O2)"}, False, None),
+        ({"framework": "PaddleNLP", "precision": "fp16 (amp O2)"}, False, True),
         ({"framework": "torchtune"}, None, True),
         ({"framework": "torchtune (compile, packed)", "overlap": "torch.compile"}, None, True),
         ({"framework": "torchtune", "notes": "optimizer not fused"}, None, None),
@@ -311,3 +314,10 @@ def test_a_row_says_who_casts_to_16_bit_and_how_many_kernels_update_a_parameter(
     stack = read(**changes).spec.stack
 
     assert (stack.autocast, stack.fused_optimizer) == (autocast, fused)
+
+
+def test_software_that_is_not_pytorch_has_kernels_for_its_norms_unless_the_row_says_that_they_are_not_fused() -> None:
+    fused, apart = (read(framework="PaddleNLP", notes=said) for said in ("", "norms are not fused"))
+
+    assert fused.spec.stack.plain_modules is False
+    assert apart.spec.stack.plain_modules is True
