@@ -9,6 +9,7 @@ import numpy as np
 
 from carbon_plugin.calibrate.fit import FACTOR, FitParameter, Mask
 from carbon_plugin.calibrate.rows.published import blind_sets
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION
 from carbon_plugin.calibrate.rows.table import RowArrays
 from carbon_plugin.spec.stack import AttentionKernel
 
@@ -43,7 +44,11 @@ VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "hai
 """Frameworks of vendors for their own hardware, and those that were tuned like them. They share one factor, and each
 that has rows has a deviation from it."""
 HELD_OUT_COLLECTIONS = ("second", *(one.collection for one in blind_sets()))
-"""Collections to which no constant of a device, a link or a tuned framework is fitted."""
+"""Collections to which the constants of ordinary software are fitted, and none of a device, link or tuned framework.
+
+A collection that is neither the first nor named here is new: no constant is fitted to its rows before its blind
+predictions are recorded.
+"""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
 """Shipped stacks of ordinary software. They share an overhead on the rates of bytes and one host cost, because the next
 user's software is not among them. Their factor is 1: products and attention cores are the same kernels as in tuned
@@ -132,16 +137,16 @@ def calibration_rows(table: RowArrays) -> Mask:
     """Return the rows that the shipped constants are fitted to.
 
     They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
-    that is kept for blind prediction only ordinary software is included: the other collection has none, and two
+    that was kept for blind prediction only ordinary software is included: the first collection has none, and two
     numbers can be fitted to such software only. Its mixtures are not: how their experts run differs from one program to
     the next, and would count as what PyTorch costs.
     """
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
-    blind = np.isin(table.collection, HELD_OUT_COLLECTIONS)
+    first, held_out = table.collection == FIRST_COLLECTION, np.isin(table.collection, HELD_OUT_COLLECTIONS)
     return np.asarray(
         np.isin(table.family, FAMILIES)
         & ~rowwise
-        & (~blind | (table.ordinary & ~table.sparse))
+        & (first | (held_out & table.ordinary & ~table.sparse))
         & (table.shape.trainable == 1)
     )
 
