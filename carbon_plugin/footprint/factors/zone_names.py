@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
 from functools import cache
 
 from carbon_plugin.errors import FootprintError
@@ -19,6 +18,9 @@ FORMS = (
     "nebius:eu-north1)"
 )
 _MOST_SHOWN = 4
+_CLOSE = 0.65
+"""Share of a zone's name that is as typed where it may be meant: one letter of a code of three may be wrong, and Utopia
+is not Ethiopia."""
 
 Names = dict[str, tuple[str, ...]]
 """How to write a zone -> the names that it goes by."""
@@ -28,7 +30,7 @@ def unknown_zone(zone: str, names: Names, asked: str | None = None) -> Footprint
     """Return the error for an unknown zone, with the nearest names of the same kind."""
     word = key_of(asked or zone)
     keys = {how: tuple(map(key_of, forms)) for how, forms in names.items()}
-    shown = nearest(word, keys, keys)[:_MOST_SHOWN]
+    shown = nearest(word, keys, keys, close=_CLOSE)[:_MOST_SHOWN]
     near = f"nearest: {', '.join(shown)}; " if shown else ""
     return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}; `carbon-plugin list zones` has all")
 
@@ -38,7 +40,7 @@ def names_like(zone: str) -> Names:
     country, hyphen, _ = zone.strip().upper().partition("-")
     parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
     if parts or any(letter.isdigit() for letter in zone):
-        return parts | _cloud_names(lambda region, place: region)
+        return parts | {region: (region.partition(":")[2],) for region in _cloud_places()}
     names: Names = {
         f"{country.name} ({code})": (code, country.name, *country.aliases)
         for code, country in tables.countries().items()
@@ -46,17 +48,14 @@ def names_like(zone: str) -> Names:
     names |= {f"{place.name} ({code})": (place.name, *place.aliases) for code, place in tables.places().items()}
     for code, row in tables.egrid_intensities().areas.items():
         names[f"egrid:{code} ({row.name})"] = (code, row.name or code)
-    return names | _cloud_names(lambda region, place: place)
+    return names | {f"{region} ({place})": (place,) for region, place in _cloud_places().items()}
 
 
-def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
-    """Return every cloud region by a name that consists of the region and its place."""
-    found: Names = {
-        f"gcp:{region}": (name_of(region, row.name or region),)
-        for region, row in tables.gcp_intensities().areas.items()
-    }
+def _cloud_places() -> dict[str, str]:
+    """Return every cloud region with its provider, and the place where it is."""
+    found = {f"gcp:{region}": row.name or region for region, row in tables.gcp_intensities().areas.items()}
     for provider, regions in tables.cloud_regions().items():
-        found |= {f"{provider}:{region}": (name_of(region, row.place),) for region, row in regions.items()}
+        found |= {f"{provider}:{region}": row.place for region, row in regions.items()}
     return found
 
 

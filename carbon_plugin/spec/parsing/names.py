@@ -24,21 +24,22 @@ def normalized(name: str) -> str:
     return "-".join(name.strip().lower().replace("_", " ").split())
 
 
-def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
+def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES, *, close: float = _CLOSE) -> list[str]:
     """Return up to five known names, those with the fewest edits first.
 
     A name that contains what was typed counts as near, or begins it, as "llama-3-8b" begins "llama-3-8b-instruct". A
-    name is as near as the nearest of its aliases.
+    name is as near as the nearest of its aliases. `close` is the share of the longer word that need not be edited, from
+    which on two words are near.
     """
     if len(name) > _LONGEST:  # it is no typing error, and a comparison would take long
         return []
     typed = normalized(name)
     scores = {
-        candidate: max(_similarity(typed, normalized(form)) for form in (candidate, *aliases.get(candidate, ())))
+        candidate: max(_similarity(typed, normalized(form), close) for form in (candidate, *aliases.get(candidate, ())))
         for candidate in known
     }
-    close = sorted((c for c, score in scores.items() if score >= _CLOSE), key=lambda c: (-scores[c], c))
-    return close[:_MOST_SHOWN]
+    near = sorted((c for c, score in scores.items() if score >= close), key=lambda c: (-scores[c], c))
+    return near[:_MOST_SHOWN]
 
 
 def edits(first: str, second: str) -> int:
@@ -58,11 +59,11 @@ def edits(first: str, second: str) -> int:
     return row[-1]
 
 
-def _similarity(typed: str, candidate: str) -> float:
+def _similarity(typed: str, candidate: str, close: float) -> float:
     """Return how near a candidate is to what was typed: the share of the longer word that need not be edited.
 
     A candidate that begins with what was typed scores 1 more. One that contains it elsewhere, or that begins what was
-    typed, scores at least just enough to be offered.
+    typed, scores at least just enough to be offered (`close`).
     """
     score = 1 - edits(typed, candidate) / max(len(typed), len(candidate), 1)
     if typed and candidate.startswith(typed):
@@ -70,7 +71,7 @@ def _similarity(typed: str, candidate: str) -> float:
     inside = (len(typed) >= _SHORTEST_PART and typed in candidate) or (
         len(candidate) >= _SHORTEST_PART and typed.startswith(candidate)
     )
-    return max(score, _CLOSE + score / 10) if inside else score
+    return max(score, close + score / 10) if inside else score
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> SpecError:

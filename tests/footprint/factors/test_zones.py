@@ -230,7 +230,8 @@ def test_every_place_leads_to_a_published_value_and_its_code_names_its_country()
         ("US-CAL", "US-CAL-CISO"),
         ("CA-QB", "CA-QC"),
         ("Tazmania", "Tasmania (AU-TAS)"),
-        ("Sydney", "aws:ap-southeast-2"),
+        ("Sydney", "aws:ap-southeast-2 (Sydney)"),
+        ("Atlantis", "ovh:us-east-lz-atl (Atlanta)"),
     ],
 )
 def test_an_unknown_zone_is_an_error_that_lists_the_nearest_names(zone: str, nearest: str) -> None:
@@ -289,6 +290,12 @@ def test_nearest_names_are_of_the_kind_that_was_typed(zone: str, kind: str) -> N
 
     shown = str(error.value).split("nearest: ")[1].split(";")[0].split(", ")
     assert [name for name in shown if not name.startswith(kind)] == []
+
+
+@pytest.mark.parametrize("zone", ["Utopia", "Narnia", "Mordor"])
+def test_a_place_that_sounds_like_none_has_no_nearest(zone: str) -> None:
+    with pytest.raises(FootprintError, match="is unknown; expected"):
+        locate(zone)
 
 
 @pytest.mark.parametrize("zone", ["", "   ", ":", "qqqqqqqq", "aws:", "egrid:"])
