@@ -27,10 +27,11 @@ from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.routing import ONE_WORD
 from carbon_plugin.calibrate.rows.stated_experts import StatedExperts
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.rates.laws import XE
+from carbon_plugin.predict.rates.laws import XE, default_attention_kernel
 from carbon_plugin.predict.rates.resolve import TPU_LANES
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.stack import AttentionKernel, CrossEntropy, Stack
 
 HOPPER_KERNELS_SINCE = (25, 1)
@@ -107,6 +108,12 @@ AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nan
 transformers' TrainingArguments, `16-mixed` of Lightning, `ctx` of nanoGPT's train.py)."""
 FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?([23])")
 """FlashAttention by its release, as transformers' `attn_implementation` and people write it."""
+SDPA = ("sdpa", "scaled-dot-product-attention")
+"""PyTorch's own attention, which takes the kernel that suits the device (`scaled_dot_product_attention`)."""
+XFORMERS = "xformers"
+"""Its `memory_efficient_attention` takes FlashAttention before its own CUTLASS kernel, which devices before Ampere get
+(`_dispatch_fw_priority_list` of ops/fmha/dispatch.py at 038444a; FlashAttention 3 on Hopper is not taken here, because
+no row says that its build had it)."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
 """Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
 run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
@@ -277,8 +284,8 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
         changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()) or _has_no_kernel_for_heads(conventions, framework, device, model):
         changes["attention_kernel"] = "unfused"
-    if row.states("attention_kernel"):
-        said = _attention_kernel(row)
+    if row.states("attention_kernel") and not (conventions.name == "torchtitan" and _says_sdpa(row)):
+        said = _attention_kernel(row, device)
         # Megatron and its relatives have a fused softmax, and so has software with kernels of its own; elsewhere plain
         # attention is a chain of single operations.
         one_kernel = conventions.reentrant or OWN_SOFTMAX.search(f"{framework} {row.text('notes')}")
@@ -302,15 +309,28 @@ def _has_no_kernel_for_heads(
     return wide and conventions in ENGINE_BASED and (0, 0) < release_of(framework) < WIDE_HEADS_SINCE
 
 
-def _attention_kernel(row: Fields) -> AttentionKernel:
-    """Return the kernel class that the row states. Raises `SpecError` naming the field for an unknown one."""
+def _says_sdpa(row: Fields) -> bool:
+    """Return whether the row leaves the choice of a kernel to PyTorch, as torchtitan does in each of its releases."""
+    return normalized(row.text("attention_kernel")) in SDPA
+
+
+def _attention_kernel(row: Fields, device: Accelerator) -> AttentionKernel | None:
+    """Return the kernel class that the row states, None where PyTorch chooses one for the device.
+
+    Raises `SpecError` naming the field for an unknown one.
+    """
     said = row.text("attention_kernel")
+    if _says_sdpa(row):
+        return None
+    if normalized(said) == XFORMERS:
+        return "flash" if default_attention_kernel(device) == "flash" else "flash2"
     numbered = FLASH_ATTENTION.fullmatch(said)
     kernel = f"flash{numbered[1]}" if numbered else said
     for known in get_args(AttentionKernel):
         if kernel == known:
             return cast("AttentionKernel", known)
-    raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(get_args(AttentionKernel))}")
+    known = (*get_args(AttentionKernel), SDPA[0], XFORMERS)
+    raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(known)}")
 
 
 def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:

@@ -631,6 +631,25 @@ def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> N
     assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of eager, ")
 
 
+@pytest.mark.parametrize(
+    ("gpu", "framework", "said", "kernel", "assumed"),
+    [
+        ("A100-80GB-SXM", "HF Trainer", "sdpa", None, "attention kernel flash2"),
+        ("B200", "HF Trainer", "SDPA", None, "attention kernel cudnn"),
+        ("A100-80GB-SXM", "Megatron-Core (2026)", "scaled_dot_product_attention", None, "attention kernel flash2"),
+        ("B200", "torchtitan (2026-01)", "sdpa", "cudnn", None),
+        ("H100-80GB-SXM", "HF Trainer", "xformers", "flash2", None),
+        ("V100", "HF Trainer", "xFormers", "flash", None),
+    ],
+)
+def test_a_row_may_name_the_library_that_chooses_its_attention_kernel(gpu, framework, said, kernel, assumed) -> None:
+    common = {"gpu": gpu, "precision": "fp16", "tp": 1, "pp": 1, "sharding": "ZeRO-3", "step_time_s": 30.0}
+    row = parsed(**common, framework=framework, attention_kernel=said)
+
+    assert row.spec.stack.attention_kernel == kernel
+    assert [line for line in row.assumed if line.startswith("attention kernel")] == ([assumed] if assumed else [])
+
+
 def test_unfused_attention_has_a_fused_softmax_in_megatron_and_is_a_chain_of_operations_elsewhere() -> None:
     common = {"attention_kernel": "unfused", "sharding": "ZeRO-1"}
     kernels = [parsed(framework=name, **common).spec.stack.attention_kernel for name in ("Megatron-LM", "PyTorch FSDP")]
