@@ -66,7 +66,7 @@ def test_a_gpu_lost_for_good_is_estimated_beside_what_was_measured(tmp_path):
     assert (gpu.energy_j, gpu.measured_j, gpu.estimated_j) == (620, 400, 220)
     assert (lost.energy.measured_j, lost.energy.estimated_j) == (100, 220)
     assert (gpu.low_j, gpu.high_j) == (520, 700)
-    assert (live.energy_j, live.estimated_j) == (620, 220)
+    assert (live.energy_j, live.used.remaining_estimate_j) == (620, 220)
 
 
 def test_an_estimate_is_said_wherever_the_total_is(tmp_path):
@@ -86,7 +86,7 @@ def test_an_estimate_that_a_measurement_replaced_is_said_nowhere(tmp_path):
     gpu, text = summary.by_rung["gpu"], render_text(summary)
 
     assert (gpu.energy_j, gpu.measured_j, gpu.estimated_j) == (600, 600, 0)
-    assert (live.energy_j, live.estimated_j) == (600, 0)
+    assert (live.energy_j, live.used.remaining_estimate_j) == (600, 0)
     assert "estimate" not in text
     assert "in no total" not in "".join(warning for warning in warnings(summary) if "GPU" in warning)
     assert not gaps(summary)

@@ -112,6 +112,11 @@ class UsedEnergy(Struct, frozen=True, kw_only=True, gc=False):
         return max(0.0, min(self.energy.value, self.told_j - estimated_j))
 
     @property
+    def measured_share(self) -> float | None:
+        """Return the share of the energy that was measured, or None where there is no energy."""
+        return self.measured_j / self.energy.value if self.energy.value > 0 else None
+
+    @property
     def kind(self) -> Kind:
         """Return how the energy is known. An estimate for a short outage does not turn a measured energy into a
         modelled one.

@@ -38,11 +38,12 @@ def metrics_of(
     `by_measured_rates` says whether what remains in `outlook` follows from what this run has measured, or is None where
     nothing remains.
     """
-    estimated_j = totals.estimated_j
+    used = totals.used  # summed once, over all device models of all nodes
+    estimated_j = used.remaining_estimate_j
     values: dict[str, float | None] = {
-        "energy_kwh": totals.energy_j / JOULES_PER_KWH,
+        "energy_kwh": used.energy.value / JOULES_PER_KWH,
         "estimated_energy_kwh": estimated_j / JOULES_PER_KWH if estimated_j else None,
-        "measured_share": totals.measured_share,
+        "measured_share": used.measured_share,
         "power_w": totals.power_w,
         "step_time_s": step_time_s,
         "predicted_step_time_s": predicted_step_time_s,

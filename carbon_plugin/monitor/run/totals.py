@@ -73,17 +73,6 @@ class RunTotals(Struct, frozen=True, kw_only=True):
         """Return the energy of all IT rungs, J."""
         return math.fsum(used.energy.value for used in self.spent.values())
 
-    @property
-    def estimated_j(self) -> float:
-        """Return the part of the energy that is estimated because meters could not tell it, J."""
-        return self.used.remaining_estimate_j
-
-    @property
-    def measured_share(self) -> float | None:
-        """Return the share of the energy that meters told, or None where there is no energy."""
-        used = self.used
-        return used.measured_j / used.energy.value if used.energy.value > 0 else None
-
 
 def without_copies(files: Mapping[str, FileTotals], own: str | None = None) -> dict[str, FileTotals]:
     """Return the ledgers by file name without copies of others. Of files with the same windows, the file `own`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from carbon_plugin.footprint.run_factors import resolve_factors
@@ -128,6 +129,29 @@ def test_unknown_quantities_have_no_key():
     assert "carbon/embodied_kg" not in without_embodied
     assert "carbon/total_kg" not in without_embodied
     assert without_embodied["carbon/step_time_ratio"] == 1.25
+
+
+class Counted(dict[UncertaintyScope, UsedEnergy]):
+    """The energies of a run, which count how often they are gone through."""
+
+    times = 0
+
+    def values(self):
+        self.times += 1
+        return super().values()
+
+
+def test_the_metrics_sum_the_energy_of_a_run_once():
+    now = totals()
+    told = Counted({SCOPE: msgspec.structs.replace(now.spent[SCOPE], told_j=1e6, estimated_j=2e5)})
+    now = msgspec.structs.replace(now, spent=told)
+
+    metrics = metrics_of(now, outlook(now, None, None), step_time_s=None, predicted_step_time_s=None)
+
+    assert told.times == 1
+    assert metrics["carbon/energy_kwh"] == 1.2e6 / 3.6e6
+    assert metrics["carbon/estimated_energy_kwh"] == 2e5 / 3.6e6
+    assert metrics["carbon/measured_share"] == pytest.approx(8e5 / 1.2e6)
 
 
 def test_known_ones_have_all_keys():

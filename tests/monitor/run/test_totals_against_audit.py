@@ -163,7 +163,7 @@ def assert_equal(ledgers: list[Ledger]) -> RunTotals:
     whole_j = summary.energy.energy_j
     near = partial(pytest.approx, rel=1e-9, abs=1e-9 * whole_j)
     assert live.energy_j == pytest.approx(whole_j, rel=1e-9)
-    assert live.estimated_j == near(summary.energy.estimated_j)
+    assert live.used.remaining_estimate_j == near(summary.energy.estimated_j)
     assert live.used.measured_j == near(summary.energy.measured_j)
     meters = [*(device.energy for device in summary.devices), *summary.unobserved.values()]
     assert sum(used.energy.low for used in live.spent.values()) == near(sum(one.low_j for one in meters))
