@@ -262,6 +262,19 @@ SOURCES = {
     "gb300vr": ("One user's Megatron-Bridge, GB300", ""),
     "azdgxc": ("dgxc on Azure, H100", ""),
     "b200k8s": ("One user's NeMo, B200", ""),
+    "peftmm": ("PEFT's comparison of methods, L40S", ""),
+    "ortex": ("Examples of ONNX Runtime in transformers, V100", ""),
+    "ortvit": ("Its vision transformers, V100", ""),
+    "litefsdp": ("minGPT in Lightning's FSDP, V100", ""),
+    "awsfsdp": ("AWS's example of FSDP, H100", ""),
+    "bngv100": ("A user's build-nanogpt, V100", ""),
+    "pytnano": ("PyTorch's blog on nanoGPT, A100", ""),
+    "nanochat4090": ("A user's nanochat, RTX 4090", ""),
+    "whynlp": ("A user's TinyLlama in transformers, RTX 3090 to A100", ""),
+    "kaustbloom": ("A course's BLOOM in transformers, V100", ""),
+    "azurebloom": ("Azure's BLOOM in Megatron-DeepSpeed, A100", ""),
+    "azurevit": ("Azure's vision transformer in Lightning, V100", ""),
+    "ptdbench": ("A benchmark of PyTorch's DDP, A100-40", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
