@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.factors.bases import in_scope
-from carbon_plugin.footprint.values import EmissionScope, Footprint, Intensity
+from carbon_plugin.footprint.values import EmissionScope, Intensity
 from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 UNIT = "kgCO2e"
@@ -66,11 +67,12 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
     if other is None:
         missing = "counts its intensity on a basis that is not stated (site.intensity_basis)"
         return RunCarbon(operational=None, embodied=embodied, total=None, missing=missing)
-    operational = _operational(footprint, intensity, other)
+    operational = turned_operational(footprint.operational_kg.range, footprint.energy_j["facility"].value, other)
+    total = None if embodied is None else plus_independent(operational, embodied.range)
     return RunCarbon(
-        operational=operational,
+        operational=_modelled(operational, f"facility energy x {other.source}"),
         embodied=embodied,
-        total=None if embodied is None else _plus(operational, embodied),
+        total=None if total is None else _modelled(total, "operational + embodied"),
         turned=other.source,
     )
 
@@ -112,28 +114,29 @@ def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
     return Figure(value, low, high, intensity.figure.unit, "modelled", "; ".join(sources))
 
 
-def _operational(footprint: Footprint, intensity: Intensity, other: Figure) -> Figure:
-    """Return the facility energy of a run times another intensity, with the spread of both.
+def turned_operational(own_kg: Range, facility_j: float, other: Figure) -> Range:
+    """Return the facility energy of a run times another intensity, kgCO2e, with the spread of both.
 
     The run's own carbon contains the spread of its energy and of its own intensity. The wider spread of the two
     intensities counts.
     """
-    facility_kwh = footprint.energy_j["facility"].value / JOULES_PER_KWH
-    own = footprint.operational_kg
-    value = facility_kwh * other.value / GRAMS_PER_KG
-    low = value * min(_ratio(own.low, own.value), _ratio(other.low, other.value))
-    high = value * max(_ratio(own.high, own.value), _ratio(other.high, other.value))
-    source = f"facility energy x {other.source}"
-    return Figure(value, low, high, UNIT, "modelled", source)
+    value = facility_j / JOULES_PER_KWH * other.value / GRAMS_PER_KG
+    low = value * min(_ratio(own_kg.low, own_kg.value), _ratio(other.low, other.value))
+    high = value * max(_ratio(own_kg.high, own_kg.value), _ratio(other.high, other.value))
+    return Range(value, low, high)
+
+
+def _modelled(carbon: Range, source: str) -> Figure:
+    return Figure.of(carbon, UNIT, "modelled", source)
 
 
 def _ratio(end: float, value: float) -> float:
     return end / value if value > 0 else 1.0
 
 
-def _plus(one: Figure, other: Figure) -> Figure:
-    """Return the sum of two figures with independent errors. The distances to the ends are added in quadrature."""
+def plus_independent(one: Range, other: Range) -> Range:
+    """Return the sum of two ranges with independent errors. The distances to the ends are added in quadrature."""
     value = one.value + other.value
     low = value - math.hypot(one.value - one.low, other.value - other.low)
     high = value + math.hypot(one.high - one.value, other.high - other.value)
-    return Figure(value, low, high, one.unit, "modelled", "operational + embodied")
+    return Range(value, low, high)

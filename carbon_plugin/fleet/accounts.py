@@ -12,9 +12,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from carbon_plugin.audit.run_carbon import plus_independent
 from carbon_plugin.fleet.coverage import SchedulerCoverage
 from carbon_plugin.fleet.restate.restatement import Restatement
-from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
+from carbon_plugin.fleet.store.schema import ENDS, MJ_PER_J, MS_PER_S, UG_PER_KG
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 ACCOUNTS_VERSION = 1
@@ -25,7 +27,8 @@ class FleetWaste(Struct, frozen=True, kw_only=True):
     """Energy that brought nothing new, kWh, each joule counted once, and its operational carbon. All totals contain it.
 
     `failed` is the energy of failed runs that is in none of the other three parts: steps done again, starting up again,
-    and waiting or accelerators that nobody claimed. `operational_kg` is None where no carbon of the energy is known.
+    and waiting or accelerators that nobody claimed. `operational_kg` is None where no carbon of the energy is known;
+    its p10 and p90 are as far from it as those of all operational carbon are.
     """
 
     failed_kwh: float
@@ -33,6 +36,8 @@ class FleetWaste(Struct, frozen=True, kw_only=True):
     restart_kwh: float
     idle_kwh: float
     operational_kg: float | None
+    operational_low_kg: float | None
+    operational_high_kg: float | None
 
     @property
     def kwh(self) -> float:
@@ -45,7 +50,8 @@ class AccountLine(Struct, frozen=True, kw_only=True):
 
     `energy_kwh` is that of the machines, of which `measured_kwh` was measured; `low_kwh` and `high_kwh` add up the
     meters' ranges. `location_kg` and `market_kg` are operational carbon by location and by contract. `embodied_kg` is
-    booked by the rule of the report. `total_kg` is location and embodied where that is known. A mass is None where
+    booked by the rule of the report. `total_kg` is location and embodied where that is known. The `low` and `high` of
+    a mass are its p10 and p90: those of the runs' audits added up, as if all errors were one. A mass is None where
     nothing of it is known. `without_facility_kwh` is energy whose PUE is not known.
     `without_carbon_kwh`, `without_market_kwh` and `without_embodied_h` are energy and
     device-hours of which the carbon is not known and in no sum.
@@ -61,9 +67,17 @@ class AccountLine(Struct, frozen=True, kw_only=True):
     high_kwh: float
     facility_kwh: float
     location_kg: float | None
+    location_low_kg: float | None
+    location_high_kg: float | None
     market_kg: float | None
+    market_low_kg: float | None
+    market_high_kg: float | None
     embodied_kg: float | None
+    embodied_low_kg: float | None
+    embodied_high_kg: float | None
     total_kg: float | None
+    total_low_kg: float | None
+    total_high_kg: float | None
     without_facility_kwh: float
     without_carbon_kwh: float
     without_market_kwh: float
@@ -86,8 +100,14 @@ class RunLine(Struct, frozen=True, kw_only=True):
     failed: bool
     energy_kwh: float
     location_kg: float | None
+    location_low_kg: float | None
+    location_high_kg: float | None
     embodied_kg: float | None
+    embodied_low_kg: float | None
+    embodied_high_kg: float | None
     total_kg: float | None
+    total_low_kg: float | None
+    total_high_kg: float | None
 
 
 class ForecastMonth(Struct, frozen=True, kw_only=True):
@@ -166,11 +186,17 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, booked: Mapping[s
 
     `booked` is what another rule books of hardware, as `queries.hardware_by` returns it; None for that of the row.
     """
-    location = known_kg(row[f"{scope}_ug"], row["energy_mj"], row[f"with_{scope}_mj"])
+    location = _known(row, scope, row["energy_mj"], row[f"with_{scope}_mj"])
+    market = _known(row, f"market_{scope}", row["energy_mj"], row[f"with_market_{scope}_mj"])
     if booked is None:
-        embodied = known_kg(row["embodied_ug"], row["device_ms"], row["with_embodied_ms"])
+        embodied = _known(row, "embodied", row["device_ms"], row["with_embodied_ms"])
     else:
-        embodied = known_kg(booked["embodied_ug"], booked["devices"], booked["devices"] - booked["unknown"])
+        embodied = _known(booked, "embodied", booked["devices"], booked["devices"] - booked["unknown"])
+    total = None
+    if location is not None and embodied is not None:
+        # Hardware that is booked by another rule is not what the runs' audits have in their totals.
+        summed = plus_independent(location, embodied)
+        total = summed if booked is not None else _ranged(row, f"total_{scope}", summed.value)
     every_known = booked is not None and not booked["unknown"]
     waste_ug = row[f"failed_{scope}_ug"] + row[f"wasted_{scope}_ug"]
     return AccountLine(
@@ -183,10 +209,7 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, booked: Mapping[s
         low_kwh=kwh(row["low_mj"]),
         high_kwh=kwh(row["high_mj"]),
         facility_kwh=kwh(row["facility_mj"]),
-        location_kg=location,
-        market_kg=known_kg(row[f"market_{scope}_ug"], row["energy_mj"], row[f"with_market_{scope}_mj"]),
-        embodied_kg=embodied,
-        total_kg=total_kg(location, embodied),
+        **masses(location=location, market=market, embodied=embodied, total=total),
         without_facility_kwh=kwh(row["energy_mj"] - row["with_facility_mj"]),
         without_carbon_kwh=kwh(row["energy_mj"] - row[f"with_{scope}_mj"]),
         without_market_kwh=kwh(row["energy_mj"] - row[f"with_market_{scope}_mj"]),
@@ -196,9 +219,34 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, booked: Mapping[s
             redone_kwh=kwh(row["redone_mj"]),
             restart_kwh=kwh(row["restart_mj"]),
             idle_kwh=kwh(row["idle_mj"]),
-            operational_kg=None if location is None else waste_ug / UG_PER_KG,
+            **masses(operational=None if location is None else _part(location, waste_ug / UG_PER_KG)),
         ),
     )
+
+
+def masses(**carbon: Range | None) -> dict[str, Any]:
+    """Return each carbon as three fields: "total" as total_kg, total_low_kg and total_high_kg."""
+    found: dict[str, Any] = {}
+    for name, mass in carbon.items():
+        value, low, high = (None, None, None) if mass is None else (mass.value, mass.low, mass.high)
+        found |= {f"{name}_kg": value, f"{name}_low_kg": low, f"{name}_high_kg": high}
+    return found
+
+
+def _known(row: Mapping[str, Any], carbon: str, of: int, known: int) -> Range | None:
+    """Return one carbon of a row with its range, kg, or None where none of it is known."""
+    value = known_kg(row[f"{carbon}_ug"], of, known)
+    return None if value is None else _ranged(row, carbon, value)
+
+
+def _ranged(row: Mapping[str, Any], carbon: str, value: float) -> Range:
+    low, high = (row[f"{end}_{carbon}_ug"] / UG_PER_KG for end in ENDS)
+    return Range(value, low, high).ordered()
+
+
+def _part(whole: Range, value: float) -> Range:
+    """Return a part of a range whose ends are as far from it as those of the whole."""
+    return whole.scaled(value / whole.value if whole.value else 0.0)
 
 
 def known_kg(mass_ug: int, of: int, known: int) -> float | None:
@@ -212,9 +260,22 @@ def known_sum(masses_kg: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def total_kg(operational: float | None, embodied: float | None) -> float | None:
-    """Return operational and embodied carbon together, or None where one is unknown, as `audit.run_carbon` does."""
-    return None if operational is None or embodied is None else operational + embodied
+def carbon_of_run(row: Mapping[str, Any], scope: str) -> dict[str, Any]:
+    """Return the masses of a run from a row of `queries.runs_by_size`. The total is None where a part is unknown, as in
+    `audit.run_carbon`.
+    """
+
+    def ranged(name: str, mass_ug: int, *, known: bool) -> Range | None:
+        value = mass_ug / UG_PER_KG
+        return Range(value, value * row[f"low_{name}"], value * row[f"high_{name}"]) if known else None
+
+    located, made = bool(row[f"has_{scope}"]), bool(row["has_embodied"])
+    whole_ug = row[f"{scope}_ug"] + row["embodied_ug"]
+    return masses(
+        location=ranged(scope, row[f"{scope}_ug"], known=located),
+        embodied=ranged("embodied", row["embodied_ug"], known=made),
+        total=ranged(f"total_{scope}", whole_ug, known=located and made),
+    )
 
 
 def forecasts_of(month: int, rows: Sequence[Mapping[str, int]]) -> ForecastMonth:

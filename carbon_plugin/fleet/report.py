@@ -25,12 +25,12 @@ from carbon_plugin.fleet.accounts import (
     MissingRun,
     RunLine,
     YearLine,
+    carbon_of_run,
     forecasts_of,
     known_kg,
     known_sum,
     kwh,
     line_of,
-    total_kg,
 )
 from carbon_plugin.fleet.coverage import SchedulerCoverage, coverage_of
 from carbon_plugin.fleet.inventory import BOUNDARIES, year_lines
@@ -39,7 +39,7 @@ from carbon_plugin.fleet.query.engine import DUCKDB, Engine, Months, open_engine
 from carbon_plugin.fleet.restate.restatement import Restatement, restate
 from carbon_plugin.fleet.store.catalogue import Catalogue, read_catalogue
 from carbon_plugin.fleet.store.places import open_place
-from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG
+from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.spec.numbers.amounts import plural, verb
 from carbon_plugin.spec.numbers.units import SECONDS_PER_HOUR
@@ -53,7 +53,7 @@ RULES = {
 
 COUNTS = ("lifecycle", "direct")
 TOP_RUNS = 20
-NOTHING_BOOKED = {"devices": 0, "unknown": 0, "embodied_ug": 0}
+NOTHING_BOOKED = {"devices": 0, "unknown": 0, "embodied_ug": 0, "low_embodied_ug": 0, "high_embodied_ug": 0}
 """What is booked for a group whose devices other runs used first."""
 _OF_RUN = ("name", "run_id", "place", "team", "programme", "role", "region", "hardware")
 
@@ -208,22 +208,16 @@ class _Report:
 
     def _top_runs(self) -> list[RunLine]:
         rows = queries.runs_by_size(self._engine, self._scope, self._months, TOP_RUNS)
-        found = []
-        for row in rows:
-            location = row[f"{self._scope}_ug"] / UG_PER_KG if row[f"has_{self._scope}"] else None
-            embodied = row["embodied_ug"] / UG_PER_KG if row["has_embodied"] else None
-            found.append(
-                RunLine(
-                    **{name: row[name] for name in _OF_RUN},
-                    start_unix_s=row["start_ms"] / MS_PER_S,
-                    failed=bool(row["failed"]),
-                    energy_kwh=kwh(row["energy_mj"]),
-                    location_kg=location,
-                    embodied_kg=embodied,
-                    total_kg=total_kg(location, embodied),
-                )
+        return [
+            RunLine(
+                **{name: row[name] for name in _OF_RUN},
+                start_unix_s=row["start_ms"] / MS_PER_S,
+                failed=bool(row["failed"]),
+                energy_kwh=kwh(row["energy_mj"]),
+                **carbon_of_run(row, self._scope),
             )
-        return found
+            for row in rows
+        ]
 
     def _forecasts(self) -> list[ForecastMonth]:
         by_month: dict[int, list[dict[str, int]]] = {}
@@ -273,7 +267,7 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
-        found = [f"{SUM_OF_CENTRAL_VALUES}; its range stands there"]
+        found = [f"{SUM_OF_CENTRAL_VALUES}; p10 and p90 are added in the same way, as if all errors were one"]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
             found.append(

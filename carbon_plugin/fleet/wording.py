@@ -10,6 +10,7 @@ from carbon_plugin.fleet.inventory import CAPITAL_GOODS
 from carbon_plugin.fleet.restate.restatement import Restatement
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 MOVED_SHOWN = 12
@@ -33,7 +34,10 @@ def summary_lines(accounts: Accounts) -> list[str]:
     first, last = month_name(accounts.first_month), month_name(accounts.last_month)
     period = first if first == last else f"{first} to {last}"
     measured = totals.measured_kwh / totals.energy_kwh if totals.energy_kwh else 0.0
-    total = "total unknown" if totals.total_kg is None else mass(totals.total_kg)
+    total = "total unknown"
+    if totals.total_kg is not None:
+        whole = Range.of(totals.total_kg, totals.total_low_kg, totals.total_high_kg)
+        total = f"{mass(totals.total_kg)} ({wording.carbon_range(whole)})"
     found = [
         f"{plural(totals.runs, 'run')}, {period}: {wording.energy(totals.energy_kwh * JOULES_PER_KWH)} of the "
         f"machines, "
@@ -203,6 +207,8 @@ def rows_of(
         f"market, {carbon_unit}",
         f"embodied, {carbon_unit}",
         f"total, {carbon_unit}",
+        "p10",
+        "p90",
         "waste, %",
     ]
     columns = [
@@ -214,6 +220,8 @@ def rows_of(
         column([line.market_kg for line in lines], carbon_size),
         column([line.embodied_kg for line in lines], carbon_size),
         column([line.total_kg for line in lines], carbon_size),
+        column([line.total_low_kg for line in lines], carbon_size),
+        column([line.total_high_kg for line in lines], carbon_size),
         column([100 * line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0 for line in lines]),
     ]
     return headings, [list(row) for row in zip(*columns, strict=True)]

@@ -32,6 +32,7 @@ from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import MACHINE, Window
 from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.show.wording import carbon_range
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 from tests.fleet.conftest import RUNS
@@ -68,6 +69,47 @@ def test_operational_and_embodied_carbon_of_a_team_are_the_sums_of_its_runs(stor
         assert line.total_kg == pytest.approx(line.location_kg + line.embodied_kg, rel=1e-12)
         stated = [summarise(row["place"]).footprint for row in mine]
         assert line.embodied_kg == pytest.approx(sum(one.embodied_kg.value for one in stated if one), rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [None, "direct"])
+def test_p10_and_p90_of_a_team_are_those_of_the_audits_of_its_runs_added_up(store: Path, counts: Any) -> None:
+    found = report(str(store), Asked(by=("team",), counts=counts))
+
+    for line in found.groups:
+        mine = [row for row in table(store, "run") if row["team"] == line.group["team"]]
+        stated = [carbon_in(summarise(row["place"]), counts or "lifecycle") for row in mine]
+        for name, kilograms in (
+            ("location", [one.operational for one in stated]),
+            ("embodied", [one.embodied for one in stated]),
+            ("total", [one.total for one in stated]),
+        ):
+            of_runs = Range.total(one.range for one in kilograms if one is not None)
+            ends = [getattr(line, f"{name}_{end}kg") for end in ("", "low_", "high_")]
+            assert ends == pytest.approx([of_runs.value, of_runs.low, of_runs.high], rel=1e-6)
+            assert ends[1] < ends[0] < ends[2]
+        assert (line.market_low_kg, line.market_high_kg) == (line.location_low_kg, line.location_high_kg)
+
+
+def test_the_largest_runs_have_the_ranges_of_their_audits_and_the_summary_has_one(store: Path) -> None:
+    found = report(str(store), Asked())
+
+    run = found.top_runs[0]
+    audit = summarise(run.place).footprint
+    assert audit is not None
+    assert (run.total_low_kg, run.total_high_kg) == pytest.approx((audit.total_kg.low, audit.total_kg.high), rel=1e-6)
+    whole = Range(found.totals.total_kg, found.totals.total_low_kg, found.totals.total_high_kg)
+    assert carbon_range(whole) in summary_lines(found)[1]
+    assert carbon_range(whole) in render(found)
+
+
+def test_hardware_that_is_booked_whole_has_the_range_of_its_manufacture(store: Path) -> None:
+    by_purchase = report(str(store), Asked(embodied=BY_PURCHASE)).totals
+    by_time = report(str(store), Asked()).totals
+
+    assert by_purchase.embodied_low_kg / by_purchase.embodied_kg == pytest.approx(
+        by_time.embodied_low_kg / by_time.embodied_kg, rel=0.05
+    )
+    assert by_purchase.total_low_kg < by_purchase.total_kg < by_purchase.total_high_kg
 
 
 def test_waste_counts_each_joule_once_and_all_of_a_failed_run(store: Path) -> None:
@@ -347,6 +389,31 @@ def test_a_run_without_a_site_counts_as_energy_and_in_no_carbon(tmp_path: Path) 
     assert by_category[8] == pytest.approx(0.2 * by_category[None], rel=1e-6)  # all that has a PUE has one of 1.2
     assert found.totals.without_carbon_kwh == pytest.approx(unknown.energy_kwh)
     assert any("1 run has no lifecycle operational carbon" in note for note in found.notes)
+
+
+def test_carbon_by_contract_has_the_range_of_its_audit(tmp_path: Path) -> None:
+    residual = {
+        "value": 500.0,
+        "low": 500.0,
+        "high": 500.0,
+        "unit": "gCO2e/kWh",
+        "kind": "declared",
+        "source": "stated",
+    }
+    factors = factors_of("FRA", "h100-sxm") | {"residual": residual}
+    run = tmp_path / "runs" / "one"
+    Job(nodes=1, factors=factors, intensity_g_per_kwh=41.44, pue=1.2, attempts=[Attempt(0, 12)]).write(run)
+    ingest([str(run)], str(tmp_path / "store"))
+
+    line = report(str(tmp_path / "store"), Asked()).totals
+
+    audit = summarise(run).footprint
+    assert audit is not None
+    assert audit.market is not None
+    by_contract = audit.market.operational_kg
+    found = (line.market_kg, line.market_low_kg, line.market_high_kg)
+    assert found == pytest.approx((by_contract.value, by_contract.low, by_contract.high), rel=1e-6)
+    assert line.market_kg > line.location_kg
 
 
 class Moved(Job):

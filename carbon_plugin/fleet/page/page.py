@@ -25,6 +25,7 @@ from carbon_plugin.fleet.wording import (
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
 from carbon_plugin.spec.numbers.amounts import fitting_unit, plural
+from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
 REPORT = "report.html"
@@ -72,6 +73,9 @@ def _context(accounts: Accounts) -> dict[str, Any]:
         "period": _period(accounts),
         "total": "unknown" if totals.total_kg is None else cell(totals.total_kg, size),
         "unit": "" if totals.total_kg is None else unit,
+        "range": None
+        if totals.total_kg is None
+        else wording.carbon_range(Range.of(totals.total_kg, totals.total_low_kg, totals.total_high_kg)),
         "split": [
             ("gpu", "operational", totals.location_kg, _share(totals.location_kg, totals.total_kg)),
             ("host", "embodied", totals.embodied_kg, _share(totals.embodied_kg, totals.total_kg)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carbon_plugin.fleet.query.engine import Engine, Months
-from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, SUMS
+from carbon_plugin.fleet.store.schema import DIMENSIONS, ENDS, MS_PER_S, RANGED, SUMS
 from carbon_plugin.ledger.held.claims import TOLERANCE_S
 
 MONTH = "month"
@@ -23,9 +23,11 @@ MARKET = (
 )
 """Market-based carbon, which is location-based where a run states no contract, and the energy of which it, or
 the energy of the facility, is known."""
+RANGES = tuple(f"{end}_{carbon}_ug" for carbon in RANGED for end in ENDS)
+"""The p10 and p90 of carbon, which add up as if all errors were one."""
 COUNTED = ("with_lifecycle_mj", "with_direct_mj", "with_embodied_ms")
 """How much of the sums has carbon of each kind at all."""
-MEASURES = (*SUMS, FAILED, "failed_lifecycle_ug", "failed_direct_ug", *MARKET, *COUNTED)
+MEASURES = (*SUMS, FAILED, "failed_lifecycle_ug", "failed_direct_ug", *MARKET, *COUNTED, *RANGES)
 """All sums of a group: those of its hours, those of runs that failed, and those that have carbon."""
 
 
@@ -81,7 +83,7 @@ def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -
     summed = hours.group_by("run").aggregate(**_sums(hours, ("energy_mj", f"{scope}_ug", "embodied_ug")))
     largest = summed.mutate(size=summed[f"{scope}_ug"] + summed.embodied_ug)
     largest = largest.order_by(_descending("size"), "run").limit(most)
-    known = [f"has_{scope}", "has_embodied"]
+    known = [f"has_{scope}", "has_embodied", *_spreads((scope, "embodied", f"total_{scope}"))]
     named = [*known, "run_id", "name", "place", "team", "programme", "role", "region", "hardware", "start_ms", "failed"]
     joined = largest.join(engine.tables["run"].select("run", *named), "run")
     return engine.rows(joined.order_by(_descending("size"), "run"))
@@ -97,17 +99,22 @@ def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> lis
     """
     runs = engine.tables["run"]
     of_run = [name for name in DIMENSIONS if name not in OF_HOURS]
+    of_run += _spreads(["embodied"])
     used = engine.tables["device"].join(runs.select("run", "run_id", "start_ms", *of_run), "run")
+    used = used.mutate(**_ends(used, {"embodied": used.embodied_ug}))
+    masses = ("embodied_ug", "low_embodied_ug", "high_embodied_ug")
     owned = _first_use(used)
     owned = owned.select("kind", "device", *DIMENSIONS, month="first_month")
-    known = _first_use(used.filter(used.embodied_ug > 0)).select("kind", "device", "embodied_ug")
+    known = _first_use(used.filter(used.embodied_ug > 0)).select("kind", "device", *masses)
     joined = owned.left_join(known, ["kind", "device"])
     joined = joined.mutate(everything=0, lacking=joined.embodied_ug.isnull().ifelse(1, 0))
     if months is not None:
         joined = joined.filter(joined.month.between(*months))
     keys = list(by) or [_EVERYTHING]
     grouped = joined.group_by(*keys).aggregate(
-        devices=joined.count(), unknown=joined.lacking.sum(), embodied_ug=joined.embodied_ug.fill_null(0).sum()
+        devices=joined.count(),
+        unknown=joined.lacking.sum(),
+        **{name: joined[name].fill_null(0).sum() for name in masses},
     )
     return engine.rows(grouped.order_by(*keys))
 
@@ -232,17 +239,26 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
     flags = ["has_lifecycle", "has_direct", "has_embodied", "has_market", "failed"]
     columns = [name for name in by if name not in OF_HOURS]
     told = [name for name in OF_HOURS if name == MONTH or name in by]
-    joined = hours.select("run", *told, *SUMS).join(engine.tables["run"].select("run", *columns, *flags), "run")
+    of_run = engine.tables["run"].select("run", *columns, *flags, *_spreads(RANGED))
+    joined = hours.select("run", *told, *SUMS).join(of_run, "run")
     lost, by_contract = joined.failed == 1, joined.has_market == 1
     # What a failed run did again is counted there already.
     own = joined.energy_mj - joined.redone_mj - joined.restart_mj - joined.idle_mj
+    market = {scope: by_contract.ifelse(joined.market_ug, joined[f"{scope}_ug"]) for scope in ("lifecycle", "direct")}
+    carbon = {
+        **{scope: joined[f"{scope}_ug"] for scope in market},
+        **{f"market_{scope}": mass for scope, mass in market.items()},
+        "embodied": joined.embodied_ug,
+        **{f"total_{scope}": joined[f"{scope}_ug"] + joined.embodied_ug for scope in market},
+    }
     return joined.mutate(
+        **_ends(joined, carbon),
         everything=0,
         failed_mj=lost.ifelse(own, 0),
         failed_lifecycle_ug=lost.ifelse(joined.lifecycle_ug - joined.wasted_lifecycle_ug, 0),
         failed_direct_ug=lost.ifelse(joined.direct_ug - joined.wasted_direct_ug, 0),
-        market_lifecycle_ug=by_contract.ifelse(joined.market_ug, joined.lifecycle_ug),
-        market_direct_ug=by_contract.ifelse(joined.market_ug, joined.direct_ug),
+        market_lifecycle_ug=market["lifecycle"],
+        market_direct_ug=market["direct"],
         with_market_lifecycle_mj=by_contract.ifelse(joined.energy_mj, joined.energy_mj * joined.has_lifecycle),
         with_market_direct_mj=by_contract.ifelse(joined.energy_mj, joined.energy_mj * joined.has_direct),
         with_facility_mj=(joined.facility_mj > 0).ifelse(joined.energy_mj, 0),
@@ -250,6 +266,20 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
         with_direct_mj=joined.energy_mj * joined.has_direct,
         with_embodied_ms=joined.device_ms * joined.has_embodied,
     )
+
+
+def _spreads(carbon: Sequence[str]) -> list[str]:
+    """Return the columns of the table of runs that hold p10 and p90 of these over their central values."""
+    return [f"{end}_{name}" for name in carbon for end in ENDS]
+
+
+def _ends(table: Any, carbon: Mapping[str, Any]) -> dict[str, Any]:
+    """Return p10 and p90 of masses of runs in whole micrograms, cut off, so that every engine gets the same."""
+    return {
+        f"{end}_{name}_ug": (mass * table[f"{end}_{name}"]).floor().cast("int64")
+        for name, mass in carbon.items()
+        for end in ENDS
+    }
 
 
 def _first_use(used: Any) -> Any:

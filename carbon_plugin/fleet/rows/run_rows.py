@@ -25,7 +25,17 @@ from carbon_plugin.fleet.rows.hour_rows import Columns, hour_columns
 from carbon_plugin.fleet.rows.hours import HourCollector
 from carbon_plugin.fleet.rows.run_carbon import RunMicrograms, carbon_of
 from carbon_plugin.fleet.rows.run_places import SCOPES, UNSTATED, factors_by_launch, place_of
-from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, STATIC, SUMS, TAGS, UG_PER_KG, month_number
+from carbon_plugin.fleet.store.schema import (
+    ENDS,
+    MJ_PER_J,
+    MS_PER_S,
+    RANGED,
+    STATIC,
+    SUMS,
+    TAGS,
+    UG_PER_KG,
+    month_number,
+)
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import BUILDING, Factors, Footprint
 from carbon_plugin.ledger.held.holdings import gpus_of
@@ -161,6 +171,11 @@ def _run_row(
         **{f"has_{scope}": int(carbon is not None and scope in carbon.located_ug) for scope in SCOPES},
         "has_embodied": int(carbon is not None and carbon.embodied_ug > 0),
         "has_market": int(carbon is not None and carbon.market_ug is not None),
+        **{
+            f"{end}_{name}": ratio
+            for name in RANGED
+            for end, ratio in zip(ENDS, (carbon.ends if carbon else {}).get(name, (1.0, 1.0)), strict=True)
+        },
         "attempts": len(period.attempts),
         "nodes": coverage.nodes,
         "nodes_seen": coverage.nodes_seen,

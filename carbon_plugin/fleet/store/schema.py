@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-STORE_VERSION = 5
+STORE_VERSION = 6
 STATIC = "static"
 """The origin of an intensity that is that of a table or of the user over a whole launch."""
 
@@ -50,6 +50,11 @@ location-based, with lifecycle and with direct emissions of the grid, and 0 wher
 turned into that one. `market_ug` is market-based, and 0 where the run states neither a contract nor a residual mix.
 `wasted_...` is the part of both that was redone, restarting or idle.
 """
+
+RANGED = ("lifecycle", "direct", "market_lifecycle", "market_direct", "embodied", "total_lifecycle", "total_direct")
+"""The carbon of a run that has a range: by location and by contract in both scopes of emissions, that of making the
+hardware, and by location together with the hardware."""
+ENDS = ("low", "high")
 
 _TEXT, _INT, _SHORT, _REAL = "text", "int", "short", "real"
 
@@ -88,6 +93,7 @@ TABLES: dict[str, dict[str, str]] = {
         "steps": _INT,
         "tokens": _INT,
         "stalled_ms": _INT,
+        **{f"{end}_{carbon}": _REAL for carbon in RANGED for end in ENDS},
         "forecast_ug": _INT,
         "forecast_mj": _INT,
         "actual_ug": _INT,
@@ -138,8 +144,9 @@ TABLES: dict[str, dict[str, str]] = {
 What a restatement needs is among them: `factors` is the digest of the factors that a run or a launch recorded, whose
 document is in the table of that name. `origin` says where the intensity of a launch came from. `run_<part>_ug` divides
 the embodied carbon of a run. `unobserved` says, as JSON, what the energy of reserved time without records is modelled
-from, and `unobserved_mj` is that energy. `charged_ms` is the recorded time of an accelerator without the part that
-is charged to other runs.
+from, and `unobserved_mj` is that energy. `low_<carbon>` and `high_<carbon>` are the p10 and p90 of the run's audit over
+its central value, 1 where the carbon is not known. `charged_ms` is the recorded time of an accelerator without the part
+that is charged to other runs.
 """
 
 PARTITIONED = "hour"
