@@ -7,6 +7,7 @@ decides which process of a node opens the meters.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -115,13 +116,32 @@ def open_meters(
     """Open every meter that this host allows and model the rest. Never raises for a device that fails.
 
     `node_address` is a meter of the whole node, which then replaces CPU, DRAM and model, or a meter of a facility.
+    Where something else fails, such as that no file can be opened, what is open is released.
     """
+    with contextlib.ExitStack() as opened:
+        meters = _open_all(opened, job, known, node_address, boot_id, environ, powercap, clock)
+        opened.pop_all()
+    return meters
+
+
+def _open_all(
+    opened: contextlib.ExitStack,
+    job: JobPart,
+    known: KnownHardware,
+    node_address: NodeAddress | None,
+    boot_id: str | None,
+    environ: Mapping[str, str],
+    powercap: Path,
+    clock: Callable[[], float],
+) -> MeterSet:
+    """Open the meters as `open_meters` says. `opened` closes those that are open so far."""
     accelerator = known.accelerator
     host = read_host_info(environ=environ)
     key = boot_id or host.key
     notes = [] if boot_id or host.boot_id else [Note("assumption", f"no boot id: the host is known as {key}")]
     node = None if accelerator is not None and accelerator.kind == "cpu" else known.node_profile
     gpus = open_gpu_meters(reserved=job.reserved, accelerator=accelerator, environ=environ, clock=clock)
+    opened.callback(gpus.close)
     unread = _unread(gpus, known.thought, environ, in_container=host.container is not None)
     share, share_notes = (
         reserved_share(gpus, node, host, environ, unread, job.beside)
@@ -145,6 +165,8 @@ def open_meters(
         history=GpuHistory(),
         stand_ins=unread_meters(unread, key, accelerator, assumed_w, clock) if job.include_host else [],
     )
+    if side.beside is not None:
+        opened.callback(side.beside.close)
     opening = _Opening(
         host=host,
         key=key,
@@ -160,7 +182,7 @@ def open_meters(
         clock=clock,
     )
     beside = (
-        _open_host(opening, node_address)
+        _open_host(opened, opening, node_address)
         if job.include_host
         else _Opened(meters=[], models={}, notes=[], unavailable=[])
     )
@@ -179,11 +201,12 @@ def open_meters(
     )
 
 
-def _open_host(opening: _Opening, address: NodeAddress | None) -> _Opened:
+def _open_host(opened: contextlib.ExitStack, opening: _Opening, address: NodeAddress | None) -> _Opened:
     """Return the meters of the host and the network: those that measure, and models of what none of them measures."""
     measured = _open_node(opening, address) if address is not None else None
     node_meter = measured if isinstance(measured, NodeMeter) else None
     meters: list[Meter] = [] if node_meter is None else [node_meter]
+    opened.callback(lambda: _close(meters))
     unavailable = [measured] if isinstance(measured, Unavailable) else []
     notes = [Note("node_meter", f"{device.name}: {device.note}") for meter in meters for device in meter.devices]
     node_measured = node_meter is not None and node_meter.devices[0].rung == "host"
@@ -213,6 +236,11 @@ def _open_host(opening: _Opening, address: NodeAddress | None) -> _Opened:
         opening.gpus.draw.observe(opening.gpus.metered.read())
         notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
     return _Opened(meters=meters, models=models, notes=notes, unavailable=unavailable)
+
+
+def _close(meters: Sequence[Meter]) -> None:
+    for meter in meters:
+        meter.close()
 
 
 def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> HostPlan:

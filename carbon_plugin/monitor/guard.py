@@ -44,19 +44,33 @@ class Guard:
         """Return the parts that are off, with a sentence on what happened to each."""
         return dict(self._off)
 
-    def run(self, part: str, work: Callable[[], T], otherwise: T, *, once: bool = False) -> T:
+    def run(self, part: str, work: Callable[[], T], otherwise: T, *, once: bool = False, begins: bool = False) -> T:
         """Return what `work` returns, or `otherwise` if it raises or the part is already off. A part that runs only
-        `once` is off whatever it raises."""
+        `once` is off whatever it raises. Of a part that `begins` the exception is raised where no file can be opened,
+        because nothing would make it later; the caller is run again."""
         if part in self._off:
             return otherwise
         give_way()
         try:
             return work()
         except Exception as error:
+            if begins and passes(error):
+                raise
             if once or not passes(error):
                 self.fail(part, error)
             else:
                 self.miss(part, error)
+            return otherwise
+
+    def attempt(self, part: str, work: Callable[[], T], otherwise: T) -> T:
+        """Return what `work` returns, or `otherwise` if no file can be opened at this moment: the caller runs it again
+        later. Any other exception is raised."""
+        try:
+            return work()
+        except Exception as error:
+            if not passes(error):
+                raise
+            self.miss(part, error)
             return otherwise
 
     def miss(self, part: str, error: BaseException) -> None:

@@ -9,9 +9,10 @@ import select
 import socket
 import threading
 import time
+from functools import partial
 from typing import Protocol
 
-from carbon_plugin.monitor.guard import Guard, passes
+from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
 from carbon_plugin.threads.patience import wait_while_running
 from carbon_plugin.threads.turns import own_clock, stop_taking_turns, take_turns
@@ -89,7 +90,7 @@ class Body(Protocol):
         ...
 
     def open(self) -> None:
-        """Begin the work."""
+        """Begin the work. It raises where no file can be opened, and a further call goes on from there."""
         ...
 
     def tick(self, *, due: bool) -> None:
@@ -153,9 +154,8 @@ class MonitorThread:
 
     def _run(self) -> None:
         # What is used until then follows from the first readings, so that waiting loses nothing.
-        while self._reason is None and not self._wake.can_open(_FILES):
+        while not self._opened():
             self._wake.wait(_FILES_AGAIN_S)
-        self._body.open()
         edge_s = self._next_edge_s()
         while self._reason is None:
             left_s = max(edge_s - time.monotonic(), _LEAST_WAIT_S)
@@ -163,20 +163,24 @@ class MonitorThread:
             woken = self._wake.wait(left_s if poll_s is None else min(left_s, poll_s))
             if self._reason is None:
                 due = woken or time.monotonic() >= edge_s
-                self._tick(due=due)
+                self._guard.attempt("monitor", partial(self._body.tick, due=due), None)
                 if due:
                     edge_s = self._next_edge_s()
         if self._awaited:
             stop_taking_turns()
         self._body.close(self._reason)
 
-    def _tick(self, *, due: bool) -> None:
-        try:
-            self._body.tick(due=due)
-        except Exception as error:
-            if not passes(error):
-                raise
-            self._guard.miss("monitor", error)
+    def _opened(self) -> bool:
+        """Begin the work, and return whether it has begun. While no file can be opened it is begun later, at the end of
+        the training at the latest."""
+        if self._reason is not None:
+            self._body.open()
+            return True
+        return self._wake.can_open(_FILES) and self._guard.attempt("monitor", self._begun, False)
+
+    def _begun(self) -> bool:
+        self._body.open()
+        return True
 
     def _next_edge_s(self) -> float:
         """Return when the next window ends, by the monotonic clock."""

@@ -84,6 +84,8 @@ class MonitorWork:
             hear=self._hear,
             hindrance=hindrance,
         )
+        self._reserved_since_unix_s: float | None = None
+        self._baseline: Baseline | None = None
         self._place: RunPlace | None = None
         self._node: NodeWork | None = None
         self._run: RunWork | None = None
@@ -120,19 +122,24 @@ class MonitorWork:
 
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if this process has something to
-        meter."""
+        meter. Each part is made once, in however many calls."""
         job = self._job
-        charged = RESERVED_TIME.begin(self, job.environ)
-        reserved_since_unix_s = job.wall.now_unix_s() - charged.before_s
-        SHARED_MACHINE.begin(self)
-        baseline = Baseline(job.clock)  # before anything that takes time: energy used from here on is recorded
-        if charged.note is not None:
-            self.note("reserved_time", charged.note)
-        self._place = RunPlace(job.run_dir, job.settings, job.environ)
-        self._acting = job.guard.run("acting", self._opened_acting, None)
-        for kind, sentence in job.settings.notes:
-            self.note(kind, sentence)
-        node = self._node = NodeWork(job, self._place, baseline, reserved_since_unix_s)
+        if self._reserved_since_unix_s is None:
+            charged = RESERVED_TIME.begin(self, job.environ)
+            self._reserved_since_unix_s = job.wall.now_unix_s() - charged.before_s
+            SHARED_MACHINE.begin(self)
+            if charged.note is not None:
+                self.note("reserved_time", charged.note)
+        if self._baseline is None:  # before anything that takes time: energy used from here on is recorded
+            self._baseline = Baseline(job.clock)
+        if self._place is None:
+            self._place = RunPlace(job.run_dir, job.settings, job.environ)
+        if self._node is None:
+            self._node = NodeWork(job, self._place, self._baseline, self._reserved_since_unix_s)
+            self._acting = job.guard.run("acting", self._opened_acting, None)
+            for kind, sentence in job.settings.notes:
+                self.note(kind, sentence)
+        node = self._node
         node.stand()
         self._run = RunWork(job, self._place, node.recording)
         self._say_opening(node, self._run)

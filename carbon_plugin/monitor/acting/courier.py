@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from carbon_plugin.monitor.thread import Wake
 from carbon_plugin.printable import one_line
@@ -29,7 +30,7 @@ class Courier:
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._tasks: deque[tuple[str, Task]] = deque(maxlen=MOST_WAITING)
         self._failed = failed
-        self._wake = Wake()
+        self._wake: Wake | None = None
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._ends_s: float | None = None
@@ -41,8 +42,11 @@ class Courier:
         if self._ends_s is not None or os.getpid() != self._pid:
             return
         self._tasks.append((what, task))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="carbon-plugin-courier", daemon=True)
+        if self._wake is None:  # it has open files, which most trainings can do without
+            self._wake = Wake()
+            self._thread = threading.Thread(
+                target=self._main, args=(self._wake,), name="carbon-plugin-courier", daemon=True
+            )
             self._thread.start()
         self._wake.put()
 
@@ -50,20 +54,20 @@ class Courier:
         """Wait a short time for messages on their way, and accept no more."""
         if self._ends_s is None:
             self._ends_s = time.monotonic() + CLOSE_S
-        if self._thread is not None and os.getpid() == self._pid:
+        if self._wake is not None and self._thread is not None and os.getpid() == self._pid:
             self._wake.put()
             self._thread.join(CLOSE_S + 0.5)
 
-    def _main(self) -> None:
+    def _main(self, wake: Wake) -> None:
         while True:
             if not self._tasks:
                 if self._ends_s is not None:
                     break
-                self._wake.wait(60.0)
+                wake.wait(60.0)
                 continue
             what, task = self._tasks.popleft()
             try:
-                task(self._pause)
+                task(partial(self._pause, wake))
             except Exception as error:  # a service or a function of the user, of which the training must not know
                 logger.debug("what happened to %s", what, exc_info=error)
                 said = f"{what}: {type(error).__name__}: {error}"
@@ -71,12 +75,13 @@ class Courier:
                 if what not in self._warned:
                     self._warned.add(what)
                     logger.warning("carbon_plugin: training goes on without %s", one_line(said))
+        wake.close()
 
-    def _pause(self, seconds: float) -> bool:
+    def _pause(self, wake: Wake, seconds: float) -> bool:
         """Wait, and return whether there is time for another try before the run has ended."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             if self._ends_s is not None and end_s > self._ends_s:
                 return False
-            self._wake.wait(min(left_s, 1.0))
+            wake.wait(min(left_s, 1.0))
         return True

@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 class Journal:
     """Holds the ledger of this node and its running totals, which rank 0 adds up with those of the other ledgers.
 
-    `open_writer` makes the file. It raises `LedgerError` while that is not possible, and is called again at every
-    record. `on_trouble` is called each time that records begin to wait; the user is warned the first time.
+    `open_writer` makes the file, at the first record. It raises `LedgerError` while that is not possible, and is called
+    again at every record. `on_trouble` is called each time that records begin to wait; the user is warned the first
+    time.
     """
 
     def __init__(self, open_writer: Callable[[], LedgerWriter], on_trouble: Callable[[str], None]) -> None:
@@ -34,7 +35,6 @@ class Journal:
         self._writer: LedgerWriter | None = None
         self._waiting = Backlog()
         self._in_trouble = self._warned = self._closed = False
-        self._write_waiting()
 
     @property
     def file(self) -> str | None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.selection import names_devices
 from carbon_plugin.monitor.node.baseline import Baseline
-from carbon_plugin.monitor.node.metering import JobHardware, look_at_hardware
+from carbon_plugin.monitor.node.metering import JobHardware
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings.settings import Settings
@@ -75,12 +75,13 @@ class Duty:
         environ: Mapping[str, str],
         election: Election,
         baseline: Baseline,
+        hardware: JobHardware,
     ) -> None:
         self.baseline: Baseline | None = baseline
         self.decided = False
         self.beside = 0
         """For how many GPUs that only other processes see this one meters the host."""
-        self.hardware: JobHardware = look_at_hardware(settings, baseline.shown, environ)
+        self.hardware = hardware
         self._settings = settings
         self._ranks = ranks
         self._environ = dict(environ)
@@ -164,15 +165,16 @@ class Duty:
             waits = self._may_be_dealt() or self._may_be_beside()
             if waits and not (now or all_said or waited_s >= GRACE_S):
                 return []
+            tasks = self._lead(claims)
             self.decided = True
-            return self._lead(claims)
+            return tasks
         others = self._election.held_since(self._wanted)
         open_ = [key for key in self._wanted if key not in others]
         leader_chose = any(claim.local_rank == 0 and claim.settled for claim in self._election.claims())
         if open_ and not (now or leader_chose or waited_s >= FIRST_LEAD_S):
             return []
-        self.decided = True
         taken = self._election.take(open_, self._start_s)
+        self.decided = True
         return [*self._stretch(others), *self._tasks(taken)]
 
     def _lead(self, claims: Sequence[Claim]) -> list[Task]:

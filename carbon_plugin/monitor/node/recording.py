@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from functools import partial
@@ -48,55 +49,60 @@ class NodeRecording:
     ) -> None:
         ranks, settings = job.ranks, job.settings
         self._job = job
-        meters = open_host_meters(
-            settings,
-            duty.hardware,
-            job.environ,
-            gpus=task.gpus,
-            host=task.host,
-            nodes=ranks.nodes,
-            beside=task.beside,
-        )
-        warning = warning_of(meters, settings, duty.hardware.cut_off) if task.host else None
-        if warning is not None:
-            kind, sentence = warning
-            logger.warning("carbon_plugin: %s", sentence)
-            if kind is not None:
-                job.note(kind, sentence)
-        # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their own. A
-        # writer goes on under its name, by which the audit adds up its steps.
-        of_node = task.until_s is None and (ranks.local_rank == 0 or task.follows)
-        self._rank: int | None = (None if of_node else ranks.rank) if before is None else before._rank
-        gpus = [device.key for device in meters.devices if device.rung == "gpu"]
-        self._neighbours: Neighbours | None = None
-        if task.until_s is None:
-            since_s = duty.baseline.since_s if duty.baseline is not None else time.monotonic()
-            self._neighbours = Neighbours(open_scratch(), place.identity.run_id, settings.name, gpus, since_s)
-        self.journal = Journal(
-            lambda: place.open_writer(ranks.node, self._rank),
-            lambda sentence: job.note("ledger_trouble", sentence),
-        )
-        self._same: SameWriter | None = None
-        site = context.effective.site
-        self.recorder: NodeRecorder = NodeRecorder(
-            job,
-            identity=place.identity,
-            context=context,
-            claims=claims,
-            meters=meters,
-            intensity=job.guard.run(
-                "live intensity",
-                lambda: IntensityWatch(site, job.environ),
-                IntensityWatch(None, job.environ),
-            ),
-            journal=self.journal,
-            reserved_since_unix_s=reserved_since_unix_s,
-            takes_over=task.follows,
-            follows=(*task.after, *([before.journal.file] if before is not None and before.journal.file else [])),
-            phase="startup" if before is None else before.recorder.phase,
-            baseline=duty.baseline,
-            neighbours=self._neighbours,
-        )
+        with contextlib.ExitStack() as undo:  # what is open is released if the rest cannot be opened
+            meters = open_host_meters(
+                settings,
+                duty.hardware,
+                job.environ,
+                gpus=task.gpus,
+                host=task.host,
+                nodes=ranks.nodes,
+                beside=task.beside,
+            )
+            undo.callback(meters.close)
+            warning = warning_of(meters, settings, duty.hardware.cut_off) if task.host else None
+            if warning is not None:
+                kind, sentence = warning
+                logger.warning("carbon_plugin: %s", sentence)
+                if kind is not None:
+                    job.note(kind, sentence)
+            # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their
+            # own. A writer goes on under its name, by which the audit adds up its steps.
+            of_node = task.until_s is None and (ranks.local_rank == 0 or task.follows)
+            self._rank: int | None = (None if of_node else ranks.rank) if before is None else before._rank
+            gpus = [device.key for device in meters.devices if device.rung == "gpu"]
+            self._neighbours: Neighbours | None = None
+            if task.until_s is None:
+                since_s = duty.baseline.since_s if duty.baseline is not None else time.monotonic()
+                self._neighbours = Neighbours(open_scratch(), place.identity.run_id, settings.name, gpus, since_s)
+                undo.callback(self._neighbours.end, since_s)
+            self.journal = Journal(
+                lambda: place.open_writer(ranks.node, self._rank),
+                lambda sentence: job.note("ledger_trouble", sentence),
+            )
+            self._same: SameWriter | None = None
+            site = context.effective.site
+            self.recorder: NodeRecorder = NodeRecorder(
+                job,
+                identity=place.identity,
+                context=context,
+                claims=claims,
+                meters=meters,
+                intensity=job.guard.run(
+                    "live intensity",
+                    lambda: IntensityWatch(site, job.environ),
+                    IntensityWatch(None, job.environ),
+                    begins=True,
+                ),
+                journal=self.journal,
+                reserved_since_unix_s=reserved_since_unix_s,
+                takes_over=task.follows,
+                follows=(*task.after, *([before.journal.file] if before is not None and before.journal.file else [])),
+                phase="startup" if before is None else before.recorder.phase,
+                baseline=duty.baseline,
+                neighbours=self._neighbours,
+            )
+            undo.pop_all()
         if before is not None:
             end = partial(before.recorder.cut, self.recorder.ends_s, self.recorder.mark)
             job.guard.run("last window before a takeover", end, None)

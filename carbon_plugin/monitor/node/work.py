@@ -21,6 +21,7 @@ from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.declared_tokens import DeclaredTokens
 from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
 from carbon_plugin.monitor.node.later_end import tell_end
+from carbon_plugin.monitor.node.metering import look_at_hardware
 from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
@@ -60,10 +61,12 @@ class NodeWork:
         self._undone: list[Task] = []
         self._declared_tokens = DeclaredTokens()
         self._told_alone: dict[str, bytes] = {}
-        meeting, ranks = _meeting(job, place.identity.run_id), job.ranks
-        self._election = Election(meeting, open_scratch(), ranks.rank, ranks.local_world_size)
+        # What may find no file to open comes before the meeting: a process comes to it once.
+        hardware, ranks = look_at_hardware(job.settings, baseline.shown, job.environ), job.ranks
+        scratch = open_scratch()
+        self._election = Election(_meeting(job, place.identity.run_id), scratch, ranks.rank, ranks.local_world_size)
         try:
-            self._duty = Duty(job.settings, job.ranks, job.environ, self._election, baseline)
+            self._duty = Duty(job.settings, job.ranks, job.environ, self._election, baseline, hardware)
         except BaseException:
             self._election.end()
             raise

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.stages import StagePart
+from carbon_plugin.monitor.guard import passes
 from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
 
 HOST = "host"
@@ -88,7 +89,7 @@ class Election:
     process of each `rank`, and `ranks` of them on this host. A second one of a rank belongs to another launch of the
     same shell or script, and goes to the next folder; so does a process that comes long after all others have left.
     Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it asks
-    for.
+    for. The `scratch` folder is closed here. Raises `OSError` where no file can be opened at this moment.
     """
 
     def __init__(self, meeting: str, scratch: Folder | None, rank: int, ranks: int = 1) -> None:
@@ -109,8 +110,14 @@ class Election:
         """The names of the ledgers of those processes."""
         forget_in_child(self)
         if scratch is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._join(scratch, meeting, rank)
+            except OSError as error:
+                if passes(error):
+                    self.forget()
+                    raise
+            finally:
+                scratch.close()
 
     @property
     def alone(self) -> bool:
@@ -179,21 +186,26 @@ class Election:
         """Take the devices that no process holds, and return those that were taken.
 
         A device that a process has given up in an orderly way is taken only if that was at least `left_s` seconds ago,
-        and never without `left_s`. With `only_left` no other device is taken.
+        and never without `left_s`. With `only_left` no other device is taken. Raises `OSError`, and takes nothing,
+        where no file can be opened at this moment.
         """
-        taken = []
+        taken: dict[str, int] = {}
         for key in keys:
             if key in self._held:
                 continue
             try:
                 fd = self._locked(key, left_s, only_left)
-            except OSError:
+            except OSError as error:
+                if passes(error):
+                    _close(taken.values())
+                    raise
                 fd = -1  # locks do not work here, and metering twice is better than not at all
             if fd is not None:
-                self._held[key] = fd
-                self._since_s[key] = since_s
-                self._write(key, "held", since_s)
-                taken.append(key)
+                taken[key] = fd
+        for key, fd in taken.items():
+            self._held[key] = fd
+            self._since_s[key] = since_s
+            self._write(key, "held", since_s)
         return tuple(taken)
 
     def tell_file(self, file: str) -> None:
@@ -251,9 +263,7 @@ class Election:
 
     def forget(self) -> None:
         """Close all files. In a forked child the parent goes on holding its locks."""
-        for fd in (*self._held.values(), self._alive_fd):
-            if fd >= 0:
-                os.close(fd)
+        _close((*self._held.values(), self._alive_fd))
         self._held, self._alive_fd = {}, -1
         for folder in (self._folder, self._top):
             if folder is not None:
@@ -269,7 +279,11 @@ class Election:
             if top.age_s(name, time.time()) > LATEST_S and _seats(folder) and not _is_lived_in(folder):
                 folder.close()
                 continue
-            fd = folder.lock(self._id + _ALIVE) if folder.create(f"{_SEAT}{rank}") else None
+            try:
+                fd = self._seated(folder, f"{_SEAT}{rank}")
+            except OSError:
+                folder.close()
+                raise
             # The last process of a launch may remove the folder at this moment.
             if fd is not None and folder.same_as(name, top):
                 self._name, self._folder, self._alive_fd = name, folder, fd
@@ -277,6 +291,16 @@ class Election:
             if fd is not None:
                 os.close(fd)
             folder.close()
+
+    def _seated(self, folder: Folder, seat: str) -> int | None:
+        """Take a seat, and return the descriptor that says that this process is alive, or None if the seat is taken."""
+        if not folder.create(seat):
+            return None
+        try:
+            return folder.lock(self._id + _ALIVE)
+        except OSError:
+            folder.remove(seat)  # so that it can be taken again
+            raise
 
     def _locked(self, key: str, left_s: float | None, only_left: bool) -> int | None:
         """Return a descriptor that holds the lock of a device, -1 without a meeting place, or None if the lock cannot
@@ -310,6 +334,12 @@ class Election:
             content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=rank, file=self._file))
             with contextlib.suppress(OSError):  # on a full disk the lock itself still tells who meters the device
                 os.pwrite(fd, content.ljust(_HOLD_BYTES), 0)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _is_lived_in(folder: Folder) -> bool:

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from carbon_plugin.monitor.guard import passes
+
 try:
     import fcntl
 except ImportError:  # processes do not meet on a system without POSIX locks, such as Windows
@@ -160,12 +162,15 @@ class Folder:
 
 
 def open_scratch(temporary: Path | None = None) -> Folder | None:
-    """Return our directory for this user in the host's temporary directory, or None where it cannot be created."""
+    """Return our directory for this user in the host's temporary directory, or None where it cannot be created. Raises
+    `OSError` where no file can be opened at this moment."""
     if fcntl is None or not hasattr(os, "geteuid"):
         return None
     try:
         top = os.open(temporary or tempfile.gettempdir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if passes(error):
+            raise
         return None
     try:
         for number in range(NAMES_TRIED):
@@ -174,7 +179,9 @@ def open_scratch(temporary: Path | None = None) -> Folder | None:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=top)
                 return Folder(_own_directory(name, top))
-            except OSError:
+            except OSError as error:
+                if passes(error):
+                    raise
                 continue  # the name belongs to another user, or is no directory
     finally:
         os.close(top)

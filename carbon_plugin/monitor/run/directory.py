@@ -95,14 +95,14 @@ def _remove_at_exit(meeting: str, readers: int) -> None:
     def remove() -> None:
         if os.getpid() != pid or getattr(sys, "last_type", None) is not None:
             return
-        scratch = open_scratch()
-        if scratch is None:
-            return
         with contextlib.suppress(OSError):
+            scratch = open_scratch()
+            if scratch is None:
+                return
             marks = [name for name in scratch.names() if name.startswith(meeting + _READ)]
             for name in [*marks, meeting] if len(marks) >= readers else []:
                 scratch.remove(name)
-        scratch.close()
+            scratch.close()
 
     atexit.register(remove)
 

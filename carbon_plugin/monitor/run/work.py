@@ -43,7 +43,7 @@ class RunWork:
 
     def __init__(self, job: WatchedJob, place: RunPlace, recording: NodeRecording | None) -> None:
         self._job = job
-        self._exchange: Exchange | None = job.guard.run("collector", lambda: _connected(job, place), None)
+        self._exchange: Exchange | None = job.guard.run("collector", lambda: _connected(job, place), None, begins=True)
         self._projector: Projector | None = None
         self._said_opening = False
         self._doubted: set[str] = set()
