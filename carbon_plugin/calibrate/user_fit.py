@@ -55,6 +55,7 @@ SEEN = 0.005
 the constant. It is a tenth of the spread from row to row.
 """
 NUDGE = 0.1
+"""How much larger a constant is made to see which rows show it (`SEEN`)."""
 
 
 class FittedConstant(Struct, frozen=True, kw_only=True):

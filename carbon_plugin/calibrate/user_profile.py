@@ -22,6 +22,7 @@ from carbon_plugin.spec.hardware.cluster import (
 from carbon_plugin.spec.hardware.profiles import find_node
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Confidence, Sourced
+from carbon_plugin.spec.numbers.range import P90_SIGMAS
 from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.stack import Stack
 
@@ -30,8 +31,6 @@ ENOUGH_ROWS = 8
 """The number of rows from which on a device that nobody had calibrated counts as calibrated, with the narrower
 interval. The median draw is then within 6 % on all other rows (docs/calibration.md).
 """
-P90_SIGMAS = 1.2816
-"""Standard deviations from the middle of a normal distribution to its 90th percentile."""
 
 
 def provenance(calibration: Calibration, origin: str, date: str) -> str:

@@ -10,7 +10,7 @@ from functools import cache
 
 import msgspec
 
-from carbon_plugin.calibrate.rows.conventions import accelerator_name, slice_chips
+from carbon_plugin.calibrate.rows.device_names import accelerator_name, slice_chips
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node

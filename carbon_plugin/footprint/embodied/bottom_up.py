@@ -17,10 +17,8 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.embodied import tables
 from carbon_plugin.spec.hardware.cluster import Die
 from carbon_plugin.spec.numbers.figure import Figure
+from carbon_plugin.spec.numbers.range import P90_SIGMAS
 from carbon_plugin.spec.numbers.units import BYTES_PER_MEMORY_GB, MM2_PER_CM2
-
-# p10 and p90 of a normal distribution lie this many standard deviations from its mean.
-_P90_SIGMAS = 1.2815515655446004
 
 
 def carbon_per_area_kg_per_cm2(process: str) -> float:
@@ -70,5 +68,5 @@ def modelled_device_kg(dies: Sequence[Die], memory_bytes: float, tdp_w: float, f
     """
     model = tables.embodied_table().device
     total = sum(device_bill_kg(dies, memory_bytes, tdp_w, form).values())
-    factor = math.exp(_P90_SIGMAS * model.relative_uncertainty_2sigma / 2)
+    factor = math.exp(P90_SIGMAS * model.relative_uncertainty_2sigma / 2)
     return Figure(total, total / factor, total * factor, "kgCO2e", "modelled", model.source)

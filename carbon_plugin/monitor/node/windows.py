@@ -22,9 +22,9 @@ MAX_PIECES = 8
 """With more phases than this between two reads, they are summed up by phase, so that a loop that changes its phase
 every step does not write a record for each."""
 APPORTIONED = "apportioned by time within a longer reading"
-SAME_MOMENT_S = 0.1
-"""Devices that are read within this many seconds of each other count as read at once, because the counters of GPUs step
-no faster."""
+COUNTER_STEP_S = 0.1
+"""The counters of GPUs step no faster than this. Devices that are read within one step of each other count as read at
+once, and no mean power is that of less than a step."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -103,7 +103,7 @@ def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
     moment_s = after.monotonic_s
     readings = {
         key: _at(moment_s, before.readings.get(key), reading)
-        if reading.monotonic_s - moment_s > SAME_MOMENT_S
+        if reading.monotonic_s - moment_s > COUNTER_STEP_S
         else reading
         for key, reading in after.readings.items()
     }
@@ -140,7 +140,7 @@ def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:
     # A meter without an energy at the first read had counted nothing: its energy is that since it was opened.
     gained = after.energy.since(before.energy or ZERO)
     # What was used between a counter's value and the moment that it stands for is in the window after it.
-    power_w = max(0.0, gained.value) / max(after.monotonic_s - before.monotonic_s, SAME_MOMENT_S)
+    power_w = max(0.0, gained.value) / max(after.monotonic_s - before.monotonic_s, COUNTER_STEP_S)
     low_j, high_j = gained.low - before.late_s * power_w, gained.high + after.late_s * power_w
     used = Range.of(gained.value, max(0.0, low_j), max(0.0, high_j)).scaled(share)
     return DeviceEnergy(

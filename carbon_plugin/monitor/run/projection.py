@@ -18,7 +18,7 @@ from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.plan.forecast import modelled_energies, reservations
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.numbers.range import Range
+from carbon_plugin.spec.numbers.range import P90_SIGMAS, Range
 from carbon_plugin.threads.turns import give_way
 
 LIVE_DRAWS = 400
@@ -26,7 +26,6 @@ LIVE_DRAWS = 400
 under 1 ms. What is spent, and a run that has ended, have the samples of the audit and so its range."""
 MEASURED_STEPS = 10
 MEASURED_S = 10.0
-P90_SCORE = 1.2816
 DRIFT_SIGMA = 0.02
 """The least spread of the future step time about the measured one, because nodes, data and throttling change (our
 convention)."""
@@ -70,7 +69,7 @@ def remaining_measured(totals: RunTotals, steps: int, log_sigma: float | None, f
     ratio = steps / totals.steady_steps * (1 + failing)
     time_s = ratio * totals.steady_s
     sigma = max(DRIFT_SIGMA, log_sigma or 0.0)
-    longer = math.hypot(P90_SCORE * sigma, math.log1p(failing))
+    longer = math.hypot(P90_SIGMAS * sigma, math.log1p(failing))
     return Remaining(
         time_s=time_s,
         energies=tuple(_scaled(item, ratio) for item in totals.steady),

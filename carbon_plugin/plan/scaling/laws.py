@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.amounts import count
+from carbon_plugin.spec.numbers.range import P90_SIGMAS
 from carbon_plugin.spec.parsing.names import unknown_name
 
 FLOPS_PER_PARAMETER_TOKEN = 6
-P90_SCORE = 1.2816
 
 
 class ScalingLaw(Struct, frozen=True, kw_only=True):
@@ -151,7 +151,7 @@ def loss_range(law: ScalingLaw, split: ComputeSplit) -> tuple[float, float]:
     sigma = law.exponent_sigma * math.hypot((law.beta / total) ** 2, (law.alpha / total) ** 2)
     beyond = max(0.0, math.log(split.flops / law.measured_flops))
     loss = loss_of(law, split)
-    spread = P90_SCORE * math.hypot(law.offset_sigma, (loss - law.offset) * sigma * beyond)
+    spread = P90_SIGMAS * math.hypot(law.offset_sigma, (loss - law.offset) * sigma * beyond)
     return loss - spread, loss + spread
 
 

@@ -24,9 +24,11 @@ from carbon_plugin.spec.stack import Population
 NEARLY_FULL = 0.9
 """The share of device memory above which published runs are slower than predicted."""
 SLOWDOWN_AT_LIMIT = 0.05
+"""Mean loss of runs that fill the memory, to which it grows from `NEARLY_FULL` on."""
 SLOWEST_TENTH = 0.3
 """Loss of the slowest tenth of the runs near the limit."""
 SLOWDOWN_BEYOND = 1 / 3
+"""Loss of a layout that turns out not to fit: it has to repeat its forward pass, a third of the work of a step."""
 _LOWEST, _HIGHEST, _POINTS = 0.3, 2.0, 681
 
 

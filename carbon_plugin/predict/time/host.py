@@ -52,6 +52,8 @@ from a graph. The value is a round number that was chosen in sight of the rows o
 two guides, whose errors it lowers alike; each of them is predicted without its own rows.
 """
 HOST_FUSED = 0.8
+"""Share of the slots of a layer that remains where a compiler fuses chains of operations, as the study has it that this
+predictor began with."""
 
 
 def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Cost:

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+P90_SIGMAS = 1.2815515655446004
+"""Standard deviations from the median of a normal distribution to its p90."""
+
 
 class Range(Struct, frozen=True, gc=False):
     """Holds a number with its 10th and 90th percentile, all three in the unit that the holding field names.

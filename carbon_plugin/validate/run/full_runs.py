@@ -16,7 +16,8 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.conventions import accelerator_name, conventions_of_row
+from carbon_plugin.calibrate.rows.conventions import conventions_of_row
+from carbon_plugin.calibrate.rows.device_names import accelerator_name
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.rows import NOWHERE, shipped_architectures
