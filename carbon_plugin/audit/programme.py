@@ -29,7 +29,7 @@ from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Basis, EmissionScope
 from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.loading import Role
-from carbon_plugin.spec.numbers.amounts import percent, plural, verb
+from carbon_plugin.spec.numbers.amounts import either, percent, plural, verb
 from carbon_plugin.spec.numbers.figure import Figure, Kind
 from carbon_plugin.spec.numbers.range import Range
 
@@ -308,7 +308,7 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     found = []
     if missing:
         found.append(
-            f"no run here has the role {' or '.join(missing)}; what a model took includes such runs, and if there were "
+            f"no run here has the role {either(missing)}; what a model took includes such runs, and if there were "
             "any, they are in no sum"
         )
     unknown = [run.name for run in runs if run.role not in ROLES]

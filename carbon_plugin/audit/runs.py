@@ -229,16 +229,17 @@ def _differences(summaries: Sequence[AuditSummary]) -> list[ComparedQuantity]:
     ]
     assumed = [{field for field, entry in one.run.effective.items() if _is_default(entry)} for one in summaries]
     fields = dict.fromkeys(field for spec in specs for field in spec)
-    rows = {field: [spec.get(field) for spec in specs] for field in fields}
-    return [
-        ComparedQuantity(
-            name=field,
-            unit="",
-            values=[_said(value, field in known) for value, known in zip(values, assumed, strict=True)],
-        )
+    rows = {
+        field: [(spec.get(field), field in known) for spec, known in zip(specs, assumed, strict=True)]
+        for field in fields
+    }
+    different = {
+        field: [_said(value, is_default) for value, is_default in values]
         for field, values in rows.items()
-        if any(value != values[0] for value in values)
-    ]
+        if any(value != values[0][0] for value, _ in values)
+    }
+    # An empty value reads like one that a model of another kind does not have.
+    return [ComparedQuantity(name=name, unit="", values=[*said]) for name, said in different.items() if any(said)]
 
 
 def _leaves(field: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -274,8 +274,8 @@ def told_too_little(before: float, after: float) -> str:
     was, is_now = percent(before, 0), percent(after, 0)
     why = "the rows are too few, or other constants explain them as well"
     if was == is_now:
-        return f"the rows tell nothing about it, which is known to +-{was} as before: {why}"
-    return f"the rows tell too little about it, which is known to +-{is_now}, and was to +-{was} before: {why}"
+        return f"the rows tell nothing about it, which is known to ± {was} as before: {why}"
+    return f"the rows tell too little about it, which is known to ± {is_now}, and was to ± {was} before: {why}"
 
 
 def _largest_change(table: RowArrays, parameter: FitParameter) -> float:

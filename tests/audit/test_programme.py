@@ -114,7 +114,7 @@ def test_sums_of_the_roles_have_ranges_and_add_up_to_those_of_the_programme(runs
 def test_missing_roles_are_named(runs: Path) -> None:
     programme = read_programme([runs])
     assert programme.missing_roles == ["sweep", "evaluation", "data"]
-    assert programme.warnings[0].startswith("no run here has the role sweep or evaluation or data")
+    assert programme.warnings[0].startswith("no run here has the role sweep, evaluation or data")
 
 
 def test_a_run_without_a_role_is_told_how_one_is_stated(factors: Factors, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_plugin.audit.exports.evidence import embodied_of
 from carbon_plugin.audit.exports.model_card import model_card_emissions
 from carbon_plugin.audit.live import live_view, summary_line
 from carbon_plugin.audit.programme import read_programme
@@ -17,12 +18,15 @@ from carbon_plugin.audit.report.first_screen import tiles, total_of
 from carbon_plugin.audit.report.write import write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.runs import compare_runs, list_runs
+from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.cli.main import run as command
+from carbon_plugin.errors import ReportError
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.page.page import render as fleet_page
 from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.wording import summary_lines
 from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.spec.numbers.figure import Figure
 from tests.ledger.builder import Job
@@ -133,6 +137,18 @@ def test_roll_ups_and_the_model_card_have_no_total(place: Path, summary: AuditSu
     ratio = summary.footprint.operational_kg.value / summary.forecast.footprint.operational_kg.value
     assert forecasts.bias == pytest.approx(ratio - 1, abs=1e-6)
     assert "embodied unknown and not included" in model_card_emissions(summary, "pre-training").source
+
+
+def test_hardware_that_was_named_and_not_seen_is_not_to_be_named_again(summary: AuditSummary) -> None:
+    unseen = msgspec.structs.replace(summary, event_counts={NOT_SEEN_EVENT: 1})
+
+    for of, named in ((summary, True), (unseen, False)):
+        (note,) = [one for one in warnings(of) if one.startswith("The manufacture of accelerators and hosts is in no")]
+        with pytest.raises(ReportError) as refused:
+            embodied_of(of, "SCI")
+        for said in (note, str(refused.value)):
+            assert ("name it with planned=" in said) == named
+            assert ("no machine of the run shows the GPUs that were named for it" in said) != named
 
 
 def test_explanation_of_an_unknown_total_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,8 +116,8 @@ def test_every_constant_is_either_fitted_or_refused_once(published) -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
-    [(0.1, 0.0998, "tell nothing about it, which is known to +-10 % as before"),
-     (0.3, 0.28, "tell too little about it, which is known to +-28 %, and was to +-30 % before")],
+    [(0.1, 0.0998, "tell nothing about it, which is known to ± 10 % as before"),
+     (0.3, 0.28, "tell too little about it, which is known to ± 28 %, and was to ± 30 % before")],
 )  # fmt: skip
 def test_a_constant_that_the_rows_do_not_narrow_is_said_to_be_untold(before, after, words) -> None:
     assert words in told_too_little(before, after)

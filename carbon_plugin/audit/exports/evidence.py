@@ -139,8 +139,7 @@ def embodied_of(summary: AuditSummary, wanted_by: str) -> Figure:
     if unknown or footprint.embodied_kg is None:
         raise ReportError(
             f"{wanted_by}: run {summary.run.name} has no embodied carbon of {' and '.join(unknown)}, expected an "
-            "estimate for all reserved hardware; name it with planned= or accelerator= of watch; "
-            "`carbon-plugin probe` writes profiles of a machine that has none"
+            f"estimate for all reserved hardware; {phrases.how_to_name_hardware(summary)}"
         )
     return footprint.embodied_kg
 

@@ -38,7 +38,7 @@ from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.audit.tally.account.reservations import union
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording
-from carbon_plugin.spec.numbers.amounts import plural
+from carbon_plugin.spec.numbers.amounts import either, plural
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 from carbon_plugin.spec.numbers.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_DAY
@@ -245,7 +245,7 @@ def coverage_of_programme(programme: Programme, summaries: Sequence[AuditSummary
     counted = ", ".join(f"{role.runs} {role.role}" for role in programme.roles)
     found = [f"{plural(len(summaries), 'run')} ({counted})", f"{wording.percent(share)} of the energy measured"]
     if programme.missing_roles:
-        found.append(f"no run here has the role {' or '.join(programme.missing_roles)}")
+        found.append(f"no run here has the role {either(programme.missing_roles)}")
     partial = [one.run.name for one in summaries if one.coverage.nodes_seen < one.coverage.nodes]
     if partial:
         found.append(f"ledgers of some nodes are missing in {names_in_words(partial)}")

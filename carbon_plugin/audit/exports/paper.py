@@ -20,7 +20,7 @@ def paper_paragraph(summary: AuditSummary) -> str:
         _what_ran(summary),
         _energy(summary, footprint, factors),
         _carbon(summary, footprint, factors),
-        _method(summary, factors),
+        _method(summary, footprint, factors),
         *_limits(summary),
     ]
     return " ".join(filter(None, sentences))
@@ -85,12 +85,12 @@ def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
     return sentence
 
 
-def _method(summary: AuditSummary, factors: Factors) -> str:
+def _method(summary: AuditSummary, footprint: Footprint, factors: Factors) -> str:
     meters = sorted({device.identity.meter for device in summary.devices})
+    charged = f"; embodied emissions are charged by {factors.amortisation}" if footprint.embodied_kg is not None else ""
     return (
         f"Energy was recorded in windows over the whole job ({', '.join(meters)}) with carbon-plugin "
-        f"{summary.plugin_version}; embodied emissions are charged by {factors.amortisation}. Ranges are p10 to p90 "
-        "of sampled input uncertainties."
+        f"{summary.plugin_version}{charged}. Ranges are p10 to p90 of sampled input uncertainties."
     )
 
 

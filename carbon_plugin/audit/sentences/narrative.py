@@ -15,6 +15,7 @@ from carbon_plugin.audit.sentences.phrases import (
     estimated_for,
     gpus_phrase,
     grid_g_per_kwh,
+    how_to_name_hardware,
     measured_share,
     unknown_embodied,
     unread_share,
@@ -105,8 +106,9 @@ def left_out(summary: AuditSummary) -> list[str]:
         charged = summary.footprint is not None and not unknown_embodied(summary)
         counted = ", while their manufacture is in the total" if charged else ""
         found.append(
-            f"{wording.device_time(summary.reserved.unknown_s)} of reserved device time are in no record: their "
-            f"energy is in no total, because no hardware profile knows the idle power of these devices{counted}."
+            f"{wording.device_time(summary.reserved.unknown_s)} of reserved device time are in no record (before "
+            "the first one of an attempt): their energy is in no total, because no hardware profile knows the idle "
+            f"power of these devices{counted}."
         )
     account = summary.reconciliation
     if account is not None and account.allocated_device_s <= 0:
@@ -120,9 +122,8 @@ def left_out(summary: AuditSummary) -> list[str]:
         found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total{beside}.")
     if unknown := unknown_embodied(summary):
         found.append(
-            f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
-            "recognised. A forecast that the run carries (planned=) names it by its cluster.accelerator and "
-            "cluster.node; `carbon-plugin probe` writes profiles of a machine that has none."
+            f"The manufacture of {' and '.join(unknown)} is in no total, because the run has no profile of them; "
+            f"{how_to_name_hardware(summary)}."
         )
     return found
 

@@ -165,6 +165,20 @@ def unknown_embodied(summary: AuditSummary) -> list[str]:
     return [SCOPE_NAMES[scope] for scope in ("device", "host") if scope not in summary.factors.embodied_kg]
 
 
+def how_to_name_hardware(summary: AuditSummary) -> str:
+    """Return in words what would make the manufacture of the hardware known."""
+    probe = "`carbon-plugin probe` writes profiles of a machine that has none"
+    if NOT_SEEN_EVENT in summary.event_counts:
+        return (
+            "no machine of the run shows the GPUs that were named for it, so that nothing is charged for them, and "
+            f"{probe}"
+        )
+    return (
+        "name it with planned= (a forecast has cluster.accelerator and cluster.node) or accelerator= of watch, and "
+        f"{probe}"
+    )
+
+
 def total_phrase(summary: AuditSummary) -> str:
     """Return the total carbon in words, or the operational carbon, named so, where the manufacture of hardware is
     unknown.

@@ -119,19 +119,19 @@ def _print(calibration: Calibration) -> None:
         echo(f"  skipped {row.id}: {row.reason}")
     for kept in calibration.carried:
         echo(
-            f"  {plural(kept.layouts, 'layout')} of {kept.framework} {_pace(kept.shift)} than predicted, of which "
-            f"{_percent_of(kept.carried)} is put down to the cluster: layouts of one cluster differ by "
+            f"  {plural(kept.layouts, 'layout')} in software '{kept.framework}' {_pace(kept.shift)} than predicted, of "
+            f"which {_percent_of(kept.carried)} is put down to the cluster: layouts of one cluster differ by "
             f"{_percent_of(kept.spread)}"
         )
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
         name += f" of {constant.stack}" if constant.stack else ""
         learned = LEARNED.get(constant.field, "software")
-        change = f"{constant.before:.4g} -> {constant.after:.4g} +-{percent(constant.spread, 1)}"
+        change = f"{constant.before:.4g} -> {constant.after:.4g} ± {percent(constant.spread, 1)}"
         echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
     power = calibration.power
     if power is not None:
-        change = f"{power.before_w:.4g} -> {power.after_w:.4g} W +-{percent(power.spread, 1)}"
+        change = f"{power.before_w:.4g} -> {power.after_w:.4g} W ± {percent(power.spread, 1)}"
         echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")

@@ -146,7 +146,7 @@ def _stated(ghg: GhgOptions) -> dict[str, Any]:
 
     if ghg.organisational_boundary is None:
         raise ReportError(
-            "ghg: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
+            "GHG: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
             "cloud: whose electricity and hardware it is decides the scope"
         )
     stated: dict[str, Any] = to_builtins(ghg)

@@ -70,7 +70,7 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     names = {"gpu": device, "node": "nodes", "it": "IT, without storage", "facility": "facility (with PUE)"}
     at_best = {total.rung: total.energy for total in ladder(least.energy_j)} if least else {}
     for total in ladder(footprint.energy_j):
-        if verbose or total.rung in ("gpu", "facility"):
+        if verbose or total.rung in ("gpu", "it", "facility"):
             row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS, at_best.get(total.rung))
     row("operational carbon", footprint.operational_kg, CARBON_UNITS, least.operational_kg if least else None)
     if footprint.market is not None:
@@ -141,7 +141,8 @@ def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     goodput, at_best = forecast.goodput, forecast.best_case is not None
     if goodput is None:
         return
-    said = [f"{percent(goodput.useful_share, 1)}{' of the best case' if at_best else ''}"]
+    useful = percent(goodput.useful_share, 1)
+    said = [f"training steps take {useful} of the {'best case' if at_best else 'time'}"]
     if goodput.expected is not None:
         failures = _failures(goodput.expected)
         said = [f"{said[0]}, in which {failures}"] if at_best else [*said, failures]

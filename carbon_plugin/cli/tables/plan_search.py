@@ -26,7 +26,6 @@ from carbon_plugin.plan.alternatives import (
     SearchReport,
     search_alternatives,
 )
-from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search.layouts import ProgressCallback
 from carbon_plugin.spec.numbers.amounts import days_phrase, fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
@@ -37,10 +36,10 @@ from carbon_plugin.spec.writing import write_run_spec
 
 MOST_ROWS = 20
 FOOTNOTE = (
-    "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
-    f"more than {percent(NEARLY_FULL, 0)} of memory in use are up to {percent(SLOWDOWN_AT_LIMIT, 0)} slower than "
-    "predicted; they are ranked with that. Energy is that of the facility. The table is of real runs where a best case "
-    "stands below it (docs/goodput.md)."
+    "No other layout beats one of these in expected time, energy and carbon; differences under 0.1 % do not count. "
+    "What is expected is the prediction and what a nearly full memory and a slow network may add to it "
+    "(docs/search.md), so that a layout whose predicted time is a little shorter may not be here. Energy is that of "
+    "the facility. The table is of real runs where a best case stands below it (docs/goodput.md)."
 )
 FEW = 5
 """The largest number of options that are written as specs."""

@@ -46,12 +46,9 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     )
     active = f", {count(point.active_parameters)} active" if point.active_parameters != point.parameters else ""
     table.add_row("model", f"[bold]{count(point.parameters)}[/] parameters{active}, width x depth {point.model}")
-    critical = sorted(item.critical_batch for item in point.by_batch_law.values())
-    table.add_row(
-        "tokens",
-        f"{count(point.tokens)}, {count(point.batch)} a step; critical batch {count(critical[0])} to "
-        f"{count(critical[-1])} by {', '.join(point.by_batch_law)}",
-    )
+    critical = sorted((item.critical_batch, law) for law, item in point.by_batch_law.items())
+    laws = ", ".join(f"{count(batch)} ({law})" for batch, law in critical)
+    table.add_row("tokens", f"{count(point.tokens)}, {count(point.batch)} a step; critical batch {laws}")
     table.add_row("cluster", f"{point.devices:,} {point.accelerator}")
     table.add_row("layout", point.layout)
     table.add_row(

@@ -209,6 +209,8 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
     """
     hints = get_type_hints(MonitorArguments, localns=ARGUMENT_TYPES)
     for argument, given in arguments.items():
+        if argument in MonitorOptions.__struct_fields__:
+            raise TypeError(f"there is no argument {argument!r}; it is a field of options={{{argument!r}: ...}}")
         if argument not in hints:
             near = get_close_matches(argument, hints, n=1)
             raise TypeError(

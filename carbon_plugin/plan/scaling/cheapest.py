@@ -131,7 +131,8 @@ METHOD = (
     Assumption("model", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
     Assumption(
         "batch",
-        f"the best of {', '.join(f'{share:g}' for share in BATCH_SHARES)} times the critical one",
+        f"the best of {', '.join(f'{share:g}' for share in BATCH_SHARES)} times the critical one, each rounded down to "
+        "a power of two of sequences",
         f"which costs {percent(TOKEN_OVERHEAD, 0)} more tokens at the critical one (arXiv 2410.21676)",
     ),
     Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),

@@ -6,6 +6,7 @@ This is the only place that turns a number into text for a reader; `show.wording
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from carbon_plugin.spec.numbers.units import COUNT_UNITS, MEMORY_UNITS, Units
 
@@ -87,6 +88,12 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
     `nouns` gives the plural of a noun that does not form it with an s.
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
+
+
+def either(words: Sequence[str]) -> str:
+    """Return words as alternatives: "a", "a or b", "a, b or c"."""
+    *before, last = words
+    return f"{', '.join(before)} or {last}" if before else last
 
 
 def verb(count: int, one: str, several: str) -> str:

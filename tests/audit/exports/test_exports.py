@@ -586,6 +586,17 @@ def test_paragraph_claims_neither_gpus_nor_a_model_that_only_the_plan_has(factor
     assert "1 x h100-sxm" not in text
 
 
+def test_paragraph_says_how_manufacture_is_charged_only_where_it_is_in_the_figures(summary: AuditSummary) -> None:
+    assert "embodied emissions are charged by" in paper_paragraph(summary)
+
+    assert summary.footprint is not None
+    unknown = msgspec.structs.replace(summary.footprint, embodied_kg=None, total_kg=None)
+    text = paper_paragraph(msgspec.structs.replace(summary, footprint=unknown))
+
+    assert "the manufacture of the hardware is not known and not included" in text
+    assert "embodied emissions are charged by" not in text
+
+
 def test_paragraph_is_refused_without_carbon(without_site: AuditSummary) -> None:
     with pytest.raises(ReportError, match="paper: run simulated has no carbon"):
         paper_paragraph(without_site)

@@ -187,6 +187,23 @@ def test_comparison_marks_defaults_and_gives_no_source_of_a_number_that_nobody_s
     ]
 
 
+def test_comparison_leaves_out_a_field_that_reads_empty_in_all_runs(place, tmp_path, capsys):
+    summary = summarise(place / "four")
+    models: list[dict[str, Any]] = [
+        {"model": {"value": {"name": "a", "blocks": [], "layers": 4}}},
+        {"model": {"value": {"name": "b", "forward_flops_per_sample": 1e9}}},
+    ]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, effective in zip(files, models, strict=True):
+        one = msgspec.structs.replace(summary, run=msgspec.structs.replace(summary.run, effective=effective))
+        path.write_bytes(msgspec.json.encode(one))
+
+    assert run(["compare", *map(str, files), "--json"]) == 0
+
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert [one["name"] for one in spec] == ["model.name", "model.layers", "model.forward_flops_per_sample"]
+
+
 def test_losses_that_are_stated_stand_beside_what_they_took(place, capsys):
     runs = [str(place / "four"), str(place / "four")]
     assert run(["compare", *runs, "--loss", "2.31,2.50", "--json"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from xml.etree import ElementTree
 
@@ -28,6 +29,21 @@ def test_a_compute_budget_is_answered_with_model_cluster_time_and_carbon(capsys)
     ):
         assert words in printed
     assert re.search(r"^step +[\d.]+ s \([\d.]+ to [\d.]+\); MFU", printed, re.MULTILINE)
+
+
+def test_a_batch_stands_beside_the_critical_one_of_each_law_and_says_how_it_was_rounded(capsys):
+    assert run(["scale", "--compute", "1e22", "--zone", "SWE", "--json"]) == 0
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    laws = {law: one["critical_batch"] for law, one in point["by_batch_law"].items()}
+    middle = sorted(laws.values())[1]
+
+    assert run(["scale", "--compute", "1e22", "--zone", "SWE"]) == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{middle / 1e6:.2f} M ({next(law for law in laws if laws[law] == middle)})" in printed
+    assert "each rounded down to a power of two of sequences" in printed
+    tried = [2 ** math.floor(math.log2(share * middle / 4096)) * 4096 for share in (1, 0.5, 0.25)]
+    assert point["batch"] in tried
 
 
 def test_a_loss_is_answered_in_json(capsys):

@@ -118,3 +118,17 @@ def test_the_table_says_whose_energy_it_has(spec, capsys):
     assert cli.run(["plan", spec, "--search"]) == 0
 
     assert "Energy is that of the facility." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_layout_that_is_predicted_faster_than_the_front_is_explained_by_what_is_expected(tmp_path: Path, capsys):
+    path = tmp_path / "close.yaml"
+    path.write_text(
+        "model: qwen2.5-7b\ncluster: {accelerator: h100-sxm, nodes: 4}\n"
+        "training: {seq_len: 4096, global_batch_size: 256, steps: 19074}\nsite: {zone: SWE}\n"
+    )
+
+    assert cli.run(["plan", str(path), "--search"]) == 0
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No other layout beats one of these in expected time, energy and carbon" in said
+    assert "a layout whose predicted time is a little shorter may not be here" in said

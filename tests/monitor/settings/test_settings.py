@@ -104,6 +104,11 @@ def test_misspelt_argument_is_refused():
         CarbonMonitor(sit="FRA")  # type: ignore[call-arg]
 
 
+def test_an_option_that_is_given_as_an_argument_says_where_it_belongs():
+    with pytest.raises(TypeError, match=r"no argument 'reserved_gpus'; it is a field of options=\{'reserved_gpus'"):
+        CarbonMonitor(reserved_gpus=[0])  # type: ignore[call-arg]
+
+
 def test_without_a_site_nothing_is_guessed():
     assert make_settings().declared.site is None
     assert make_settings(site="FRA").declared.site == Site(zone="FRA")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.spec.numbers.amounts import count, fitting_unit, number, percent
+from carbon_plugin.spec.numbers.amounts import count, either, fitting_unit, number, percent
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,7 @@ def test_a_share_in_percent_has_three_digits_and_only_all_of_it_reads_as_100(sha
 )
 def test_a_share_in_percent_has_the_decimals_and_the_sign_that_are_asked_for(share, decimals, signed, said):
     assert percent(share, decimals, signed=signed) == said
+
+
+def test_alternatives_are_listed_as_a_sentence_lists_them():
+    assert [either(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
