@@ -136,7 +136,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     is ordinary software. `overhead_factor` divides the rates at which bytes move through memory and over
     links, and not those of matrix products and attention cores, whose kernels are the same in any software; unset, it
     is that of ordinary software, as fitted over its frameworks, or 1 for a tuned stack. `framework_factor` multiplies
-    the whole step time.
+    the whole step time. `tuned_for` is the maker of the GPUs for which people tuned this stack, whose kernels are
+    written for them ("nvidia"): on GPUs of other makers it has the overhead of ordinary software. Unset, the stack was
+    tuned for whatever it runs on.
     """
 
     population: Population = "ordinary"
@@ -189,6 +191,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     autocast: bool | None = None
     fused_optimizer: bool | None = None
     pads_vocabulary: bool = False
+    tuned_for: str | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", "overhead_factor", "capacity_factor", owner="stack: ")

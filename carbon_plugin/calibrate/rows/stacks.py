@@ -114,6 +114,10 @@ XFORMERS = "xformers"
 """Its `memory_efficient_attention` takes FlashAttention before its own CUTLASS kernel, which devices before Ampere get
 (`_dispatch_fw_priority_list` of ops/fmha/dispatch.py at 038444a; FlashAttention 3 on Hopper is not taken here, because
 no row says that its build had it)."""
+OF_THE_MAKER = re.compile(r"(?i)\bmlperf\b|\bprimus\b|\bneuron\b|\bhabana\b")
+"""Software that makers of devices wrote for their own, and submissions to a benchmark, which are tuned for their
+hardware whatever the name of the software. What XLA compiles counts as tuned for every device, because its kernels are
+the compiler's."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
 """Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
 run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
@@ -157,6 +161,8 @@ def stack_of(
     changes |= _kept_by_policy(conventions, row, device, model)
     if conventions.xla:
         changes |= _compiled_by_xla(conventions, row, device)
+    if conventions.xla or OF_THE_MAKER.search(row.text("framework")):
+        changes["tuned_for"] = None
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)

@@ -182,7 +182,9 @@ def _blank(device: Accelerator) -> Accelerator:
 
 
 def _bare(stack: Stack) -> Stack:
-    bare = {"host_op_time_s": None, "framework_factor": 1.0, "overhead_factor": 1.0, "population": TUNED}
+    # Nothing is fitted to the overhead of tuned software on other makers' devices, so that a bare stack keeps it.
+    overhead = None if stack.population == TUNED else 1.0
+    bare = {"host_op_time_s": None, "framework_factor": 1.0, "overhead_factor": overhead, "population": TUNED}
     return msgspec.structs.replace(stack, **bare)
 
 

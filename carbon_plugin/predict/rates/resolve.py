@@ -35,8 +35,10 @@ from carbon_plugin.spec.hardware.fabric import RADIX, leaf_nodes, narrowing
 from carbon_plugin.spec.numbers.figure import Assumption, Sourced
 from carbon_plugin.spec.stack import (
     GRAPH_STACK,
+    ORDINARY,
     STACKS,
     THROUGH_MEMORY,
+    TUNED,
     AttentionKernel,
     Stack,
     factor_of,
@@ -180,6 +182,29 @@ class _Resolver:
         self.assumptions.append(Assumption(field, value, why))
 
 
+def is_ported(stack: Stack, device: Accelerator) -> bool:
+    """Return whether tuned software runs on GPUs of another maker than those for which people tuned it.
+
+    Devices that compile whole graphs run kernels of their maker's compiler, whatever software hands them the graphs.
+    """
+    elsewhere = stack.tuned_for not in (None, device.vendor)
+    return stack.population == TUNED and elsewhere and device.kind == "gpu" and not device.compiles_graphs
+
+
+def _overhead(resolver: _Resolver, stack: Stack) -> float:
+    """Return the divisor of the rates of memory and links: that of the stack, or that of ordinary software where nobody
+    tuned the stack for this device."""
+    if stack.overhead_factor is not None or not is_ported(stack, resolver.accelerator):
+        return overhead_of(stack)
+    found = overhead_of(STACKS[ORDINARY])
+    why = (
+        f"this software was tuned for devices of {stack.tuned_for}, so that it moves bytes here as ordinary software "
+        "does; stack.tuned_for or stack.overhead_factor says otherwise"
+    )
+    resolver.assume("stack.overhead_factor", f"{found:.4g}", why)
+    return found
+
+
 def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
     """Return the rates of a cluster under a software stack, and what is assumed to get them."""
     constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
@@ -300,7 +325,7 @@ def resolve_constants(
         "attention_flops": _attention(resolver, stack) * attention_factor(precision, device),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
         "host_op_time_s": resolver.prior("host_op_time_s") if host is None else host,
-        "overhead": overhead_of(stack),
+        "overhead": _overhead(resolver, stack),
         **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})

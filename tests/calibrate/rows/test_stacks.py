@@ -321,3 +321,20 @@ def test_software_that_is_not_pytorch_has_kernels_for_its_norms_unless_the_row_s
 
     assert fused.spec.stack.plain_modules is False
     assert apart.spec.stack.plain_modules is True
+
+
+@pytest.mark.parametrize(
+    ("framework", "tuned_for"),
+    [
+        ("torchtitan (2025)", "nvidia"),
+        ("Megatron-LM (rocm/megatron-lm v26.1, 2026-06)", "nvidia"),
+        ("NeMo (MLPerf v5.1, ROCm, 2025)", None),
+        ("Primus (Megatron-LM, 2026-10)", None),
+        ("MaxText (ROCm, 2026-06)", None),
+        ("AXLearn", None),
+    ],
+)
+def test_software_of_a_maker_or_of_a_benchmark_counts_as_tuned_for_its_device(
+    framework: str, tuned_for: str | None
+) -> None:
+    assert read(framework=framework, gpu="MI325X").spec.stack.tuned_for == tuned_for
