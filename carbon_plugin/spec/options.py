@@ -8,10 +8,15 @@ from msgspec import Struct
 
 from carbon_plugin.spec.stack import Stack
 
+SHORT_BY = 0.05
+"""A span may be shorter than stated by this share, because a monitor that wakes for each window does so a little late,
+and the next time a little less so (our convention)."""
+
 
 class SpanRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Says when a span is long enough: after `min_s` and `min_steps`, or after `long_steps` where a step takes more
-    than `min_s`.
+    than `min_s`. Spans end at the last step of a window, so that one may lack less than a step, or a twentieth, of
+    `min_s`: without that, every other window of `min_s` would end none.
 
     The first `warmup_steps` of a process are left out, because they pay for compilation, autotuning and the allocator.
     """
@@ -23,7 +28,10 @@ class SpanRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def enough(self, steps: int, duration_s: float) -> bool:
         """Return whether this number of steps in this time, s, makes a span."""
-        if steps < 1 or duration_s < self.min_s:
+        if steps < 1:
+            return False
+        lacks_s = self.min_s - duration_s
+        if lacks_s > 0 and lacks_s >= max(duration_s / steps, SHORT_BY * self.min_s):
             return False
         return steps >= self.min_steps or (steps >= self.long_steps and duration_s / steps > self.min_s)
 

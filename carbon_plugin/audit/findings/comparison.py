@@ -43,8 +43,9 @@ class ErrorPart(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Return the cause in words for a reader: that of the grid holds the PUE too."""
-        return "grid and PUE" if self.cause == "grid" else self.cause
+        """Return the cause in words for a reader: that of the grid holds the PUE too, and that of the run's length all
+        time in which no step was made, so that twice the steps without the planned start-up may be as long."""
+        return {"grid": "grid and PUE", "run length": "run length with other time"}.get(self.cause, self.cause)
 
 
 class ForecastComparison(Struct, frozen=True, kw_only=True):

@@ -43,19 +43,23 @@ class _Steps(Struct):
     def power_ratio(self) -> float | None:
         """Return measured over predicted power of the GPUs, or None where no span has both."""
         found = [
-            span.gpu_energy_per_step_j
-            / span.step_time_s
-            / (span.predicted_gpu_energy_per_step_j / span.predicted_step_time_s)
+            (
+                span,
+                span.gpu_energy_per_step_j
+                / span.step_time_s
+                / (span.predicted_gpu_energy_per_step_j / span.predicted_step_time_s),
+            )
             for span in self.spans
             if span.gpu_energy_per_step_j and span.predicted_gpu_energy_per_step_j and span.predicted_step_time_s
         ]
-        return float(np.median(found)) if found else None
+        return _median([span for span, _ in found], [ratio for _, ratio in found]) if found else None
 
     @property
     def step_time_s(self) -> float | None:
         """Return the seconds per step, or None where no step was measured."""
         if self.spans or self.short:
-            return _median(self.spans or self.short)
+            spans = self.spans or self.short
+            return _median(spans, [span.step_time_s for span in spans])
         mean = self.counted.step_time_s
         return None if mean is None else mean.value
 
@@ -165,10 +169,9 @@ def stack_name(stack: Stack) -> str:
     return next((name for name, shipped in STACKS.items() if shipped == stack), OWN_STACK)
 
 
-def _median(spans: Sequence[Span]) -> float:
-    """Return the median step time over steps, in seconds."""
-    times = np.array([span.step_time_s for span in spans])
+def _median(spans: Sequence[Span], values: Sequence[float]) -> float:
+    """Return the median of a value of each span, over steps: a long span counts for more."""
     steps = np.array([span.last_step - span.first_step + 1 for span in spans])
-    order = np.argsort(times)
+    order = np.argsort(values)
     middle = int(np.searchsorted(np.cumsum(steps[order]), steps.sum() / 2))
-    return float(times[order][middle])
+    return float(values[order[middle]])

@@ -86,6 +86,21 @@ def test_a_run_is_one_row_with_the_median_step_time_of_its_spans(spec, tmp_path)
     assert row.id == f"{RUN}-attempt-0"
 
 
+def test_step_time_and_power_are_medians_over_the_same_steps(spec, tmp_path) -> None:
+    few, many = (
+        msgspec.structs.replace(
+            span(first, last, step_time_s),
+            gpu_energy_per_step_j=watts * step_time_s,
+            predicted_step_time_s=1.0,
+            predicted_gpu_energy_per_step_j=100.0,
+        )
+        for first, last, step_time_s, watts in ((4, 13, 0.9, 50.0), (14, 53, 0.5, 80.0))
+    )
+    write(tmp_path, manifest(spec), few, many)
+    ((row,), _) = ledger_rows(tmp_path)
+    assert (row.measured_step_time_s, row.power_ratio) == (0.5, pytest.approx(0.8))
+
+
 def test_the_nodes_of_an_attempt_are_one_row_and_its_attempts_are_several(spec, tmp_path) -> None:
     for attempt in (0, 1):
         for node in (0, 1):

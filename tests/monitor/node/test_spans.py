@@ -39,10 +39,8 @@ class Loop:
 def test_span_has_the_time_and_the_energy_of_its_steps():
     loop = Loop(0.3)
 
-    spans = [span for at in (10.1, 20.1, 30.1) for span in loop.read(at)]
+    (span,) = [span for at in (10.1, 20.1) for span in loop.read(at)]
 
-    assert len(spans) == 1
-    (span,) = spans
     assert span.duration_s / span.steps == pytest.approx(0.3)
     assert span.gpu_energy_j / span.steps == pytest.approx(0.3 * 300)
     assert (span.first_step, span.last_step) == (34, 67)
@@ -56,6 +54,17 @@ def test_next_span_begins_where_the_last_one_ended():
 
     assert len(spans) > 2
     assert all(a.last_step + 1 == b.first_step for a, b in pairwise(spans))
+
+
+@pytest.mark.parametrize("step_s", [0.0007, 0.03, 0.3, 0.8, 0.97])
+def test_each_window_of_ten_seconds_ends_a_span(step_s):
+    loop = Loop(step_s)
+    moments_s = [10 * number + late_s for number, late_s in zip(range(1, 20), [0.2, 0.0, 0.4, 0.1] * 5, strict=False)]
+
+    spans = [loop.read(at) for at in moments_s]
+
+    assert [len(found) for found in spans] == [0] + [1] * 18
+    assert all(span.steps >= 10 and span.duration_s > 9 for (span,) in spans[1:])
 
 
 def test_long_steps_need_three_of_them():
