@@ -32,6 +32,8 @@ DIGITS = 3
 FEWEST_SOURCES = 3
 """With fewer sources nothing is known of how sources differ: the rows of the class in `RELATED` count too then."""
 RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
+FEWEST_BLIND = 9
+"""From so many sources that were predicted blind on, they alone count: of fewer no tenth lies beyond either end."""
 
 
 class RangeShares(Struct, frozen=True, kw_only=True):
@@ -46,11 +48,11 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     """One instance says how far predictions of a class lie from what was measured, where the constants have not seen
     the source.
 
-    `rows` and `sources` are those that are of the class today; `effects` may come from related rows too,
-    and count rows of blind sets as they were predicted blind. `error` is the mean relative error of predictions without
-    the source and `coverage` the share of rows inside the shipped 80 % range about them, with every source counted
-    once. `held_blind` has the shares about the prediction that `effects` count, with the spread computed without the
-    row's source, None where the other sources are too few.
+    `rows` and `sources` are those that are of the class today; `effects` come from those that were predicted blind, as
+    they were predicted then, or from all and related ones where these are few. `error` is the mean relative error of
+    predictions without the source and `coverage` the share of rows inside the shipped 80 % range about them, with every
+    source counted once. `held_blind` has the shares about the prediction that `effects` count, with the spread computed
+    without the row's source, None where the other sources are too few.
     """
 
     kind: AccuracyClass
@@ -72,9 +74,10 @@ def class_spreads(
     `predicted_blind` holds, by the id of the row, the seconds that were predicted before the model was changed with
     knowledge of the row. By default these are those of the shipped blind sets. A change that is made with knowledge of
     a source improves the predictions of that source, and says little about the next one. How far the next one may lie
-    is shown by predictions that were made without knowledge of it. Such an error counts in the class in which the row
-    was predicted, which `blind_class` names where the row has another one by now: who is told that software is tuned is
-    not exposed to errors that were made while it was taken for ordinary.
+    is shown by predictions that were made without knowledge of it, and where `FEWEST_BLIND` sources or more have some,
+    by them alone: a source that was in sight when equations were chosen lies nearer, even if no constant saw it. Such
+    an error counts in the class in which the row was predicted, which `blind_class` names where the row has another one
+    by now: who is told that software is tuned is not exposed to errors that were made while it was taken for ordinary.
     """
     known = blind_predictions() if predicted_blind is None else predicted_blind
     told = blind_classes() if blind_class is None else blind_class
@@ -84,17 +87,24 @@ def class_spreads(
     sources = np.array([row.origin for row in kept])
     left_out = np.log([_measured_over_predicted(row) for row in kept])
     errors = np.log([_measured_over_predicted(row, known.get(row.id)) for row in kept])
+    blind = np.array([row.id in known for row in kept])
+
+    def telling(kind: AccuracyClass) -> NDArray[np.bool_]:
+        """Return which rows of a class say how far the next source may lie."""
+        alone = (kinds == kind) & blind
+        return alone if np.unique(sources[alone]).size >= FEWEST_BLIND else kinds == kind
+
     found = []
     for kind in get_args(AccuracyClass):
-        own = kinds == kind
+        own = telling(kind)
         if not np.any(own):
             continue
         names = np.unique(sources[own])
         borrowed = names.size < FEWEST_SOURCES and kind in RELATED
-        counted = own | (kinds == RELATED[kind]) if borrowed else own
+        counted = own | telling(RELATED[kind]) if borrowed else own
         few = names.size if borrowed else None
         shipped = interval.spread_of(kind)
-        blind = [
+        held = [
             _held(errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few)))
             for name in names
             if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
@@ -107,7 +117,7 @@ def class_spreads(
                 effects=_effects(errors, sources, counted, few),
                 error=_by_source(np.abs(np.expm1(-left_out)), sources, now == kind),
                 coverage=_coverage(left_out, sources, now == kind, shipped),
-                held_blind=_mean_of(blind) if len(blind) == names.size else None,
+                held_blind=_mean_of(held) if len(held) == names.size else None,
             )
         )
     return tuple(found)

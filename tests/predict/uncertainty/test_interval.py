@@ -13,7 +13,7 @@ from carbon_plugin.calibrate.random_effects import random_effects, sided_effects
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
-from carbon_plugin.validate.step.spreads import FEWEST_SOURCES, class_spreads, rewrite_effects
+from carbon_plugin.validate.step.spreads import FEWEST_BLIND, FEWEST_SOURCES, class_spreads, rewrite_effects
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
 
@@ -193,6 +193,18 @@ def test_a_row_that_was_predicted_blind_counts_with_that_prediction_and_not_with
     assert after.effects.between == 0
     assert before.effects.between == pytest.approx(np.sqrt(np.mean(np.square([0.4, 0.3]))), abs=1e-3)
     assert before.coverage == after.coverage == 1
+
+
+@pytest.mark.parametrize("blind_sources", [FEWEST_BLIND - 1, FEWEST_BLIND])
+def test_sources_that_were_in_sight_count_only_where_few_were_predicted_blind(blind_sources: int) -> None:
+    seen = rows("moe", {f"seen-{index}": [0.0] for index in range(20)})
+    unseen = rows("moe", {f"blind-{index}": [0.3 * (-1) ** index] for index in range(blind_sources)})
+    predicted = {row.id: row.left_out_step_time_s or 0.0 for row in unseen}
+
+    (found,) = class_spreads([*seen, *unseen], predicted)
+
+    assert found.effects.sources == (blind_sources if blind_sources == FEWEST_BLIND else 20 + blind_sources)
+    assert (found.rows, found.sources) == (20 + blind_sources,) * 2
 
 
 def test_a_blind_error_counts_in_the_class_in_which_the_row_was_predicted() -> None:
