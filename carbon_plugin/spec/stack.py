@@ -29,6 +29,7 @@ CrossEntropy = Literal[
     "compiled",
     "fused",
     "vocab_parallel",
+    "vocab_parallel_graphs",
     "chunked",
     "chunked_head",
     "chunked_output",
@@ -91,7 +92,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the mean;
     unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for ordinary
     software. `cross_entropy` says what a logit costs in memory and what it moves: "eager" PyTorch in fp32, "compiled",
-    "fused" in fp32 (NeMo), "vocab_parallel" single operations on an fp32 copy (Megatron), "chunked" where a kernel
+    "fused" in fp32 (NeMo), "vocab_parallel" single operations on an fp32 copy (Megatron), "vocab_parallel_graphs" the
+    same in graphs of the compiler that write new copies (Megatron's native fusion until 2026), "chunked" where a kernel
     takes head and loss in small blocks of tokens, "chunked_head" where PyTorch's operations take both for an eighth of
     the tokens at a time (torchtitan), "chunked_output" where all logits are held in 16 bit and the loss takes them in
     chunks (torchtune), "in_place" where the gradient is written over the 16-bit logit, "narrow_kernel" where a kernel

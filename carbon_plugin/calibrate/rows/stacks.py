@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import msgspec
@@ -56,9 +58,14 @@ FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
 GRUG = "Grug"
 """Levanter's models of this name take the head and the loss in blocks, and never hold the logits
 (`fused_linear_softmax_cross_entropy_loss` of levanter/grug/loss.py)."""
+NATIVE_LOSS = re.compile(r"(?i)\bnative (fused )?cross[- ]entropy|\bcross[-_]entropy[-_]fusion[-_]impl\W+native")
+"""Words for Megatron's own fused loss, in place of Transformer Engine's (`--cross-entropy-fusion-impl`)."""
 WEIGHT_PRODUCTS = re.compile(r"(?i)\bminimal(?P<core>_flash|_with_context)?\b|\b(checkpoint_)?dots(_saveable)?\b")
 """Policies of JAX that keep the result of every product with weights: `checkpoint_dots_with_no_batch_dims`, which is
 MaxText's "minimal", and with the core's output its "minimal_flash" (`get_remat_policy` of its layers/decoders.py)."""
+KEPT_PROJECTIONS = re.compile(r"(?i)\bq, ?k,? (and )?v\b|\bsave_qkv_proj\b")
+"""Words for a policy that keeps Q, K and V, in the device or on the host, and repeats the other products. The name is
+that of MaxText's (`get_remat_policy` of its layers/decoders.py)."""
 GRAPH_TRAINER = "GraphTrainer"
 """torchtitan's trainer that traces the whole step: its policy keeps the result of every product in the list, and not of
 every second one (`_make_default_memory_policy` of its experiments/graph_trainer/memory_policy.py)."""
@@ -110,10 +117,16 @@ FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?(
 """FlashAttention by its release, as transformers' `attn_implementation` and people write it."""
 SDPA = ("sdpa", "scaled-dot-product-attention")
 """PyTorch's own attention, which takes the kernel that suits the device (`scaled_dot_product_attention`)."""
-XFORMERS = "xformers"
-"""Its `memory_efficient_attention` takes FlashAttention before its own CUTLASS kernel, which devices before Ampere get
-(`_dispatch_fw_priority_list` of ops/fmha/dispatch.py at 038444a; FlashAttention 3 on Hopper is not taken here, because
-no row says that its build had it)."""
+UNNUMBERED = ("xformers", "flash-attention", "flash-attn", "splash", "splash-attention")
+"""FlashAttention of no stated release, and xformers, whose `memory_efficient_attention` takes FlashAttention before its
+own CUTLASS kernel, which devices before Ampere get (`_dispatch_fw_priority_list` of ops/fmha/dispatch.py at 038444a;
+FlashAttention 3 on Hopper is not taken here, because no row says that its build had it). JAX's splash attention is the
+one of TPUs."""
+SAME_KERNELS: Mapping[str, AttentionKernel] = MappingProxyType(
+    {"fused": "cudnn", "cudnn-flash-te": "cudnn", "dot-product": "eager"}
+)
+"""What Megatron (`--attention-backend`) and MaxText (`attention`) call kernels of other names here. Megatron's "fused"
+is cuDNN's through Transformer Engine (`AttnBackend` of its core/transformer/enums.py)."""
 OF_THE_MAKER = re.compile(r"(?i)\bmlperf\b|\bprimus\b|\bneuron\b|\bhabana\b")
 """Software that makers of devices wrote for their own, and submissions to a benchmark, which are tuned for their
 hardware whatever the name of the software. What XLA compiles counts as tuned for every device, because its kernels are
@@ -144,8 +157,10 @@ def stack_of(
     changes |= _sharded(conventions, row)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
-    if "PURE" in row.text("sharding") or row.text("reduce_dtype") == "bf16":
+    if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
+    if row.text("reduce_dtype") in ("bf16", "fp32"):
+        changes["grad_reduce_dtype"] = row.text("reduce_dtype")
     if conventions.legacy_modules:
         changes["legacy_modules"] = True
     if conventions.one_region:
@@ -191,6 +206,8 @@ def _kept_by_policy(
     policy = f"{row.text('recompute')} {row.text('remat_policy')}"
     if conventions.xla and (named := WEIGHT_PRODUCTS.search(policy)):
         return {"operators_keep": "every_product" if named.group("core") else "every_product_alone"}
+    if KEPT_PROJECTIONS.search(f"{policy} {row.text('activation_offload')}"):
+        return {"operators_keep": "projections"}
     if conventions.name == "torchtitan" and GRAPH_TRAINER in row.text("notes"):
         return {"operators_keep": "every_product"}
     if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE:
@@ -302,6 +319,8 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
     words = f"{row.text('overlap')} {row.text('notes')}"
     if HAND_KERNELS.search(f"{framework} {words}"):
         changes |= {"fused": True, "cross_entropy": "chunked" if FUSED_LOSS.search(words) else "in_place"}
+    elif conventions.stack.gradient_buffers and NATIVE_LOSS.search(words):
+        changes["cross_entropy"] = "vocab_parallel_graphs"
     elif (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
         changes["cross_entropy"] = loss
     return changes
@@ -325,17 +344,18 @@ def _attention_kernel(row: Fields, device: Accelerator) -> AttentionKernel | Non
 
     Raises `SpecError` naming the field for an unknown one.
     """
-    said = row.text("attention_kernel")
+    said = re.sub(r"\s*\(.*\)$", "", row.text("attention_kernel").strip())
     if _says_sdpa(row):
         return None
-    if normalized(said) == XFORMERS:
-        return "flash" if default_attention_kernel(device) == "flash" else "flash2"
+    if normalized(said) in UNNUMBERED:
+        return "flash" if device.kind == "tpu" or default_attention_kernel(device) == "flash" else "flash2"
+    said = SAME_KERNELS.get(normalized(said), said)
     numbered = FLASH_ATTENTION.fullmatch(said)
     kernel = f"flash{numbered[1]}" if numbered else said
     for known in get_args(AttentionKernel):
         if kernel == known:
             return cast("AttentionKernel", known)
-    known = (*get_args(AttentionKernel), SDPA[0], XFORMERS)
+    known = (*get_args(AttentionKernel), SDPA[0], *UNNUMBERED)
     raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(known)}")
 
 

@@ -148,6 +148,7 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "compiled": (6.0, 6.0),
     "fused": (6.0, 6.0),
     "vocab_parallel": (6.0, 6.0),
+    "vocab_parallel_graphs": (12.0, 12.0),
     "chunked": (0.25, 0.25),
     "chunked_head": (14.0 / 8, 16.0 / 8),
     "chunked_output": (2.25, 2.25),
@@ -167,7 +168,9 @@ torchtitan reported in 2024. Over 16-bit logits ("half") the three are 16-bit va
 keeps them and writes their gradient beside them (apex's and flash-attention's, which llm-foundry takes unless told
 otherwise: `loss_fn` of its models). A loss on DTensors holds four fp32 values in its backward pass: the logarithm of
 the softmax, a gradient of zeros, and two steps of their sum (`torch.distributed.tensor.parallel.loss`); torchtitan,
-which has it, lets its logits go before.
+which has it, lets its logits go before. Megatron's loss in graphs holds at its peak the 16-bit logit and its gradient,
+the softmax, and the copy into which the compiler writes what the code changes in place. One user's 1.7B and 8B on H100
+needed 11 and 12 bytes more than a loss in place does.
 """
 HEAD_GRADIENTS: dict[CrossEntropy, float] = {"chunked": 2.0, "chunked_head": 2.0, "chunked_output": 2.0}
 """Gradients of the head that exist at the peak of a loss in chunks: the sum over chunks and that of the last chunk."""
@@ -176,6 +179,7 @@ ENTROPY_BYTES: dict[CrossEntropy, float] = {
     "compiled": 14.0,
     "chunked_output": 14.0,
     "vocab_parallel": 52.0,
+    "vocab_parallel_graphs": 48.0,
 }
 """Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
 
@@ -183,8 +187,11 @@ A loss in place reads the logit twice and writes its gradient over it. A compile
 for maximum and sum and again for the gradient, then writes the gradient, which two products read. Megatron's loss over
 tensor-parallel ranks is a chain of operations on an fp32 copy, on one rank too (its core/tensor_parallel/
 cross_entropy.py): the copy (6), the maximum (4), a difference, an exponential and a quotient in place (8 each) and a
-sum (4), and backward a product in place (8) and the cast of the gradient (6). Other losses take 20 bytes where
-elementwise chains are fused and 40 where single operations run.
+sum (4), and backward a product in place (8) and the cast of the gradient (6). In graphs of the compiler each change in
+place beside a sum or a scatter writes a new copy and copies it back (the note of core/fusions/fused_cross_entropy.py at
+0cb4a9c8, which ended it in 2026): copy and maximum (6), difference and exponential (16), quotient (8), and backward
+the scatter and the product (16) and the cast (2). Other losses take 20 bytes where elementwise chains are fused and 40
+where single operations run.
 """
 SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (20.0, 20.0), "tf32": (24.0, 20.0), "fp32": (24.0, 20.0)}
 SOFTMAX_BYTES_BF16 = (28.0, 28.0)

@@ -629,6 +629,9 @@ def test_automodel_and_torchtune_train_in_16_bit_throughout() -> None:
 
 def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
     assert parsed(attention_kernel="flash3").spec.stack.attention_kernel == "flash3"
+    tpu = {"gpu": "TPUv5e", "framework": "MaxText", "tp": 1, "step_time_s": 99}
+    kernels = [parsed(**tpu, attention_kernel=said).spec.stack.attention_kernel for said in ("splash", "dot_product")]
+    assert kernels == ["flash", "eager"]
     assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of eager, ")
 
 
@@ -641,6 +644,10 @@ def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> N
         ("B200", "torchtitan (2026-01)", "sdpa", "cudnn", None),
         ("H100-80GB-SXM", "HF Trainer", "xformers", "flash2", None),
         ("V100", "HF Trainer", "xFormers", "flash", None),
+        ("A100-80GB-SXM", "HF Trainer", "flash_attention", "flash2", None),
+        ("H100-80GB-SXM", "HF Trainer", "FA3 (its beta)", "flash3", None),
+        ("H100-80GB-SXM", "MaxText", "cudnn_flash_te", "cudnn", None),
+        ("A100-80GB-SXM", "Megatron-LM (2026)", "fused", "cudnn", None),
     ],
 )
 def test_a_row_may_name_the_library_that_chooses_its_attention_kernel(gpu, framework, said, kernel, assumed) -> None:
@@ -649,6 +656,37 @@ def test_a_row_may_name_the_library_that_chooses_its_attention_kernel(gpu, frame
 
     assert row.spec.stack.attention_kernel == kernel
     assert [line for line in row.assumed if line.startswith("attention kernel")] == ([assumed] if assumed else [])
+
+
+def test_a_policy_that_keeps_q_k_and_v_repeats_the_other_products() -> None:
+    common = {"framework": "PyTorch/XLA (2026)", "gpu": "TPUv6e", "tp": 1, "recompute": "selective AC"}
+    said = {"activation_offload": "layer inputs, Q, K, V, output projection"}
+    kept, plain = parsed(**common, **said).spec, parsed(**common).spec
+    assert kept.stack.operators_keep == "projections"
+    assert parsed(**common | {"recompute": "selective AC (save_qkv_proj)"}).spec.stack.operators_keep == "projections"
+    assert plain.stack.operators_keep == "products"
+    same = msgspec.structs.replace(kept, layout=plain.layout)
+    assert predict_step(same).step_time_s.value > predict_step(plain).step_time_s.value
+
+
+def test_megatrons_own_fused_loss_needs_more_memory_and_time_than_transformer_engines() -> None:
+    common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1, "pp": 1, "arch": "qwen2.5-7b"}
+    said = "native fused cross entropy"
+    own, engines = (parsed(**common, overlap=overlap).spec for overlap in (said, None))
+    argument = parsed(**common, notes="--cross-entropy-fusion-impl native").spec
+    assert own.stack.cross_entropy == argument.stack.cross_entropy == "vocab_parallel_graphs"
+    assert parsed(framework="HF Trainer", overlap=said).spec.stack.cross_entropy == "eager"
+    own, engines = predict_step(own), predict_step(engines)
+    assert own.step_time_s.value > engines.step_time_s.value
+    assert sum(own.memory.parts_bytes.values()) > sum(engines.memory.parts_bytes.values())
+
+
+def test_a_row_may_state_the_type_in_which_gradients_are_reduced_either_way() -> None:
+    common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1}
+    wide, narrow, usual = (parsed(**common, reduce_dtype=said).spec for said in ("fp32", "bf16", None))
+    assert [spec.stack.grad_reduce_dtype for spec in (wide, narrow, usual)] == ["fp32", "bf16", "bf16"]
+    needs = [sum(predict_step(spec).memory.parts_bytes.values()) for spec in (wide, narrow)]
+    assert needs[0] > needs[1]
 
 
 def test_unfused_attention_has_a_fused_softmax_in_megatron_and_is_a_chain_of_operations_elsewhere() -> None:
