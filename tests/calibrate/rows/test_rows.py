@@ -669,6 +669,32 @@ def test_a_policy_that_keeps_q_k_and_v_repeats_the_other_products() -> None:
     assert predict_step(same).step_time_s.value > predict_step(plain).step_time_s.value
 
 
+def test_the_host_takes_longer_for_operations_on_split_weights_that_are_not_compiled() -> None:
+    common = {
+        "framework": "torchtitan (2026-01)",
+        "arch": "llama3_8b",
+        "pp": 1,
+        "gpu": "H100-SXM",
+        "gbs": 64,
+        "dp": None,
+    }
+
+    def issued(tp: int, overlap: str | None = None, framework: str = common["framework"]) -> float | None:
+        row = parsed(**common | {"framework": framework}, tp=tp, overlap=overlap, step_time_s=99)
+        return row.spec.stack.host_op_time_s
+
+    usual = STACKS["torchtitan"].host_op_time_s
+    assert issued(1) == issued(8, "torch.compile") == usual
+    assert issued(8) == pytest.approx(usual + 25e-6)
+    assert issued(8, framework="Megatron-LM (2026)") == STACKS["megatron-core"].host_op_time_s
+    split, compiled = (
+        parsed(**common, tp=8, mbs=1, overlap=said, step_time_s=9).spec for said in (None, "torch.compile")
+    )
+    same = msgspec.structs.replace(split, stack=msgspec.structs.replace(split.stack, host_op_time_s=usual))
+    assert predict_step(split).step_time_s.value > predict_step(same).step_time_s.value
+    assert predict_step(same).step_time_s.value > predict_step(compiled).step_time_s.value
+
+
 def test_megatrons_own_fused_loss_needs_more_memory_and_time_than_transformer_engines() -> None:
     common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1, "pp": 1, "arch": "qwen2.5-7b"}
     said = "native fused cross entropy"
