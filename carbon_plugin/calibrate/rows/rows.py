@@ -77,7 +77,7 @@ READ = frozenset(
         *("tp", "pp", "cp", "ep", "etp", "dp", "sp", "pipeline_rounds", "sharding", "overlap"),
         *("precision", "optimizer", "reduce_dtype", "recompute", "remat_policy", "activation_offload"),
         *("cpu_offload_layers", "attention_kernel", "framework", "oom"),
-        *("routing", "dispatcher", "cuda_graphs", "capacity_factor"),
+        *("routing", "dispatcher", "cuda_graphs", "capacity_factor", "pad_to_capacity"),
     }
 )
 """The fields of a row, and of the shape that it names, that are read where they matter (docs/rows.md)."""

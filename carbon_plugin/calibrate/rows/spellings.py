@@ -35,9 +35,13 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ep": ("expert_parallel", "expert_parallel_size", "expert_model_parallel_size"),
         "etp": ("expert_tensor_parallel_size",),
         "dp": ("data_parallel", "data_parallel_size"),
+        "vp": ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
         "sp": ("sequence_parallel",),
         "step_time_s": ("step_time", "iteration_time_s", "seconds_per_step", "s_per_step"),
         "mem_gib_per_gpu": ("peak_memory_gib",),
+        "dispatcher": ("moe_token_dispatcher_type",),
+        "capacity_factor": ("moe_expert_capacity_factor",),
+        "pad_to_capacity": ("moe_pad_expert_input_to_capacity",),
     }
 )
 """The fields of a row, and what Megatron, DeepSpeed, transformers, torchtitan and MaxText call them."""

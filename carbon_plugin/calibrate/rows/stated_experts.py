@@ -88,12 +88,13 @@ def stated_experts(row: Fields) -> StatedExperts:
     Raises `SpecError` naming the field for a value that nothing here knows.
     """
     notes = row.text("notes")
+    padded = row.flag("pad_to_capacity")
     return StatedExperts(
         routing=_word(row, "routing", ROUTINGS) or _noted(notes, ROUTING_NOTES),
         dispatcher=_word(row, "dispatcher", DISPATCHERS) or _noted(notes, DISPATCHER_NOTES),
         cuda_graphs=_word(row, "cuda_graphs", CUDA_GRAPHS) or _noted(notes, CUDA_GRAPHS_NOTES),
         capacity_factor=row.number("capacity_factor") if row.states("capacity_factor") else _noted_capacity(notes),
-        padded="not padded" not in notes,
+        padded="not padded" not in notes if padded is None else padded,
         dropless="dropless" in notes,
     )
 

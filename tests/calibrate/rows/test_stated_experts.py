@@ -34,6 +34,15 @@ def refusal(**changes: Any) -> str:
     return skipped[0].reason
 
 
+def test_experts_are_padded_to_their_capacity_unless_a_field_or_the_notes_say_otherwise() -> None:
+    words, usual = "capacity factor 1.0, not padded", {"capacity_factor": 1.0}
+    megatron = {"moe_expert_capacity_factor": 1.0, "moe_pad_expert_input_to_capacity": False}
+
+    assert read(**megatron) == read(notes=words) == read(**usual, pad_to_capacity=False)
+    assert read(**usual) == read(**usual, pad_to_capacity=True) != read(notes=words)
+    assert read(notes=words, pad_to_capacity=True).spec.stack.static_dispatch
+
+
 @pytest.mark.parametrize(
     ("field", "value", "notes", "known"),
     [
