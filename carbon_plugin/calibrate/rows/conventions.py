@@ -18,7 +18,8 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
     pipelines do not interleave as those of its stack do, `sequence_parallel` whether tensor parallelism splits
-    sequences too and `plain_modules` whether norms and gates are plain PyTorch, where these differ from its stack.
+    sequences too, `hides_tensor_traffic` whether products hide its collectives and `plain_modules` whether norms and
+    gates are plain PyTorch, where these differ from its stack.
     `chunks_the_loss` says that the loss takes the logits in chunks, and `balanced_stages` that its pipelines are cut by
     work (`ParallelLayout`). `one_region` says that the whole model is compiled as one region, which holds all that it
     saved until its backward pass ends and returns all gradients. `pure` says that weights, gradients and states are
@@ -38,6 +39,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     dualpipe: bool = False
     reports_reserved_memory: bool = False
     one_chunk: bool = False
+    hides_tensor_traffic: bool | None = None
     plain_modules: bool | None = None
     chunks_the_loss: bool = False
     balanced_stages: bool = False
@@ -59,6 +61,11 @@ class Conventions(Struct, frozen=True, kw_only=True):
         return self.stack.shards_sequences if self.sequence_parallel is None else self.sequence_parallel
 
     @property
+    def hides_collectives(self) -> bool:
+        """Return whether products hide the collectives of tensor parallelism where the row does not say so."""
+        return self.stack.hides_tensor_traffic if self.hides_tensor_traffic is None else self.hides_tensor_traffic
+
+    @property
     def interleaves(self) -> bool:
         """Return whether pipelines hold several model chunks per rank where the row does not say how many."""
         return self.stack.interleaves and not self.one_chunk
@@ -72,6 +79,11 @@ MEGATRON_2023 = msgspec.structs.replace(MEGATRON_LM, dropout=0.1, legacy_modules
 FlashAttention was an option that was off (`--use-flash-attn` and `--hidden-dropout` of its arguments.py)."""
 MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, reentrant=True)
 MEGATRON_BRIDGE = Conventions(name="megatron-bridge", zero_stage=1, reentrant=True)
+BRIDGE_FINE_TUNING = msgspec.structs.replace(MEGATRON_BRIDGE, one_chunk=True, hides_tensor_traffic=False)
+"""Its recipes for fine-tuning leave pipelines with one chunk per rank, hide no collectives of tensor parallelism
+(`comm_overlap=None` of its recipes/common.py) and reach experts by a plain all-to-all
+(`virtual_pipeline_model_parallel_size = None` and `moe_token_dispatcher_type = "alltoall"` of its
+recipes/qwen/qwen3_moe.py)."""
 NEMO = Conventions(name="nemo", zero_stage=1, reentrant=True, adapters="query_key_value")
 """Its adapters are those of queries, keys and values unless told otherwise (`target_modules` of
 examples/nlp/language_modeling/tuning/conf/megatron_gpt_finetuning_config.yaml at 0078023)."""
@@ -183,6 +195,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     # LLM.Q's readme names llm.c as what it was written after: CUDA kernels of its own and no framework.
     ("llm.q", LLM_C),
 )
+FINE_TUNING = re.compile(r"(?i)\bfine-?tun|\bsft\b|packed (documents|sequences)")
+"""Words of a note for a run that trains a finished model on, or on packed documents."""
 FLASH_SINCE = (23, 8)
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
@@ -221,6 +235,8 @@ def conventions_of_row(row: Fields) -> Conventions:
     if found == UNKNOWN and cut and (row.optional_count("n_gpus") or 1) >= MANY_DEVICES:
         return MEGATRON_CORE
     framework = row.text("framework")
+    if found == MEGATRON_BRIDGE and FINE_TUNING.search(row.text("notes")):
+        return BRIDGE_FINE_TUNING
     if found == UNKNOWN and row.text("gpu").upper().startswith("TPU"):
         return ON_TPU
     if found == UNKNOWN and NO_FRAMEWORK.search(framework):

@@ -173,7 +173,7 @@ def _hides_tensor_parallel(row: Fields, conventions: Conventions) -> bool:
     overlap = row.text("overlap")
     if "no overlap in tensor parallelism" in f"{overlap} {row.text('notes')}":  # `ub_tp_comm_overlap: false` of NeMo
         return False
-    return conventions.stack.hides_tensor_traffic or "async TP" in overlap or "tp-comm-overlap" in overlap
+    return conventions.hides_collectives or "async TP" in overlap or "tp-comm-overlap" in overlap
 
 
 def _hides_exchange(row: Fields) -> bool:
