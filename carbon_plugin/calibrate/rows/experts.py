@@ -47,6 +47,9 @@ theirs (`Llama4TextMoe.forward`)."""
 EINSUM_EXPERTS = re.compile(r"(?i)megatron-deepspeed|deepspeed-moe")
 """Frameworks whose experts are DeepSpeed's: products with one-hot matrices over the tokens of a micro-batch send these
 to them and back (`MOELayer.forward` of its moe/sharded_moe.py, which takes Tutel's kernels only where told to)."""
+MESH_EXPERTS = re.compile(r"(?i)mesh[- ]?(tensorflow|tf)\b")
+"""Mesh TensorFlow, whose experts are reached by such products too, over groups of tokens as XLA compiles them
+(`transformer_moe_layer_v1` of its transformer/moe.py). A group has 1,024 tokens there and is read as one sequence."""
 TRANSFORMERS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
 LOOP_TRANSFORMERS = re.compile(r"(?i)transformers v?4\b|\b4\.\d\d|\b20(1\d|2[0-5])\b")
@@ -185,8 +188,9 @@ def _dispatch(conventions: Conventions, row: Fields, stated: StatedExperts, devi
         # NVIDIA's callbacks for dropped tokens pad too, and so does XLA, whose shapes are fixed. Without padding the
         # host waits for the number of rows that are left (`MoEAlltoAllTokenDispatcher.preprocess` of Megatron-core).
         changes |= {"capacity_factor": stated.capacity_factor, "static_dispatch": stated.padded}
-    einsum = EINSUM_EXPERTS.match(row.text("framework"))
-    if einsum or "one-hot dispatch" in row.text("notes"):
+    framework = row.text("framework")
+    einsum = EINSUM_EXPERTS.match(framework)
+    if einsum or MESH_EXPERTS.match(framework) or "one-hot dispatch" in row.text("notes"):
         changes |= {"one_hot_dispatch": True, "one_hot_batch": einsum is not None}
     return changes
 

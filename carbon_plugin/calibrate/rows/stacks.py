@@ -11,6 +11,7 @@ import msgspec
 
 from carbon_plugin.calibrate.rows.conventions import (
     AUTOMODEL,
+    BRIDGE_FINE_TUNING,
     CURRENT,
     LEVANTER,
     MAXTEXT,
@@ -79,12 +80,15 @@ LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
 BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b|megatron-lm.*\b2023\b")
 """Megatron-DeepSpeed took FlashAttention in 2023, and Megatron-LM's default took it in 2024. Before, the softmax is
 fused and the scores go through memory."""
+BEFORE_ANY_FLASH = re.compile(r"(?i)^(?!.*mlperf).*\b20(1\d|2[01])\b")
+"""Software of a year before FlashAttention (arXiv 2205.14135, May 2022), whose scores go through memory whatever runs
+it. NVIDIA's submissions to MLPerf had a fused kernel for BERT then."""
 WIDE_HEADS_SINCE = (25, 7)
 """Containers from this release on have cuDNN 9.11 (from memory), the first whose backward pass on Blackwell takes the
 heads of latent attention (192 wide, with values of 128). Before, Transformer Engine has no fused kernel for them there,
 where on Hopper it has one since cuDNN 9.5 (`nvte_get_fused_attn_backend` of its common/fused_attn/fused_attn.cpp)."""
 WIDEST_USUAL_HEAD = 128
-ENGINE_BASED = (MEGATRON_CORE, MEGATRON_BRIDGE, NEMO, TRANSFORMER_ENGINE, AUTOMODEL)
+ENGINE_BASED = (MEGATRON_CORE, MEGATRON_BRIDGE, BRIDGE_FINE_TUNING, NEMO, TRANSFORMER_ENGINE, AUTOMODEL)
 """Frameworks whose attention is that of Transformer Engine."""
 XLA_ATTENTION = re.compile(r"(?i)paxml(?!.*transformer engine)|axlearn.*\b202[0-4]\b")
 """Paxml has no fused kernel of its own: its attention is what XLA compiles, with the scores in memory
@@ -310,8 +314,9 @@ def _kernels(conventions: Conventions, row: Fields, device: Accelerator, model: 
     # For others it falls back to blocks of plain JAX over the full square, which XLA compiles
     # (`_try_tpu_splash_attention` and `flash_attention` of its layers/attention.py at 98f257a).
     not_splash = conventions == LEVANTER and device.kind == "tpu" and model.head_dim % TPU_LANES
-    # Megatron's relatives have kernels of their own on Intel's GPUs.
-    if not_splash or (device.architecture.startswith(XE) and not conventions.reentrant):
+    # Megatron's relatives have kernels of their own on Intel's GPUs, and a fused softmax before FlashAttention.
+    without = device.architecture.startswith(XE) or BEFORE_ANY_FLASH.match(framework)
+    if not_splash or (without and not conventions.reentrant):
         changes["attention_kernel"] = "eager"
     if BEFORE_FLASH.match(framework.lower()) or _has_no_kernel_for_heads(conventions, framework, device, model):
         changes["attention_kernel"] = "unfused"

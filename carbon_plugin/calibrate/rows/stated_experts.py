@@ -33,6 +33,7 @@ ROUTINGS: Mapping[str, Routing] = {
 }
 DISPATCHERS: Mapping[str, Dispatcher] = {
     "deepep": "deepep",
+    "flex": "deepep",  # Megatron-core's, whose backend is DeepEP unless told otherwise (`moe_flex_dispatcher_backend`)
     "hybridep": "hybridep",
     "alltoall": "all_to_all",
     "all-to-all": "all_to_all",

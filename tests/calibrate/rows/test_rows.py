@@ -460,10 +460,20 @@ def test_a_row_says_that_nothing_hides_the_collectives_of_tensor_parallelism_and
     assert (said.model.dropout, plain.model.dropout) == (0.1, 0.0)
 
 
-def test_experts_of_deepspeed_are_reached_by_one_hot_matrices_over_the_micro_batch() -> None:
-    common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8}
-    stacks = [parsed(**common, framework=name).spec.stack for name in ("Megatron-DeepSpeed (2023)", "Megatron-Core")]
-    assert [(stack.one_hot_dispatch, stack.one_hot_batch) for stack in stacks] == [(True, True), (False, False)]
+@pytest.mark.parametrize(
+    ("framework", "dispatch"),
+    [
+        ("Megatron-DeepSpeed (2023)", (True, True)),
+        ("Mesh TensorFlow (2021)", (True, False)),
+        ("Megatron-Core", (False, False)),
+    ],
+)
+def test_experts_of_deepspeed_and_mesh_tensorflow_are_reached_by_one_hot_matrices_over_a_micro_batch_or_a_sequence(
+    framework: str, dispatch: tuple[bool, bool]
+) -> None:
+    stack = parsed(arch="qwen3_30b_a3b", tp=1, pp=1, ep=8, framework=framework, sharding="none").spec.stack
+
+    assert (stack.one_hot_dispatch, stack.one_hot_batch) == dispatch
 
 
 def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipes() -> None:

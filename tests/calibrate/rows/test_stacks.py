@@ -27,6 +27,9 @@ def test_relatives_of_megatron_run_plain_modules_where_no_cuda_kernel_compiles(g
 MODEL: dict[str, Any] = {"layers": 12, "hidden": 1024, "ffn": 4096, "heads": 16, "mlp": "swiglu"}
 
 
+EXPERTS: dict[str, Any] = {"n_experts": 16, "top_k": 2}
+
+
 def read(**changes: Any) -> PublishedRow:
     """Return a row on eight devices with changes as it is read."""
     row = {
@@ -338,3 +341,30 @@ def test_software_of_a_maker_or_of_a_benchmark_counts_as_tuned_for_its_device(
     framework: str, tuned_for: str | None
 ) -> None:
     assert read(framework=framework, gpu="MI325X").spec.stack.tuned_for == tuned_for
+
+
+@pytest.mark.parametrize("framework", ["fairseq ({})", "DeepSpeed ({})", "Mesh TensorFlow ({})", "own code, {}"])
+def test_no_software_had_a_fused_attention_before_flash_attention_was_published(framework: str) -> None:
+    kernels = {year: read(framework=framework.format(year)).spec.stack.attention_kernel for year in (2019, 2021, 2024)}
+
+    assert (kernels[2019], kernels[2021]) == ("eager", "eager")
+    assert kernels[2024] != "eager"
+    assert read(framework=framework.format(2021), attention_kernel="flash2").spec.stack.attention_kernel == "flash2"
+    assert read(framework="PyTorch (MLPerf 2021)").spec.stack.attention_kernel != "eager"
+
+
+@pytest.mark.parametrize("words", ["full fine-tuning", "SFT of chats", "packed documents of Tulu 3"])
+def test_fine_tuning_in_megatron_bridge_has_neither_chunks_nor_hidden_collectives_nor_a_dispatcher_of_its_own(
+    words: str,
+) -> None:
+    large = {"framework": "Megatron-Bridge (2026)", "n_gpus": 64, "tp": 2, "pp": 2, "ep": 16, "gbs": 512, **EXPERTS}
+    trained, tuned = (read(**large, notes=notes).spec for notes in ("", words))
+
+    assert (trained.layout.virtual_stages > 1, trained.layout.async_tp) == (True, True)
+    assert (tuned.layout.virtual_stages, tuned.layout.async_tp) == (1, False)
+    assert (trained.stack.expert_dispatch, tuned.stack.expert_dispatch) == (
+        "deepep",
+        read(**EXPERTS).spec.stack.expert_dispatch,
+    )
+    assert read(**large, vp=3, notes=words).spec.layout.virtual_stages == 3
+    assert read(**large, notes=f"{words}; DeepEP").spec.stack.expert_dispatch == "deepep"

@@ -51,6 +51,7 @@ def test_experts_are_padded_to_their_capacity_unless_a_field_or_the_notes_say_ot
         ("routing", "balanced", "routing balanced by force", "forced"),
         ("dispatcher", "HybridEP", "HybridEP", "hybridep"),
         ("dispatcher", "deepep", "DeepEP over EFA", "deepep"),
+        ("dispatcher", "flex", "DeepEP", "deepep"),
         ("dispatcher", "all_to_all", "a plain all-to-all", "all_to_all"),
         ("cuda_graphs", False, "no CUDA graphs", "none"),
         ("cuda_graphs", "scoped", "CUDA graphs of attention and router", "scoped"),
