@@ -31,8 +31,9 @@ from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.show.saying import say
 
 NOT_SEEN = (
-    "steps are counted by the optimizer alone: tokens, model and layout are not seen, and under carbon-plugin run the "
-    "time before the first step is not either, so that nothing is predicted without a plan; an adapter sees them"
+    "steps are counted by the optimizer alone. Tokens, model and layout are not seen, nor is the time before the first "
+    "step under carbon-plugin run. Nothing is predicted without a plan (--planned). An adapter in the script sees all "
+    "of them"
 )
 STOPS = "the budget ends this training by SIGTERM, which its script handles, after a step on which all ranks agree"
 ONLY_WARNS = "the budget can only warn, because this script has no handler of SIGTERM that would save its state"

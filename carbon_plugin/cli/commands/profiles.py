@@ -21,7 +21,7 @@ from carbon_plugin.spec.hardware.profiles import (
     sourced_values,
 )
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number
-from carbon_plugin.spec.numbers.figure import Sourced
+from carbon_plugin.spec.numbers.figure import CONFIDENCE_MEANS, Sourced
 from carbon_plugin.spec.numbers.units import (
     BYTE_RATE_UNITS,
     BYTE_UNITS,
@@ -162,6 +162,8 @@ def _print_profile(profile: Profile) -> None:
     echo("")
     rows = [(n, _with_unit(n, v), v.confidence, v.source, v.note or "") for n, v in sourced_values(profile)]
     _print_table(("field", "value (p10 to p90)", "confidence", "source", "note"), rows)
+    met = {value.confidence for _, value in sourced_values(profile)}
+    echo(f"confidence: {'; '.join(f'{name}: {means}' for name, means in CONFIDENCE_MEANS.items() if name in met)}")
     if any(value.low is None for _, value in sourced_values(profile)):
         echo(WITHOUT_RANGE)
     echo("\nsources")

@@ -16,6 +16,16 @@ from carbon_plugin.spec.numbers.range import Range
 
 Kind = Literal["measured", "modelled", "assumed", "declared"]
 Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted", "assumed"]
+CONFIDENCE_MEANS: dict[Confidence, str] = {
+    "measured": "on a device, by us or by you",
+    "read": "in a primary text",
+    "read2": "in a text that quotes the primary one",
+    "memory": "remembered and not checked",
+    "derived": "by arithmetic on numbers that were read",
+    "fitted": "by calibration on measured rows",
+    "assumed": "by convention",
+}
+"""How a value of a profile is known, for a reader."""
 
 
 class Figure(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,9 +62,7 @@ class Figure(Struct, frozen=True, forbid_unknown_fields=True):
 class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
     """One instance holds a value of a profile with its source; the unit is in the name of the field that holds it.
 
-    `source` is a key of the profile's `sources`. `confidence` is `measured` (on a device, by us or the user), `read`
-    (in a primary text), `read2` (in a text that quotes the primary one), `memory` (unchecked), `derived` (by arithmetic
-    on numbers that were read), `fitted` (by calibration) or `assumed` (by convention).
+    `source` is a key of the profile's `sources`. `CONFIDENCE_MEANS` says what each `confidence` stands for.
     """
 
     value: float

@@ -64,6 +64,10 @@ def test_one_profile_is_shown_with_every_value_its_confidence_and_its_source(cap
         (line,) = (line for line in text.splitlines() if line.startswith(f"{field} "))
         assert value.confidence in line
         assert value.source in line
+    (legend,) = (line for line in text.splitlines() if line.startswith("confidence: "))
+    assert {part.split(": ")[-2] for part in legend.split("; ")} == {
+        value.confidence for _, value in sourced_values(accelerator)
+    }
     for citation in accelerator.sources.values():
         assert citation in text
     for note in accelerator.notes:
