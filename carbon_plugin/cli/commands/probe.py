@@ -67,9 +67,9 @@ def _table(result: Probe) -> Table:
     for kernel, rate in measured.attention_flops.items():
         table.add_row(f"attention core, {kernel}, causal", _number(rate, 1e9, "GFLOP/s"))
     if measured.kernel_time_s is not None:
-        table.add_row("fixed time of a kernel", _number(measured.kernel_time_s, 1e-6, "us"))
+        table.add_row("fixed time of a kernel", _number(measured.kernel_time_s, 1e-6, "µs"))
     if measured.host_op_time_s:
-        table.add_row("host time of an operation", _number(measured.host_op_time_s, 1e-6, "us"))
+        table.add_row("host time of an operation", _number(measured.host_op_time_s, 1e-6, "µs"))
     for one in measured.collectives:
         table.add_row(f"{one.kind}, {memory(one.size_bytes)}", _number(one.time_s, 1e-3, "ms"))
     for note in measured.notes:

@@ -91,8 +91,9 @@ def class_spreads(
 
     def telling(kind: AccuracyClass) -> NDArray[np.bool_]:
         """Return which rows of a class say how far the next source may lie."""
-        alone = (kinds == kind) & blind
-        return alone if np.unique(sources[alone]).size >= FEWEST_BLIND else kinds == kind
+        of_kind: NDArray[np.bool_] = kinds == kind
+        alone = of_kind & blind
+        return alone if np.unique(sources[alone]).size >= FEWEST_BLIND else of_kind
 
     found = []
     for kind in get_args(AccuracyClass):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.spec.numbers.amounts import count, either, fitting_unit, number, percent
+from carbon_plugin.spec.numbers.amounts import count, either, fitting_unit, number, percent, quantity
+from carbon_plugin.spec.numbers.units import BYTE_UNITS
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,7 @@ def test_a_share_in_percent_has_the_decimals_and_the_sign_that_are_asked_for(sha
 
 def test_alternatives_are_listed_as_a_sentence_lists_them():
     assert [either(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
+
+
+def test_a_checkpoint_of_a_small_model_is_not_a_hundredth_of_a_megabyte():
+    assert [quantity(size, BYTE_UNITS) for size in (29_300, 15.6e6, 96.4e9)] == ["29.3 kB", "15.6 MB", "96.4 GB"]
