@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from carbon_plugin.calibrate.rows.device_names import slice_chips
+from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.names import normalized
 
@@ -37,6 +39,7 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "dp": ("data_parallel", "data_parallel_size"),
         "vp": ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
         "sp": ("sequence_parallel",),
+        "recompute": ("recompute_granularity",),
         "step_time_s": ("step_time", "iteration_time_s", "seconds_per_step", "s_per_step"),
         "mem_gib_per_gpu": ("peak_memory_gib",),
         "dispatcher": ("moe_token_dispatcher_type",),
@@ -45,6 +48,16 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The fields of a row, and what Megatron, DeepSpeed, transformers, torchtitan and MaxText call them."""
+MEANT_BY_NULL: Mapping[str, object] = MappingProxyType({"vp": 1, "recompute": "none"})
+"""What Megatron means by null under its own names of these fields: one chunk a pipeline rank, and nothing computed
+again."""
+SWITCHES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "use_distributed_optimizer": ("sharding", "distributed optimizer (ZeRO-1)", "DDP"),
+        "moe_router_force_load_balancing": ("routing", "balanced", "natural"),
+    }
+)
+"""Arguments of Megatron that are true or false, the field that they stand for, and what either says there."""
 SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "layers": ("num_layers", "num_hidden_layers", "n_layers"),
@@ -76,8 +89,12 @@ def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
     row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
     for name in [name for name in row if normalized(str(name)) in map(normalized, MILLISECONDS)]:
         row = _with(row, "step_time_s", _seconds(name, row.pop(name)), name)
+    for name in [name for name in row if normalized(str(name)) in map(normalized, SWITCHES)]:
+        row = _with_switch(row, str(name))
     if isinstance(row.get("gpu"), str) and (ahead := DEVICES_AHEAD.fullmatch(row["gpu"].strip())):
         row = _with({**row, "gpu": ahead.group(2)}, "n_gpus", int(ahead.group(1)), "gpu")
+    if row.get("n_gpus") is None and (chips := slice_chips(str(row.get("gpu", "")))) is not None:
+        row = {**row, "n_gpus": chips}
     return row
 
 
@@ -91,7 +108,8 @@ def _spelled(fields: dict[str, Any], names: Mapping[str, tuple[str, ...]]) -> di
     for other in [*fields]:
         name = meant.get(normalized(str(other)))
         if name is not None and other != name:
-            fields = _with(fields, name, fields.pop(other), str(other))
+            value = fields.pop(other)
+            fields = _with(fields, name, MEANT_BY_NULL.get(name) if value is None else value, str(other))
     return fields
 
 
@@ -101,6 +119,14 @@ def _with(fields: dict[str, Any], name: str, value: object, other: str) -> dict[
     if stated is not None and value is not None and str(stated) != str(value):
         raise SpecError(f"{name} is {stated!r} and {other} says {value!r}, which is the same field; keep one of them")
     return fields if value is None else {**fields, name: value}
+
+
+def _with_switch(fields: dict[str, Any], other: str) -> dict[str, Any]:
+    known = {normalized(switch): said for switch, said in SWITCHES.items()}
+    name, if_true, if_false = known[normalized(other)]
+    on = Fields(fields).flag(other)
+    rest = {key: value for key, value in fields.items() if key != other}
+    return rest if on is None else _with(rest, name, if_true if on else if_false, other)
 
 
 def _seconds(name: str, value: object) -> float:

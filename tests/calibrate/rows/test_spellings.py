@@ -21,8 +21,11 @@ RECORD: dict[str, Any] = {
     "pp": 2,
     "cp": 1,
     "dp": 8,
+    "vp": 2,
     "ep": 4,
     "etp": 1,
+    "dispatcher": "DeepEP",
+    "recompute": "selective",
     "sp": True,
     "mbs": 1,
     "gbs": 256,
@@ -72,6 +75,42 @@ def test_a_dimension_is_read_under_the_names_of_a_config_and_of_megatron(name: s
 
     assert read(renamed) == read()
     assert read({}, **renamed).spec == read({}, **SHAPE).spec
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "field", "same"),
+    [
+        ("virtual_pipeline_model_parallel_size", None, "vp", 1),
+        ("recompute_granularity", None, "recompute", "none"),
+        ("recompute_granularity", "full", "recompute", "full"),
+        ("use_distributed_optimizer", True, "sharding", "distributed optimizer (ZeRO-1)"),
+        ("use-distributed-optimizer", False, "sharding", "DDP"),
+        ("moe_router_force_load_balancing", True, "routing", "balanced"),
+        ("moe_router_force_load_balancing", False, "routing", "natural"),
+        ("moe_router_force_load_balancing", None, "routing", None),
+    ],
+)
+def test_an_argument_of_megatron_says_what_megatron_means_by_it(
+    argument: str, value: object, field: str, same: object
+) -> None:
+    left = {key: stated for key, stated in RECORD.items() if key != field}
+    said = left if same is None else {**left, field: same}
+
+    assert parsed({**left, argument: value}, SHAPE) == parsed(said, SHAPE)
+
+
+def test_an_argument_that_is_neither_true_nor_false_is_refused_by_its_name() -> None:
+    assert refusal(use_distributed_optimizer="maybe").startswith("use_distributed_optimizer is 'maybe'")
+    assert "sharding is 'DDP' and use_distributed_optimizer says" in refusal(
+        sharding="DDP", use_distributed_optimizer=True
+    )
+
+
+@pytest.mark.parametrize(("gpu", "chips"), [("TPU v3-32", 16), ("v5p-64", 32), ("v6e-32", 32)])
+def test_a_slice_of_tpus_says_how_many_chips_there_are(gpu: str, chips: int) -> None:
+    taken = {"framework": "MaxText", "gpu": gpu, "tp": 1, "pp": 1, "vp": 1, "dp": None, "grad_accum": None}
+
+    assert read(**taken, n_gpus=None).spec == read(**taken, n_gpus=chips).spec
 
 
 def test_no_two_fields_go_by_one_name() -> None:
