@@ -28,7 +28,7 @@ SLOWDOWN_AT_LIMIT = 0.05
 SLOWEST_TENTH = 0.3
 """Loss of the slowest tenth of the runs near the limit."""
 SLOWDOWN_BEYOND = 1 / 3
-"""Loss of a layout that turns out not to fit: it has to repeat its forward pass, a third of the work of a step."""
+"""Loss of a layout that turns out not to fit: full recompute repeats the forward pass, a third of a step."""
 _LOWEST, _HIGHEST, _POINTS = 0.3, 2.0, 681
 
 
