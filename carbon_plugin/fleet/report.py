@@ -267,6 +267,10 @@ class _Report:
         return None
 
     def _notes(self, whole: dict[str, Any]) -> list[str]:
+        return [*self._carbon_notes(whole), *self._hardware_notes(), *self._contract_notes(), *self._missing_notes()]
+
+    def _carbon_notes(self, whole: dict[str, Any]) -> list[str]:
+        """Return how operational carbon is summed up, and what of it is not known."""
         found = [f"{SUM_OF_CENTRAL_VALUES}; p10 and p90 are added in the same way, as if all errors were one"]
         turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
         if turned:
@@ -279,9 +283,13 @@ class _Report:
         if without:
             found.append(
                 f"{plural(without, 'run')} {verb(without, 'has', 'have')} no {self._scope} operational carbon (no "
-                f"site, "
-                f"or a basis that is not stated): {unknown_kwh:.4g} kWh are in the energy and in no carbon"
+                f"site, or a basis that is not stated): {unknown_kwh:.4g} kWh are in the energy and in no carbon"
             )
+        return found
+
+    def _hardware_notes(self) -> list[str]:
+        """Return of which hardware the manufacture is not known, and which is counted twice."""
+        found = []
         unknown = sum(row["runs"] for row in self._bases if not row["has_embodied"])
         if unknown:
             found.append(f"the manufacture of the hardware of {plural(unknown, 'run')} is not known and in no sum")
@@ -298,17 +306,26 @@ class _Report:
                 f"{plural(twice['gpus'], 'GPU')} {verb(twice['gpus'], 'is', 'are')} counted by several runs at the "
                 f"same time, for {hours:.4g} device-hours too long: {UNSEEN}"
             )
+        return found
+
+    def _contract_notes(self) -> list[str]:
+        """Return which runs state no contract for their electricity."""
         uncontracted = sum(row["runs"] for row in self._bases if not row["has_market"])
         if all(not row["has_market"] for row in self._bases):
-            found.append(
+            return [
                 "no run states a contract for its electricity (site.instruments) or a residual mix "
                 "(site.residual_g_per_kwh), so the market-based figures equal the location-based ones"
-            )
-        elif uncontracted:
-            found.append(
-                f"{plural(uncontracted, 'run')} {verb(uncontracted, 'states', 'state')} no contract and no residual "
-                "mix: the average of the location stands in for them in market-based lines"
-            )
+            ]
+        if not uncontracted:
+            return []
+        return [
+            f"{plural(uncontracted, 'run')} {verb(uncontracted, 'states', 'state')} no contract and no residual "
+            "mix: the average of the location stands in for them in market-based lines"
+        ]
+
+    def _missing_notes(self) -> list[str]:
+        """Return which runs and directories are in no total."""
+        found = []
         for run in queries.runs_without_hours(self._engine):
             found.append(
                 f"nothing of the energy of run {run['name']} ({run['place']}) was read or modelled, as where a job is "

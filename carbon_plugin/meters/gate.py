@@ -94,12 +94,7 @@ class ReadingGate:
         fault = (reading.fault, reading.message) if reading.fault is not None else None
         power_w, powers_w = (known.power_w, known.powers_w) if powers[key] is None else (powers[key], powers)
         model = self._modelled(reading)
-        # A reading without a number says nothing, and the next answer may cover its time. A meter that falls silent
-        # keeps what it has measured, because that time would otherwise be estimated as well.
-        if energy is None or not finite:
-            raw, covered_s = known.raw, known.covered_s
-        else:
-            raw, covered_s = energy, _covered_s(reading, known.opened_s)
+        raw, covered_s = _counter(reading, known, finite=finite)
         stretch, stretch_s = raw.since(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its own meter, it covers all the time since the opening.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
@@ -109,15 +104,11 @@ class ReadingGate:
             refused_s, stretch = stretch_s, _NOTHING
         pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
         pending_s = pending_s if pending_s > SAME_S else 0.0
-        estimated, estimated_s = known.pending, known.pending_s
-        missed_s = max(0.0, pending_s - estimated_s)
         told = known.told or energy is not None
-        if told and not known.told and power_w is not None:
-            # The first answer tells more about the time before it than the estimate until now.
-            estimated, estimated_s, missed_s = _NOTHING, 0.0, pending_s
-        pending, filled, watts = _NOTHING, known.filled, None
-        if pending_s > 0 and estimated_s > 0:
-            pending = estimated.scaled(min(1.0, pending_s / estimated_s))
+        # The first answer tells more about the time before it than the estimate until now.
+        anew = told and not known.told and power_w is not None
+        pending, missed_s = (_NOTHING, pending_s) if anew else _still_pending(known, pending_s)
+        filled, watts = known.filled, None
         if refused_s + missed_s > 0:
             watts = model or self._estimate(key, power_w, powers_w, powers)
             pending, filled = pending.plus(_joules(watts, missed_s)), filled.plus(_joules(watts, refused_s))
@@ -239,6 +230,27 @@ def _opened(reading: Reading, *, finite: bool) -> _Standing:
         inner_j=reading.estimated_j,
         late_s=reading.late_s,
     )
+
+
+def _counter(reading: Reading, known: _Standing, *, finite: bool) -> tuple[Range, float]:
+    """Return the energy that a meter has told so far, and the seconds that it covers.
+
+    A reading without a number says nothing, and the next answer may cover its time. A meter that falls silent keeps
+    what it has measured, because that time would otherwise be estimated as well.
+    """
+    if reading.energy is None or not finite:
+        return known.raw, known.covered_s
+    return reading.energy, _covered_s(reading, known.opened_s)
+
+
+def _still_pending(known: _Standing, pending_s: float) -> tuple[Range, float]:
+    """Return what stays of the estimate for the time that the meter may still cover, and the seconds of that time
+    without an estimate.
+    """
+    missed_s = max(0.0, pending_s - known.pending_s)
+    if pending_s <= 0 or known.pending_s <= 0:
+        return _NOTHING, missed_s
+    return known.pending.scaled(min(1.0, pending_s / known.pending_s)), missed_s
 
 
 def _finite(energy: Range | None) -> bool:

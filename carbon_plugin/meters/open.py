@@ -149,21 +149,14 @@ def _open_all(
         else (stated_share(job.host_share), [])
     )
     if share.part.value < 1.0 and gpus.answers:
-        # Another container of this run may charge another part of the same host, so that each part is a device.
-        names = " ".join(sorted(device.key for device in gpus.devices)).encode()
-        key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
-    assumed_w = known.gpu_power_w
+        key += _part_of_key(gpus)
     of_node = job.include_host and node_address is not None and node_address.covers == "node"
     side = GpuSide(
         metered=gpus,
         beside=_gpus_beside(gpus, clock) if of_node else None,
-        draw=GpuDraw(
-            _unmetered(gpus, node, unread),
-            assumed_w.value if assumed_w else None,
-            times=1.0 + job.beside / gpus.gpu_equivalents if gpus.gpu_equivalents else 1.0,
-        ),
+        draw=_draw(gpus, job, known, node, unread),
         history=GpuHistory(),
-        stand_ins=unread_meters(unread, key, accelerator, assumed_w, clock) if job.include_host else [],
+        stand_ins=unread_meters(unread, key, accelerator, known.gpu_power_w, clock) if job.include_host else [],
     )
     if side.beside is not None:
         opened.callback(side.beside.close)
@@ -328,6 +321,22 @@ def _gpus_beside(gpus: GpuMeters, clock: Callable[[], float]) -> GpuMeters | Non
     selection = DeviceSelection(uuids=others, source="explicit", reason="GPUs of the node beside the job's")
     meter = open_gpu_meters(selection, clock=clock)
     return meter if meter.answers else None
+
+
+def _part_of_key(gpus: GpuMeters) -> str:
+    """Return what the key of a host ends with where the job holds a part of it.
+
+    Another container of this run may charge another part of the same host, so that each part is a device.
+    """
+    names = " ".join(sorted(device.key for device in gpus.devices)).encode()
+    return f"/part-{blake2b(names, digest_size=4).hexdigest()}"
+
+
+def _draw(gpus: GpuMeters, job: JobPart, known: KnownHardware, node: Node | None, unread: UnreadGpus | None) -> GpuDraw:
+    """Return what the models of the host hear of the power of its GPUs, of those too that other ranks meter."""
+    assumed_w = known.gpu_power_w
+    times = 1.0 + job.beside / gpus.gpu_equivalents if gpus.gpu_equivalents else 1.0
+    return GpuDraw(_unmetered(gpus, node, unread), assumed_w.value if assumed_w else None, times=times)
 
 
 def _unmetered(gpus: GpuMeters, node: Node | None, unread: UnreadGpus | None) -> int:

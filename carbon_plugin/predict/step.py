@@ -47,7 +47,6 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     step = _step_of(spec, spec.layout, rates)
     case = step.case
     terms = _terms(step, rates)
-    memory = _memory_parts(case, rates)
     model_flops, hardware_flops = _flops(case)
     total = float(sum(terms.values()))
     peak_dtype, peak = peak_of(device, training.precision)
@@ -62,9 +61,6 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
     )
     power, activity = step_power(terms, spec.cluster)
-    need = sum(memory.values())
-    capacity = device.memory_bytes.value
-    likely = float(fit_probability(need / capacity, spec.stack.population))
     return StepPrediction(
         step_time_s=figure,
         step_time_95_s=interval,
@@ -78,18 +74,25 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         peak_dtype=peak_dtype,
         attention_convention="module's own" if isinstance(spec.model, CountedModel) else "causal",
         micro_batches=step.micro_batches,
-        memory=MemoryPrediction(
-            parts_bytes=memory,
-            total_bytes=need,
-            capacity_bytes=capacity,
-            fits=bool(fits(need, capacity)),
-            fit_probability=likely,
-        ),
+        memory=_memory(spec, case, rates),
         gpu_power_w=power,
         gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
         accuracy_class=kind,
         activity=activity,
         assumptions=(*assumptions, *step_assumptions(spec), *power_assumptions(spec.cluster)),
+    )
+
+
+def _memory(spec: RunSpec, case: _CountedCase | _TransformerCase, rates: Rates) -> MemoryPrediction:
+    """Return what a device needs of its memory, part by part, and whether this fits."""
+    parts = _memory_parts(case, rates)
+    need, capacity = sum(parts.values()), spec.cluster.accelerator.memory_bytes.value
+    return MemoryPrediction(
+        parts_bytes=parts,
+        total_bytes=need,
+        capacity_bytes=capacity,
+        fits=bool(fits(need, capacity)),
+        fit_probability=float(fit_probability(need / capacity, spec.stack.population)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,6 +46,13 @@ LEAST_FAILURES, LIKELY_FAILURES = 0.001, 0.1
 
 def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     """Print the figures of the run. `verbose` adds the energy of every rung, water and waste."""
+    print_numbers(out, _figures(forecast, verbose))
+    for sentence in _what_to_know(forecast, verbose):
+        _below_the_table(out, sentence)
+    out.print()
+
+
+def _figures(forecast: Forecast, verbose: bool) -> Table:
     footprint, best = forecast.footprint, forecast.best_case
     table = Table(box=None, padding=(0, 2 if best is None else 1, 0, 0))
     table.add_column("a real run" if best is not None else "the run")
@@ -83,12 +90,17 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
         for place, liters in footprint.water_l.items():
             row(f"water, {place}", liters, WATER_UNITS)
         _wasted(forecast, row)
-    print_numbers(out, table)
+    return table
+
+
+def _what_to_know(forecast: Forecast, verbose: bool) -> Iterator[str]:
+    """Yield what the range of total carbon comes from, and what it allows for, in sentences."""
+    footprint = forecast.footprint
     wide = footprint.interval_95.get("total_kg")
     if verbose and wide is not None:
         size, unit = fitting_unit(footprint.counted_kg.value, CARBON_UNITS)
         ends = f"{number(wide[0] / size)} to {number(wide[1] / size)} {unit}"
-        _below_the_table(out, f"95 % interval of total carbon: {ends}")
+        yield f"95 % interval of total carbon: {ends}"
     ranked = [
         f"{driver_name(driver.scope)} {percent(driver.share, 0)}"
         for driver in forecast.drivers
@@ -96,13 +108,12 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
     ]
     if ranked:
         said = "what the range comes from" if verbose else "the range of total carbon comes most from"
-        _below_the_table(out, f"{said}: {escape('; '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
+        yield f"{said}: {escape('; '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}"
     factor = forecast.goodput.overrun if forecast.goodput is not None else None
     if factor is not None:
-        _below_the_table(out, _beyond_the_best_case(factor, run_class(forecast.spec)))
+        yield _beyond_the_best_case(factor, run_class(forecast.spec))
     if any(item.field == EXPERT_LOOP for item in forecast.assumptions):
-        _below_the_table(out, LOOPED_EXPERTS)
-    out.print()
+        yield LOOPED_EXPERTS
 
 
 def _beyond_the_best_case(factor: Figure, kind: RunClass) -> str:

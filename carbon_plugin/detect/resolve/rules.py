@@ -72,9 +72,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             stack=stack,
             assumptions=(*assumptions, *_still_assumed(table, planned)),
         )
-    for name, observed in detected.fields.items() if detected else ():
-        if name not in table.rows:  # the record has fields that no spec has, too
-            table.note(name, observed.value, f"detected: {observed.source}")
+    _note_the_rest(table, detected)
     total_steps = table.rows["training.steps"]["value"]
     places = training.tokens_per_step if training and not tokenless else None
     first_size = table.rows.get(FIRST_SIZE, {}).get("value")
@@ -93,6 +91,13 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         tokens_a_count=(tokens.of_first_step or 0) / first_size if first_size else 1.0,
         declared_count=declared.tokens_per_step is not None and TOKENS in table.rows,
     )
+
+
+def _note_the_rest(table: FieldTable, detected: Detected | None) -> None:
+    """Note what live objects showed of fields that no spec has, because the record has them too."""
+    for name, observed in detected.fields.items() if detected else ():
+        if name not in table.rows:
+            table.note(name, observed.value, f"detected: {observed.source}")
 
 
 def _still_assumed(table: FieldTable, planned: RunSpec | None) -> tuple[Assumption, ...]:

@@ -216,13 +216,9 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     """Return the work and the numeric formats of one training plan under a software stack."""
     activation = ACTIVATION_BYTES[training.precision]
     narrow = NARROW_BYTES.get(training.precision, activation)
-    whole, split = LOGIT_BYTES[stack.cross_entropy]
+    split = LOGIT_BYTES[stack.cross_entropy][1]
     softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
     reduced_wide = stack.grad_reduce_dtype == "fp32" and training.master_weights
-    if stack.cross_entropy == "eager":
-        whole = activation + EAGER_VALUES * ACTIVATION_BYTES["fp32"]
-        if training.precision == "fp16" and under_autocast(training, stack):
-            whole -= ACTIVATION_BYTES["fp32"] - activation
     kept = _kept_operators(training, stack)
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
@@ -242,7 +238,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
         softmax_forward_bytes=values(softmax[0]),
         softmax_backward_bytes=values(softmax[1]),
-        logit_bytes=values(whole),
+        logit_bytes=values(_whole_logit_bytes(training, stack)),
         freed_logit_bytes=values(freed),
         split_logit_bytes=values(split),
         optimizer_bytes=values(optimizer_state_bytes(training)),
@@ -273,6 +269,15 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         copies_gathered=values(stack.shard_unit == "layer" and not stack.gradient_buffers),
         packs_gradients=values(stack.shard_unit in ("layer", "flat") and not stack.gradient_buffers),
     )
+
+
+def _whole_logit_bytes(training: TrainingPlan, stack: Stack) -> float:
+    """Return the bytes per logit at the peak of a loss over whole logits."""
+    if stack.cross_entropy != "eager":
+        return LOGIT_BYTES[stack.cross_entropy][0]
+    activation, wide = ACTIVATION_BYTES[training.precision], ACTIVATION_BYTES["fp32"]
+    narrow_gradient = training.precision == "fp16" and under_autocast(training, stack)
+    return activation + EAGER_VALUES * wide - (wide - activation if narrow_gradient else 0)
 
 
 KEPT_PRODUCTS: dict[KeptOperators, float] = {

@@ -96,12 +96,8 @@ def model_from_hf_config(
     if not config.get("model_type"):
         raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
     kind, whole = str(config["model_type"]), ConfigKeys(config, origin)
-    if is_encoder_decoder(kind):
-        return encoder_decoder_model(config, name, origin)
-    if patch_encoder_of(kind) is not None:
-        return patch_encoder_model(whole, name)
-    if is_wave_encoder(kind):
-        return wave_encoder_model(whole, name)
+    if (other := _model_without_text_stack(kind, whole, config, name)) is not None:
+        return other
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or text_model_of(kind)))
     written = with_nested_parts(family.name, {**config, **text})
@@ -109,23 +105,11 @@ def model_from_hf_config(
     keys = ConfigKeys({**filled, **written}, origin)
     gated = _gate(keys, family, str(config["model_type"]), stated or {})
     check_complete(keys, family, filled)
-    notes: list[str] = []
-    if said := defaults_note(family.name, filled):
-        notes.append(said)
-    if family.encoder and not keys.flag("is_decoder", default=False):
-        notes.append("an encoder: its attention sees the whole sequence")
     window = _window(keys, family)
     blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
     head = _head(whole, keys)
     parts = parts_of(whole, keys, family, gated, head)
-    if keys.optional(TURNS):
-        notes.append(TURNS_NOTE)
-    if kind in DUAL:
-        notes.append(DUAL_NOTE)
-    elif head.note:
-        notes.append(head.note)
-    if family.name in DISENTANGLED:
-        notes.append(DISENTANGLED_NOTE)
+    whole_sequence = family.encoder and not keys.flag("is_decoder", default=False)
     fields: dict[str, Any] = {
         "name": name,
         "hidden": keys.integer(*HIDDEN),
@@ -139,14 +123,34 @@ def model_from_hf_config(
         "qk_norm": family.qk_norm or any(keys.flag(key, default=False) for key in QK_NORMS),
         "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
         "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
-        "causal": not family.encoder or keys.flag("is_decoder", default=False),
+        "causal": not whole_sequence,
         "outputs": head.outputs,
         "input_tokens": tower_tokens(whole) if any(part.layers for part in parts) else None,
         "parts": parts,
     }
     if fields["embedding_width"] == fields["hidden"]:
         fields["embedding_width"] = None
-    return _assembled(fields, blocks, keys, family, notes)
+    said = (
+        defaults_note(family.name, filled),
+        "an encoder: its attention sees the whole sequence" if whole_sequence else None,
+        TURNS_NOTE if keys.optional(TURNS) else None,
+        DUAL_NOTE if kind in DUAL else head.note,
+        DISENTANGLED_NOTE if family.name in DISENTANGLED else None,
+    )
+    return _assembled(fields, blocks, keys, family, [note for note in said if note])
+
+
+def _model_without_text_stack(
+    kind: str, whole: ConfigKeys, config: Mapping[str, Any], name: str
+) -> TransformerModel | None:
+    """Return the model of a config that is read elsewhere: an encoder with a decoder, of patches or of sound. Return
+    None for a stack of layers over text.
+    """
+    if is_encoder_decoder(kind):
+        return encoder_decoder_model(config, name, whole.origin)
+    if patch_encoder_of(kind) is not None:
+        return patch_encoder_model(whole, name)
+    return wave_encoder_model(whole, name) if is_wave_encoder(kind) else None
 
 
 def _head(whole: ConfigKeys, keys: ConfigKeys) -> Head:
