@@ -19,7 +19,7 @@ def ledgers_of(run_dir: str | Path) -> list[LedgerFile]:
     for file in files:
         if file not in metered:
             assert [record.steps for record in file.records if isinstance(record, Close)] == [0], file.path.name
-            assert set(manifest_of(file.records).follows) <= {one.path.name for one in metered}
+            assert set(manifest_of(file.records).follows) <= {one.path.name for one in files}
             assert manifest_of(file.records).follows
     return metered
 

@@ -425,6 +425,18 @@ def test_rank_that_ends_a_little_later_than_all_others_says_so_and_opens_no_mete
     assert summary.verification.ok
 
 
+def test_ranks_that_end_one_after_the_other_say_how_much_later_the_last_one_ended(seer, tmp_path):
+    ranks = [Rank(environ={"JOB_LONGER_S": later_s}) for later_s in (0, 2, 4)]
+    job = Job(seer, tmp_path, tmp_path / "run", ranks, seconds=1.0)
+    job.begin()
+    ((uuid, (least_j, _)),) = job.end().items()
+    summary = summarise(tmp_path / "run")
+
+    assert summary.reserved.device_s >= 0.99 * least_j / watts(uuid)
+    assert len(summary.period.attempts) == 1
+    assert summary.verification.ok
+
+
 def test_rank_of_a_long_training_that_ends_a_little_later_writes_no_ledger(seer, tmp_path):
     later = {"JOB_LONGER_S": 2, "JOB_LEAST_LEFT_SHARE": 1}  # as if the training had lasted a thousand times as long
     job = Job(seer, tmp_path, tmp_path / "run", [Rank(), Rank(environ=later)], seconds=1.0)

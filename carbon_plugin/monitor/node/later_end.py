@@ -29,8 +29,9 @@ def tell_end(
     taken: Collection[str],
     follows: Sequence[str],
     reserved_since_unix_s: float,
-) -> None:
-    """Write a ledger that begins and ends with the training of this process, and has no windows.
+) -> str:
+    """Write a ledger that begins and ends with the training of this process, and has no windows. Return its name, which
+    is empty where none could be written.
 
     `taken` are the devices, with `HOST` for the host, and `follows` the ledgers of the processes that metered them.
     Raises `LedgerError` if one of those cannot be read.
@@ -38,7 +39,7 @@ def tell_end(
     before = [manifest for file in follows if (manifest := _first_manifest(place, file)) is not None]
     devices = {device.key: device for manifest in before for device in manifest.devices if _is_among(device, taken)}
     if not devices:
-        return
+        return ""
     clock, wall = job.clock, job.wall
     ended_s = time.monotonic() if clock.ended_s is None else clock.ended_s
     metered = OnRecord(
@@ -60,6 +61,7 @@ def tell_end(
     journal.write(manifest_of(job, place.identity, context, metered, claims, beginning))
     journal.write(Close(at_unix_s=wall.unix_s(ended_s), reason="closed", steps=0, windows=0, energy_j=0.0))
     journal.close()
+    return journal.file or ""
 
 
 def _first_manifest(place: RunPlace, file: str) -> Manifest | None:

@@ -187,7 +187,7 @@ class NodeWork:
         taken = self._duty.take_for_the_record()
         if taken:
             self._stated_claims = self._election.claims()
-            tell_end(
+            file = tell_end(
                 self._job,
                 self._place,
                 self.context,
@@ -196,6 +196,7 @@ class NodeWork:
                 follows=self._election.followed,
                 reserved_since_unix_s=self._reserved_since_unix_s,
             )
+            self._election.tell_file(file)  # a process that ends later still goes on from there
 
     def end(self) -> set[int]:
         """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard
