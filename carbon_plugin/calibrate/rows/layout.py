@@ -56,6 +56,9 @@ RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
     "shared_experts": "shared_experts",
 }
 """The parts in a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
+NOTHING_KEPT = re.compile(r"\b(nothing_saveable|save_nothing)\b")
+"""JAX's and Paxml's names for the policy that repeats all of a layer (`jax.checkpoint_policies`, praxis'
+`AutodiffCheckpointType`)."""
 
 
 def row_execution(
@@ -222,7 +225,7 @@ def row_precision(text: str) -> Precision:
         return "mxfp8"
     if compute := re.match(r"nf4 base, (\w+) compute", words):  # QLoRA: weights in 4 bit, products in 16
         words = compute.group(1)
-    known = PRECISIONS.get(re.split(r"[\s/,(-]", words, maxsplit=1)[0])
+    known = PRECISIONS.get(re.split(r"[\s/,(_-]", words, maxsplit=1)[0])
     if known is None:
         raise SpecError(f"precision {text!r} is not one that the model knows")
     return known
@@ -368,6 +371,8 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
         return "operators"
     if text in ("no", "off", "disabled"):
         return "none"
+    if NOTHING_KEPT.search(text):
+        return "full"
     kinds: tuple[Recompute, ...] = ("none", "full", "selective")
     for word in kinds:
         if word in text:

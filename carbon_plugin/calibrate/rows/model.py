@@ -61,6 +61,9 @@ def row_model(
     Raises `SpecError` naming the field that is missing or odd.
     """
     shape = row.over(_architecture(row, architectures))
+    if not shape.states("config", PRESET, "layers", "hidden", "heads") and (named := _named_preset(row)):
+        assumed.append(f"arch {named}")
+        shape = row.over({PRESET: named})
     if shape.states("config"):
         return _as_trained(_configured(row, shape), row, conventions, assumed)
     if shape.states(PRESET):
@@ -223,6 +226,14 @@ def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str,
     if not isinstance(shape, Mapping):
         raise SpecError(f"architectures.{known} is {shape!r}, expected a mapping of the model's dimensions")
     return spelled_shape(shape)
+
+
+def _named_preset(row: Fields) -> str | None:
+    """Return the preset that the name of the model means, where the row says nothing else of its shape."""
+    try:
+        return find_preset(row.text("model"))[0]
+    except SpecError:
+        return None
 
 
 def _preset(name: str, architectures: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -39,8 +39,23 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "dp": ("data_parallel", "data_parallel_size"),
         "vp": ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
         "sp": ("sequence_parallel",),
-        "recompute": ("recompute_granularity",),
         "step_time_s": ("step_time", "iteration_time_s", "seconds_per_step", "s_per_step"),
+        "tokens_per_s_per_gpu": (
+            "tokens_per_sec_per_gpu",
+            "tokens_per_second_per_gpu",
+            "tokens_per_s_per_device",
+            "tokens_per_sec_per_device",
+            "tokens_per_second_per_device",
+            "tokens/s/gpu",
+            "tokens/s/device",
+            "tokens/s/chip",
+        ),
+        "tokens_per_s_total": ("total_tokens_per_s", "total_tokens_per_sec", "total_tokens_per_second"),
+        "samples_per_s": ("samples_per_sec", "samples_per_second", "train_samples_per_second"),
+        "mfu_pct": ("mfu_percent",),
+        "precision": ("dtype", "compute_dtype"),
+        "recompute": ("remat", "activation_checkpointing", "gradient_checkpointing", "recompute_granularity"),
+        "inter_node": ("network", "interconnect"),
         "mem_gib_per_gpu": ("peak_memory_gib",),
         "dispatcher": ("moe_token_dispatcher_type",),
         "capacity_factor": ("moe_expert_capacity_factor",),
@@ -76,7 +91,13 @@ SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The dimensions of a model, and what a `config.json` and Megatron call them."""
-MILLISECONDS = ("step_time_ms", "iteration_time_ms", "elapsed_time_per_iteration_ms")
+MILLISECONDS = ("step_time_ms", "iteration_time_ms", "elapsed_time_per_iteration_ms", "ms_per_step", "ms_per_iteration")
+STEP_RATES = ("steps_per_s", "steps_per_sec", "steps_per_second", "iterations_per_second")
+"""Numbers of steps in a second, in place of the seconds of a step."""
+SHARD_DEGREES = ("dp_shard", "data_parallel_shard_degree")
+COPY_DEGREES = ("dp_replicate", "data_parallel_replicate_degree")
+"""torchtitan's degrees of data parallelism: over how many ranks it shards, and among how many groups of these it keeps
+copies."""
 DEVICES_AHEAD = re.compile(r"(\d+)\s*[x×]\s*(\D.*)")
 """A number of devices before their name, as in "8x H100"."""
 
@@ -88,14 +109,41 @@ def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
     for name in [name for name in row if normalized(str(name)) in map(normalized, MILLISECONDS)]:
-        row = _with(row, "step_time_s", _seconds(name, row.pop(name)), name)
+        row = _with(row, "step_time_s", _positive(name, row.pop(name)) / 1000, name)
+    for name in [name for name in row if normalized(str(name)) in map(normalized, STEP_RATES)]:
+        row = _with(row, "step_time_s", 1 / _positive(name, row.pop(name)), name)
+    if isinstance(row.get("mfu"), int | float):
+        mfu = _positive("mfu", row.pop("mfu"))
+        row = _with(row, "mfu_pct", 100 * mfu if mfu < 1 else mfu, "mfu")
     for name in [name for name in row if normalized(str(name)) in map(normalized, SWITCHES)]:
         row = _with_switch(row, str(name))
+    row = _compiled(_sharded(row))
     if isinstance(row.get("gpu"), str) and (ahead := DEVICES_AHEAD.fullmatch(row["gpu"].strip())):
         row = _with({**row, "gpu": ahead.group(2)}, "n_gpus", int(ahead.group(1)), "gpu")
     if row.get("n_gpus") is None and (chips := slice_chips(str(row.get("gpu", "")))) is not None:
         row = {**row, "n_gpus": chips}
     return row
+
+
+def _sharded(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with torchtitan's two degrees of data parallelism as one, and how it shards in words."""
+    degrees = [row.pop(name) for name in SHARD_DEGREES if isinstance(row.get(name), int) and row[name] > 0]
+    copies = [row.pop(name) for name in COPY_DEGREES if isinstance(row.get(name), int) and row[name] > 0]
+    if not degrees:
+        return row
+    within, among = degrees[0], (copies or [1])[0]
+    row = _with(row, "dp", within * among, f"{SHARD_DEGREES[0]} times {COPY_DEGREES[0]}")
+    words = "none (copies)" if within == 1 else f"HSDP within groups of {within}" if among > 1 else "FSDP2"
+    return row if row.get("sharding") else {**row, "sharding": words}
+
+
+def _compiled(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with a compiler that a field of its own switches on among what `overlap` says."""
+    said = [name for name in ("compile", "torch_compile") if isinstance(row.get(name), bool)]
+    on = [row.pop(name) for name in said]
+    if not any(on):
+        return row
+    return {**row, "overlap": ", ".join(filter(None, (str(row.get("overlap") or ""), "torch.compile")))}
 
 
 def spelled_shape(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +177,7 @@ def _with_switch(fields: dict[str, Any], other: str) -> dict[str, Any]:
     return rest if on is None else _with(rest, name, if_true if on else if_false, other)
 
 
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise SpecError(f"{name} is {value!r}, expected a positive number")
-    return value / 1000
+    return float(value)

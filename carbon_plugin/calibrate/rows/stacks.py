@@ -135,6 +135,15 @@ OF_THE_MAKER = re.compile(r"(?i)\bmlperf\b|\bprimus\b|\bneuron\b|\bhabana\b")
 """Software that makers of devices wrote for their own, and submissions to a benchmark, which are tuned for their
 hardware whatever the name of the software. What XLA compiles counts as tuned for every device, because its kernels are
 the compiler's."""
+REDUCE_DTYPES = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "bf16",
+    "float16": "bf16",
+    "fp32": "fp32",
+    "float32": "fp32",
+}
+"""Types in which gradients are reduced, as rows write them: what counts is how wide they are."""
 CUDA_KERNELS = frozenset(("nvidia", "amd"))
 """Makers of devices on which Megatron's and apex's fused kernels compile, which are CUDA code. On others its relatives
 run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of ALCF/helpers.sh in
@@ -165,10 +174,7 @@ def stack_of(
     changes |= _sharded(conventions, row)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
-    if "PURE" in row.text("sharding"):
-        changes["grad_reduce_dtype"] = "bf16"
-    if row.text("reduce_dtype") in ("bf16", "fp32"):
-        changes["grad_reduce_dtype"] = row.text("reduce_dtype")
+    changes |= _reduced(row)
     if conventions.legacy_modules:
         changes["legacy_modules"] = True
     if conventions.one_region:
@@ -206,6 +212,14 @@ def _modules(conventions: Conventions, row: Fields, device: Accelerator) -> dict
     if conventions.reentrant and device.vendor not in CUDA_KERNELS:
         return {"plain_modules": True}
     return {}
+
+
+def _reduced(row: Fields) -> dict[str, Any]:
+    """Return the type in which the row says that gradients are reduced. Raises `SpecError` for an unknown one."""
+    said = row.text("reduce_dtype").lower() or ("bf16" if "PURE" in row.text("sharding") else "")
+    if said and said not in REDUCE_DTYPES:
+        raise SpecError(f"reduce_dtype is {said!r}, expected one of {', '.join(REDUCE_DTYPES)}")
+    return {"grad_reduce_dtype": REDUCE_DTYPES[said]} if said else {}
 
 
 def _kept_by_policy(

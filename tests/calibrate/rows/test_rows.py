@@ -719,8 +719,9 @@ def test_megatrons_own_fused_loss_needs_more_memory_and_time_than_transformer_en
 
 def test_a_row_may_state_the_type_in_which_gradients_are_reduced_either_way() -> None:
     common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1}
-    wide, narrow, usual = (parsed(**common, reduce_dtype=said).spec for said in ("fp32", "bf16", None))
+    wide, narrow, usual = (parsed(**common, reduce_dtype=said).spec for said in ("float32", "bf16", None))
     assert [spec.stack.grad_reduce_dtype for spec in (wide, narrow, usual)] == ["fp32", "bf16", "bf16"]
+    assert "reduce_dtype is 'int8', expected one of bf16, " in parsed(**common, reduce_dtype="int8").reason
     needs = [sum(predict_step(spec).memory.parts_bytes.values()) for spec in (wide, narrow)]
     assert needs[0] > needs[1]
 

@@ -131,6 +131,62 @@ def test_a_step_time_may_be_in_milliseconds(name: str) -> None:
     assert "expected a positive number" in refusal(step_time_s=None, **{name: "3.5 s"})
 
 
+def test_a_step_time_may_be_a_rate_of_steps_and_mfu_a_share() -> None:
+    assert read(step_time_s=None, steps_per_second=0.25).measured_step_time_s == pytest.approx(4.0)
+    assert "expected a positive number" in refusal(step_time_s=None, steps_per_s=0)
+    share, percent = (read(step_time_s=None, mfu=said) for said in (0.2, 20))
+    assert share == percent == read(step_time_s=None, mfu_pct=20)
+    assert "expected a positive number" in refusal(step_time_s=None, mfu=-1)
+
+
+def test_rates_of_tokens_are_read_by_the_names_that_logs_give_them() -> None:
+    by_device = [
+        read(step_time_s=None, **{name: 9000}).measured_step_time_s
+        for name in ("tokens_per_s_per_gpu", "tokens_per_sec_per_gpu", "tokens/s/device", "Tokens per second per GPU")
+    ]
+    assert len(set(by_device)) == 1
+    assert read(step_time_s=None, total_tokens_per_second=9000 * 32).measured_step_time_s == by_device[0]
+
+
+def test_torchtitans_degrees_of_data_parallelism_say_how_it_shards() -> None:
+    titan = {"framework": "torchtitan (2026)", "tp": 1, "pp": 1, "ep": 1, "dp": None, "grad_accum": None}
+    said = {
+        (shards, copies): read(**titan, dp_shard=shards, dp_replicate=copies, step_time_s=99).spec.layout
+        for shards, copies in ((32, 1), (8, 4), (1, 32))
+    }
+    degrees = {key: (layout.zero_stage, layout.dp_shard, layout.dp_replicate) for key, layout in said.items()}
+    assert degrees == {(32, 1): (3, 32, 1), (8, 4): (3, 8, 4), (1, 32): (0, 1, 32)}
+    assert "dp is 8 and dp_shard times dp_replicate says 32" in refusal(**titan | {"dp": 8}, dp_shard=32)
+    compiled = read(**titan, dp_shard=32, compile=True, step_time_s=99)
+    assert compiled == read(**titan, dp_shard=32, overlap="torch.compile", step_time_s=99)
+    assert "compile" not in compiled.not_read
+    assert read(**titan, dp_shard=32, compile=False, step_time_s=99) == read(**titan, dp_shard=32, step_time_s=99)
+
+
+def test_a_model_that_a_preset_has_needs_no_architecture() -> None:
+    named, stated = (read(arch=arch, model="Mistral 7B", ep=1) for arch in (None, "mistral-7b"))
+    assert named.spec == stated.spec
+    assert [line for line in named.assumed if line not in stated.assumed] == ["arch mistral-7b"]
+    assert "layers is not stated" in refusal(arch=None, model="our 8B")
+    assert "hidden is not stated" in refusal(arch=None, model="Llama 3.1 8B", layers=12)
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "meant"),
+    [
+        ("precision", "bf16_mixed", "bf16"),
+        ("dtype", "bfloat16", "bf16"),
+        ("remat", "nothing_saveable", "full"),
+        ("recompute", "SAVE_NOTHING", "full"),
+        ("gradient_checkpointing", True, "full"),
+        ("activation_checkpointing", "selective", "selective"),
+    ],
+)
+def test_precision_and_recompute_are_read_in_the_words_of_other_software(field: str, said: Any, meant: str) -> None:
+    spec = read(**{"precision": None, "recompute": None, field: said}).spec
+    assert meant in (spec.training.precision, spec.layout.recompute)
+
+
 @pytest.mark.parametrize("gpu", ["32x H100-80GB-SXM", "32 x H100-80GB-SXM", "32× H100-80GB-SXM"])
 def test_a_number_of_devices_may_stand_before_their_name(gpu: str) -> None:
     assert read(gpu=gpu, n_gpus=None) == read()
