@@ -26,7 +26,8 @@ def activation_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
     """Return the bytes of activations, of the working memory and of the logits on the first stage.
 
     The first stage has the most micro-batches in flight. At the peak come on top the logits before the backward pass,
-    or later the recomputed activations of a layer and their gradients.
+    or later the recomputed activations of a layer and their gradients. `spare` are the bytes of the logits that these
+    do not need when the logits are gone; it is a part of nothing.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
@@ -57,6 +58,7 @@ def activation_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
         "activations": kept * first_stage_layers(shape, layout) * in_flight + _cast_weights(shape, layout, work),
         "working": maximum(working - logits, 0.0),
         "logits": logits,
+        "spare": maximum(logits - working, 0.0),
     }
 
 

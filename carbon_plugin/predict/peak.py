@@ -36,6 +36,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> 
     Their sum, which includes `reserve`, is the need.
     """
     parts = at_peak(memory_parts(shape, layout, work, rates), shape, layout, work)
+    del parts["spare"]
     del parts["freed"]  # the allocator gives it back before memory runs out
     laid_out = LAID_OUT_BYTES + LAID_OUT_SHARE * _held(parts)
     parts["reserve"] = where(rates.laid_out > 0, laid_out, CONTEXT_BYTES + FRAGMENTATION_SHARE * _held(parts))
@@ -51,17 +52,31 @@ def at_peak(parts: Mapping[str, Values], shape: Shape, layout: Layout, work: Ste
     early = work.head_gradients * table
     passing = sum_of(parts[name] for name in PASSING)
     kept = keeps_gradients(layout, work)
-    last = where(kept, 0.0, last)
-    at_loss = passing + where(kept, parts["gradients"], early) >= parts["gradients"] + maximum(last, parts["update"])
+    last, early = where(kept, 0.0, last), where(kept, 0.0, early)
+    waiting = _after_the_loss(parts, layout, work, early)
+    before = passing - waiting + where(kept, parts["gradients"], early)
+    at_loss = before >= parts["gradients"] + maximum(last, parts["update"])
     updates = (at_loss == 0) & (parts["update"] > last)
     present = {
         "gradients": where(
             at_loss, where(kept, parts["gradients"], early), parts["gradients"] + where(updates, 0, last)
         ),
         "update": where(updates, parts["update"], 0.0),
+        "communication": parts["communication"] - where(at_loss, waiting, 0.0),
         **{name: where(at_loss, parts[name], 0.0) for name in PASSING},
     }
     return {**parts, **present}
+
+
+def _after_the_loss(parts: Mapping[str, Values], layout: Layout, work: StepWork, early: Values) -> Values:
+    """Return the bytes of the exchange of gradients for which the logits, and the gradients of the head beside them,
+    make room.
+
+    FSDP reduces the gradients of a layer when its backward pass is done. By then the loss has let its logits go, and
+    those of the head are reduced (`post_backward` of PyTorch's distributed/fsdp/_fully_shard/_fsdp_param_group.py).
+    """
+    by_layers = (layout.zero_stage >= 2) & (work.gathers_weights == 0) & (work.gathers_buckets == 0)
+    return where(by_layers, minimum(parts["communication"], parts["spare"] + early), 0.0)
 
 
 def keeps_gradients(layout: Layout, work: StepWork) -> Flags | bool:
@@ -92,7 +107,7 @@ def allocated_bytes(parts: Mapping[str, Values], shape: Shape, layout: Layout, w
 
 def _held(parts: Mapping[str, Values]) -> Values:
     """Return the sum of the parts that hold values, without what the allocator and the context add."""
-    return sum_of(size for name, size in parts.items() if name not in ("reserve", "cached", "freed"))
+    return sum_of(size for name, size in parts.items() if name not in ("reserve", "cached", "freed", "spare"))
 
 
 def _table_gradient_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:

@@ -61,17 +61,19 @@ def _parameter_bytes(
     weight that it widens.
 
     `whole` are the parameters of a device, `shards` those of its shards and `unit` those that are gathered at once.
-    FSDP keeps one sharded copy and gathers 16-bit units. The copy is the master of what is trained, and 16 bit of what
-    is frozen or has its master on the host. Other stages keep a 16-bit copy beside the master. Autocast keeps 32-bit
-    weights alone and casts them anew in each forward pass (`activations`).
+    FSDP keeps one sharded copy and gathers 16-bit units. Where it offloads, the shards wait on the host too
+    (`CPUOffload` and `CPUOffloadPolicy` of torch.distributed.fsdp). The copy is the master of what is trained, and 16
+    bit of what is frozen or has its master on the host. Other stages keep a 16-bit copy beside the master. Autocast
+    keeps 32-bit weights alone and casts them anew in each forward pass (`activations`).
     """
     fully = layout.zero_stage >= 3
     stored = _stored_share(shape, layout, whole)
     narrow_share = where((work.offload > 0) | (work.master == 0), 1.0, 1 - shape.trainable)
     copied = where(is_cast(shape, layout, work), MASTER_BYTES, work.parameter_bytes) * whole
-    kept = stored * where(fully, work.parameter_bytes * narrow_share * shards, copied)
-    # What is gathered last in the forward pass is the head, which stays so for its backward pass.
     by_layers = (work.gathers_weights == 0) & (work.gathers_buckets == 0)
+    here = where((work.offload > 0) & by_layers, 0.0, shards)
+    kept = stored * where(fully, work.parameter_bytes * narrow_share * here, copied)
+    # What is gathered last in the forward pass is the head, which stays so for its backward pass.
     head = where(by_layers, maximum(unit, shape.outputs * shape.head_width / layout.tp), unit)
     # Under a pipeline FSDP gathers a stage once per step.
     units = where(layout.pp > 1, whole, (GATHER_BUFFERS - 1) * unit + head)

@@ -73,8 +73,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `steps`, or `tokens` rounded up to whole steps; exactly one of them is given. `optimizer_state_dtype` is the type of
     the moments. Without `master_weights` parameters, gradients and update stay in the training precision ("pure bf16").
     `optimizer_in_backward` updates a layer as soon as its gradient is there, so that the gradients are never all kept.
-    `optimizer_offload` keeps states and master weights in host memory and updates them there. `activation_offload` is
-    the share of layers whose activations are kept in host memory until the backward pass.
+    `optimizer_offload` keeps states and master weights in host memory, with FSDP the sharded parameters too, and
+    updates them there. `activation_offload` is the share of layers whose activations are kept in host memory until the
+    backward pass.
 
     `input_len` is the number of tokens of one input of an encoder (the text of an encoder-decoder, the patches of an
     image of a vision tower); a sequence has `inputs_per_sequence` of them, 0 where a model with a tower trains on text

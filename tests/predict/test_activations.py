@@ -524,11 +524,35 @@ def test_deepspeed_gathers_buckets_which_a_small_layer_does_not_fill(rates: Make
     weight = wide.hidden * wide.ffn
 
     def moved(model: TransformerModel, unit: str) -> float:
-        return parts(model, rates(), layout, Stack(shard_unit=unit))["communication"]
+        training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=8, steps=1)
+        work = work_of(training, Stack(shard_unit=unit))
+        return float(memory_parts(shape_of(model), layout_of(layout), work, rates())["communication"])
 
     assert moved(GPT, "bucket") == moved(GPT, "layer")
     assert moved(wide, "bucket") == pytest.approx(6 * weight)
     assert moved(wide, "layer") == pytest.approx(6 * 3 * weight, rel=0.01)
+
+
+def test_gradients_that_fsdp_reduces_find_room_in_the_logits_and_those_of_buckets_do_not(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3)
+    few, many = (msgspec.structs.replace(GPT, vocab=vocab) for vocab in (8, 50_000))
+
+    def moved(model: TransformerModel, unit: str) -> float:
+        return parts(model, rates(), layout, Stack(shard_unit=unit))["communication"]
+
+    assert moved(few, "layer") > 0
+    assert moved(many, "layer") == 0
+    assert moved(many, "bucket") > 0
+
+
+def test_fsdp_that_offloads_keeps_no_shards_on_the_device_and_deepspeed_keeps_them(rates: MakeRates) -> None:
+    plan = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=16, steps=1, optimizer_offload=True)
+
+    def kept(shards: int, unit: str) -> float:
+        layout = layout_of(ParallelLayout(dp_shard=shards, zero_stage=3))
+        return float(memory_parts(shape_of(GPT), layout, work_of(plan, Stack(shard_unit=unit)), rates())["parameters"])
+
+    assert kept(8, "layer") == kept(16, "layer") < kept(16, "bucket") < kept(8, "bucket")
 
 
 def test_a_policy_that_does_not_know_the_kernel_of_attention_keeps_less_by_its_output(rates: MakeRates) -> None:

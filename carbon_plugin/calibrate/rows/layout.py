@@ -69,7 +69,7 @@ def row_execution(
     Raises `SpecError` naming the field that is missing or odd.
     """
     tp, pp, cp, ep, dp = _degrees(row, cluster, conventions, assumed)
-    stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 else 0
+    stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 or _gathers_alone(row) else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
@@ -106,6 +106,12 @@ def row_execution(
     )
     training = _training_plan(row, model, cluster, layout, batch, precision, conventions, assumed)
     return layout, training, stack_of(conventions, row, experts, recipe, device, model)
+
+
+def _gathers_alone(row: Fields) -> bool:
+    """Return whether one device gathers layer by layer too: FSDP that offloads keeps its parameters on the host."""
+    sharding = row.text("sharding")
+    return "FSDP" in sharding and "CPU offload" in sharding
 
 
 def _degrees(

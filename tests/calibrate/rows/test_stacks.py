@@ -368,3 +368,12 @@ def test_fine_tuning_in_megatron_bridge_has_neither_chunks_nor_hidden_collective
     )
     assert read(**large, vp=3, notes=words).spec.layout.virtual_stages == 3
     assert read(**large, notes=f"{words}; DeepEP").spec.stack.expert_dispatch == "deepep"
+
+
+def test_fsdp_that_offloads_gathers_layer_by_layer_on_one_device_too() -> None:
+    stages = [
+        read(n_gpus=1, sharding=said).spec.layout.zero_stage
+        for said in ("FSDP, CPU offload", "FSDP", "ZeRO-3, CPU offload of the optimizer")
+    ]
+
+    assert stages == [3, 0, 0]
