@@ -158,6 +158,48 @@ def test_megatrons_loss_passes_over_an_fp32_copy_of_the_logits_once_for_each_ope
 
 
 @pytest.mark.parametrize(
+    ("stack", "ratio"),
+    [
+        (Stack(), 1.0),
+        (STACKS["ordinary-megatron"], 1.0),
+        (Stack(cross_entropy="compiled"), 2.0),
+        (Stack(cross_entropy="in_place"), 2.0),
+    ],
+)
+def test_a_loss_on_an_fp32_copy_moves_no_more_for_logits_that_are_fp32_already(stack: Stack, ratio: float) -> None:
+    narrow, wide = (
+        float(work_of(msgspec.structs.replace(PLAN, precision=precision), stack).entropy_bytes)
+        for precision in ("bf16", "fp32")
+    )
+    assert wide == ratio * narrow
+
+
+def test_pytorchs_loss_of_fp32_logits_moves_no_more_than_that_of_16_bit_ones() -> None:
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    rows, columns = 64, 1024
+
+    class Bytes(TorchDispatchMode):  # type: ignore[misc]  # torch has no types where the tests are checked
+        moved = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is not torch.ops.aten.detach.default:
+                whole = [each for each in (*args, out) if getattr(each, "shape", ()) == (rows, columns)]
+                self.moved += sum(each.element_size() for each in whole)
+            return out
+
+    def moved(dtype: Any) -> int:
+        logits = torch.zeros(rows, columns, dtype=dtype, requires_grad=True)
+        with Bytes() as count:
+            torch.nn.functional.cross_entropy(logits.float(), torch.zeros(rows, dtype=torch.long)).backward()
+        return int(count.moved)
+
+    assert moved(torch.bfloat16) - moved(torch.float32) == 2 * (2 + 4)  # both casts
+
+
+@pytest.mark.parametrize(
     ("device", "ratio"), [("a100-sxm-80gb", 1 / 6), ("h100-sxm", 1 / 6), ("v100-sxm2-32gb", 15.7 / 125)]
 )
 @pytest.mark.parametrize("precision", ["tf32", "fp32"])

@@ -29,6 +29,23 @@ at a clock that they exceed. The value is round, and was chosen in sight of rows
 FIRST_MATRIX_UNITS = frozenset(("volta", "turing", "tpu"))
 """Architectures whose matrix units wait for operands and not for power: a V100 has 1.9 times the power per FLOP of an
 A100, and sustains no larger share of its peak."""
+VECTOR_SHARE = {
+    "ampere": 0.91 * 19.18 / 19.5,
+    "ampere-ga102": 0.91 * 24.79 / 35.6,
+    "ada": 0.91 * 54.7 / 82.6,
+    "hopper": 0.91 * 52.11 / 66.9,
+    "blackwell": 0.91 * 66.24 / 75,
+    "blackwell-gb202": 0.91 * 69.16 / 104.8,
+}
+"""Share of the fp32 peak that products on vector units sustain in a training, by architecture.
+
+They are the TFLOP/s of square products in fp32 as users measured them in PyTorch (zzc0721/torch-performance-test-data,
+database.md @0785868: A100, RTX 3090, RTX 4090, H100, B200 and RTX 5090) over the peak, times the 0.91 of them that an
+A100 reaches in training in 16 bit. Since GA102 half of the lanes of a core compute integers too, and a core of Hopper
+has twice the lanes of one of the A100 and as many schedulers, so that products come less near to the peak. A V100S, the
+only one of the first matrix units that was measured, has another limit of power than a V100, and 0.75 where the law has
+0.77.
+"""
 WITHIN_EXPONENT = 0.65
 """Exponent of power within one architecture. The H100 that is capped at 500 W suggests 0.65 to 1.0. Single devices
 under a falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) suggest 0.35 near their limit and 0.9 far below it."""
@@ -173,6 +190,11 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
     most = LAW_GEMM_SHARE if _family(architecture) in FIRST_MATRIX_UNITS else MOST_GEMM_SHARE
     across = min(most, LAW_GEMM_SHARE * math.pow(relative / below, LAW_GEMM_EXPONENT))
     return across * math.pow(below, WITHIN_EXPONENT)
+
+
+def vector_share(architecture: str) -> float | None:
+    """Return the share of the fp32 peak that products sustain, or None for an architecture that nobody measured."""
+    return VECTOR_SHARE.get(architecture, VECTOR_SHARE.get(_family(architecture)))
 
 
 def _family(architecture: str) -> str:

@@ -27,6 +27,7 @@ from carbon_plugin.predict.rates.laws import (
     memory_share_law,
     peak_16bit,
     peak_of,
+    vector_share,
     wide_precision,
 )
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
@@ -77,6 +78,8 @@ sends at 8/k of the rate of one of its six links.
 
 CALIBRATION = "calibration"
 """Source of the constants that the fit to published rows writes into profiles."""
+MATRIX_UNIT_SOURCES = frozenset((CALIBRATION, "torch-products"))
+"""Sources of the shares of profiles that are about products in 16 bit."""
 ALIGNED_BYTES = 16
 """Bytes at whose multiples rows of a matrix begin where NVIDIA's matrix units read them at their rate: 8 values of 16
 bit (NVIDIA's guide to matrix multiplication). Vector units, which compute fp32, do not mind."""
@@ -335,14 +338,17 @@ def resolve_constants(
 def _gemm_share(resolver: _Resolver, precision: Precision, law: float) -> float:
     """Return the share of peak of matrix products.
 
-    Products in fp32 run on vector units, which the power limit does not reach. The share that a profile ships with is
-    that of matrix units, so that the law of the vector units' own peak holds in its place.
+    Products in fp32 run on vector units, and the share that a profile ships with is that of matrix units. They sustain
+    what users measured on the architecture, else what the law gives for the vector units' own peak.
     """
-    share = resolver.accelerator.efficiency.gemm_share
-    if precision != "fp32" or share is None or share.source != CALIBRATION:
+    device = resolver.accelerator
+    share, measured = device.efficiency.gemm_share, vector_share(device.architecture)
+    of_matrix_units = share is None or share.source in MATRIX_UNIT_SOURCES
+    if precision != "fp32" or not of_matrix_units or (share is None and measured is None):
         return resolver.pick("gemm_share", law, LAW_SOURCE)
-    resolver.assume(f"{resolver.accelerator.name}.gemm_share", f"{law:.4g}", "vector units run at their own share")
-    return law
+    found = law if measured is None else measured
+    resolver.assume(f"{device.name}.gemm_share", f"{found:.4g}", "vector units run at their own share")
+    return found
 
 
 def _attention(resolver: _Resolver, stack: Stack) -> float:
