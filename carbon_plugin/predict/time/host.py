@@ -17,6 +17,9 @@ HOST_OPS_WRITTEN_OUT = (51, 95)
 norms, rotary positions and gate are written out. They are the kernels of a GPT-2 and a Llama layer of transformers and
 a third of their views, which launch nothing (`tests/predict/time/test_written_out.py` counts both); the third is a
 round number."""
+HOST_OPS_FROZEN = (15, 22)
+"""Slots fewer in the backward pass of such a layer whose weights are frozen, of GPT-2 and of Llama: those of the
+gradients of weights, norms and biases, and a third of their views (the same test)."""
 HOST_OPS_GELU = (7, 10)
 """Additional slots, forward and backward, where a GELU runs as separate operations (the same test)."""
 HOST_OPS_SOFTMAX = (6, 15)
@@ -87,7 +90,8 @@ def _operations(shape: Shape, work: StepWork, rates: Rates) -> tuple[Values, Val
         where(apart, written, plain + shape.written_gelu * more)
         for written, plain, more in zip(HOST_OPS_WRITTEN_OUT, HOST_OPS_EAGER, HOST_OPS_GELU, strict=True)
     ]
-    return where(work.eager > 0, eager[0], forward), where(work.eager > 0, eager[1], backward)
+    spared = (1 - shape.trainable) * where(apart, HOST_OPS_FROZEN[1], HOST_OPS_FROZEN[0])
+    return where(work.eager > 0, eager[0], forward), where(work.eager > 0, eager[1] - spared, backward)
 
 
 def host_wait(layout: Layout, rates: Rates) -> Values:

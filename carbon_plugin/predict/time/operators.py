@@ -50,6 +50,9 @@ They are counted by the operations of a GPT-2 and a Llama layer of transformers 
 `apply_rotary_pos_emb` builds the rotated halves): `tests/predict/time/test_written_out.py` counts them again. A fused
 norm takes 4 and 6. A dropout reads and writes its values and a mask of bytes.
 """
+FROZEN_KERNELS, FROZEN_HIDDEN, FROZEN_FFN = (4.0, 4.0), (10.0, 16.0), (2.0, 0.0)
+"""Kernels and bytes that the backward pass of such a layer does without where its weights are frozen: the gradients of
+biases and norms. The first is GPT-2's, the second Llama's. The same test counts them."""
 AUTOCAST_KERNELS: Table = ((10.0, 12.0), (10.0, 16.0))
 AUTOCAST_HIDDEN: Table = ((28.0, 48.0), (23.0, 73.0))
 AUTOCAST_ROTARY: Table = ((0.0, 0.0), (16.0, 26.0))
@@ -277,16 +280,22 @@ def _plain_chain(shape: Shape, layout: Layout, work: StepWork, tokens: Values, f
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     rotated = (shape.heads + shape.kv_heads) * shape.qk_dim / layout.tp
     scale = tokens * work.activation_bytes / 2 / rates.streaming
+    frozen = 1 - shape.trainable
+
+    def spared(less: tuple[float, float], way: int) -> Values:
+        return frozen * where(apart, less[1], less[0]) * way
 
     def chain(way: int) -> Values:
         def of(plain: Table, more: Table = NOTHING) -> Values:
             return where(apart, plain[1][way], plain[0][way]) + cast * where(apart, more[1][way], more[0][way])
 
-        hidden = of(PLAIN_HIDDEN, AUTOCAST_HIDDEN) + PLAIN_DROPOUT * shape.dropout
-        moved = shape.parts * hidden * shape.hidden / split + of(PLAIN_FFN) * ffn_width / layout.tp
+        hidden = of(PLAIN_HIDDEN, AUTOCAST_HIDDEN) + PLAIN_DROPOUT * shape.dropout - spared(FROZEN_HIDDEN, way)
+        moved = shape.parts * hidden * shape.hidden / split
+        moved = moved + (of(PLAIN_FFN) - spared(FROZEN_FFN, way)) * ffn_width / layout.tp
         moved = moved + of(PLAIN_ROTARY, AUTOCAST_ROTARY) * rotated
         moved = moved + shape.written_gelu * GELU_FFN[way] * ffn_width / layout.tp
         kernels = of(PLAIN_KERNELS, AUTOCAST_KERNELS) + shape.written_gelu * GELU_KERNELS[way]
+        kernels = kernels - spared(FROZEN_KERNELS, way)
         return moved * scale + kernels * rates.kernel_time
 
     return Cost(chain(0), chain(1))
@@ -326,9 +335,8 @@ def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_bat
         wanted = maximum(rates.aligned_bytes / work.activation_bytes, 1)
         odd = (work.pads_vocabulary == 0) & (columns % wanted > 0)
         product = product * where(odd, UNALIGNED_COLUMNS, 1.0)
-    entropy = work.entropy_bytes * scored * columns
-    moved = entropy / rates.streaming + 12 * tokens * shape.hidden / rates.memory
-    traffic = moved * work.activation_bytes / 2
+    entropy = work.entropy_bytes * scored * columns / rates.streaming
+    traffic = entropy + 12 * tokens * shape.hidden * work.activation_bytes / 2 / rates.memory
     # The traffic is that of both directions, and half of it is counted for each.
     host = 10 * rates.host_op_time
     of_input = layout.micro_batch_size * work.inputs * work.input_len / layout.cp

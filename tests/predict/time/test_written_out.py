@@ -34,20 +34,39 @@ PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 
 def counted(
-    hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool = False, gelu: str = "gelu"
+    hidden: int,
+    ffn: int,
+    heads: int,
+    kv_heads: int,
+    *,
+    llama: bool,
+    autocast: bool = False,
+    gelu: str = "gelu",
+    frozen: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return kernels, views and bytes a token, forward and backward, of one layer of transformers' model in 16 bit.
 
-    The bytes are those of every operation that is neither a product nor the attention core.
+    The bytes are those of every operation that is neither a product nor the attention core. Of a frozen layer the
+    gradient passes on to the table of words.
     """
     one, two = (
-        _run(layers, hidden, ffn, heads, kv_heads, llama=llama, autocast=autocast, gelu=gelu) for layers in (1, 2)
+        _run(layers, hidden, ffn, heads, kv_heads, llama=llama, autocast=autocast, gelu=gelu, frozen=frozen)
+        for layers in (1, 2)
     )
     return {name: two[name] - one[name] for name in one}
 
 
 def _run(
-    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, *, llama: bool, autocast: bool, gelu: str
+    layers: int,
+    hidden: int,
+    ffn: int,
+    heads: int,
+    kv_heads: int,
+    *,
+    llama: bool,
+    autocast: bool,
+    gelu: str,
+    frozen: bool,
 ) -> dict[str, np.ndarray]:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -85,6 +104,9 @@ def _run(
         )  # fmt: skip
         model = transformers.GPT2LMHeadModel(config)
     model = (model if autocast else model.to(torch.bfloat16)).train()
+    if frozen:
+        model.requires_grad_(requires_grad=False)
+        model.get_input_embeddings().requires_grad_(requires_grad=True)
     # Autocast of CPUs leaves a softmax in 16 bit and has norms follow their input, which is in 32 bit here too.
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), Count() as forward:
         logits = model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long)).logits
@@ -162,6 +184,29 @@ def test_a_gpt_2_layer_moves_the_bytes_that_its_operations_do(hidden: int, ffn: 
     assert chain_bytes(layer_of(hidden, ffn, llama=False), Stack(plain_modules=True), unit) == pytest.approx(
         found, rel=0.02
     )
+
+
+@pytest.mark.parametrize("llama", [False, True])
+@pytest.mark.parametrize(("hidden", "ffn"), [(256, 1280), (512, 1024)])
+def test_a_frozen_layer_moves_and_issues_nothing_for_the_gradients_of_its_weights(
+    hidden: int, ffn: int, llama: bool, rates: MakeRates
+) -> None:
+    trained, frozen = (counted(hidden, ffn, 8, 8, llama=llama, frozen=each) for each in (False, True))
+    model = layer_of(hidden, ffn, llama=llama)
+    fixed = msgspec.structs.replace(model, trainable_fraction=1e-9)
+    stack, unit = Stack(plain_modules=True), rates(streaming=1.0, memory=1.0, kernel_time=0.0)
+    assert chain_bytes(fixed, stack, unit) == pytest.approx(frozen["bytes"], rel=0.02)
+    spared = chain_bytes(model, stack, unit) - chain_bytes(fixed, stack, unit)
+    assert spared == pytest.approx(trained["bytes"] - frozen["bytes"], abs=20)
+    slots = (trained["kernels"] - frozen["kernels"]) + (trained["views"] - frozen["views"]) / 3
+    a_slot = rates(host_op_time=1.0)
+    floors = [host.host_floor(*case(each, stack), a_slot, sparse=False) for each in (model, fixed)]
+    assert float(floors[0].forward - floors[1].forward) == pytest.approx(slots[0], abs=0.5)
+    assert float(floors[0].backward - floors[1].backward) == pytest.approx(slots[1], abs=1)
+    # What is left of kernels beside products: a matrix of a frozen layer has one product in the backward pass.
+    matrices = 7 if llama else 4
+    kernels = trained["kernels"][1] - frozen["kernels"][1] - matrices
+    assert kernels == operators.FROZEN_KERNELS[llama]
 
 
 @pytest.mark.parametrize(("hidden", "ffn"), [(256, 1280), (512, 2048)])
