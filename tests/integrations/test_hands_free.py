@@ -262,8 +262,8 @@ class TestUnderTorchrun:
         file = ledger_of(torchrun_twice["run"])
         said = [record.message for record in file.records if isinstance(record, Event)]
 
-        assert any("tokens, model and layout" in sentence for sentence in said)
-        assert "tokens, model and layout" in torchrun_twice["measured stderr"]
+        assert any("Tokens, model and layout" in sentence for sentence in said)
+        assert "Tokens, model and layout" in torchrun_twice["measured stderr"]
         manifest = manifest_of(file.records)
         assert manifest.prediction is None
         assert manifest.effective["step_counter"]["source"].endswith("AdamW of 161 values on this rank")
