@@ -217,7 +217,7 @@ def _leaves_node(conventions: Conventions, row: Fields, device: Accelerator) -> 
 
 def _sent_once_in_racks(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
     """Return whether Megatron-Bridge's recipe of the row exchanges by HybridEP in a rack of one scale-up domain."""
-    in_rack = conventions.name == MEGATRON_BRIDGE.name and device.scaleup.domain >= RACK
+    in_rack = conventions == MEGATRON_BRIDGE and device.scaleup.domain >= RACK
     return in_rack and _release(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
 
 

@@ -38,7 +38,10 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "etp": ("expert_tensor_parallel_size",),
         "dp": ("data_parallel", "data_parallel_size"),
         "vp": ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
+        "dp_shard": ("data_parallel_shard_degree",),
+        "dp_replicate": ("data_parallel_replicate_degree",),
         "sp": ("sequence_parallel",),
+        "compile": ("torch_compile",),
         "step_time_s": ("step_time", "iteration_time_s", "seconds_per_step", "s_per_step"),
         "tokens_per_s_per_gpu": (
             "tokens_per_sec_per_gpu",
@@ -63,9 +66,15 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The fields of a row, and what Megatron, DeepSpeed, transformers, torchtitan and MaxText call them."""
-MEANT_BY_NULL: Mapping[str, object] = MappingProxyType({"vp": 1, "recompute": "none"})
-"""What Megatron means by null under its own names of these fields: one chunk a pipeline rank, and nothing computed
-again."""
+MEANT_BY_NULL: Mapping[str, object] = MappingProxyType(
+    {
+        "virtual-pipeline-model-parallel-size": 1,
+        "num-virtual-stages-per-pipeline-rank": 1,
+        "recompute-granularity": "none",
+    }
+)
+"""What Megatron means by null in these arguments: one chunk a pipeline rank, and nothing computed again. In any other
+field null says nothing."""
 SWITCHES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "use_distributed_optimizer": ("sharding", "distributed optimizer (ZeRO-1)", "DDP"),
@@ -94,10 +103,12 @@ SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 MILLISECONDS = ("step_time_ms", "iteration_time_ms", "elapsed_time_per_iteration_ms", "ms_per_step", "ms_per_iteration")
 STEP_RATES = ("steps_per_s", "steps_per_sec", "steps_per_second", "iterations_per_second")
 """Numbers of steps in a second, in place of the seconds of a step."""
-SHARD_DEGREES = ("dp_shard", "data_parallel_shard_degree")
-COPY_DEGREES = ("dp_replicate", "data_parallel_replicate_degree")
+SHARD_DEGREE, COPY_DEGREE = "dp_shard", "dp_replicate"
 """torchtitan's degrees of data parallelism: over how many ranks it shards, and among how many groups of these it keeps
 copies."""
+ALL_THE_REST = "-1"
+"""What torchtitan's degree of sharding says, and means unless told otherwise, for all ranks that no other degree
+takes."""
 DEVICES_AHEAD = re.compile(r"(\d+)\s*[x×]\s*(\D.*)")
 """A number of devices before their name, as in "8x H100"."""
 
@@ -126,24 +137,32 @@ def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sharded(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with torchtitan's two degrees of data parallelism as one, and how it shards in words."""
-    degrees = [row.pop(name) for name in SHARD_DEGREES if isinstance(row.get(name), int) and row[name] > 0]
-    copies = [row.pop(name) for name in COPY_DEGREES if isinstance(row.get(name), int) and row[name] > 0]
-    if not degrees:
+    """Return the row with torchtitan's two degrees of data parallelism as one, and how it shards in words.
+
+    Raises `SpecError` for a degree that is no positive integer.
+    """
+    stated = Fields(row)
+    if not stated.states(SHARD_DEGREE, COPY_DEGREE):
         return row
-    within, among = degrees[0], (copies or [1])[0]
-    row = _with(row, "dp", within * among, f"{SHARD_DEGREES[0]} times {COPY_DEGREES[0]}")
-    words = "none (copies)" if within == 1 else f"HSDP within groups of {within}" if among > 1 else "FSDP2"
-    return row if row.get("sharding") else {**row, "sharding": words}
+    within = None if stated.text(SHARD_DEGREE) in ("", ALL_THE_REST) else stated.count(SHARD_DEGREE)
+    among = stated.count(COPY_DEGREE, 1)
+    row = {name: value for name, value in row.items() if name not in (SHARD_DEGREE, COPY_DEGREE)}
+    if within is not None:
+        row = _with(row, "dp", within * among, f"{SHARD_DEGREE} times {COPY_DEGREE}")
+    words = str(row.get("sharding") or ("none (copies)" if within == 1 else "FSDP2"))
+    if among > 1 and within != 1:
+        words += f" of DP {among}" if within is None else f" within groups of {within}"
+    return {**row, "sharding": words}
 
 
 def _compiled(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row with a compiler that a field of its own switches on among what `overlap` says."""
-    said = [name for name in ("compile", "torch_compile") if isinstance(row.get(name), bool)]
-    on = [row.pop(name) for name in said]
-    if not any(on):
+    if not isinstance(row.get("compile"), bool):
         return row
-    return {**row, "overlap": ", ".join(filter(None, (str(row.get("overlap") or ""), "torch.compile")))}
+    rest = {name: value for name, value in row.items() if name != "compile"}
+    if not row["compile"]:
+        return rest
+    return {**rest, "overlap": ", ".join(filter(None, (str(row.get("overlap") or ""), "torch.compile")))}
 
 
 def spelled_shape(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +176,8 @@ def _spelled(fields: dict[str, Any], names: Mapping[str, tuple[str, ...]]) -> di
         name = meant.get(normalized(str(other)))
         if name is not None and other != name:
             value = fields.pop(other)
-            fields = _with(fields, name, MEANT_BY_NULL.get(name) if value is None else value, str(other))
+            meant_value = MEANT_BY_NULL.get(normalized(str(other))) if value is None else value
+            fields = _with(fields, name, meant_value, str(other))
     return fields
 
 

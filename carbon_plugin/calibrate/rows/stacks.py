@@ -110,6 +110,8 @@ NORMS_APART = re.compile(r"(?i)\bnorms (are )?not fused\b")
 """Words of a note for norms that run as single operations in software which else is read as having kernels of its
 own."""
 LIST_OPTIMIZER = re.compile(r"(?i)\boptimizer not fused\b")
+"""Words of a note for an optimizer that updates in several operations over lists of parameters, in software whose usual
+one is a single kernel."""
 AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
 NARROW_WEIGHTS = re.compile(r"\bO2\b")
 """The level of mixed precision at which the weights themselves are 16 bit and the optimizer keeps their masters, in
@@ -150,7 +152,7 @@ run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of 
 argonne-lcf/Megatron-DeepSpeed)."""
 
 
-WRAPPED_OP_TIME = 25e-6
+WRAPPED_OP_S = 25e-6
 """Seconds that the host takes more for an operation on DTensors, as which torchtitan and NeMo AutoModel split weights
 over tensor-parallel ranks, unless the layers are compiled: of the cheapest one 24 to 26 µs since November 2025, and 36
 to 40 before (pytorch/pytorch pull request 166371)."""
@@ -188,7 +190,7 @@ def stack_of(
     wraps = conventions.name == "torchtitan" or conventions == AUTOMODEL or "DTensor" in row.text("notes")
     issued = conventions.stack.host_op_time_s
     if wraps and (row.optional_count("tp") or 1) > 1 and not _compiled(row, device) and issued is not None:
-        changes["host_op_time_s"] = issued + WRAPPED_OP_TIME
+        changes["host_op_time_s"] = issued + WRAPPED_OP_S
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
@@ -255,8 +257,8 @@ def _mixed_precision(conventions: Conventions, row: Fields) -> dict[str, Any]:
     said = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if APEX.search(said):
         return {"autocast": False, "fused_optimizer": True}
-    named = conventions.one_kernel_updates or not _is_pytorch(conventions, row)
-    one_kernel = FUSED_OPTIMIZER.search(said) or (named and not LIST_OPTIMIZER.search(said))
+    usual = conventions.one_kernel_updates or not _is_pytorch(conventions, row)
+    one_kernel = FUSED_OPTIMIZER.search(said) or (usual and not LIST_OPTIMIZER.search(said))
     changes: dict[str, Any] = {"fused_optimizer": True} if one_kernel else {}
     if AUTOCAST.search(row.text("precision")) or AUTOCAST_BY_DEFAULT.match(row.text("framework")):
         changes["autocast"] = True
@@ -365,9 +367,14 @@ def _has_no_kernel_for_heads(
     return wide and conventions in ENGINE_BASED and (0, 0) < release_of(framework) < WIDE_HEADS_SINCE
 
 
+def _stated_kernel(row: Fields) -> str:
+    """Return the attention kernel that the row names, without a remark in brackets behind it."""
+    return re.sub(r"\s*\(.*\)$", "", row.text("attention_kernel").strip())
+
+
 def _says_sdpa(row: Fields) -> bool:
     """Return whether the row leaves the choice of a kernel to PyTorch, as torchtitan does in each of its releases."""
-    return normalized(row.text("attention_kernel")) in SDPA
+    return normalized(_stated_kernel(row)) in SDPA
 
 
 def _attention_kernel(row: Fields, device: Accelerator) -> AttentionKernel | None:
@@ -375,9 +382,9 @@ def _attention_kernel(row: Fields, device: Accelerator) -> AttentionKernel | Non
 
     Raises `SpecError` naming the field for an unknown one.
     """
-    said = re.sub(r"\s*\(.*\)$", "", row.text("attention_kernel").strip())
     if _says_sdpa(row):
         return None
+    said = _stated_kernel(row)
     if normalized(said) in UNNUMBERED:
         return "flash" if device.kind == "tpu" or default_attention_kernel(device) == "flash" else "flash2"
     said = SAME_KERNELS.get(normalized(said), said)

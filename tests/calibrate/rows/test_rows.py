@@ -650,6 +650,7 @@ def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> N
     [
         ("A100-80GB-SXM", "HF Trainer", "sdpa", None, "attention kernel flash2"),
         ("B200", "HF Trainer", "SDPA", None, "attention kernel cudnn"),
+        ("A100-80GB-SXM", "HF Trainer", "sdpa (its flash kernel)", None, "attention kernel flash2"),
         ("A100-80GB-SXM", "Megatron-Core (2026)", "scaled_dot_product_attention", None, "attention kernel flash2"),
         ("B200", "torchtitan (2026-01)", "sdpa", "cudnn", None),
         ("H100-80GB-SXM", "HF Trainer", "xformers", "flash2", None),

@@ -83,6 +83,7 @@ def test_a_dimension_is_read_under_the_names_of_a_config_and_of_megatron(name: s
         ("virtual_pipeline_model_parallel_size", None, "vp", 1),
         ("recompute_granularity", None, "recompute", "none"),
         ("recompute_granularity", "full", "recompute", "full"),
+        ("gradient_checkpointing", None, "recompute", None),
         ("use_distributed_optimizer", True, "sharding", "distributed optimizer (ZeRO-1)"),
         ("use-distributed-optimizer", False, "sharding", "DDP"),
         ("moe_router_force_load_balancing", True, "routing", "balanced"),
@@ -161,6 +162,36 @@ def test_torchtitans_degrees_of_data_parallelism_say_how_it_shards() -> None:
     assert compiled == read(**titan, dp_shard=32, overlap="torch.compile", step_time_s=99)
     assert "compile" not in compiled.not_read
     assert read(**titan, dp_shard=32, compile=False, step_time_s=99) == read(**titan, dp_shard=32, step_time_s=99)
+
+
+@pytest.mark.parametrize(
+    ("said", "stage", "shards", "copies"),
+    [
+        ({"dp_replicate": 4}, 3, 8, 4),
+        ({"dp_replicate": 4, "dp_shard": -1}, 3, 8, 4),
+        ({"dp_shard": -1}, 3, 32, 1),
+        ({"data-parallel-replicate-degree": 4, "data_parallel_shard_degree": 8}, 3, 8, 4),
+        ({"dp_replicate": 4, "dp_shard": 8, "sharding": "FSDP2"}, 3, 8, 4),
+        ({"dp_replicate": 4, "sharding": "FSDP2"}, 3, 8, 4),
+    ],
+)
+def test_copies_of_shards_are_kept_whatever_else_the_row_says_of_them(
+    said: dict[str, Any], stage: int, shards: int, copies: int
+) -> None:
+    titan = {"framework": "torchtitan (2026)", "tp": 1, "pp": 1, "ep": 1, "dp": None, "grad_accum": None}
+    row = read(**titan, **said, step_time_s=99)
+
+    assert (row.spec.layout.zero_stage, row.spec.layout.dp_shard, row.spec.layout.dp_replicate) == (
+        stage,
+        shards,
+        copies,
+    )
+    assert not {"dp_shard", "dp_replicate"} & {*row.not_read}
+
+
+def test_a_degree_that_is_no_count_is_refused_by_its_name() -> None:
+    assert refusal(dp_shard="many") == "dp_shard is 'many', expected a positive number"
+    assert refusal(dp_replicate=0) == "dp_replicate is 0, expected a positive number"
 
 
 def test_a_model_that_a_preset_has_needs_no_architecture() -> None:

@@ -368,6 +368,9 @@ def test_fine_tuning_in_megatron_bridge_has_neither_chunks_nor_hidden_collective
     )
     assert read(**large, vp=3, notes=words).spec.layout.virtual_stages == 3
     assert read(**large, notes=f"{words}; DeepEP").spec.stack.expert_dispatch == "deepep"
+    in_a_rack = {**large, "gpu": "GB200", "framework": "Megatron-Bridge (container 26.06)", "model": "Qwen3"}
+    dispatchers = [read(**in_a_rack, notes=notes).spec.stack.expert_dispatch for notes in ("", words)]
+    assert dispatchers == ["hybridep", read(**EXPERTS).spec.stack.expert_dispatch]
 
 
 def test_fsdp_that_offloads_gathers_layer_by_layer_on_one_device_too() -> None:
