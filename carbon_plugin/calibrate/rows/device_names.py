@@ -63,7 +63,7 @@ def slice_chips(gpu: str) -> int | None:
 
 
 def _device_words(gpu: str) -> str:
-    return re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
+    return re.sub(r"^((NVIDIA|AMD|Google|Tesla|GeForce|Quadro)-)+", "", re.sub(r"[\s_]+", "-", gpu.strip()))
 
 
 @cache

@@ -35,6 +35,7 @@ PRECISIONS: dict[str, Precision] = {
     "tf32": "tf32",
     "half": "fp16",
     "16": "fp16",
+    "32": "fp32",
     "fp8": "fp8",
     "float8": "fp8",
     "mxfp8": "mxfp8",
@@ -240,7 +241,7 @@ def row_precision(text: str) -> Precision:
 def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
     text = row.text("sharding")
     lower = text.lower()
-    if match := re.search(r"zero[\s-]?(\d+)", lower):
+    if match := re.search(r"(?:zero|stage)[\s_-]?(\d+)", lower):
         named = int(match.group(1))
         if named > 3:
             raise SpecError(f"sharding {text!r} names a stage {named} of ZeRO, expected 0, 1, 2 or 3")
@@ -251,7 +252,8 @@ def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[st
         return named
     for marks, stage in (
         (("distributed optimizer",), 1),
-        (("fsdp", "hsdp"), 3),
+        (("shard_grad_op",), 2),
+        (("fsdp", "hsdp", "full_shard", "hybrid_shard"), 3),
         (("none", "ddp", "(dp)", "no"), 0),
     ):
         if any(mark in lower for mark in marks):
@@ -375,7 +377,7 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
         return conventions.recompute
     if re.search(r"per[- ]op|selective ac|operators|\bminimal|\bdots", text):
         return "operators"
-    if text in ("no", "off", "disabled"):
+    if text in ("no", "off", "disabled", "false"):
         return "none"
     if NOTHING_KEPT.search(text):
         return "full"
@@ -383,7 +385,7 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
     for word in kinds:
         if word in text:
             return word
-    if text in ("yes", "on", "enabled"):
+    if text in ("yes", "on", "enabled", "true"):
         assumed.append("recompute full")
         return "full"
     raise SpecError(f"recompute {row.text('recompute')!r} is none of none, selective, operators, full")

@@ -27,8 +27,17 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "max_seq_length",
             "context_length",
             "max_target_length",
+            "block_size",
+            "sequence_len",
+            "cutoff_len",
         ),
-        "mbs": ("micro_batch_size", "per_device_train_batch_size", "local_batch_size", "per_device_batch_size"),
+        "mbs": (
+            "micro_batch_size",
+            "per_device_train_batch_size",
+            "local_batch_size",
+            "per_device_batch_size",
+            "train_micro_batch_size_per_gpu",
+        ),
         "gbs": ("global_batch_size", "train_batch_size"),
         "grad_accum": ("gradient_accumulation_steps",),
         "tp": ("tensor_parallel", "tensor_parallel_size", "tensor_model_parallel_size"),
@@ -54,9 +63,17 @@ ROW_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tokens/s/chip",
         ),
         "tokens_per_s_total": ("total_tokens_per_s", "total_tokens_per_sec", "total_tokens_per_second"),
-        "samples_per_s": ("samples_per_sec", "samples_per_second", "train_samples_per_second"),
+        "samples_per_s": (
+            "samples_per_sec",
+            "samples_per_second",
+            "train_samples_per_second",
+            "images_per_s",
+            "images_per_sec",
+            "images_per_second",
+        ),
         "mfu_pct": ("mfu_percent",),
-        "precision": ("dtype", "compute_dtype"),
+        "precision": ("dtype", "compute_dtype", "torch_dtype", "mixed_precision"),
+        "lora_rank": ("lora_r",),
         "recompute": ("remat", "activation_checkpointing", "gradient_checkpointing", "recompute_granularity"),
         "inter_node": ("network", "interconnect"),
         "mem_gib_per_gpu": ("peak_memory_gib",),
@@ -100,8 +117,22 @@ SHAPE_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The dimensions of a model, and what a `config.json` and Megatron call them."""
-MILLISECONDS = ("step_time_ms", "iteration_time_ms", "elapsed_time_per_iteration_ms", "ms_per_step", "ms_per_iteration")
-STEP_RATES = ("steps_per_s", "steps_per_sec", "steps_per_second", "iterations_per_second")
+MILLISECONDS = (
+    "step_time_ms",
+    "iteration_time_ms",
+    "iter_time_ms",
+    "elapsed_time_per_iteration_ms",
+    "ms_per_step",
+    "ms_per_iteration",
+)
+STEP_RATES = (
+    "steps_per_s",
+    "steps_per_sec",
+    "steps_per_second",
+    "train_steps_per_second",
+    "iterations_per_second",
+    "it_per_s",
+)
 """Numbers of steps in a second, in place of the seconds of a step."""
 SHARD_DEGREE, COPY_DEGREE = "dp_shard", "dp_replicate"
 """torchtitan's degrees of data parallelism: over how many ranks it shards, and among how many groups of these it keeps

@@ -129,10 +129,19 @@ own CUTLASS kernel, which devices before Ampere get (`_dispatch_fw_priority_list
 FlashAttention 3 on Hopper is not taken here, because no row says that its build had it). JAX's splash attention is the
 one of TPUs."""
 SAME_KERNELS: Mapping[str, AttentionKernel] = MappingProxyType(
-    {"fused": "cudnn", "cudnn-flash-te": "cudnn", "dot-product": "eager"}
+    {
+        "fused": "cudnn",
+        "cudnn-flash-te": "cudnn",
+        "dot-product": "eager",
+        "math": "eager",
+        "mem-efficient": "flash",
+        "memory-efficient": "flash",
+        "efficient-attention": "flash",
+    }
 )
-"""What Megatron (`--attention-backend`) and MaxText (`attention`) call kernels of other names here. Megatron's "fused"
-is cuDNN's through Transformer Engine (`AttnBackend` of its core/transformer/enums.py)."""
+"""What Megatron (`--attention-backend`), MaxText (`attention`) and PyTorch (`SDPBackend`) call kernels of other names
+here. Megatron's "fused" is cuDNN's through Transformer Engine (`AttnBackend` of its core/transformer/enums.py).
+PyTorch's memory-efficient kernel is as fast on an A100 as FlashAttention 1 (`ATTENTION_SHARE`)."""
 OF_THE_MAKER = re.compile(r"(?i)\bmlperf\b|\bprimus\b|\bneuron\b|\bhabana\b")
 """Software that makers of devices wrote for their own, and submissions to a benchmark, which are tuned for their
 hardware whatever the name of the software. What XLA compiles counts as tuned for every device, because its kernels are

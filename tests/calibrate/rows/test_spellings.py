@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.calibrate.rows.device_names import accelerator_name
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
-from carbon_plugin.calibrate.rows.spellings import MILLISECONDS, ROW_NAMES, SHAPE_NAMES, spelled_row
+from carbon_plugin.calibrate.rows.spellings import (
+    MILLISECONDS,
+    ROW_NAMES,
+    SHAPE_NAMES,
+    STEP_RATES,
+    spelled_row,
+)
 
 RECORD: dict[str, Any] = {
     "id": "mine-1",
@@ -261,3 +268,38 @@ def test_adapters_are_trained_alone_wherever_a_row_speaks_of_them(shape: dict[st
 
 def test_a_field_whose_name_is_no_text_is_left_for_the_reader_to_name() -> None:
     assert spelled_row({**RECORD, 16: "x"})[16] == "x"  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "plain"),
+    [
+        ("recompute", True, "full"),
+        ("recompute", False, "none"),
+        ("precision", "bfloat16", "bf16"),
+        ("precision", "32", "fp32"),
+        ("attention_kernel", "math", "eager"),
+        ("attention_kernel", "mem_efficient", "flash"),
+        ("sharding", "FULL_SHARD", "fsdp"),
+        ("sharding", "SHARD_GRAD_OP", "ZeRO-2"),
+        ("sharding", "stage 2", "ZeRO-2"),
+        ("sharding", "DeepSpeed stage3", "ZeRO-3"),
+    ],
+)
+def test_words_of_pytorch_lightning_and_deepspeed_say_what_ours_do(field: str, said: object, plain: str) -> None:
+    ordinary: dict[str, Any] = {"framework": "PyTorch", "tp": 1, "pp": 1, "ep": 1, "dp": 32, "gbs": 32, "grad_accum": 1}
+    dense = {**SHAPE, "n_experts": None, "top_k": None, "moe_ffn": None, "shared_experts": None, "dense_layers": None}
+    found, wanted = (read(dense, **ordinary, **{field: value}).spec for value in (said, plain))
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "device"),
+    [("Tesla T4", "T4"), ("NVIDIA Tesla T4", "T4"), ("GeForce RTX 4090", "RTX 4090"), ("Tesla V100", "V100")],
+)
+def test_a_device_may_have_the_name_of_its_line_ahead(said: str, device: str) -> None:
+    assert accelerator_name(said) == accelerator_name(device)
+
+
+@pytest.mark.parametrize("name", STEP_RATES)
+def test_a_step_time_may_be_steps_a_second_under_any_of_their_names(name: str) -> None:
+    assert read(step_time_s=None, **{name: 1 / 3.5}).measured_step_time_s == pytest.approx(3.5)
