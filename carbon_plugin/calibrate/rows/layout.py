@@ -19,6 +19,26 @@ from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Optimizer, Precision, TrainingPlan
 
+NAMED_STAGE = re.compile(r"(?i)(?:zero|stage)[\s_-]?(?:stage[\s_-]?)?(\d+)|^\s*(\d+)\s*$")
+"""A stage of ZeRO by its number: "ZeRO-3", "ZeRO stage 2", "stage 1" of Megatron-DeepSpeed's arguments, or the number
+alone.
+"""
+HYBRID_SHARDING = re.compile(r"(?i)HSDP|(?:\b|_)hybrid")
+"""Shards within an island, and copies of these between islands (`HYBRID_SHARD` of PyTorch's `ShardingStrategy`)."""
+SHARDINGS: tuple[tuple[re.Pattern[str], int], ...] = (
+    (re.compile(r"(?i)distributed optimizer|optimizer[\s-]states?"), 1),
+    (re.compile(r"(?i)shard[\s_]grad[\s_]op"), 2),
+    (re.compile(rf"(?i)fsdp|full(?:y)?[\s_-]?shard|{HYBRID_SHARDING.pattern[4:]}"), 3),
+    (re.compile(r"(?i)\b(?:no|none|ddp|dp|data[\s-]parallel(?:ism)?|replicate[ds]?|no[\s_-]shard(?:ing)?)\b"), 0),
+)
+"""The words for how parameters are shared out, each with its stage of ZeRO; the first that a text has counts. They are
+those of Megatron, of PyTorch's `ShardingStrategy` and of papers.
+"""
+OFFLOADED = re.compile(r"(?i)(?<!no )\boffload")
+PARTLY = re.compile(r"\d+ (?:layers|blocks)|\bexcept\b|\bnot\b")
+"""Words that take something of a kind of recompute away, or give it to some layers alone."""
+CHECKPOINTED = ("checkpointing", "gradient checkpointing", "activation checkpointing")
+"""What transformers and PyTorch call recompute of whole layers, where nothing says that it is selective."""
 ORDINALS = {"other": 2, "second": 2, "third": 3, "fourth": 4}
 """Strides in words, by which a row says that every n-th layer is recomputed."""
 MAX_UNSPLIT_BATCH = 16
@@ -73,7 +93,7 @@ def row_execution(
     stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 or _gathers_alone(row) else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
-    shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
+    shards = _hybrid_shards(row, dp, cluster) if stage else dp
     sequence = row.flag("sp")
     dualpipe = conventions.dualpipe and pp % 2 == 0
     precision = _precision(row, cluster, conventions, assumed)
@@ -171,7 +191,7 @@ def _training_plan(
         master_weights=not pure,
         optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or "bf16 moments" in optimizer else "fp32",
         optimizer_in_backward="in backward" in optimizer,
-        optimizer_offload="CPU offload" in row.text("sharding"),
+        optimizer_offload=OFFLOADED.search(row.text("sharding")) is not None,
         activation_offload=_activation_offload(row, model),
         input_len=row.optional_count("input_len"),
         scored_len=row.optional_count("scored_len"),
@@ -239,10 +259,16 @@ def row_precision(text: str) -> Precision:
 
 
 def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
+    """Return the stage of ZeRO that the row states in words, or that of its framework where it states none.
+
+    Raises `SpecError` for words that say nothing of how parameters are shared out.
+    """
     text = row.text("sharding")
-    lower = text.lower()
-    if match := re.search(r"(?:zero|stage)[\s_-]?(\d+)", lower):
-        named = int(match.group(1))
+    if not text:
+        assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
+        return conventions.zero_stage
+    if (match := NAMED_STAGE.search(text)) is not None:
+        named = int(match.group(1) or match.group(2))
         if named > 3:
             raise SpecError(f"sharding {text!r} names a stage {named} of ZeRO, expected 0, 1, 2 or 3")
         if named == 2 and pp > 1 and conventions.reentrant:
@@ -250,16 +276,10 @@ def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[st
             assumed.append("gradients exchanged once a step")
             return 1
         return named
-    for marks, stage in (
-        (("distributed optimizer",), 1),
-        (("shard_grad_op",), 2),
-        (("fsdp", "hsdp", "full_shard", "hybrid_shard"), 3),
-        (("none", "ddp", "(dp)", "no"), 0),
-    ):
-        if any(mark in lower for mark in marks):
+    for words, stage in SHARDINGS:
+        if words.search(text):
             return 1 if stage == 0 and pp > 1 and _shards_by_bf16_optimizer(row) else stage
-    assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
-    return conventions.zero_stage
+    raise SpecError(f"sharding {text!r} is not understood; expected none, DDP, ZeRO-1, ZeRO-2, ZeRO-3, FSDP or HSDP")
 
 
 def _shards_by_bf16_optimizer(row: Fields) -> bool:
@@ -308,7 +328,7 @@ def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
         shards = dp // max(1, int(match.group(1)))
     elif match := re.search(r"over (\d+)$|within groups of (\d+)", text):
         shards = min(dp, int(match.group(1) or match.group(2)))
-    elif "HSDP" in text or re.search(r"inside a (pod|slice)", text):
+    elif HYBRID_SHARDING.search(text) or re.search(r"inside a (pod|slice)", text):
         shards = min(dp, cluster.devices_per_node)
     if shards < 1 or dp % shards:
         raise SpecError(f"sharding {text!r} does not divide the {dp} data-parallel ranks")
@@ -375,6 +395,10 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
     if not text:
         assumed.append(f"recompute {conventions.recompute}")
         return conventions.recompute
+    if PARTLY.search(text):
+        raise SpecError(
+            f"recompute {row.text('recompute')!r} is not understood; expected such words as full, none, 8 of 32 layers"
+        )
     if re.search(r"per[- ]op|selective ac|operators|\bminimal|\bdots", text):
         return "operators"
     if text in ("no", "off", "disabled", "false"):
@@ -385,7 +409,7 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
     for word in kinds:
         if word in text:
             return word
-    if text in ("yes", "on", "enabled", "true"):
+    if text in ("yes", "on", "enabled", "true", *CHECKPOINTED):
         assumed.append("recompute full")
         return "full"
     raise SpecError(f"recompute {row.text('recompute')!r} is none of none, selective, operators, full")
