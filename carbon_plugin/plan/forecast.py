@@ -39,6 +39,7 @@ from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
+from carbon_plugin.spec.stated_layout import BY_STACK, left_to_stack
 
 FORECAST_VERSION = 1
 
@@ -170,10 +171,10 @@ def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, fact
 
 def _chosen(spec: RunSpec, layout: ParallelLayout) -> list[Assumption]:
     """Return the fields that the search sets without having chosen them."""
-    if layout.tp == 1 or "sequence_parallel" in spec.layout_held:
-        return []
-    why = "the search runs it with every tensor parallelism, as large frameworks do"
-    return [Assumption("layout.sequence_parallel", "true", why)]
+    fields = [name for name in left_to_stack(layout) if getattr(layout, name) and name not in spec.layout_held]
+    splits = "the search runs it with every tensor parallelism, as large frameworks do"
+    whys = {name: BY_STACK[name][True] for name in fields} | {"sequence_parallel": splits}
+    return [Assumption(f"layout.{name}", "true", whys[name]) for name in fields]
 
 
 def require_fit(forecast: Forecast) -> None:

@@ -121,8 +121,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     "flat" tensor (FSDP's first form), the "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone
     (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state
     how many (`spec.defaults`). Where a layout does not state it, `shards_sequences` says that tensor parallelism splits
-    sequences between the blocks too (`ParallelLayout.sequence_parallel`), and `hides_tensor_traffic` that its
-    collectives run beside products (`ParallelLayout.async_tp`).
+    sequences between the blocks too (`ParallelLayout.sequence_parallel`), `hides_tensor_traffic` that its
+    collectives run beside products (`ParallelLayout.async_tp`), and `reentrant` that what it recomputes of a layer is
+    all of it (`ParallelLayout.recompute_reentrant`; `CheckpointFunction` of Megatron-core's tensor_parallel/random.py).
 
     `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
     so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
@@ -190,6 +191,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     interleaves: bool = False
     shards_sequences: bool = False
     hides_tensor_traffic: bool = False
+    reentrant: bool = False
     autocast: bool | None = None
     fused_optimizer: bool | None = None
     pads_vocabulary: bool = False

@@ -25,8 +25,12 @@ BY_STACK = {
         True: "this software runs the collectives of tensor parallelism beside products",
         False: "this software waits for the collectives of tensor parallelism unless told otherwise",
     },
+    "recompute_reentrant": {
+        True: "this software repeats all of a layer that it recomputes",
+        False: "this software stops before the last work of a layer that it recomputes",
+    },
 }
-"""Why a stated layout with tensor parallelism has a field that it does not state, by the value that its stack gives."""
+"""Why a layout has a field that it does not state, by the value that its stack gives."""
 PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
 """The fields of a layout that say how many model chunks a pipeline rank holds."""
 
@@ -47,18 +51,27 @@ def stated_layout(
     layout = decode(document, ParallelLayout, ("layout",))
     left_open = [field for field in ("micro_batch_size", "recompute") if field not in stated]
     assumed = [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in left_open]
-    if layout.tp == 1:
-        return layout, {}, assumed
-    of_stack = {field: value for field, value in _of_stack(stack).items() if field not in stated}
+    of_stack = {field: value for field, value in fields_of_stack(stack).items() if field not in stated}
+    of_stack = {field: value for field, value in of_stack.items() if field in left_to_stack(layout)}
     assumed += [
         Assumption(f"layout.{field}", _word(value), BY_STACK[field][value]) for field, value in of_stack.items()
     ]
     return msgspec.structs.replace(layout, **of_stack), {}, assumed
 
 
-def _of_stack(stack: Stack) -> dict[str, bool]:
-    """Return what tensor parallelism of this software does beside splitting layers, as fields of a layout."""
-    return {"sequence_parallel": stack.shards_sequences, "async_tp": stack.hides_tensor_traffic}
+def fields_of_stack(stack: Stack) -> dict[str, bool]:
+    """Return the fields of a layout that this software decides where nobody states them."""
+    return {
+        "sequence_parallel": stack.shards_sequences,
+        "async_tp": stack.hides_tensor_traffic,
+        "recompute_reentrant": stack.reentrant,
+    }
+
+
+def left_to_stack(layout: ParallelLayout) -> tuple[str, ...]:
+    """Return the fields of this layout that its software decides where nobody states them."""
+    tensor = ("sequence_parallel", "async_tp") if layout.tp > 1 else ()
+    return tensor + (("recompute_reentrant",) if layout.recompute == "full" else ())
 
 
 def with_chunks(

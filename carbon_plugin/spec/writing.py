@@ -17,7 +17,9 @@ from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.models.presets import load_preset
 from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.site import Site, relative_to
+from carbon_plugin.spec.stated_layout import left_to_stack
 
 
 def write_run_spec(spec: RunSpec, path: Path, *, profile_dirs: Directories = (), note: str = "") -> None:
@@ -51,14 +53,9 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
             **_network(cluster.node, profile_dirs),
             **({"profiles": [str(Path(directory).absolute()) for directory in profile_dirs]} if profile_dirs else {}),
         },
-        # A layout states its micro-batch and recompute even where they are the usual ones: neither is then assumed.
         "layout": {name: _plain(value) for name, value in spec.layout_held.items()} or "auto"
         if spec.layout is None
-        else {
-            **_stated(spec.layout),
-            "micro_batch_size": spec.layout.micro_batch_size,
-            "recompute": spec.layout.recompute,
-        },
+        else _layout(spec.layout),
         "training": {
             **_stated(spec.training),
             "precision": spec.training.precision,
@@ -74,6 +71,14 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
     return yaml.safe_dump(
         {key: value for key, value in tree.items() if value is not None}, sort_keys=False, width=110, allow_unicode=True
     )
+
+
+def _layout(layout: ParallelLayout) -> dict[str, Any]:
+    """Return a layout as fields of the file, with those at their default that would be assumed if nobody stated them:
+    micro-batch and recompute, what the software decides, and the schedule of a pipeline.
+    """
+    assumed = ("micro_batch_size", "recompute", *left_to_stack(layout), *(("pipeline_schedule",) * (layout.pp > 1)))
+    return _stated(layout) | {name: _plain(getattr(layout, name)) for name in assumed}
 
 
 def _network(node: Node, profile_dirs: Directories) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.numbers.amounts import memory, plural
 from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
+from carbon_plugin.spec.stated_layout import fields_of_stack
 
 NOTHING_ALONE = (
     "no single change makes room; try more nodes together with an accelerator of more memory (carbon-plugin list "
@@ -59,8 +60,12 @@ class SearchInputs:
         return self.spec.cluster.accelerator.memory_bytes.value
 
     def grids(self, space: Space) -> Iterator[tuple[Grid, float]]:
-        """Return every layout that keeps to what the spec holds, as `space.grids` does."""
-        return grids(self.model, self.spec.cluster, self.spec.training, space, self.spec.layout_held)
+        """Return every layout that keeps to what the spec holds, as `space.grids` does.
+
+        What software decides of a layout is as in its stack, but for sequences, which every layout of a search splits.
+        """
+        held = fields_of_stack(self.spec.stack) | {"sequence_parallel": True} | self.spec.layout_held
+        return grids(self.model, self.spec.cluster, self.spec.training, space, held)
 
     def need_bytes(self, grid: Grid) -> Floats:
         """Return the memory need of every layout of a grid, infinite where there is no layout."""
