@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -295,6 +296,26 @@ COMPILED_GRAPHS = Assumption(
     "`stack: {preset: tuned}` (`plan --stack tuned`) for a recipe that was tuned for its hardware",
 )
 """The assumption in its place on devices that compile whole graphs: what `GRAPH_STACK` stands for."""
+
+
+PLAIN_PYTORCH = frozenset(("pytorch", "torch", "plain-pytorch", "eager-pytorch", "ddp", "fsdp2", "pytorch-fsdp2"))
+"""Names by which people call the stack `ordinary`."""
+RELATIVES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("hf-trainer", "transformers", "hugging-face", "huggingface", "trl", "accelerate"), ORDINARY),
+        **dict.fromkeys(("lightning", "pytorch-lightning", "axolotl", "llama-factory", "xtuner", "litgpt"), ORDINARY),
+        **dict.fromkeys(("fsdp", "fsdp1", "pytorch-fsdp", "torchtune", "open-lm"), ORDINARY),
+        **dict.fromkeys(("gpt-neox", "nanotron", "megatron-swift"), "ordinary-megatron"),
+        **dict.fromkeys(("mosaicml", "composer"), "llm-foundry"),
+        **dict.fromkeys(("olmo-core", "lingua", "fms-fsdp"), "torchtitan"),
+        **dict.fromkeys(("primus", "megascale", "pai-megatron", "flagscale"), "megatron-core"),
+        **dict.fromkeys(("jax", "levanter", "axlearn", "paxml"), "compiled"),
+        "unsloth": "pytorch-compiled",
+    }
+)
+"""Frameworks that are no stacks, each with the stack that comes nearest to it (`calibrate/rows/conventions.py` has in
+which fields the rows of each differ from it).
+"""
 
 
 class _Stacks(Mapping[str, Stack]):

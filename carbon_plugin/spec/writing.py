@@ -12,12 +12,12 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.profiles import find_node
+from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Directories, load_run_spec
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.models.presets import load_preset
 from carbon_plugin.spec.parsing.saving import save
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stated_layout import left_to_stack
 

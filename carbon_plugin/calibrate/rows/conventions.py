@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -10,6 +12,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.spec.layout import Recompute
 from carbon_plugin.spec.models.adapters import Adapters
+from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
 
 
@@ -197,12 +200,29 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
 )
 FINE_TUNING = re.compile(r"(?i)\bfine-?tun|\bsft\b|packed (documents|sequences)")
 """Words of a note for a run that trains a finished model on, or on packed documents."""
+NAMED_STACKS: Mapping[str, Conventions] = MappingProxyType(
+    {
+        known.name: known
+        for known in (
+            PYTORCH,
+            COMPILED,
+            Conventions(name="compiled", zero_stage=3),
+            Conventions(name=TUNED, zero_stage=1),
+            TRANSFORMER_ENGINE,
+            ORDINARY_MEGATRON,
+            MEGATRON_2021,
+            NEMO_BEFORE_FLASH,
+        )
+    }
+)
+"""Stacks that are named like no framework: a row that names one is read as a spec with this `stack`."""
 FLASH_SINCE = (23, 8)
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 OWN_MODULES = re.compile(r"megatron-lm.*\b2023\b")
 CORE_MODULES = re.compile(r"megatron-lm.*\b20(2[4-9]|[3-9]\d)\b")
 """Megatron-LM trains the modules of Megatron-core unless told otherwise since 2024 (`--use-legacy-models` of its
 arguments.py)."""
+MEGATRON_BY_YEAR = ((OLD_MEGATRON, MEGATRON_2021), (OWN_MODULES, MEGATRON_2023), (CORE_MODULES, MEGATRON_CORE))
 FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused|flash-attention training")
 """Libraries of kernels that fuse by hand what `torch.compile` fuses: norms, gates, rotary positions and loss
 (linkedin/Liger-Kernel; unslothai/unsloth, whose kernels are those of foundation-model-stack/fms-acceleration's
@@ -211,7 +231,9 @@ OWN_KERNELS = re.compile(r"(?i)\bfused (norm|kernels)|\bown cuda kernels")
 """Words of software whose norms, rotary positions and gates are single kernels, though nobody compiled it."""
 NO_FRAMEWORK = re.compile(r"\bCUDA and C(\+\+)?(?![\w+])")
 """Words of programs that are kernels and the code that launches them."""
-PYTORCH_BASED = re.compile(r"(?i)torch|transformers|hugging|\bhf\b|lightning")
+PYTORCH_BASED = re.compile(
+    r"(?i)torch|transformers|hugging|\bhf\b|lightning|accelerate|\btrl\b|\bpeft\b|axolotl|llama-?factory|xtuner|^fsdp|^ddp"
+)
 CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
 """Years of software, and of papers about it, from 2025 on."""
 UNDER_DEEPSPEED = re.compile(r"(hf trainer|hugging face).*\bdeepspeed\b")
@@ -247,15 +269,19 @@ def conventions_of_row(row: Fields) -> Conventions:
     return COMPILED if found in (PYTORCH, UNKNOWN) and "compile" in row.text("overlap") else found
 
 
+def names_stack(framework: str) -> bool:
+    """Return whether a framework is the bare name of a shipped stack, as a spec names its software."""
+    return normalized(framework) in STACKS
+
+
 def conventions_of(framework: str) -> Conventions:
     """Return the defaults of a framework by the start of its name. An unknown one gets those of plain PyTorch FSDP."""
     text = framework.lower()
-    if OLD_MEGATRON.match(text):
-        return MEGATRON_2021
-    if OWN_MODULES.match(text):
-        return MEGATRON_2023
-    if CORE_MODULES.match(text):
-        return MEGATRON_CORE
+    if (named := NAMED_STACKS.get(normalized(text))) is not None:
+        return named
+    for dated, conventions in MEGATRON_BY_YEAR:
+        if dated.match(text):
+            return conventions
     if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
     found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)

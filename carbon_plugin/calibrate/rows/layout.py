@@ -95,7 +95,7 @@ def row_execution(
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = _hybrid_shards(row, dp, cluster) if stage else dp
     sequence = row.flag("sp")
-    dualpipe = conventions.dualpipe and pp % 2 == 0
+    dualpipe = conventions.dualpipe and pp % 2 == 0 and not row.states("vp")
     precision = _precision(row, cluster, conventions, assumed)
     experts, device = stated_experts(row), cluster.accelerator
     recipe = expert_recipe(conventions, row, experts, device, precision) if model.moe is not None else None

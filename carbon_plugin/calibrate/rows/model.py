@@ -36,6 +36,8 @@ BIASED_EXPERTS = "gpt-oss"
 """The start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 ENCODER = "encoder"
 """The start of the note of an architecture whose layers see the whole sequence."""
+DIMENSIONS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
+"""The dimensions of a preset that a row may state otherwise."""
 PRESET = "preset of the package"
 """The key under which a shape names a preset. No row can state it by accident."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
@@ -204,10 +206,21 @@ def _configured(row: Fields, shape: Fields) -> TransformerModel:
 
 
 def _of_preset(row: Fields, name: str, conventions: Conventions) -> TransformerModel:
-    """Return the model of a preset, as `carbon-plugin plan` knows it, under the name that the row gives it."""
+    """Return the model of a preset, as `carbon-plugin plan` knows it, under the name that the row gives it and with the
+    dimensions that the row states itself, such as fewer layers.
+    """
     model = load_preset(name)
-    dropout = _dropout(row, conventions, gated=model.gated)
-    return msgspec.structs.replace(model, name=row.text("model") or name, dropout=dropout)
+    stated = {field: row.count(field) for field in DIMENSIONS if row.states(field)}
+    if {"hidden", "heads"} & stated.keys() and "head_dim" not in stated:
+        stated["head_dim"] = max(1, stated.get("hidden", model.hidden) // stated.get("heads", model.heads))
+    tied = row.flag("tied")
+    return msgspec.structs.replace(
+        model,
+        name=row.text("model") or name,
+        dropout=row.number_or_zero("dropout", model.dropout or _dropout(row, conventions, gated=model.gated)),
+        tied_embeddings=model.tied_embeddings if tied is None else tied,
+        **stated,
+    )
 
 
 def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from carbon_plugin.calibrate.rows.fitting_memory import (
     with_share_that_fits,
 )
 from carbon_plugin.calibrate.rows.layout import row_execution
-from carbon_plugin.calibrate.rows.model import row_model, trains_adapters, unread_dimensions
+from carbon_plugin.calibrate.rows.model import PRESET, row_model, trains_adapters, unread_dimensions
 from carbon_plugin.calibrate.rows.spellings import spelled_row
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
@@ -34,10 +34,11 @@ from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.predict.assumed import leaves_open_how_experts_run
 from carbon_plugin.predict.rates.laws import default_attention_kernel
 from carbon_plugin.spec.models.model import TransformerModel
+from carbon_plugin.spec.models.presets import list_presets
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
 from carbon_plugin.spec.parsing.document import load_yaml
-from carbon_plugin.spec.parsing.names import nearest
-from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.parsing.names import nearest, normalized
+from carbon_plugin.spec.run import RunSpec, check_input, check_layout
 from carbon_plugin.spec.site import Site
 
 NOWHERE = Site(zone=None, intensity_g_per_kwh=0.0, intensity_source="a published step time has no site")
@@ -174,7 +175,7 @@ def parse_rows(
     records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any], *, collection: str = FIRST_COLLECTION
 ) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """Return predictable rows and skipped rows of the schema. `architectures` take precedence over the shipped ones."""
-    known, hardware = {**shipped_architectures(), **architectures}, known_hardware()
+    known, hardware = {**shipped_architectures(), **_presets_beside(architectures), **architectures}, known_hardware()
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
     for number, record in enumerate(records):
@@ -189,6 +190,16 @@ def parse_rows(
             unknown = tuple(name for name in row.names() if name not in READ | DESCRIPTIVE)
             skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory, not_read=unknown))
     return rows, skipped
+
+
+def _presets_beside(architectures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the presets as shapes, but for those of whose name the file has one of its own.
+
+    They come before a shipped shape that is named alike (`llama3-8b` before `llama3_8b`), so that a row trains the
+    model that a plan of this name does.
+    """
+    own = {normalized(str(name)) for name in architectures}
+    return {name: {PRESET: name} for name in list_presets() if normalized(name) not in own}
 
 
 def unknown_fields(names: Sequence[str]) -> str:
@@ -296,6 +307,7 @@ def _spec(
     model = row_model(row, architectures, conventions, assumed)
     layout, training, stack = row_execution(row, model, cluster, conventions, assumed)
     check_layout(model, cluster, layout)
+    check_input(model, training)
     layout.micro_batches(training.global_batch_size)
     spec = RunSpec(
         name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack

@@ -23,6 +23,7 @@ from carbon_plugin.calibrate.rows.conventions import (
     TRANSFORMER_ENGINE,
     UNKNOWN,
     Conventions,
+    names_stack,
     release_of,
 )
 from carbon_plugin.calibrate.rows.experts import Recipe, experts_of
@@ -165,8 +166,9 @@ WRAPPED_OP_S = 25e-6
 """Seconds that the host takes more for an operation on DTensors, as which torchtitan and NeMo AutoModel split weights
 over tensor-parallel ranks, unless the layers are compiled: of the cheapest one 24 to 26 µs since November 2025, and 36
 to 40 before (pytorch/pytorch pull request 166371)."""
-COPYING = re.compile(r"FSDP2")
-"""Words of rows for the FSDP that copies what it gathered into a tensor for each parameter (`shard_unit`)."""
+COPYING = re.compile(r"FSDP2|^(?i:torchtitan\b|nemo automodel)")
+"""Words of rows for the FSDP that copies what it gathered into a tensor for each parameter (`shard_unit`). torchtitan
+and AutoModel have no other (`fully_shard` of torchtitan/distributed and of nemo_automodel/components/distributed)."""
 
 
 def stack_of(
@@ -247,7 +249,8 @@ def _kept_by_policy(
         return {"operators_keep": "projections"}
     if conventions.name == "torchtitan" and GRAPH_TRAINER in row.text("notes"):
         return {"operators_keep": "every_product"}
-    if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE:
+    of_today = names_stack(row.text("framework")) and not _date_of(row)
+    if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE and not of_today:
         return {"operators_keep": "products_alone"}
     return {}
 
@@ -280,6 +283,8 @@ def _sharded(conventions: Conventions, row: Fields) -> dict[str, Any]:
     """Return the fields that follow from how the row shards parameters."""
     changes: dict[str, Any] = {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
     copies = COPYING.search(f"{row.text('framework')} {row.text('sharding')}")
+    if names_stack(row.text("framework")):
+        return changes
     by_fsdp = conventions.stack.shard_unit == "layer" and not conventions.stack.gradient_buffers
     if by_fsdp and copies is None:
         changes["shard_unit"] = "flat"
@@ -425,7 +430,9 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.
     alone = (row.optional_count("tp") or 1) == 1
     in_release = compiled and alone and _date_of(row) >= LOSS_COMPILED_SINCE
-    if torchtitan and not (whole or in_release):
+    # A name without any date means the software of its stack, as in a spec.
+    of_today = names_stack(framework) and not _date_of(row)
+    if torchtitan and not (whole or in_release or of_today):
         return "eager"
     return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
 

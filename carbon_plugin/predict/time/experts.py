@@ -11,7 +11,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.frozen import ADAPTED_MATRICES
-from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS
+from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS, hook_slots
 from carbon_plugin.predict.time.operators import Cost
 from carbon_plugin.predict.time.slowest import expected_maximum
 
@@ -204,7 +204,7 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     """
     local = maximum(shape.experts / layout.ep, 1)
     modules = LOOPED_MODULES * (1 + MODULES_OF_ADAPTER * shape.adapted_ffn)
-    hooks = rates.shard_host_ops / HOOKED_MODULES * modules
+    hooks = hook_slots(layout, rates) / HOOKED_MODULES * modules
     share = LOOPED_MODULES / ADAPTED_MATRICES * shape.adapted_ffn
     forward, backward = (
         local * rates.host_op_time * (slots + adapters * share + hooks)

@@ -66,8 +66,9 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
     forward = issued[0] + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = issued[1] + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
     adapters = adapted_share(shape)
-    forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
-    backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
+    hooked = hook_slots(layout, rates)
+    forward = forward + hooked + HOST_OPS_ADAPTERS[0] * adapters
+    backward = backward + hooked + HOST_OPS_ADAPTERS[1] * adapters
     separate = operators.separate_softmax(shape.heads, work.seq_len, layout, rates)
     forward = forward + HOST_OPS_SOFTMAX[0] * separate
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
@@ -77,6 +78,16 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
         forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward) + HOST_OPS_GROUPED[0] * launched
         backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward) + HOST_OPS_GROUPED[1] * launched
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
+
+
+def hook_slots(layout: Layout, rates: Rates) -> Values:
+    """Return the slots that hooks of parameter sharding add to a pass through a layer.
+
+    Whole copies of a model on several ranks have none. One device alone does not tell whether its software was asked to
+    shard, and has them as its stack has.
+    """
+    copies = (layout.zero_stage == 0) & (layout.dp_replicate * layout.dp_shard * layout.cp > 1)
+    return where(copies, 0.0, rates.shard_host_ops)
 
 
 def _operations(shape: Shape, work: StepWork, rates: Rates) -> tuple[Values, Values]:

@@ -25,7 +25,7 @@ from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, read_document
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
 from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import ORDINARY, PLAIN_PYTORCH, RELATIVES, STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
@@ -145,9 +145,14 @@ def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
         path = folder / f"{wanted}.yaml"
         if os.path.isfile(path):  # the method of the path raises for a name that is too long for a file
             return decode(read_document(path), Stack)
-    if wanted in STACKS:
-        return STACKS[wanted]
+    if wanted in STACKS or wanted in PLAIN_PYTORCH:
+        return STACKS[wanted if wanted in STACKS else ORDINARY]
     own = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    if (relative := RELATIVES.get(wanted)) is not None:
+        raise SpecError(
+            f"unknown stack {name!r}, which is planned as {relative}: name that, with fields beside it "
+            f"(stack: {{preset: {relative}, ...}}) where it differs"
+        )
     raise unknown_name("stack", name, [*own, *STACKS])
 
 
