@@ -754,9 +754,14 @@ def test_plain_pytorch_that_is_compiled_is_compiled_software_and_a_named_framewo
     ],
 )
 def test_torchtitan_compiles_its_loss_since_a_date_that_its_sources_have(source, loss) -> None:
-    alone, tensor_parallel = (parsed(overlap="torch.compile", source=source, tp=tp).spec.stack for tp in (1, 2))
+    record = {"framework": "torchtitan (2024)", "overlap": "torch.compile", "source": source}
+    alone, tensor_parallel = (parsed(**record, tp=tp).spec.stack for tp in (1, 2))
     assert alone.cross_entropy == loss
     assert tensor_parallel.cross_entropy == "eager"
+
+
+def test_torchtitan_without_any_date_is_that_of_its_stack() -> None:
+    assert parsed(framework="torchtitan", source="our cluster").spec.stack == STACKS["torchtitan"]
 
 
 @pytest.mark.parametrize(
