@@ -58,6 +58,12 @@ NUDGE = 0.1
 """How much larger a constant is made to see which rows show it (`SEEN`)."""
 
 
+INCREDIBLE = 30.0
+"""A step that takes so many times the prediction is in another unit (milliseconds, minutes), or of another job. Of the
+published rows the farthest took 10 times as long.
+"""
+
+
 class FittedConstant(Struct, frozen=True, kw_only=True):
     """Holds a constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation.
 
@@ -129,7 +135,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
 def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
     """Return the constants of one accelerator and its software that the rows determine.
 
-    Raises `SpecError` without rows, for rows on several accelerators, and without scipy.
+    Raises `SpecError` without rows, for rows on several accelerators, for a row that cannot be the run that it says,
+    and without scipy.
     """
     if not rows:
         reasons = f"; {skipped[0].id}: {skipped[0].reason}" if skipped else ""
@@ -142,6 +149,7 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     table = tabulate(rows)
     table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
     before_s = fitted_step_time_s(table, _unfitted())
+    _check_credible(rows, before_s)
     believed_s, carried = believed_step_time_s(table, before_s)
     believed = replace(table, measured_s=believed_s)
     parameters, refused = _identified(believed, _parameters(believed))
@@ -167,6 +175,18 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         carried=carried,
         power=learned_power(rows),
     )
+
+
+def _check_credible(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> None:
+    """Raise `SpecError` naming the first row whose time is that of another unit or another job."""
+    for row, predicted in zip(rows, predicted_s, strict=True):
+        times = row.measured_step_time_s / float(predicted)
+        if not 1 / INCREDIBLE < times < INCREDIBLE:
+            raise SpecError(
+                f"calibrate: {row.id}: a step of {row.measured_step_time_s:.3g} s is {times:,.3g} times the predicted "
+                f"{float(predicted):.3g} s, which no cluster is: its unit, or the job, is another; correct the row or "
+                "leave it out"
+            )
 
 
 def _in_range(row: PublishedRow) -> bool:

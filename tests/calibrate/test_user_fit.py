@@ -104,7 +104,8 @@ def _on_one_device(row: PublishedRow) -> PublishedRow:
     spec = row.spec
     layout = msgspec.structs.replace(spec.layout, dp_shard=1, dp_replicate=1, zero_stage=0)
     cluster = msgspec.structs.replace(spec.cluster, nodes=1, devices_per_node=1)
-    return msgspec.structs.replace(row, spec=msgspec.structs.replace(spec, layout=layout, cluster=cluster))
+    alone = msgspec.structs.replace(spec, layout=layout, cluster=cluster)
+    return msgspec.structs.replace(row, spec=alone, measured_step_time_s=predict_step(alone).step_time_s.value)
 
 
 def test_every_constant_is_either_fitted_or_refused_once(published) -> None:
@@ -255,3 +256,18 @@ def test_power_of_runs_moves_the_sustained_power_by_what_they_tell(published) ->
     assert 0.85 * less.before_w < less.after_w < 0.95 * less.before_w
     assert less.spread < alike.spread
     assert (alike.runs, less.runs) == (1, 3)
+
+
+@pytest.mark.parametrize("times", [1000, 60, 1 / 40])
+def test_a_row_in_another_unit_is_refused_by_name_and_fits_nothing(published, times) -> None:
+    right, wrong = rows_of(published, "llmf-h100", 2)
+    wrong = msgspec.structs.replace(wrong, measured_step_time_s=times * wrong.measured_step_time_s)
+
+    with pytest.raises(SpecError, match=f"{wrong.id}: a step of .* times the predicted .* s, which no cluster is"):
+        calibrate([right, wrong])
+
+
+def test_a_cluster_that_is_far_slower_than_predicted_is_still_fitted(published) -> None:
+    slow = rows_of(published, "llmf-h100", 4, slower=9)
+
+    assert calibrate(slow).mape_after < calibrate(slow).mape_before
