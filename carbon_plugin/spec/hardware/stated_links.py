@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
@@ -21,11 +22,22 @@ def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
     rate = scaleup_bytes_per_s(text, accelerator.scaleup.bandwidth_bytes_per_s.value)
     if rate is None:
         rate = _plain_rate(text, EXPECTED_LINKS)
+        _check_one_way(accelerator, text, rate)
     if rate <= 0:
         raise SpecError(f"expected {EXPECTED_LINKS}, got {shown(text)}")
     stated = Sourced(rate, f"cluster.scaleup: {text}", "read")
     scaleup = msgspec.structs.replace(accelerator.scaleup, bandwidth_bytes_per_s=stated)
     return msgspec.structs.replace(accelerator, scaleup=scaleup)
+
+
+def _check_one_way(accelerator: Accelerator, text: str, bytes_per_s: float) -> None:
+    """Raise `SpecError` where a bare rate is twice that of the device's NVLinks: data sheets print both directions."""
+    own = accelerator.scaleup.bandwidth_bytes_per_s.value
+    if "nvlink" in accelerator.scaleup.technology.lower() and math.isclose(bytes_per_s, 2 * own, rel_tol=0.02):
+        raise SpecError(
+            f"expected the rate in one direction, got {shown(text)}, which the NVLinks of {accelerator.name} carry in "
+            f"both together: write {own / 1e9:g} GB/s, or NVLink {text.strip()}"
+        )
 
 
 def with_network(node: Node, text: str, devices: int) -> Node:

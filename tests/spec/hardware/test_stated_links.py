@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.hardware.profiles import load_accelerator
+from carbon_plugin.spec.hardware.stated_links import with_scaleup
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
@@ -170,3 +172,24 @@ def test_another_accelerator_by_flag_makes_the_links_of_a_file_void(tmp_path) ->
     write_run_spec(run(scaleup="NVLink3 (4 links)", network="4x 200 Gb/s"), tmp_path / "run.yaml")
     other = load_run_spec(tmp_path / "run.yaml", overrides={"cluster": {"accelerator": "h100-sxm"}})
     assert (links(other), nic(other)) == (450e9, 50e9)
+
+
+@pytest.mark.parametrize(
+    ("device", "both", "one"),
+    [("h100-sxm", "900 GB/s", 450), ("a100-sxm-80gb", "600GB/s", 300), ("b200-sxm", "1.8 TB/s", 900)],
+)
+def test_a_bare_rate_of_both_directions_is_refused_with_that_of_one(device: str, both: str, one: int) -> None:
+    """A rate beside the word NVLink counts both directions, and so it is the same device that this word describes."""
+    accelerator = load_accelerator(device)
+
+    with pytest.raises(SpecError, match=rf"carry in both together: write {one} GB/s, or NVLink {both}"):
+        with_scaleup(accelerator, both)
+    for text in (f"{one} GB/s", f"NVLink {both}"):
+        assert with_scaleup(accelerator, text).scaleup.bandwidth_bytes_per_s.value == one * 1e9
+
+
+def test_links_of_pcie_may_be_twice_as_fast_as_those_of_the_profile() -> None:
+    card = load_accelerator("l40s")
+    own = card.scaleup.bandwidth_bytes_per_s.value
+
+    assert with_scaleup(card, f"{2 * own / 1e9:g} GB/s").scaleup.bandwidth_bytes_per_s.value == pytest.approx(2 * own)
