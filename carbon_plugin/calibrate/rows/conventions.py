@@ -209,6 +209,7 @@ NAMED_STACKS: Mapping[str, Conventions] = MappingProxyType(
             Conventions(name="compiled", zero_stage=3),
             Conventions(name=TUNED, zero_stage=1),
             TRANSFORMER_ENGINE,
+            AUTOMODEL,
             ORDINARY_MEGATRON,
             MEGATRON_2021,
             NEMO_BEFORE_FLASH,

@@ -200,7 +200,8 @@ def stack_of(
     changes |= _mixed_precision(conventions, row)
     wraps = conventions.name == "torchtitan" or conventions == AUTOMODEL or "DTensor" in row.text("notes")
     issued = conventions.stack.host_op_time_s
-    if wraps and (row.optional_count("tp") or 1) > 1 and not _compiled(row, device) and issued is not None:
+    as_compiled = _compiled(row, device) or _of_today(row)
+    if wraps and (row.optional_count("tp") or 1) > 1 and not as_compiled and issued is not None:
         changes["host_op_time_s"] = issued + WRAPPED_OP_S
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
@@ -249,8 +250,7 @@ def _kept_by_policy(
         return {"operators_keep": "projections"}
     if conventions.name == "torchtitan" and GRAPH_TRAINER in row.text("notes"):
         return {"operators_keep": "every_product"}
-    of_today = names_stack(row.text("framework")) and not _date_of(row)
-    if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE and not of_today:
+    if _prefers_cudnn(conventions, device, model) and _date_of(row) < CUDNN_KEPT_SINCE and not _of_today(row):
         return {"operators_keep": "products_alone"}
     return {}
 
@@ -430,11 +430,14 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     # Over tensor-parallel ranks the loss is a chain of collectives, and its memory is that of an eager one.
     alone = (row.optional_count("tp") or 1) == 1
     in_release = compiled and alone and _date_of(row) >= LOSS_COMPILED_SINCE
-    # A name without any date means the software of its stack, as in a spec.
-    of_today = names_stack(framework) and not _date_of(row)
-    if torchtitan and not (whole or in_release or of_today):
+    if torchtitan and not (whole or in_release or _of_today(row)):
         return "eager"
     return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
+
+
+def _of_today(row: Fields) -> bool:
+    """Return whether the row names a stack and no release or date, so that its software is that of a spec's `stack`."""
+    return names_stack(row.text("framework")) and not _date_of(row)
 
 
 def _date_of(row: Fields) -> tuple[str, ...]:
