@@ -23,12 +23,13 @@ NAMED_STAGE = re.compile(r"(?i)(?:zero|stage)[\s_-]?(?:stage[\s_-]?)?(\d+)|^\s*(
 """A stage of ZeRO by its number: "ZeRO-3", "ZeRO stage 2", "stage 1" of Megatron-DeepSpeed's arguments, or the number
 alone.
 """
-HYBRID_SHARDING = re.compile(r"(?i)HSDP|(?:\b|_)hybrid")
+HYBRID = r"HSDP|(?:\b|_)hybrid"
+HYBRID_SHARDING = re.compile(rf"(?i){HYBRID}")
 """Shards within an island, and copies of these between islands (`HYBRID_SHARD` of PyTorch's `ShardingStrategy`)."""
 SHARDINGS: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"(?i)distributed optimizer|optimizer[\s-]states?"), 1),
     (re.compile(r"(?i)shard[\s_]grad[\s_]op"), 2),
-    (re.compile(rf"(?i)fsdp|full(?:y)?[\s_-]?shard|{HYBRID_SHARDING.pattern[4:]}"), 3),
+    (re.compile(rf"(?i)fsdp|full(?:y)?[\s_-]?shard|{HYBRID}"), 3),
     (re.compile(r"(?i)\b(?:no|none|ddp|dp|data[\s-]parallel(?:ism)?|replicate[ds]?|no[\s_-]shard(?:ing)?)\b"), 0),
 )
 """The words for how parameters are shared out, each with its stage of ZeRO; the first that a text has counts. They are
@@ -132,7 +133,7 @@ def row_execution(
 def _gathers_alone(row: Fields) -> bool:
     """Return whether one device gathers layer by layer too: FSDP that offloads keeps its parameters on the host."""
     sharding = row.text("sharding")
-    return "FSDP" in sharding and "CPU offload" in sharding
+    return "fsdp" in sharding.lower() and OFFLOADED.search(sharding) is not None
 
 
 def _degrees(

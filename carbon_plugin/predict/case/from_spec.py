@@ -191,8 +191,8 @@ sum (4), and backward a product in place (8) and the cast of the gradient (6). I
 place beside a sum or a scatter writes a new copy and copies it back (the note of core/fusions/fused_cross_entropy.py at
 0cb4a9c8, which ended it in 2026): copy and maximum (6), difference and exponential (16), quotient (8), and backward
 the scatter and the product (16) and the cast (2). Other losses take 20 bytes where elementwise chains are fused and 40
-(a round figure) where single operations run. Chains on an fp32 copy move no more for logits in fp32, which spare the
-two casts (12). The others move values of the width of the logits.
+(a round figure) where single operations run. Chains on an fp32 copy count alike for logits in fp32, although these
+spare the two casts (12). The others move values of the width of the logits.
 """
 SOFTMAX_BYTES: dict[Precision, tuple[float, float]] = {"fp16": (20.0, 20.0), "tf32": (24.0, 20.0), "fp32": (24.0, 20.0)}
 SOFTMAX_BYTES_BF16 = (28.0, 28.0)
@@ -286,8 +286,8 @@ def _entropy_bytes(stack: Stack, activation_bytes: float) -> float:
     known = ENTROPY_BYTES.get(stack.cross_entropy)
     single = known is None and not stack.fused
     whole = known if known is not None else 40.0 if single else 20.0
-    wide = single or stack.cross_entropy.startswith("vocab_parallel")
-    return whole if wide else whole * activation_bytes / ACTIVATION_BYTES["bf16"]
+    on_a_copy = single or stack.cross_entropy.startswith("vocab_parallel")
+    return whole if on_a_copy else whole * activation_bytes / ACTIVATION_BYTES["bf16"]
 
 
 KEPT_PRODUCTS: dict[KeptOperators, float] = {

@@ -371,6 +371,9 @@ def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
     assert (groups.spec.layout.dp_shard, groups.spec.layout.dp_replicate) == (2, 8)
     hybrid = parsed(sharding="HSDP", tp=1, pp=1)
     assert (hybrid.spec.layout.dp_shard, hybrid.spec.layout.dp_replicate) == (8, 2)
+    for strategy, stage in (("HYBRID_SHARD", 3), ("hybrid_shard", 3), ("_HYBRID_SHARD_ZERO2", 2)):
+        layout = parsed(sharding=strategy, tp=1, pp=1).spec.layout
+        assert (layout.zero_stage, layout.dp_shard, layout.dp_replicate) == (stage, 8, 2)
     listed = parsed(recompute="layernorm, mlp").spec.layout
     assert (listed.recompute, listed.recompute_modules) == ("selective", ("layernorm", "mlp"))
 
