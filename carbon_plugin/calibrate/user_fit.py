@@ -184,8 +184,8 @@ def _check_credible(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float6
         if not 1 / INCREDIBLE < times < INCREDIBLE:
             raise SpecError(
                 f"calibrate: {row.id}: a step of {row.measured_step_time_s:.3g} s is {times:,.3g} times the predicted "
-                f"{float(predicted):.3g} s, which no cluster is: its unit, or the job, is another; correct the row or "
-                "leave it out"
+                f"{float(predicted):.3g} s, and no cluster is so far from it: the unit, or the job, is another; "
+                "correct the row or leave it out"
             )
 
 

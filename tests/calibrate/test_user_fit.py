@@ -263,7 +263,9 @@ def test_a_row_in_another_unit_is_refused_by_name_and_fits_nothing(published, ti
     right, wrong = rows_of(published, "llmf-h100", 2)
     wrong = msgspec.structs.replace(wrong, measured_step_time_s=times * wrong.measured_step_time_s)
 
-    with pytest.raises(SpecError, match=f"{wrong.id}: a step of .* times the predicted .* s, which no cluster is"):
+    with pytest.raises(
+        SpecError, match=f"{wrong.id}: a step of .* times the predicted .* s, and no cluster is so far from it"
+    ):
         calibrate([right, wrong])
 
 

@@ -211,8 +211,9 @@ def _of_preset(row: Fields, name: str, conventions: Conventions) -> TransformerM
     """
     model = load_preset(name)
     stated = {field: row.count(field) for field in DIMENSIONS if row.states(field)}
-    if {"hidden", "heads"} & stated.keys() and "head_dim" not in stated:
-        stated["head_dim"] = max(1, stated.get("hidden", model.hidden) // stated.get("heads", model.heads))
+    hidden, heads = stated.get("hidden", model.hidden), stated.get("heads", model.heads)
+    if "head_dim" not in stated and (hidden, heads) != (model.hidden, model.heads):
+        stated["head_dim"] = max(1, hidden // heads)
     tied = row.flag("tied")
     return msgspec.structs.replace(
         model,

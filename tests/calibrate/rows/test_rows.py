@@ -138,6 +138,15 @@ def test_a_shape_of_the_file_comes_before_a_shipped_one_and_a_preset() -> None:
     assert row.spec.model.layers == 3
 
 
+def test_a_dimension_of_a_preset_that_a_row_repeats_changes_nothing() -> None:
+    plain = parsed(arch="qwen3-32b", step_time_s=99).spec.model
+    assert plain.head_dim * plain.heads != plain.hidden
+
+    assert parsed(arch="qwen3-32b", step_time_s=99, hidden=plain.hidden, heads=plain.heads).spec.model == plain
+    halved = parsed(arch="qwen3-32b", step_time_s=99, hidden=plain.hidden // 2).spec.model
+    assert halved.head_dim == halved.hidden // plain.heads
+
+
 def test_a_preset_is_trained_as_the_row_says() -> None:
     row = parsed(arch="qwen2.5-7b", kind="lora_benchmark", adapters="attention", lora_rank=8)
 
