@@ -27,7 +27,7 @@ from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.rows import reading as reading_module
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
-from carbon_plugin.fleet.store.schema import SUMS, TABLES, schema_of
+from carbon_plugin.fleet.store.schema import STORE_VERSION, SUMS, TABLES, schema_of
 from carbon_plugin.fleet.store.segments import arrow_table
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger import chain
@@ -468,14 +468,20 @@ def test_a_damaged_store_and_a_missing_file_of_factors_are_named_in_one_line(tmp
     assert f"{damaged}: this file of the store is missing or damaged; ingest the runs into a new store" in error
 
 
-def test_a_catalogue_of_a_later_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "next_step"), [(STORE_VERSION - 1, "ingest the runs into a new store"), (99, "upgrade it")]
+)
+def test_a_catalogue_of_another_version_is_refused(version: int, next_step: str, tmp_path: Path) -> None:
     write_fleet(tmp_path / "runs", 1)
     store = tmp_path / "store"
     store.mkdir()
-    (store / "catalogue-00000001.json").write_bytes(msgspec.json.encode({"version": 99}))
+    (store / "catalogue-00000001.json").write_bytes(msgspec.json.encode({"version": version}))
 
-    with pytest.raises(FleetError, match="version 99"):
+    said = f"version {version}, but this carbon-plugin reads version {STORE_VERSION}; {next_step}$"
+    with pytest.raises(FleetError, match=said):
         ingest([str(tmp_path / "runs")], str(store))
+    with pytest.raises(FleetError, match=said):
+        report(str(store), Asked())
 
 
 def test_columns_are_put_into_arrow_as_arrow_itself_reads_them() -> None:

@@ -234,8 +234,7 @@ class Duty:
 
     @property
     def least_left_s(self) -> float:
-        """Return for how long nobody must have metered a device at the end of this training for the record to say so,
-        s."""
+        """Return the shortest time without a meter, up to the end of this training, of which the record speaks, s."""
         return max(LEAST_LEFT_S, LEAST_LEFT_SHARE * (time.monotonic() - self._start_s))
 
     @property
