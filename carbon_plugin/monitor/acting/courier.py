@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -42,20 +43,29 @@ class Courier:
         if self._ends_s is not None or os.getpid() != self._pid:
             return
         self._tasks.append((what, task))
-        if self._wake is None:  # it has open files, which most trainings can do without
-            self._wake = Wake()
-            self._thread = threading.Thread(
-                target=self._main, args=(self._wake,), name="carbon-plugin-courier", daemon=True
-            )
-            self._thread.start()
-        self._wake.put()
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Begin with what is queued. Where no file can be opened at this moment, it waits for a later call."""
+        if os.getpid() != self._pid:
+            return
+        if self._wake is None and self._tasks:
+            with contextlib.suppress(OSError):
+                wake = Wake()  # it has open files, which most trainings can do without
+                self._thread = threading.Thread(
+                    target=self._main, args=(wake,), name="carbon-plugin-courier", daemon=True
+                )
+                self._thread.start()
+                self._wake = wake
+        if self._wake is not None:
+            self._wake.put()
 
     def close(self) -> None:
         """Wait a short time for messages on their way, and accept no more."""
         if self._ends_s is None:
             self._ends_s = time.monotonic() + CLOSE_S
-        if self._wake is not None and self._thread is not None and os.getpid() == self._pid:
-            self._wake.put()
+        self.deliver()
+        if self._thread is not None and os.getpid() == self._pid:
             self._thread.join(CLOSE_S + 0.5)
 
     def _main(self, wake: Wake) -> None:

@@ -112,6 +112,8 @@ class ActingWork:
         guard = self._job.guard
         if due and self._alerting is not None:
             guard.run("alerts", partial(self._watch, self._alerting, node, list(suspects)), None)
+        if due:
+            self._courier.deliver()
         if self.stop is not None and (due or self.stop.is_open):
             guard.run("stop", partial(self._agree, self.stop, self._tell(node)), None)
 
