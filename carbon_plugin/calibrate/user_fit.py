@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, FitParameter, Mask, fit, fitted_step_time_s
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
-from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s
+from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s, row_classes
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.resolve import is_calibrated
@@ -247,12 +247,23 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
     for framework in np.unique(table.framework):
         for field, (shipped, other) in STACK_SIGMAS.items():
             sigma = shipped if framework in STACKS else other
-            if field == FACTOR and framework in STACKS and STACKS[str(framework)].population == ORDINARY:
-                # One factor stands for all ordinary software. The runs of one cluster are of one kind, so that how much
-                # kinds of jobs differ within a source counts beside how much sources differ.
-                sigma = math.hypot(EFFECTS["ordinary"].between, EFFECTS["ordinary"].within)
+            if field == FACTOR and framework in STACKS:
+                sigma = _spread_of_clusters(table, str(framework))
             found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
+
+
+def _spread_of_clusters(table: RowArrays, framework: str) -> float:
+    """Return how far the factor of a framework's software lies from the shipped one on the next cluster, in logarithms.
+
+    It stands for all in which a cluster and its software differ from those that the constants were fitted to, so that
+    clusters differ by it as their classes do. One factor stands for all ordinary software. The runs of one cluster are
+    of one kind, so that how much kinds of jobs differ within a source counts there beside how much sources differ.
+    """
+    kinds = [kind for kind, name in zip(row_classes(table), table.framework, strict=True) if name == framework]
+    if STACKS[framework].population == ORDINARY:
+        return math.hypot(EFFECTS["ordinary"].between, EFFECTS["ordinary"].within)
+    return float(np.mean([EFFECTS[kind].between for kind in kinds]))
 
 
 def _where(label: str, value: str) -> Callable[[RowArrays], Mask]:
