@@ -18,6 +18,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
+Maker = Literal["amd", "aws", "google", "intel", "nvidia"]
+"""Makers of devices, as profiles name them (`Accelerator.vendor`)."""
 AttentionKernel = Literal["eager", "unfused", "masked", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]
 THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
@@ -196,7 +198,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     autocast: bool | None = None
     fused_optimizer: bool | None = None
     pads_vocabulary: bool = False
-    tuned_for: str | None = None
+    tuned_for: Maker | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", "overhead_factor", "capacity_factor", owner="stack: ")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 
 from carbon_plugin.predict.rates.resolve import resolve_constants, resolve_rates
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.hardware.profiles import default_node_for, list_accelerators, load_accelerator
+from carbon_plugin.spec.stack import STACKS, Maker, Stack
 
 
 def rates_of(stack: Stack, device_name: str = "h100-sxm") -> dict[str, float]:
@@ -71,3 +73,10 @@ def test_a_plan_says_that_its_software_was_tuned_for_another_maker_unless_an_ove
     _, said = resolve_constants(device, stack, "bf16")
     (why,) = (one.source for one in said if one.field == "stack.overhead_factor")
     assert "tuned for devices of nvidia" in why
+
+
+def test_software_can_be_tuned_for_the_maker_of_any_device_and_for_nobody_else() -> None:
+    assert {device.vendor for device in list_accelerators()} == set(get_args(Maker))
+
+    with pytest.raises(msgspec.ValidationError, match="tuned_for"):
+        msgspec.convert({"tuned_for": "amdd"}, Stack)
