@@ -247,7 +247,7 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
     for framework in np.unique(table.framework):
         for field, (shipped, other) in STACK_SIGMAS.items():
             sigma = shipped if framework in STACKS else other
-            if field == FACTOR and framework in STACKS:
+            if field == FACTOR and framework in STACKS and (known or STACKS[str(framework)].population == ORDINARY):
                 sigma = _spread_of_clusters(table, str(framework))
             found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
@@ -256,9 +256,11 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
 def _spread_of_clusters(table: RowArrays, framework: str) -> float:
     """Return how far the factor of a framework's software lies from the shipped one on the next cluster, in logarithms.
 
-    It stands for all in which a cluster and its software differ from those that the constants were fitted to, so that
-    clusters differ by it as their classes do. One factor stands for all ordinary software. The runs of one cluster are
-    of one kind, so that how much kinds of jobs differ within a source counts there beside how much sources differ.
+    On a device to which constants are fitted it stands for all in which a cluster and its software differ from those
+    of the fit, so that clusters differ by it as their classes do. On another one they differ by the device's own share
+    of peak, and tuned software is known as well as its stack is. One factor stands for all ordinary software. The runs
+    of one cluster are of one kind, so that how much kinds of jobs differ within a source counts there beside how much
+    sources differ.
     """
     kinds = [kind for kind, name in zip(row_classes(table), table.framework, strict=True) if name == framework]
     if STACKS[framework].population == ORDINARY:

@@ -45,7 +45,7 @@ FAULTS = (
     # on the monitor thread
     "carbon_plugin.monitor.thread:MonitorThread._next_edge_s",
     "carbon_plugin.monitor.ledgers.place:agree_run",
-    "carbon_plugin.monitor.node.duty:look_at_hardware",
+    "carbon_plugin.monitor.node.work:look_at_hardware",
     "carbon_plugin.monitor.node.baseline:Baseline.from_start",
     "carbon_plugin.monitor.node.duty:Duty.decide",
     "carbon_plugin.monitor.node.recording:open_host_meters",
