@@ -112,8 +112,12 @@ def test_what_runs_is_told_from_what_was_planned(run):
 def test_manifest_carries_forecast_prediction_and_factors(run):
     first, last = run.file.records[0], manifest_of(run.file.records)
 
-    assert first.prediction is not None  # by the plan alone: its layout explains both ranks
-    assert last.prediction["step_time_s"]["value"] != first.prediction["step_time_s"]["value"]
+    planned = last.forecast["prediction"]["step_time_s"]["value"]
+
+    assert last.prediction["step_time_s"]["value"] != pytest.approx(planned)
+    # By the plan alone, whose layout explains both ranks, or on a busy machine by what was read in the meantime.
+    known = (pytest.approx(planned), last.prediction["step_time_s"]["value"])
+    assert first.prediction["step_time_s"]["value"] in known
     assert last.forecast["spec"]["name"] == "tiny"
     assert last.factors["pue"]["value"] == 1.25
     assert (last.total_steps, last.tokens_per_step) == (STEPS, 64)
