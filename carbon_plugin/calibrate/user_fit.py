@@ -56,8 +56,6 @@ the constant. It is a tenth of the spread from row to row.
 """
 NUDGE = 0.1
 """How much larger a constant is made to see which rows show it (`SEEN`)."""
-
-
 INCREDIBLE = 30.0
 """A step that takes so many times the prediction is in another unit (milliseconds, minutes), or of another job. Of the
 published rows the farthest took 10 times as long.
@@ -262,9 +260,9 @@ def _spread_of_clusters(table: RowArrays, framework: str) -> float:
     of one cluster are of one kind, so that how much kinds of jobs differ within a source counts there beside how much
     sources differ.
     """
-    kinds = [kind for kind, name in zip(row_classes(table), table.framework, strict=True) if name == framework]
     if STACKS[framework].population == ORDINARY:
         return math.hypot(EFFECTS["ordinary"].between, EFFECTS["ordinary"].within)
+    kinds = [kind for kind, name in zip(row_classes(table), table.framework, strict=True) if name == framework]
     return float(np.mean([EFFECTS[kind].between for kind in kinds]))
 
 
