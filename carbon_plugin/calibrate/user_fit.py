@@ -20,7 +20,7 @@ from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
 from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s, row_classes
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.power import sustained_w
-from carbon_plugin.predict.rates.resolve import is_calibrated
+from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import EFFECTS
 from carbon_plugin.spec.numbers.amounts import percent, plural

@@ -10,7 +10,7 @@ import msgspec
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
-from carbon_plugin.predict.rates.resolve import is_calibrated
+from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.spec.hardware.cluster import (
     OWN_ROWS,
     OWN_ROWS_IN_RANGE,

@@ -18,7 +18,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
-from carbon_plugin.predict.rates.resolve import own_rows
+from carbon_plugin.predict.rates.evidence import own_rows
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.numbers.figure import Assumption, Figure

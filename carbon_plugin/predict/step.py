@@ -14,9 +14,10 @@ from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_flo
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
+from carbon_plugin.predict.rates.evidence import narrowing_rows, own_rows
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates
-from carbon_plugin.predict.rates.resolve import narrowing_rows, own_rows, resolve_rates
+from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.time.schedule import StageLayer, stage_layers, step_of_layers
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits

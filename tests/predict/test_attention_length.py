@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.rates.datasheet import datasheet
 from carbon_plugin.predict.rates.laws import (
     HEAD_REFERENCE,
     LAW_GEMM_SHARE,
@@ -26,7 +27,7 @@ from carbon_plugin.predict.rates.laws import (
     length_scale,
     peak_16bit,
 )
-from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants, resolve_rates
+from carbon_plugin.predict.rates.resolve import resolve_constants, resolve_rates
 from carbon_plugin.predict.time.operators import FLASH_BACKWARD, attention_core
 from carbon_plugin.spec.hardware.cluster import OWN_RUNS, Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, list_accelerators, load_accelerator

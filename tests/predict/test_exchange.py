@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.rates.resolve import datasheet, resolve_rates
+from carbon_plugin.predict.rates.datasheet import datasheet
+from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange
 from carbon_plugin.predict.time.schedule import step_time

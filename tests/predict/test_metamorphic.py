@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.rates.resolve import island_size, resolve_rates
+from carbon_plugin.predict.rates.islands import island_size
+from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.schedule import stage_layers, step_of_layers, step_time
 from carbon_plugin.spec.layout import SHARED_OUT, Recompute

@@ -31,8 +31,8 @@ from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.routing import ONE_WORD
 from carbon_plugin.calibrate.rows.stated_experts import StatedExperts
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates.datasheet import TPU_LANES
 from carbon_plugin.predict.rates.laws import XE, default_attention_kernel
-from carbon_plugin.predict.rates.resolve import TPU_LANES
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.names import normalized

@@ -14,9 +14,10 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, stack_cases, take
+from carbon_plugin.predict.rates.datasheet import datasheet
 from carbon_plugin.predict.rates.laws import NARROW, default_attention_kernel
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
-from carbon_plugin.predict.rates.resolve import CALIBRATION, datasheet, resolve_constants
+from carbon_plugin.predict.rates.resolve import CALIBRATION, resolve_constants
 from carbon_plugin.predict.time.schedule import StepTime, step_time
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.models.model import TransformerModel

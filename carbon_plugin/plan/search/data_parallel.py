@@ -18,7 +18,7 @@ from carbon_plugin.plan.search.pareto import STEP
 from carbon_plugin.plan.search.phrases import held_phrase, phrase_of
 from carbon_plugin.plan.search.slow_network import network_slowdown
 from carbon_plugin.plan.search.space import shardings
-from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.predict.rates.islands import island_size
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.degrees import divisors
 from carbon_plugin.spec.layout import ParallelLayout

@@ -20,7 +20,7 @@ from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.predict.arrays import Flags, Values
 from carbon_plugin.predict.case.from_spec import AGAIN, again_flags
 from carbon_plugin.predict.case.inputs import NOT, Layout
-from carbon_plugin.predict.rates.resolve import island_size
+from carbon_plugin.predict.rates.islands import island_size
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, splits_heads
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import (

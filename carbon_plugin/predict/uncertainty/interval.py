@@ -15,8 +15,8 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
+from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.rates.laws import NARROW
-from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel

@@ -19,8 +19,8 @@ from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, next_step, pars
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.rates.islands import island_size
 from carbon_plugin.predict.rates.laws import gemm_share_law
-from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of

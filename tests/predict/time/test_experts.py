@@ -14,7 +14,7 @@ from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.parameters import device_parameters
-from carbon_plugin.predict.rates.resolve import routed_row_time
+from carbon_plugin.predict.rates.datasheet import routed_row_time
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.time.experts import (
     CHUNK_SORT_BYTES,

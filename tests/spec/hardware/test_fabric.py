@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.rates.resolve import island_size, joined_devices, resolve_rates
+from carbon_plugin.predict.rates.islands import island_size, joined_devices
+from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.spec.hardware.cluster import Cluster, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor, leaf_nodes, narrowing, nic_share, tiers
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
