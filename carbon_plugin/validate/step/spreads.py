@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from msgspec import Struct
@@ -28,6 +28,8 @@ from carbon_plugin.validate.hardware.memory import ValidatedMemory, memory_effec
 from carbon_plugin.validate.step.step_time import validate
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
+Mask = NDArray[np.bool_]
+"""Which of the rows count."""
 DIGITS = 3
 FEWEST_SOURCES = 3
 """With fewer sources nothing is known of how sources differ: the rows of the class in `RELATED` count too then."""
@@ -64,6 +66,22 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
     held_blind: RangeShares | None
 
 
+class _Errors(NamedTuple):
+    """Holds an array over rows of each thing that spreads are computed from.
+
+    `now` is ln(measured / predicted) of the prediction without the row's source, and `class_now` the class of today.
+    `then` and `class_then` are those of the moment when the row was predicted blind, where `blind` says that it was,
+    and those of today for other rows.
+    """
+
+    sources: NDArray[np.str_]
+    class_now: NDArray[np.str_]
+    class_then: NDArray[np.str_]
+    blind: Mask
+    then: NDArray[np.float64]
+    now: NDArray[np.float64]
+
+
 def class_spreads(
     rows: Sequence[ValidatedRow],
     predicted_blind: Mapping[str, float] | None = None,
@@ -81,47 +99,64 @@ def class_spreads(
     """
     known = blind_predictions() if predicted_blind is None else predicted_blind
     told = blind_classes() if blind_class is None else blind_class
-    kept = [row for row in rows if row.skipped is None]
-    now = np.array([row.accuracy_class for row in kept])
-    kinds = np.array([told.get(row.id, row.accuracy_class) for row in kept])
-    sources = np.array([row.origin for row in kept])
-    left_out = np.log([_measured_over_predicted(row) for row in kept])
-    errors = np.log([_measured_over_predicted(row, known.get(row.id)) for row in kept])
-    blind = np.array([row.id in known for row in kept])
+    found = _errors_of([row for row in rows if row.skipped is None], known, told)
+    return tuple(_class_spread(found, kind) for kind in get_args(AccuracyClass) if np.any(_telling(found, kind)))
 
-    def telling(kind: AccuracyClass) -> NDArray[np.bool_]:
-        """Return which rows of a class say how far the next source may lie."""
-        of_kind: NDArray[np.bool_] = kinds == kind
-        alone = of_kind & blind
-        return alone if np.unique(sources[alone]).size >= FEWEST_BLIND else of_kind
 
+def _errors_of(
+    rows: Sequence[ValidatedRow], predicted_blind: Mapping[str, float], blind_class: Mapping[str, str]
+) -> _Errors:
+    return _Errors(
+        sources=np.array([row.origin for row in rows]),
+        class_now=np.array([row.accuracy_class for row in rows]),
+        class_then=np.array([blind_class.get(row.id, row.accuracy_class) for row in rows]),
+        blind=np.array([row.id in predicted_blind for row in rows]),
+        then=np.log([_measured_over_predicted(row, predicted_blind.get(row.id)) for row in rows]),
+        now=np.log([_measured_over_predicted(row) for row in rows]),
+    )
+
+
+def _class_spread(errors: _Errors, kind: AccuracyClass) -> ClassSpread:
+    own, today = _telling(errors, kind), errors.class_now == kind
+    counted, few = _with_related(errors, kind, own)
+    return ClassSpread(
+        kind=kind,
+        rows=int(np.sum(today)),
+        sources=int(np.unique(errors.sources[today]).size),
+        effects=_effects(errors, counted, few),
+        error=_by_source(np.abs(np.expm1(-errors.now)), errors.sources, today),
+        coverage=_coverage(errors.now, errors.sources, today, interval.spread_of(kind)),
+        held_blind=_held_without_each(errors, own, counted, few),
+    )
+
+
+def _telling(errors: _Errors, kind: AccuracyClass) -> Mask:
+    """Return which rows of a class say how far the next source may lie: those predicted blind, where they are many."""
+    of_kind: Mask = errors.class_then == kind
+    alone = of_kind & errors.blind
+    return alone if np.unique(errors.sources[alone]).size >= FEWEST_BLIND else of_kind
+
+
+def _with_related(errors: _Errors, kind: AccuracyClass, own: Mask) -> tuple[Mask, int | None]:
+    """Return the rows that the spreads of a class are computed from, and the number of the class's own sources where it
+    needs rows of another class beside its own, else None."""
+    sources = np.unique(errors.sources[own]).size
+    if sources >= FEWEST_SOURCES or kind not in RELATED:
+        return own, None
+    return own | _telling(errors, RELATED[kind]), sources
+
+
+def _held_without_each(errors: _Errors, own: Mask, counted: Mask, few: int | None) -> RangeShares | None:
+    """Return where rows lie about a range that is computed without their source, so that no source widens the range
+    that it is held against. None where too few sources are left to compute one."""
     found = []
-    for kind in get_args(AccuracyClass):
-        own = telling(kind)
-        if not np.any(own):
-            continue
-        names = np.unique(sources[own])
-        borrowed = names.size < FEWEST_SOURCES and kind in RELATED
-        counted = own | telling(RELATED[kind]) if borrowed else own
-        few = names.size if borrowed else None
-        shipped = interval.spread_of(kind)
-        held = [
-            _held(errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few)))
-            for name in names
-            if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
-        ]
-        found.append(
-            ClassSpread(
-                kind=kind,
-                rows=int(np.sum(now == kind)),
-                sources=int(np.unique(sources[now == kind]).size),
-                effects=_effects(errors, sources, counted, few),
-                error=_by_source(np.abs(np.expm1(-left_out)), sources, now == kind),
-                coverage=_coverage(left_out, sources, now == kind, shipped),
-                held_blind=_mean_of(held) if len(held) == names.size else None,
-            )
-        )
-    return tuple(found)
+    for name in np.unique(errors.sources[own]):
+        of_source = errors.sources == name
+        others = counted & ~of_source
+        if np.unique(errors.sources[others]).size < FEWEST_SOURCES:
+            return None
+        found.append(_held(errors.then[own & of_source], factors(_effects(errors, others, few))))
+    return _mean_of(found)
 
 
 def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
@@ -152,27 +187,25 @@ def _with_effects(text: str, name: str, effects: Effects) -> str:
     return text
 
 
-def _effects(
-    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], few: int | None = None
-) -> Effects:
+def _effects(errors: _Errors, mask: Mask, few: int | None) -> Effects:
     """Return the spreads of the rows in `mask`.
 
     `few` is the number of the class's own sources where related ones count too. How classes differ is then known from
     those few, so that the variance between sources is (1 + 1/few) times that of one source and not (1 + 1/all), which
     `interval.factors` multiplies it by.
     """
-    faster, slower, within, count = sided_effects(errors[mask], sources[mask])
+    faster, slower, within, count = sided_effects(errors.then[mask], errors.sources[mask])
     more = 1.0 if few is None else math.sqrt((1 + 1 / few) / (1 + 1 / count))
     return Effects(round(more * faster, DIGITS), round(more * slower, DIGITS), round(within, DIGITS), count)
 
 
-def _by_source(figures: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_]) -> float:
+def _by_source(figures: NDArray[np.float64], sources: NDArray[np.str_], mask: Mask) -> float:
     """Return the mean of the figures of the rows in `mask`, with every source counted once."""
     names = np.unique(sources[mask])
     return float(np.mean([np.mean(figures[mask & (sources == name)]) for name in names])) if names.size else math.nan
 
 
-def _coverage(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], spread: Spread) -> float:
+def _coverage(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: Mask, spread: Spread) -> float:
     """Return the share of the rows in `mask` that lie inside the range, with every source counted once."""
     names = np.unique(sources[mask])
     held = [_held(errors[mask & (sources == name)], spread) for name in names]
