@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 from carbon_plugin.predict.power import capped_share
+from carbon_plugin.predict.rates.datasheet import wrapped_op_time
 from carbon_plugin.predict.rates.laws import host_rates
 from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
 from carbon_plugin.predict.time.update import MUON_ITERATIONS
@@ -52,6 +53,13 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         found.append(Assumption(EXPERT_LOOP, "false, one grouped product for all experts", said))
     if leaves_open_how_tokens_fall(spec):
         found.append(_routing(spec))
+    if spec.layout is not None and spec.layout.tp > 1 and (wrapped_s := wrapped_op_time(stack)):
+        said = (
+            "PyTorch splits weights into DTensors. State stack.fused: true where a compiler fuses the layers, or "
+            "stack.wraps_weights: never where they are plain tensors"
+        )
+        taken = f"{1e6 * wrapped_s:g} µs more of the host for an operation"
+        found.append(Assumption("stack.wraps_weights", taken, said))
     if (
         isinstance(spec.model, TransformerModel)
         and spec.model.has_towers

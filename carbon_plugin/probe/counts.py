@@ -27,6 +27,7 @@ COSTS = (
     "cast_bytes", "launch_blocking", "contention", "dp_overlap", "gather_overlap", "p2p_overlap",
     "attention_length", "shard_host_ops", "deduplicated", "round_robin", "expert_loop", "sorted_loop", "indexed_biases",
     "attention_lanes", "attention_exponentials", "attention_masked", "laid_out", "sliced_weights", "routed_row_time",
+    "wrapped_op_time",
 )  # fmt: skip
 """The fields of `Rates` that are costs or switches and cost nothing at 0. The other fields are rates and cost nothing
 at infinity.

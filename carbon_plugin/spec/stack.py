@@ -26,6 +26,7 @@ THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 """Kernel classes whose scores go through memory."""
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep", "hybridep"]
+WrapsWeights = Literal["never", "eager", "always"]
 TokenCounts = Literal["host", "exchange", "device"]
 CrossEntropy = Literal[
     "eager",
@@ -135,6 +136,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     other software does not. `pads_vocabulary` says that the head has as many columns as its products want (Megatron and
     its relatives, XLA); other software has as many as there are tokens.
 
+    `wraps_weights` says whether the weights that tensor parallelism splits are DTensors, for each of whose operations
+    the host takes longer (`predict.rates.datasheet.WRAPPED_OP_S`): "eager" unless the layers are fused, which is what a
+    compiler does (PyTorch's own tensor parallelism, torchtitan), or "always", where the fused kernels of the layers are
+    no compiler's (NeMo AutoModel).
+
     `uniform_tokens` says that all tokens of a batch are alike, as in benchmarks that train on zeros or on one word
     (`predict.rates.rates.UNIFORM_GAIN`).
 
@@ -198,6 +204,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     autocast: bool | None = None
     fused_optimizer: bool | None = None
     pads_vocabulary: bool = False
+    wraps_weights: WrapsWeights = "never"
     tuned_for: Maker | None = None
 
     def __post_init__(self) -> None:
@@ -271,6 +278,11 @@ def leaves_experts_open(stack: Stack) -> bool:
     """
     stated = stack.expert_loop is not None or stack.one_hot_dispatch or stack.fused_experts
     return stack.population == ORDINARY and not stated
+
+
+def issues_on_dtensors(stack: Stack) -> bool:
+    """Return whether operations on weights that tensor parallelism splits are issued on DTensors one by one."""
+    return stack.wraps_weights == "always" or (stack.wraps_weights == "eager" and not stack.fused)
 
 
 def host_op_time_of(stack: Stack) -> float | None:

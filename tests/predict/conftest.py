@@ -27,6 +27,7 @@ A100 = {
     "laid_out": 0.0,
     "attention_length": 0.0,
     "shard_host_ops": 0.0,
+    "wrapped_op_time": 0.0,
     "fused": 0.0,
     "scoped_graphs": 0.0,
     "launch_blocking": 0.0,

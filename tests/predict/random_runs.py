@@ -59,6 +59,7 @@ OF_SOFTWARE: tuple[dict[str, Any], ...] = (
     {"operators_keep": "projections", "shard_unit": "weight"},
     {"narrow_inputs": True, "narrow_kept": True, "narrow_dispatch": True},
     {"grad_reduce_dtype": "bf16", "gradient_buffers": True},
+    {"wraps_weights": "always"},
     {"transfer_wait_s": 1e-3, "broadcasts_parameters": True},
 )
 OF_TRAINING: tuple[dict[str, Any], ...] = (

@@ -162,10 +162,6 @@ run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of 
 argonne-lcf/Megatron-DeepSpeed)."""
 
 
-WRAPPED_OP_S = 25e-6
-"""Seconds that the host takes more for an operation on DTensors, as which torchtitan and NeMo AutoModel split weights
-over tensor-parallel ranks, unless the layers are compiled: of the cheapest one 24 to 26 µs since November 2025, and 36
-to 40 before (pytorch/pytorch pull request 166371)."""
 COPYING = re.compile(r"FSDP2|^(?i:torchtitan\b|nemo automodel)")
 """Words of rows for the FSDP that copies what it gathered into a tensor for each parameter (`shard_unit`). torchtitan
 and AutoModel have no other (`fully_shard` of torchtitan/distributed and of nemo_automodel/components/distributed)."""
@@ -198,11 +194,7 @@ def stack_of(
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
         changes["launch_blocking"] = True
     changes |= _mixed_precision(conventions, row)
-    wraps = conventions.name == "torchtitan" or conventions == AUTOMODEL or "DTensor" in row.text("notes")
-    issued = conventions.stack.host_op_time_s
-    as_compiled = _compiled(row, device) or _of_today(row)
-    if wraps and (row.optional_count("tp") or 1) > 1 and not as_compiled and issued is not None:
-        changes["host_op_time_s"] = issued + WRAPPED_OP_S
+    changes |= _wrapped(conventions, row, device)
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
@@ -213,6 +205,14 @@ def stack_of(
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _wrapped(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return whether weights that tensor parallelism splits are DTensors, where it is not as in the row's stack."""
+    if "DTensor" in row.text("notes"):
+        return {"wraps_weights": "eager"}
+    by_stack = conventions.stack.wraps_weights
+    return {"wraps_weights": "eager"} if by_stack == "always" and _compiled(row, device) else {}
 
 
 def _modules(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from carbon_plugin.spec.stack import (
     Stack,
     factor_of,
     gather_overlap_of,
+    issues_on_dtensors,
     routing_spread_of,
 )
 from carbon_plugin.spec.training import Precision
@@ -37,6 +38,10 @@ bit (NVIDIA's guide to matrix multiplication). Vector units, which compute fp32,
 TPU_LANES = 128
 """Lanes of a TPU's vector and matrix units. Attention kernels for TPUs compute whole lanes, so that narrower heads are
 padded (`NUM_LANES` of jax/experimental/pallas/ops/tpu/splash_attention)."""
+WRAPPED_OP_S = 25e-6
+"""Seconds by which the host takes longer for an operation on DTensors, as which PyTorch splits weights over
+tensor-parallel ranks, and torchtitan and NeMo AutoModel with it: for the cheapest operation 24 to 26 µs since November
+2025, and 36 to 40 before (pytorch/pytorch pull request 166371)."""
 FLASH_LANES = 32
 """Width at whose multiples FlashAttention 2 and 3 have kernels, which take narrower heads as if they were as wide
 (`HEADDIM_SWITCH` of csrc/flash_attn/src/static_switch.h in Dao-AILab/flash-attention, from 32 to 256)."""
@@ -126,6 +131,7 @@ def _of_host(device: Accelerator, stack: Stack) -> dict[str, float]:
         "transfer_wait": stack.transfer_wait_s,
         "launch_blocking": stack.launch_blocking,
         "shard_host_ops": stack.shard_host_ops,
+        "wrapped_op_time": wrapped_op_time(stack),
         "scoped_graphs": stack.cuda_graphs == "scoped",
         "iteration_graphs": stack.cuda_graphs == "iteration",
     }
@@ -168,6 +174,14 @@ def reads_aligned(device: Accelerator, precision: Precision) -> bool:
     tf32, fp32 = (device.peak_flops.get(key) for key in ("tf32", "fp32"))
     as_fast = tf32 is not None and fp32 is not None and tf32.value <= fp32.value
     return device.vendor == "nvidia" and precision != "fp32" and not (precision == "tf32" and as_fast)
+
+
+def wrapped_op_time(stack: Stack) -> float:
+    """Return the seconds by which the host takes longer for an operation where tensor parallelism splits weights.
+
+    A replayed graph of the whole iteration issues none.
+    """
+    return WRAPPED_OP_S if issues_on_dtensors(stack) and stack.cuda_graphs != "iteration" else 0.0
 
 
 def routed_row_time(device: Accelerator) -> float:

@@ -55,7 +55,8 @@ class TakenAsKnown:
     `island` is the number of devices that reach one another without a network, and `joined` the number of those that
     scale-up links join: others in the island are reached over the bus of the host. `exchange_peers` is the largest
     number of them between which tokens reach experts over these links. `host_memory` and `host_link` are the shares of
-    one device.
+    one device. `wrapped_op_time` are the seconds by which the host takes longer for an operation where tensor
+    parallelism splits weights, 0 where they are plain tensors.
     """
 
     attention_unfused: Values
@@ -89,6 +90,7 @@ class TakenAsKnown:
     broadcasts: Values
     routing_spread: Values
     shard_host_ops: Values
+    wrapped_op_time: Values
     island: Values
     joined: Values
     exchange_peers: Values

@@ -12,7 +12,7 @@ from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.frozen import ADAPTED_MATRICES
 from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS, hook_slots
-from carbon_plugin.predict.time.operators import Cost
+from carbon_plugin.predict.time.operators import Cost, host_op_time
 from carbon_plugin.predict.time.slowest import expected_maximum
 
 EXPERT_BIAS_BYTES = (28, 40)
@@ -187,7 +187,7 @@ def sorted_loop(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> t
     local = maximum(shape.experts / layout.ep, 1)
     weights = local * (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn / layout.expert_tp
     slices = SLICE_GRADIENT_PASSES * work.parameter_bytes * local * weights * shape.trainable / rates.streaming
-    forward, backward = (local * rates.host_op_time * slots for slots in HOST_OPS_SORTED)
+    forward, backward = (local * host_op_time(layout, rates) * slots for slots in HOST_OPS_SORTED)
     flag = rates.sorted_loop > 0
     sliced = where(flag & (rates.sliced_weights > 0), slices, 0.0)
     return Cost(0.0, sliced), Cost(where(flag, forward, 0.0), where(flag, backward, 0.0))
@@ -207,7 +207,7 @@ def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     hooks = hook_slots(layout, rates) / HOOKED_MODULES * modules
     share = LOOPED_MODULES / ADAPTED_MATRICES * shape.adapted_ffn
     forward, backward = (
-        local * rates.host_op_time * (slots + adapters * share + hooks)
+        local * host_op_time(layout, rates) * (slots + adapters * share + hooks)
         for slots, adapters in zip(HOST_OPS_LOOPED, HOST_OPS_ADAPTERS, strict=True)
     )
     ranks = layout.dp_shard * layout.cp

@@ -77,7 +77,8 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
         launched = maximum(shape.experts / layout.ep, 1) * ((rates.counts_on_host > 0) & (rates.expert_loop == 0))
         forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward) + HOST_OPS_GROUPED[0] * launched
         backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward) + HOST_OPS_GROUPED[1] * launched
-    return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
+    each = operators.host_op_time(layout, rates)
+    return Cost(each * forward, each * backward)
 
 
 def hook_slots(layout: Layout, rates: Rates) -> Values:
@@ -116,4 +117,5 @@ def host_wait(layout: Layout, rates: Rates) -> Values:
     """
     read = (rates.counts_on_host > 0) | ((rates.counts_to_exchange > 0) & ((layout.ep > 1) | (rates.expert_loop > 0)))
     share = where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
-    return HOST_OPS_WAIT * rates.host_op_time * where(read & (rates.static_dispatch == 0), share, 0.0)
+    waits = where(read & (rates.static_dispatch == 0), share, 0.0)
+    return HOST_OPS_WAIT * operators.host_op_time(layout, rates) * waits

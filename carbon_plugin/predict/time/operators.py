@@ -324,6 +324,14 @@ def is_written_out(shape: Shape, work: StepWork) -> Flags | bool:
     return (work.eager > 0) & (shape.gated > 0)
 
 
+def host_op_time(layout: Layout, rates: Rates) -> Values:
+    """Return the seconds that the host needs to issue one operation.
+
+    They are more for DTensors, as which some software splits weights over tensor-parallel ranks.
+    """
+    return rates.host_op_time + where(layout.tp > 1, rates.wrapped_op_time, 0.0)
+
+
 def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
     """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage, and of
     the products of parts beside the layers.
@@ -338,7 +346,7 @@ def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_bat
     entropy = work.entropy_bytes * scored * columns / rates.streaming
     traffic = entropy + 12 * tokens * shape.hidden * work.activation_bytes / 2 / rates.memory
     # The traffic is that of both directions, and half of it is counted for each.
-    host = 10 * rates.host_op_time
+    host = 10 * host_op_time(layout, rates)
     of_input = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
     products = tokens * shape.beside_products + of_input * shape.input_products
     beside = 2 * products / layout.tp / rates.gemm_flops

@@ -23,7 +23,15 @@ from carbon_plugin.predict.rates.islands import island_size
 from carbon_plugin.predict.rates.laws import gemm_share_law
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.profiles import load_accelerator
-from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, STACKS, Stack, factor_of, routing_spread_of
+from carbon_plugin.spec.stack import (
+    BALANCED_SPREAD,
+    ROUTING_SPREAD,
+    STACKS,
+    Stack,
+    factor_of,
+    issues_on_dtensors,
+    routing_spread_of,
+)
 from carbon_plugin.validate.step.step_time import validate
 
 ROW = """
@@ -692,30 +700,27 @@ def test_a_policy_that_keeps_q_k_and_v_repeats_the_other_products() -> None:
     assert predict_step(same).step_time_s.value > predict_step(plain).step_time_s.value
 
 
-def test_the_host_takes_longer_for_operations_on_split_weights_that_are_not_compiled() -> None:
-    common = {
-        "framework": "torchtitan (2026-01)",
-        "arch": "llama3_8b",
-        "pp": 1,
-        "gpu": "H100-SXM",
-        "gbs": 64,
-        "dp": None,
-    }
+@pytest.mark.parametrize(
+    ("framework", "said", "wrapped"),
+    [
+        ("torchtitan (2026-01)", {}, True),
+        ("torchtitan", {"source": "our cluster"}, True),
+        ("torchtitan (2026-01)", {"overlap": "torch.compile"}, False),
+        ("NeMo AutoModel (PyTorch FSDP2)", {}, True),
+        ("NeMo AutoModel (PyTorch FSDP2)", {"overlap": "torch.compile"}, False),
+        ("PyTorch FSDP2", {"notes": "layers on DTensor", "overlap": "torch.compile"}, False),
+        ("Megatron-LM (2026)", {}, False),
+        ("Megatron-LM (2026)", {"notes": "layers on DTensor"}, False),
+        ("PaddleNLP (2023)", {}, False),
+        ("PaddleNLP (2023)", {"notes": "layers on DTensor"}, True),
+    ],
+)
+def test_rows_of_pytorchs_tensor_parallelism_issue_operations_on_dtensors_unless_they_are_compiled(
+    framework: str, said: dict[str, Any], wrapped: bool
+) -> None:
+    common = {"arch": "llama3_8b", "pp": 1, "gpu": "H100-SXM", "gbs": 64, "dp": None, "step_time_s": 99}
 
-    def issued(tp: int, overlap: str | None = None, framework: str = common["framework"]) -> float | None:
-        row = parsed(**common | {"framework": framework}, tp=tp, overlap=overlap, step_time_s=99)
-        return row.spec.stack.host_op_time_s
-
-    usual = STACKS["torchtitan"].host_op_time_s
-    assert issued(1) == issued(8, "torch.compile") == usual
-    assert issued(8) == pytest.approx(usual + 25e-6)
-    assert issued(8, framework="Megatron-LM (2026)") == STACKS["megatron-core"].host_op_time_s
-    split, compiled = (
-        parsed(**common, tp=8, mbs=1, overlap=said, step_time_s=9).spec for said in (None, "torch.compile")
-    )
-    same = msgspec.structs.replace(split, stack=msgspec.structs.replace(split.stack, host_op_time_s=usual))
-    assert predict_step(split).step_time_s.value > predict_step(same).step_time_s.value
-    assert predict_step(same).step_time_s.value > predict_step(compiled).step_time_s.value
+    assert issues_on_dtensors(parsed(**common | {"framework": framework, "tp": 8} | said).spec.stack) == wrapped
 
 
 def test_megatrons_own_fused_loss_needs_more_memory_and_time_than_transformer_engines() -> None:
