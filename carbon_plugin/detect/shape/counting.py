@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from carbon_plugin.detect.shape.flops import flop_counter, is_foreign
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -35,7 +37,7 @@ class Counts(Struct, frozen=True):
     `flops` are those of matrix operations, `activation_bytes` the bytes of all results, and `kernels` the operations
     that launch a kernel. `saved_bytes` are the bytes that autograd keeps for the backward pass, and `backward_flops`
     those of that pass without what it repeats of the forward pass (each None where the module cannot be run so on the
-    meta device).
+    meta device). `uncounted` are the operations of other libraries whose FLOPs nobody states.
     """
 
     flops: float
@@ -43,6 +45,17 @@ class Counts(Struct, frozen=True):
     kernels: int
     saved_bytes: float | None
     backward_flops: float | None
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def reservation(self) -> str:
+        """Return what the source of a count adds where an operation's FLOPs are unknown, else an empty text."""
+        if not self.uncounted:
+            return ""
+        return (
+            f", without the FLOPs of {', '.join(self.uncounted)}, which are unknown "
+            "(torch.utils.flop_counter.register_flop_formula states them)"
+        )
 
 
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
@@ -54,7 +67,6 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import FlopCounterMode
 
     class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kernels = 0
@@ -63,7 +75,10 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if time.thread_time() > deadline_s:
                 raise TimeoutError("counting took too long")
+            before = flops.get_total_flops() if is_foreign(func) else None
             result = func(*args, **(kwargs or {}))
+            if before is not None and flops.get_total_flops() == before:
+                uncounted.setdefault(str(func).removesuffix(".default"))
             if not func.is_view:
                 self.kernels += 1
                 self.result_bytes += _bytes_of(result)
@@ -71,7 +86,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
 
     replica = _meta_copy(module)
     tally = _Tally()  # type: ignore[no-untyped-call]
-    flops = FlopCounterMode(display=False)
+    flops, uncounted = flop_counter(), dict[str, None]()
     trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
     for parameter in trained:  # the counter looks for the gradient of what needs one, and there is none here
         parameter.requires_grad_(False)
@@ -88,7 +103,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
             backward = _backward_flops(results, deadline_s)
     # What a checkpoint runs again is no part of the model's own work, which is at most twice that of the forward pass.
     backward = None if backward is None else min(backward, 2 * forward_flops)
-    return Counts(forward_flops, tally.result_bytes, tally.kernels, saved, backward)
+    return Counts(forward_flops, tally.result_bytes, tally.kernels, saved, backward, tuple(uncounted))
 
 
 def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> tuple[float, Any]:
@@ -119,7 +134,6 @@ def _backward_flops(results: Any, deadline_s: float) -> float:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
-    from torch.utils.flop_counter import FlopCounterMode
 
     class _Deadline(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,7 +146,7 @@ def _backward_flops(results: Any, deadline_s: float) -> float:
     ends = [end for end in found if isinstance(end, torch.Tensor) and end.requires_grad]
     if not ends:
         return 0.0
-    flops = FlopCounterMode(display=False)
+    flops = flop_counter()
     with flops, _Deadline():  # type: ignore[no-untyped-call]
         torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
     return float(flops.get_total_flops())

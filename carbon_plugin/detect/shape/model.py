@@ -177,7 +177,7 @@ def _counted(
         saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
         backward_flops_per_sample=None if counts.backward_flops is None else counts.backward_flops / samples,
         kernels=counts.kernels,
-        source=f"counted in one forward pass of {plural(samples, 'sample')} on the meta device",
+        source=f"counted in one forward pass of {plural(samples, 'sample')} on the meta device{counts.reservation}",
         seq_len=seen[0][1] if seen else None,
         samples=samples,
     )
