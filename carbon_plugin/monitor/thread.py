@@ -174,7 +174,7 @@ class MonitorThread:
         """Begin the work, and return whether it has begun. While no file can be opened it is begun later, at the end of
         the training at the latest."""
         if self._reason is not None:
-            self._body.open()
+            self._guard.attempt("monitor", self._begun, False)  # what is refused now is asked for again by the closing
             return True
         return self._wake.can_open(_FILES) and self._guard.attempt("monitor", self._begun, False)
 

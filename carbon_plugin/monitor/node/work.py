@@ -59,6 +59,7 @@ class NodeWork:
         self._missed: set[str] = set()
         self._told_late = False
         self._undone: list[Task] = []
+        self._until: NodeRecording | None = None
         self._declared_tokens = DeclaredTokens()
         self._told_alone: dict[str, bytes] = {}
         # What may find no file to open comes before the meeting: a process comes to it once.
@@ -110,7 +111,10 @@ class NodeWork:
                 begun = True
             else:
                 self._job.guard.run(
-                    "what was before local rank 0", partial(self._record_until, task, task.until_s), None
+                    "what was before local rank 0",
+                    partial(self._record_until, task, task.until_s),
+                    None,
+                    begins=not now,  # no later call follows the one at the end
                 )
             del self._undone[0]
         if self._duty.decided:
@@ -230,9 +234,10 @@ class NodeWork:
 
     def _record_until(self, task: Task, moment_s: float) -> None:
         """Record what this process metered of GPUs up to the moment at which another process began to meter them."""
-        recorder = self._record(task).recorder
-        recorder.cut(moment_s)
-        recorder.close(LEFT)
+        self._until = self._until or self._record(task)  # a later call goes on with what one before has opened
+        self._until.recorder.cut(moment_s)
+        self._until.recorder.close(LEFT)
+        self._until = None
 
     def _look_around(self) -> None:
         """Warn of other users of this node's devices and files, and once of GPUs that nobody meters."""
