@@ -7,8 +7,8 @@ nodes share no directory. It keeps one promise: a decision is written once, and 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from carbon_plugin.ledger.once import publish_once
 from carbon_plugin.threads.own_thread import OwnThread
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 STOP, GO_ON = b"stop\n", b"go on\n"
@@ -79,19 +81,29 @@ class Noticeboard(Protocol):
 class FolderBoard:
     """Keeps proposals in a folder of the run directory. Proposals that were there before this object was made are of
     earlier attempts and count for nothing.
+
+    Where the folder could not be listed then, those that are there when it first can be count for nothing either. A
+    rank that so misses a proposal of its own launch has not acknowledged it, and the ranks agree on a later one.
     """
 
     is_there = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._before = sys.maxsize  # what cannot be listed now cannot be told from what is new, later
+        self._warned = False
+        self._before: int | None = None
         with contextlib.suppress(OSError):
-            self._before = max(self._numbers(), default=0)
+            self._before = self._last()
 
     def newest(self) -> Posted | None:
         """Return the newest proposal that appeared since this object was made, or None."""
-        number = max(self._numbers(), default=0)
+        try:
+            number = self._last()
+        except OSError as error:
+            self._warn(error)
+            raise
+        if self._before is None:
+            self._before = number
         if number <= self._before:
             return None
         content = (self._folder / f"{number}.json").read_bytes()
@@ -102,7 +114,7 @@ class FolderBoard:
     def publish(self, content: bytes) -> int:
         """Publish a proposal under the number after the last one."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        number = max(self._numbers(), default=0) + 1
+        number = self._last() + 1
         publish_once(self._folder / f"{number}.json", content + END)
         return number
 
@@ -147,9 +159,19 @@ class FolderBoard:
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
-    def _numbers(self) -> list[int]:
+    def _last(self) -> int:
         found = (name.removesuffix(".json") for name in self._names() if name.endswith(".json"))
-        return [int(number) for number in found if number.isdecimal()]
+        return max((int(number) for number in found if number.isdecimal()), default=0)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "carbon_plugin: %s cannot be listed (%s): as long as that lasts, this rank does not see there what the "
+                "ranks agree on; training goes on",
+                self._folder,
+                error.strerror or error,
+            )
 
 
 class StoreBoard:

@@ -303,3 +303,23 @@ def test_rank_0_proposes_again_further_ahead_and_says_why(tmp_path):
 def test_a_step_is_so_far_ahead_that_each_rank_has_looked_twice(step_time_s, ahead):
     assert steps_ahead(step_time_s, 10.0, 0) == ahead
     assert steps_ahead(step_time_s, 10.0, 2) >= ahead
+
+
+def test_a_rank_whose_folder_cannot_be_listed_says_so_once_and_agrees_on_what_comes_after(tmp_path, caplog):
+    folder = tmp_path / "stop"
+    folder.symlink_to(folder)  # a loop, which root cannot list either
+    board = FolderBoard(folder)
+    for _ in range(3):
+        with pytest.raises(OSError, match="symbolic links"):
+            board.newest()
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+
+    folder.unlink()
+    other = FolderBoard(folder)
+    other.publish(b"missed")  # it cannot be told from one of an earlier attempt
+    assert board.newest() is None
+    number = other.publish(b"seen")
+
+    assert str(folder) in warning.getMessage()
+    assert board.newest() == (number, b"seen")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == [warning]
