@@ -61,6 +61,18 @@ class LedgerWriter:
         directory."""
         return self._end[0].hex()
 
+    @property
+    def has_moved(self) -> bool:
+        """Return whether the open file is no longer the one at `path`, although it was not removed: somebody has moved
+        it, or the directory that holds it."""
+        try:
+            opened = os.fstat(self._fd)
+            return opened.st_nlink > 0 and not os.path.samestat(opened, os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # it is closed, or its file system does not answer
+            return False
+
     def write(self, record: Record) -> None:
         """Append one record."""
         if os.getpid() != self._pid:

@@ -159,7 +159,9 @@ class MonitorWork:
             run.follow(node.recording)
         self._say_opening(node, run)
         if due:
-            self._place.keep()
+            # Who writes a ledger keeps the identity beside it, and makes nothing where the directory was moved away.
+            if node.recording is not None and not node.recording.journal.has_moved:
+                self._place.keep()
             self._report_and_project(node, run)
         if self._acting is not None:
             self._acting.tick(node, run.suspects() if due else (), due=due)

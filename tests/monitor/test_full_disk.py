@@ -1,4 +1,4 @@
-"""A run directory that is full, read-only or removed, at the start, in the middle or to the end: real processes.
+"""A run directory that is full, read-only, moved or removed, at the start, in the middle or to the end: real processes.
 
 Root may write anywhere, so a directory is made unusable by what stops root too: a limit of the size of files for a full
 disk, and a file where a directory should be for a place that cannot be written.
@@ -59,13 +59,20 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcomes(node: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Run five jobs side by side, one for each kind of trouble with the disk."""
+    """Run six jobs side by side, one for each kind of trouble with the disk."""
     top = tmp_path_factory.mktemp("disks")
     for name in ("unwritable", "unwritable for good"):
         (top / name).write_text("a file where the run directory should be")
     launches = {
         name: Launch(node, top / name).node(0, 1)
-        for name in ("full for good", "full before its first record", "removed", "unwritable", "unwritable for good")
+        for name in (
+            "full for good",
+            "full before its first record",
+            "removed",
+            "moved",
+            "unwritable",
+            "unwritable for good",
+        )
     }
     # Room for run.json and for what the job says on its standard error, which is a file too, but not for a manifest.
     limit_files(launches["full before its first record"].processes[0], 2000)
@@ -83,6 +90,12 @@ def outcomes(node: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     wait_until(lambda: windows_in(removed) >= 2)
     shutil.rmtree(removed.parent)
     wait_until(lambda: windows_in(removed) >= 4 and (removed.parent / "run.json").exists())
+
+    moved = top / "moved to" / FIRST_FILE
+    wait_until(lambda: windows_in(top / "moved" / FIRST_FILE) >= 2)
+    (top / "moved").rename(moved.parent)
+    had = windows_in(moved)
+    wait_until(lambda: windows_in(moved) >= had + 3)  # a whole round of the monitor has passed since
 
     (top / "unwritable").unlink()
     wait_until(lambda: windows_in(top / "unwritable" / FIRST_FILE) >= 4)
@@ -130,6 +143,17 @@ def test_a_directory_that_is_removed_is_put_back_with_all_that_it_held(outcomes)
     assert verify_run(run_dir).ok, verify_run(run_dir).all_problems
     assert read_identity(run_dir).run_id == manifest_of(file.records).run_id
     assert outcomes["removed"].warnings == []
+
+
+def test_a_directory_that_is_moved_takes_its_ledger_along_and_nothing_appears_where_it_was(outcomes):
+    left, run_dir = outcomes["moved"].run_dir, outcomes["moved"].run_dir.with_name("moved to")
+    file = only_file(run_dir)
+
+    assert not left.exists()
+    assert records(file, Close)[0].windows == len(records(file, Window))
+    assert verify_run(run_dir).ok, verify_run(run_dir).all_problems
+    assert read_identity(run_dir).run_id == manifest_of(file.records).run_id
+    assert outcomes["moved"].warnings == []
 
 
 def test_a_directory_that_becomes_writable_holds_the_run_from_its_start(outcomes):

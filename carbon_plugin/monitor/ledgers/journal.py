@@ -47,6 +47,11 @@ class Journal:
         return self._writer is not None and self._writer.records > 0
 
     @property
+    def has_moved(self) -> bool:
+        """Return whether the file, or the directory that holds it, was moved. Records follow it."""
+        return self._writer is not None and self._writer.has_moved
+
+    @property
     def head(self) -> str | None:
         """Return the head of the ledger's chain, or None as long as there is no file."""
         return self._writer.head if self._writer else None
