@@ -41,7 +41,7 @@ from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.sums.energy_sums import energy_of
 from carbon_plugin.audit.tally.sums.spans import comparison_of_windows
 from carbon_plugin.audit.tally.timeline.calendar import months_of
-from carbon_plugin.errors import FootprintError, LedgerError
+from carbon_plugin.errors import FootprintError
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
@@ -65,8 +65,6 @@ def summarise(
     paths = files_by_start(run_dir)
     identity = read_identity(run_dir)
     passed = pass_over(paths, identity.run_id if identity else None, wanted, processes)
-    if not passed.collected.files:
-        raise LedgerError(f"{os.fspath(run_dir)}: no ledger here begins with a manifest, so nothing can be said")
     return _conclude(passed.collected, identity, combine_checks(run_dir, passed.ledgers, wanted))
 
 

@@ -20,6 +20,7 @@ from carbon_plugin.audit.sentences.phrases import energy_quality
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE, idle_power
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.reader import read_ledger, read_run
@@ -636,10 +637,29 @@ def test_nonsense_in_a_ledger_is_a_finding_and_never_a_crash(factors: Factors, d
             render_text(summarise(directory))
 
 
-def test_directory_in_which_no_file_has_a_manifest_is_one_readable_error(tmp_path: Path) -> None:
-    (tmp_path / "node-0.attempt-0.jsonl").write_text("nonsense\n")
-    with pytest.raises(LedgerError, match="no ledger here begins with a manifest"):
+@pytest.mark.parametrize(
+    ("cut", "why"),
+    [
+        (lambda lines: lines[1:], "line 1 is not a manifest"),
+        (lambda lines: [lines[0][:100]], "no complete record"),
+        (lambda _: [], "no complete record"),
+        (lambda _: [b"nonsense\n"], "line 1"),
+    ],
+)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_directory_in_which_no_file_has_a_manifest_names_one_says_why_and_what_helps(
+    run_dir: Path, tmp_path: Path, cut: Any, why: str, nodes: int
+) -> None:
+    lines = sorted(ledger_files(run_dir))[0].read_bytes().splitlines(keepends=True)
+    for node in range(nodes):
+        (tmp_path / f"node-{node}.attempt-0.jsonl").write_bytes(b"".join(cut(lines)))
+
+    with pytest.raises(LedgerError) as error:
         summarise(tmp_path)
+
+    assert str(error.value).startswith(f"{tmp_path / 'node-0.attempt-0.jsonl'}: {why}")
+    assert ("1 other file lacks its manifest too" in str(error.value)) == (nodes == 2)
+    assert str(error.value).endswith("Put whole copies of the files back, from a backup or from where they were copied")
 
 
 def test_summary_survives_json(run_dir: Path) -> None:

@@ -20,11 +20,13 @@ from msgspec import Struct
 
 from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.file_pass import FileContext
+from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.launches import clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.held.outline import Outline, outline_of, own_opening
 from carbon_plugin.ledger.verification.file_check import CheckedLedger, PassedLedger
 from carbon_plugin.ledger.verification.verify import wanted_chains
+from carbon_plugin.spec.numbers.amounts import plural, verb
 
 PROCESS_BYTES = 64 << 20
 """A process is worth this many bytes of ledgers. It takes a third of a second to start, as long as to read half of
@@ -65,10 +67,38 @@ def pass_over(
 
     `anchors` are chain heads to look for on the way. `processes` is the number of processes; by default it follows from
     the size of the ledgers. `collector` is the class that adds up. Raises `LedgerError` if a ledger cannot be read or
-    is of an unknown version.
+    is of an unknown version, and if none begins with the manifest that says what was measured.
     """
     if len(paths) == 1:
-        return _alone(paths[0], run_id, anchors, collector)
+        passed = _alone(paths[0], run_id, anchors, collector)
+    else:
+        passed = _together(paths, run_id, anchors, processes, collector)
+    passed.collected.finish()
+    if not passed.collected.files:
+        raise LedgerError(_nothing_known(paths[0].parent, passed.ledgers))
+    return passed
+
+
+def _nothing_known(directory: Path, ledgers: Sequence[PassedLedger]) -> str:
+    """Return which file lacks its manifest, why, and what helps. All of the ledgers lack theirs."""
+    first, *more = (ledger.check for ledger in ledgers)
+    found = first.problems[:1] or first.notes[-1:]
+    others = f", and {plural(len(more), 'other file')} {verb(len(more), 'lacks its', 'lack their')} manifest too"
+    return (
+        f"{directory / first.file}: {found[0] if found else 'its manifest cannot be read'}{others if more else ''}; no "
+        "ledger here begins with a manifest, so nothing can be said of this run. Put whole copies of the files back, "
+        "from a backup or from where they were copied"
+    )
+
+
+def _together(
+    paths: Sequence[Path],
+    run_id: str | None,
+    anchors: Sequence[str],
+    processes: int | None,
+    collector: type[RunCollector],
+) -> Passed:
+    """Return the sums over several ledgers of a run."""
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     offsets_s = clock_offsets(list(outlines.values()))
     paths = sorted(paths, key=lambda path: _started_s(outlines.get(path), offsets_s))
@@ -93,7 +123,6 @@ def pass_over(
         processes = _processes(sum(outline.size_bytes for outline in outlines.values()))
     parts = [part(chosen) for chosen in _split(paths, outlines, processes)]
     passed = (len(parts) > 1 and _merged(_side_by_side(parts))) or add_up(part(paths))
-    passed.collected.finish()
     order = {path.name: number for number, path in enumerate(paths)}
     return Passed(passed.collected, sorted(passed.ledgers, key=lambda ledger: order[ledger.check.file]))
 
@@ -108,9 +137,7 @@ def _alone(path: Path, run_id: str | None, anchors: Sequence[str], collector: ty
         wanted=frozenset(anchors),
         collector=collector,
     )
-    passed = add_up(part)
-    passed.collected.finish()
-    return passed
+    return add_up(part)
 
 
 def add_up(part: FilesToPass) -> Passed:
