@@ -13,9 +13,9 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -39,6 +39,10 @@ _HOLD_BYTES = 256
 _RETRY_S = 0.002
 """After this many seconds a lock is tried again, because a process that only looks whether it is held holds it for some
 microseconds."""
+
+DYING_S = 1.0
+"""A process that takes something over from one that was killed waits for the rest of it for at most this many seconds.
+The kernel frees the locks of a killed process one after the other, and closes its GPUs in between."""
 
 State = Literal["held", "ended"]
 T = TypeVar("T")
@@ -76,6 +80,15 @@ class Hold(Struct, frozen=True, kw_only=True):
     rank: int
     file: str = ""
 
+
+class _Lock(NamedTuple):
+    """Holds the descriptor of a device's lock, -1 without one, and what an earlier holder has left in it."""
+
+    fd: int
+    before: Hold | None
+
+
+_NO_LOCK = _Lock(-1, None)
 
 # Made with the module: a type is looked through when its first decoder is made, and that takes longer than a turn.
 _claim_decoder, _hold_decoder = msgspec.json.Decoder(Claim), msgspec.json.Decoder(Hold)
@@ -186,25 +199,29 @@ class Election:
         """Take the devices that no process holds, and return those that were taken.
 
         A device that a process has given up in an orderly way is taken only if that was at least `left_s` seconds ago,
-        and never without `left_s`. With `only_left` no other device is taken. Raises `OSError`, and takes nothing,
-        where no file can be opened at this moment.
+        and never without `left_s`. With `only_left` no other device is taken. What a process that was killed has held
+        is taken together. Raises `OSError`, and takes nothing, where no file can be opened at this moment.
         """
-        taken: dict[str, int] = {}
-        for key in keys:
-            if key in self._held:
-                continue
-            try:
-                fd = self._locked(key, left_s, only_left)
-            except OSError as error:
-                if passes(error):
-                    _close(taken.values())
-                    raise
-                fd = -1  # locks do not work here, and metering twice is better than not at all
-            if fd is not None:
-                taken[key] = fd
-        for key, fd in taken.items():
+        taken: dict[str, _Lock] = {}
+        open_, end_s = [key for key in keys if key not in self._held], time.monotonic() + DYING_S
+        while open_:
+            for key in open_:
+                try:
+                    lock = self._locked(key, left_s, only_left)
+                except OSError as error:
+                    if passes(error):
+                        _close(lock.fd for lock in taken.values())
+                        raise
+                    lock = _NO_LOCK  # locks do not work here, and metering twice is better than not at all
+                if lock is not None:
+                    taken[key] = lock
+            open_ = self._dying(open_, taken) if time.monotonic() < end_s else []
+        for key, (fd, before) in taken.items():
             self._held[key] = fd
             self._since_s[key] = since_s
+            self.follows |= before is not None
+            if before is not None and before.file and before.file not in self.followed:
+                self.followed += (before.file,)
             self._write(key, "held", since_s)
         return tuple(taken)
 
@@ -302,11 +319,10 @@ class Election:
             folder.remove(seat)  # so that it can be taken again
             raise
 
-    def _locked(self, key: str, left_s: float | None, only_left: bool) -> int | None:
-        """Return a descriptor that holds the lock of a device, -1 without a meeting place, or None if the lock cannot
-        be had."""
+    def _locked(self, key: str, left_s: float | None, only_left: bool) -> _Lock | None:
+        """Return the lock of a device, or None if it cannot be had."""
         if self._folder is None:
-            return -1
+            return _NO_LOCK
         fd = self._folder.lock(_lock_of(key))
         if fd is None:
             time.sleep(_RETRY_S)
@@ -321,11 +337,16 @@ class Election:
         if refused:
             os.close(fd)
             return None
-        if before is not None:
-            self.follows = True
-            if before.file and before.file not in self.followed:
-                self.followed += (before.file,)
-        return fd
+        return _Lock(fd, before)
+
+    def _dying(self, keys: Iterable[str], taken: Mapping[str, _Lock]) -> list[str]:
+        """Return the devices that are left with a process from which something was taken because it was lost."""
+        lost = {before.rank for _, before in taken.values() if before is not None and before.state == "held"}
+        folder = self._folder
+        if folder is None or not lost:
+            return []
+        holds = {key: _decoded(folder.read(_lock_of(key)), _hold_decoder) for key in keys if key not in taken}
+        return [key for key, hold in holds.items() if hold is not None and hold.state == "held" and hold.rank in lost]
 
     def _write(self, key: str, state: State, since_s: float) -> None:
         fd = self._held[key]

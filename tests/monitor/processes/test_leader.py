@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from carbon_plugin.monitor.processes import leader
 from carbon_plugin.monitor.processes.launch import LAUNCH_VARIABLE, hand_down, launch_of, process_mark
 from carbon_plugin.monitor.processes.leader import HOST, MEETINGS, Claim, Election
-from carbon_plugin.monitor.processes.scratch import open_scratch
+from carbon_plugin.monitor.processes.scratch import Folder, open_scratch
 
 OURS = f"carbon-plugin-{os.geteuid()}"
 HOLDER = """
@@ -86,6 +87,36 @@ def test_what_a_killed_process_has_metered_is_taken_over(holder, tmp_path):
     assert election.held_since([HOST, "GPU-0"]) == {}
     assert election.take([HOST], 8.0) == (HOST,)
     assert election.follows, "what was before is in the ledger of the process that was lost"
+
+
+def test_what_a_killed_process_has_metered_is_taken_together_though_its_locks_are_freed_one_after_the_other(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(leader, "DYING_S", 240.0)
+    dying, election = joined(tmp_path, rank=1), joined(tmp_path)
+    dying.take([HOST, "GPU-0", "GPU-1"], 7.0)
+    os.close(dying._held.pop("GPU-0"))  # as the kernel does when it ends a process
+    read = Folder.read
+
+    def read_and_free_one(folder: Folder, name: str) -> bytes | None:
+        """Free one lock more each time that somebody looks whose a lock is."""
+        found = read(folder, name)
+        if dying._held:
+            os.close(dying._held.popitem()[1])
+        return found
+
+    monkeypatch.setattr(Folder, "read", read_and_free_one)
+
+    assert sorted(election.take([HOST, "GPU-0", "GPU-1"], 8.0)) == ["GPU-0", "GPU-1", HOST]
+
+
+def test_what_another_process_meters_is_not_waited_for(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(leader, "DYING_S", float("inf"))
+    lost, election = joined(tmp_path, rank=2), joined(tmp_path)
+    lost.take(["GPU-2"], 7.0)
+    lost.forget()  # as the kernel does for a process that is killed
+
+    assert election.take([HOST, "GPU-2"], 8.0) == ("GPU-2",)
 
 
 def test_what_was_given_up_in_order_stays_as_it_is(holder, tmp_path):
