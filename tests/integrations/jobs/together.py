@@ -9,13 +9,13 @@ import torch.distributed as dist
 
 
 def begun_together() -> None:
-    """Let no rank keep a ledger of its own of the time before local rank 0 began, and call no driver slow that a busy
+    """Let no rank keep a ledger of its own of the time before local rank 0 began, and give up nothing that a busy
     machine keeps."""
-    from carbon_plugin.meters.gpu import meter, session
     from carbon_plugin.monitor.node import duty
+    from tests.patience import PATIENCE_S, be_patient
 
-    session.OPEN_WAIT_S = meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = meter.CONTEXT_WAIT_S = 60.0
-    duty.GRACE_S = duty.STRETCH_S = 240.0
+    be_patient()
+    duty.GRACE_S = duty.STRETCH_S = PATIENCE_S
 
 
 def enough() -> bool:

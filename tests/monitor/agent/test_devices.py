@@ -12,8 +12,8 @@ from carbon_plugin.monitor.agent.devices import NodeDevices
 
 ONCE = """
 from carbon_plugin.cli.main import main
-from carbon_plugin.meters.gpu import meter, session
-session.OPEN_WAIT_S = meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = 60.0  # a busy machine keeps a driver, too
+from tests.patience import be_patient
+be_patient()
 main()
 """
 

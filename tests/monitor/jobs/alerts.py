@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.meters.gpu import meter as gpu_meter
 from carbon_plugin.monitor.acting import courier, webhook
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.alerts import AlertRules
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import PATIENCE_S, be_patient
 
 STEP_S = 0.03
 LEAST, MORE = 6.0, 20
@@ -63,8 +63,8 @@ def main(scenario: str, run_dir: str, folder: Path) -> None:
         alerts=AlertRules(least=LEAST, sustained=3, learn=4, webhook=os.environ.get("JOB_WEBHOOK")),
         options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.25, min_steps=3)),
     )
-    gpu_meter.READ_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver that is well, too
-    courier.CLOSE_S = webhook.DEADLINE_S = 60.0  # and a service
+    be_patient()
+    courier.CLOSE_S = webhook.DEADLINE_S = PATIENCE_S
     other = joined(folder)
     monitor.start()
     monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))

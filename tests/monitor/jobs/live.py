@@ -17,14 +17,13 @@ from pathlib import Path
 import msgspec
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.footprint.live import feed
-from carbon_plugin.meters.gpu import meter as gpu_meter
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.node import duty
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
 from carbon_plugin.spec.site import Site
+from tests.patience import PATIENCE_S, be_patient
 
 STEP_S = 0.02
 
@@ -45,7 +44,7 @@ def await_others() -> None:
         return
     folder = Path(tempfile.gettempdir())
     (folder / f"ready-{os.environ['RANK']}").touch()
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + PATIENCE_S
     while len(list(folder.glob("ready-*"))) < ranks and time.monotonic() < deadline_s:
         time.sleep(0.01)
 
@@ -70,10 +69,8 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
         window_s=0.5,
         options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3)),
     )
-    if "slow" not in os.environ.get("NVML_SIM", ""):  # a busy machine keeps a driver that is well, too
-        gpu_meter.READ_WAIT_S = gpu_meter.DESCRIBE_WAIT_S = gpu_meter.CONTEXT_WAIT_S = 60.0
-    feed.DEADLINE_S = 60.0
-    duty.GRACE_S = duty.STRETCH_S = 60.0  # it may also start one rank much later than another
+    be_patient(with_drivers="slow" not in os.environ.get("NVML_SIM", ""))
+    duty.GRACE_S = duty.STRETCH_S = PATIENCE_S  # a busy machine may start one rank much later than another
     for name in USED_BY_THE_THREAD:
         import_module(name)
     known = set(sys.modules)

@@ -19,16 +19,15 @@ from pathlib import Path
 from alerts import GPUS, joined
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.meters.gpu import meter
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.run import projection
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import be_patient
 
 STEP_S, EVERY, AFTER = 0.02, 10, 40
 DIRTY_S = 3
 RANK = int(os.environ["RANK"])
-meter.READ_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver that is well, too
 projection.MEASURED_S = 1.0  # rates are known after a second, so that the job is short
 
 
@@ -52,6 +51,7 @@ def main(run_dir: str, folder: Path) -> None:
         quiet=True,
         options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.3, min_steps=3)),
     )
+    be_patient()
     other = joined(folder)
     monitor.start()
     monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))

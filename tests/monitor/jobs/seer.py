@@ -1,9 +1,10 @@
 """One rank of a job whose ranks may see different GPUs: `seer.py RUN_DIR LAUNCH_DIR SECONDS`.
 
 It says in the second folder that it is ready, waits there for the file `epoch`, a moment of the host's monotonic clock,
-and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it started to monitor,
-when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is what the kernel says of
-the boot, "" if it hides that.
+and trains from JOB_LATE_S after it until SECONDS after it. Where JOB_AFTER names files of that folder, it trains until
+JOB_LONGER_S after all of them are there. When it has closed it writes `closed-RANK`. The last line of output is when it
+started to monitor, when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is
+what the kernel says of the boot, "" if it hides that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.meters.gpu import meter
 from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
@@ -27,8 +27,22 @@ from carbon_plugin.monitor.node import duty, recording
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings.options import MonitorOptions
+from tests.patience import be_patient
 
 STEP_S = 0.05
+
+
+def train(monitor: CarbonMonitor, until_s: float, looked: dict[str, float]) -> None:
+    """Make steps until a moment, and until the monitor has begun, which is late on a busy machine."""
+    while time.monotonic() < until_s or not looked:
+        time.sleep(STEP_S)
+        monitor.step_end(tokens=100)
+
+
+def train_until_there_are(files: list[Path], monitor: CarbonMonitor) -> None:
+    while not all(file.exists() for file in files):
+        time.sleep(STEP_S)
+        monitor.step_end(tokens=100)
 
 
 def refuse(*_: object, **__: object) -> NoReturn:
@@ -52,13 +66,12 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         return made
 
     work.Baseline = observed
-    duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
+    be_patient()
     duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", "5"))
     duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
     if "JOB_OPENS_NO_METER" in os.environ:
         recording.open_host_meters = refuse
     duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
-    meter.READ_WAIT_S = meter.DESCRIBE_WAIT_S = meter.CONTEXT_WAIT_S = 60.0  # a busy machine keeps a driver, too
     monitor = CarbonMonitor(
         site="FRA",
         run_dir=run_dir,
@@ -75,12 +88,13 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     if "JOB_GPUS" in os.environ:
         uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
         monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
-    end_s = epoch_s + seconds + float(os.environ.get("JOB_LONGER_S", "0"))
-    while time.monotonic() < end_s or not looked:  # on a busy machine the monitor begins late
-        time.sleep(STEP_S)
-        monitor.step_end(tokens=100)
+    train(monitor, epoch_s + seconds, looked)
+    if "JOB_AFTER" in os.environ:
+        train_until_there_are([launch / name for name in os.environ["JOB_AFTER"].split()], monitor)
+        train(monitor, time.monotonic() + float(os.environ.get("JOB_LONGER_S", "0")), looked)
     began_s, closing_s = looked["at_s"], time.monotonic()
     monitor.close()
+    (launch / f"closed-{os.environ['RANK']}").touch()
     print(json.dumps([started_s, began_s, closing_s, time.monotonic()]), flush=True)
 
 
