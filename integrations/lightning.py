@@ -26,6 +26,7 @@ from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.monitor.settings.documented import with_arguments
+from carbon_plugin.monitor.trainings import reason_of
 
 # The two packages have classes of their own, and a Trainer refuses a callback that is not of its own package.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -168,7 +169,7 @@ class CarbonCallback(Callback):
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the record after any exception that ends the training."""
-        self._close(f"exception: {type(exception).__name__}", trainer)
+        self._close(reason_of(exception), trainer)
 
     @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

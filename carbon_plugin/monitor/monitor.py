@@ -254,7 +254,7 @@ class CarbonMonitor(StepCounter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(reason_of(kind))
+        self.close(reason_of(error))
 
     def _start(
         self,

@@ -106,7 +106,7 @@ class Training:
 
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that ended the program, so that no handler is needed.
-        self._end(reason_of(getattr(sys, "last_type", None), otherwise="exit"))
+        self._end(reason_of(getattr(sys, "last_value", None), otherwise="exit"))
 
 
 def any_measured() -> bool:
@@ -114,9 +114,13 @@ def any_measured() -> bool:
     return bool(_measured)
 
 
-def reason_of(kind: type[BaseException] | None, *, otherwise: str = "closed") -> str:
-    """Return the reason of an end for the closing record: the exception that led to it, if there is one."""
-    return otherwise if kind is None else f"exception: {kind.__name__}"
+def reason_of(error: BaseException | None, *, otherwise: str = "closed") -> str:
+    """Return the reason of an end for the closing record: the exception that led to it, if there is one.
+
+    `sys.exit()` without a status of failure, and a generator that is closed, are orderly ends.
+    """
+    orderly = isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and error.code in (None, 0))
+    return otherwise if error is None or orderly else f"exception: {type(error).__name__}"
 
 
 def _disarm_all() -> None:

@@ -183,7 +183,7 @@ def check_rates(value: Struct, *fields: str, owner: str) -> None:
     check_not_negative(value, *fields, owner=owner)
     for field in fields:
         stated = getattr(value, field)
-        if stated is not None and stated > MOST_G_PER_KWH:
+        if stated is not None and not stated <= MOST_G_PER_KWH:
             raise SpecError(f"{owner}{field} is {stated:g}, expected at most {MOST_G_PER_KWH:g} (gCO2e/kWh)")
 
 

@@ -111,3 +111,14 @@ def test_a_number_on_the_command_line_voids_the_series_and_the_source_of_the_fil
     assert load_run_spec(contract, overrides={"site": {"intensity_g_per_kwh": 5.0}}).site == Site(
         zone="FRA", intensity_g_per_kwh=5.0
     )
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", "wue_l_per_kwh", "water_l_per_kwh", "pue"],
+)
+def test_a_site_of_a_script_has_no_number_that_is_none(field: str) -> None:
+    place = {} if field == "intensity_g_per_kwh" else {"zone": "FRA"}
+
+    with pytest.raises(SpecError, match=rf"^site: {field} is nan, expected "):
+        Site(**place, **{field: float("nan")})

@@ -178,9 +178,15 @@ def parse_rows(
     known, hardware = {**shipped_architectures(), **_presets_beside(architectures), **architectures}, known_hardware()
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
+    named: set[str] = set()
     for number, record in enumerate(records):
         identity = str(record.get("id") or f"unnamed-{number}")
         source, row = short_source(identity), Fields(record)
+        if identity in named:
+            reason = "an earlier row has this id; give each row one of its own, or leave out what is twice in the file"
+            skipped.append(SkippedRow(id=identity, source=source, reason=reason))
+            continue
+        named.add(identity)
         try:
             row = Fields(spelled_row(record))
             rows.append(_row(identity, source, row, known, collection, hardware))

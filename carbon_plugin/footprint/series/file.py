@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -20,7 +20,15 @@ from carbon_plugin.footprint.factors.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series.trace import Trace, make_trace
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.spec.numbers.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
-from carbon_plugin.spec.parsing.boundary import UNREADABLE, as_text, in_one_sentence, read_bytes, reason_of, shown
+from carbon_plugin.spec.parsing.boundary import (
+    UNREADABLE,
+    as_text,
+    finite_number,
+    in_one_sentence,
+    read_bytes,
+    reason_of,
+    shown,
+)
 from carbon_plugin.spec.site import MOST_G_PER_KWH, SeriesFile
 
 _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
@@ -44,8 +52,15 @@ _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 """Years of which a grid has been recorded, or foretold."""
 _LISTED, _LISTED_LETTERS = 12, 60
 
-Columns = dict[str, list[Any]]
 Signal = Literal["average", "marginal"]
+
+
+class Table(NamedTuple):
+    """Holds the names of the columns, the cells of each, and the line of the file in which each row ends."""
+
+    names: list[str]
+    columns: list[list[Any]]
+    lines: Sequence[int]
 
 
 def load_trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
@@ -68,27 +83,26 @@ def _load(file: SeriesFile, modified_ns: int, signal: Signal) -> Trace:  # the t
     path = Path(file.path)
     content = read_bytes(path, FootprintError)
     read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
-    columns = read(path, content)
-    time_column = _one(path, columns, _TIME_WORDS, "time")
-    value_column = file.column or _one(path, columns, _VALUE_WORDS, "intensity")
-    if value_column not in columns:
-        raise FootprintError(f"{path}: no column {shown(value_column)}, expected one of {_listed(columns)}")
+    table = read(path, content)
+    time_column = _one(path, table.names, _TIME_WORDS, "time")
+    value_column = file.column or _one(path, table.names, _VALUE_WORDS, "intensity")
     basis = parse_basis(file.basis) if file.basis else None
     _check_signal(path, value_column, basis, signal)
     zone = UTC if "utc" in time_column.lower() else _timezone(path, file.timezone)
+    moments, values = (_cells(path, table, column) for column in (time_column, value_column))
     known = [
         (line, moment, value)
-        for line, (moment, value) in enumerate(zip(columns[time_column], columns[value_column], strict=True), start=2)
+        for line, moment, value in zip(table.lines, moments, values, strict=True)
         if value not in (None, "")  # an empty cell is a gap
     ]
     stated = _unit(path, value_column)
     unit, taken = (stated, "") if stated else _usual_unit(value_column)
-    values = [unit * _number(path, line, value_column, value) for line, _, value in known]
-    _check_size(path, value_column, values, [line for line, _, _ in known], stated=stated is not None)
-    moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
+    rates = [unit * _number(path, line, value_column, value) for line, _, value in known]
+    _check_size(path, value_column, rates, [line for line, _, _ in known], stated=stated is not None)
+    starts = _moments(path, [(line, moment) for line, moment, _ in known], zone)
     digest = hashlib.sha256(content).hexdigest()[:12]
     source = f"{file.source or path.name}, column {value_column!r}{taken}, sha256 {digest}"
-    return make_trace(np.array(moments), np.array(values), source=source, basis=basis)
+    return make_trace(np.array(starts), np.array(rates), source=source, basis=basis)
 
 
 def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) -> None:
@@ -112,24 +126,25 @@ def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) 
     )
 
 
-def _read_csv(path: Path, content: bytes) -> Columns:
+def _read_csv(path: Path, content: bytes) -> Table:
     with in_one_sentence(path, "cannot be read as CSV", FootprintError):
         rows = csv.reader(io.StringIO(as_text(content, path, FootprintError), newline=""))
         head = next(rows, None)
         if not head:
             raise FootprintError(f"{path}: is empty, expected a header line")
-        body = [row for row in rows if row]
+        body = [(rows.line_num, row) for row in rows if row]
     if len(head) == 1 and (separator := next((one for one in ";\t|" if one in head[0]), None)):
         raise FootprintError(
             f"{path}: its header is separated by {separator!r}, expected commas, with points in numbers"
         )
-    for line, row in enumerate(body, start=2):
+    for line, row in body:
         if len(row) != len(head):
             raise FootprintError(f"{path}:{line}: {len(row)} cells, expected {len(head)} as in the header")
-    return {name.strip(): [row[index].strip() for row in body] for index, name in enumerate(head)}
+    cells = [[row[index].strip() for _, row in body] for index in range(len(head))]
+    return Table([name.strip() for name in head], cells, [line for line, _ in body])
 
 
-def _read_parquet(path: Path, content: bytes) -> Columns:
+def _read_parquet(path: Path, content: bytes) -> Table:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -139,13 +154,25 @@ def _read_parquet(path: Path, content: bytes) -> Columns:
         ) from None
     try:
         table = read_table(io.BytesIO(content))
-        columns: Columns = table.to_pydict()
+        columns = [column.to_pylist() for column in table.columns]
     except (OSError, ArrowException, *UNREADABLE) as error:
         raise FootprintError(f"{path}: cannot be read as Parquet: {reason_of(error)}") from None
-    return columns
+    return Table(list(table.column_names), columns, range(2, table.num_rows + 2))
 
 
-def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
+def _cells(path: Path, table: Table, column: str) -> list[Any]:
+    """Return the cells of the one column of this name."""
+    found = [cells for name, cells in zip(table.names, table.columns, strict=True) if name == column]
+    if not found:
+        raise FootprintError(f"{path}: no column {shown(column)}, expected one of {_listed(table.names)}")
+    if len(found) > 1:
+        raise FootprintError(
+            f"{path}: {len(found)} columns are named {shown(column)}; expected a name of its own for each"
+        )
+    return found[0]
+
+
+def _one(path: Path, columns: Iterable[str], words: Sequence[str], kind: str) -> str:
     """Return the one column whose name contains a word. The first of `words` that any name contains decides."""
     plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in columns}
     if kind == "intensity":
@@ -218,10 +245,12 @@ def _timezone(path: Path, name: str | None) -> tzinfo | None:
 
 
 def _number(path: Path, line: int, column: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise FootprintError(f"{path}:{line}: {column} is {shown(value)}, expected a number") from None
+    number = finite_number(value if isinstance(value, int | float) else str(value))
+    if number is None:
+        raise FootprintError(
+            f"{path}:{line}: {column} is {shown(value)}, expected a number, or an empty cell where none is known"
+        )
+    return number
 
 
 def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:

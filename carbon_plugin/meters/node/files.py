@@ -89,8 +89,10 @@ class CsvSource:
             raise SourceError(f"{self._file}: the last row cannot be read: {error}", "malformed") from None
         if len(rows) != 2:  # an unclosed quote joins both into one row
             raise SourceError(f"{self._file}: expected a header and a row", "malformed")
-        names, values = rows
-        return dict(zip((name.strip() for name in names), values, strict=False))
+        names, values = [name.strip() for name in rows[0]], rows[1]
+        if twice := next((name for name in (self._column, self._time) if names.count(name) > 1), None):
+            raise SourceError(f"{self._file}: {names.count(twice)} columns are named {twice!r}", "malformed")
+        return dict(zip(names, values, strict=False))
 
 
 def _counter_file(path: Path, unit: str) -> float:

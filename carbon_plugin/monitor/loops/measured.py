@@ -56,4 +56,4 @@ class MeasuredTraining:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(reason_of(kind))
+        self.close(reason_of(error))

@@ -229,10 +229,11 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
-    """Return the site itself, or make one from its zone or from the fields that a spec file's `site:` has."""
-    if site is None or isinstance(site, Site):
-        return site
-    fields = {"zone": site} if isinstance(site, str) else site
+    """Return the site of its zone, or of the fields that a spec file's `site:` or a `Site` has."""
+    if site is None:
+        return None
+    # A `Site` that a script made has fields of whatever type: they are checked as those of a mapping are.
+    fields = {"zone": site} if isinstance(site, str) else structs.asdict(site) if isinstance(site, Site) else site
     if not isinstance(fields, Mapping):
         raise SpecError(f"site is {site!r}, expected a zone, a Site or a mapping of its fields")
     return decode(Document({"site": dict(fields)}, "arguments", {}), Site, ("site",))

@@ -230,7 +230,7 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         check_positive(self, "bandwidth_bytes_per_s", "rails")
         check_not_negative(self, "power_w_per_device", "embodied_kg_per_device")
-        if self.oversubscription < 1:
+        if not self.oversubscription >= 1:
             raise SpecError(f"oversubscription is {self.oversubscription:g}, expected 1 or more (1 = none)")
 
 

@@ -65,7 +65,7 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.groups_per_token > self.groups:
             raise SpecError(f"moe: groups_per_token {self.groups_per_token} must be at most groups {self.groups}")
         check_not_negative(self, "shared_ffn", "first_dense_layers", owner="moe: ")
-        if self.imbalance < 1:
+        if not self.imbalance >= 1:
             raise SpecError(f"moe: imbalance {self.imbalance} must be at least 1 (the fullest rank over the mean)")
 
 

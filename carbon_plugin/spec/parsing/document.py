@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.spec.parsing.boundary import DEEPEST, Keys, dotted, in_one_sentence, read_text
+from carbon_plugin.spec.parsing.boundary import DEEPEST, Keys, dotted, in_one_sentence, read_text, shown
 
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
@@ -121,7 +121,25 @@ def load_yaml(text: str, origin: str) -> Any:
     `parse_document` does.
     """
     with valid_yaml(text, origin):
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_OnceLoader)
+
+
+class _OnceLoader(_LOADER):  # type: ignore[misc, valid-type]
+    """The loader of plain values refuses a mapping that gives a key twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in first:
+                line = first[key.value].start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(key.value)} is given twice, first in line {line}", key.start_mark
+                )
+            first[key.value] = key
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Check numbers that many specs contain, with errors of one form: field, value and what was expected."""
+"""Check numbers that many specs contain, with errors of one form: field, value and what was expected.
+
+A comparison is written so that NaN, which a script can pass and no file, does not satisfy it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ MOST_RUN_S = 20 * SECONDS_PER_YEAR
 def check_positive(value: Struct, *fields: str, owner: str = "") -> None:
     """Raise `SpecError` naming the first of the fields that is not above 0; None passes. `owner` is put before it."""
     for field, number in _numbers(value, fields):
-        if number <= 0:
+        if not number > 0:
             kind = "integer" if isinstance(number, int) else "number"
             raise SpecError(f"{owner}{field} is {number:g}, expected a positive {kind}")
 
@@ -37,7 +40,7 @@ def check_positive(value: Struct, *fields: str, owner: str = "") -> None:
 def check_not_negative(value: Struct, *fields: str, owner: str = "") -> None:
     """Raise `SpecError` naming the first of the fields that is below 0, as `check_positive` does."""
     for field, number in _numbers(value, fields):
-        if number < 0:
+        if not number >= 0:
             raise SpecError(f"{owner}{field} is {number:g}, expected 0 or more")
 
 
@@ -47,7 +50,7 @@ def check_at_most(value: Struct, most: float, *fields: str, owner: str = "") -> 
     Such a number is a mistake and would only lead to absurd figures.
     """
     for field, number in _numbers(value, fields):
-        if number > most:
+        if not number <= most:
             raise SpecError(f"{owner}{field} is {number:g}, expected at most {most:g}")
 
 

@@ -168,6 +168,15 @@ def test_a_row_without_a_measured_time_is_told_every_field_that_has_one() -> Non
     assert said.startswith("state what was measured, one of step_time_s, tokens_per_s_per_gpu,")
 
 
+def test_a_row_that_comes_twice_counts_once_and_the_other_is_named() -> None:
+    rows, skipped = parse_rows([RECORD, {**RECORD, "gbs": 32}, {**RECORD, "id": "mine-2"}], {})
+
+    assert [row.id for row in rows] == ["mine-1", "mine-2"]
+    assert [(row.id, row.reason.partition(";")[0], row.memory) for row in skipped] == [
+        ("mine-1", "an earlier row has this id", None)
+    ]
+
+
 def test_a_skipped_row_names_its_unknown_fields_too() -> None:
     skipped = parsed(n_gpus=None, n_gpu=16, colour="green")
 

@@ -308,6 +308,13 @@ def test_two_columns_of_intensity_must_be_told_apart(tmp_path: Path) -> None:
         ("datetime,intensity\nyesterday,3\n", r"grid.csv:2: 'yesterday' is no time"),
         ("datetime,intensity\n2025-01-01T00:00Z\n", r"grid.csv:2: 1 cells, expected 2"),
         ("datetime,price\n2025-01-01T00:00Z,3\n", "no column of intensity among datetime, price"),
+        ("datetime,intensity\n\n\n2025-01-01T00:00Z,much\n", r"grid.csv:4: intensity is 'much'"),  # after blank lines
+        (
+            "datetime,intensity\n2025-01-01T00:00Z,NaN\n",
+            r"grid.csv:2: intensity is 'NaN', .* an empty cell where none is",
+        ),
+        ("datetime,intensity,intensity\n2025-01-01T00:00Z,3,300\n", "several columns of intensity|2 columns are named"),
+        ("time,time,intensity\n2025-01-01T00:00Z,2025-01-01T01:00Z,3\n", "several columns of time|2 columns are named"),
     ],
 )
 def test_a_broken_file_is_an_error_with_file_and_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -317,6 +324,18 @@ def test_a_broken_file_is_an_error_with_file_and_line(tmp_path: Path, text: str,
         load_trace(str(tmp_path / "grid.csv"))
     with pytest.raises(FootprintError, match="cannot be read"):
         load_trace(str(tmp_path / "absent.csv"))
+
+
+def test_a_column_that_is_asked_for_and_comes_twice_is_refused_and_another_one_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "twice.csv"
+    file.write_text(
+        "datetime,load,load,price,a,a\n2025-01-01T00:00Z,80,100,1,,\n2025-01-01T01:00Z,90,110,2,,\n", encoding="utf-8"
+    )
+
+    with pytest.raises(FootprintError, match="2 columns are named 'load'; expected a name of its own for each"):
+        load_trace(SeriesFile(path=str(file), column="load"))
+    file.write_text(file.read_text("utf-8").replace("load,load", "load,other"), encoding="utf-8")
+    assert load_trace(SeriesFile(path=str(file), column="load")).g_per_kwh.tolist() == [80, 90]
 
 
 def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:

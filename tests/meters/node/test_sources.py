@@ -367,6 +367,7 @@ def test_a_csv_may_have_iso_moments_and_joules(tmp_path: Path) -> None:
         ("time,node_w\n1000,5\n", "stale", "s old"),
         ("time,other_w\n{now},5\n", "malformed", "no column 'node_w'"),
         ("time,node_w\n{now},many\n", "malformed", "no number and moment"),
+        ("time,node_w,node_w\n{now},5,900\n", "malformed", "2 columns are named 'node_w'"),
     ],
 )
 def test_a_csv_that_says_nothing_about_now_is_a_reason(tmp_path: Path, content: str, code: str, words: str) -> None:

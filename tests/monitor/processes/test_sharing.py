@@ -166,6 +166,23 @@ def test_cell_of_a_notebook_that_runs_again_after_an_interrupt_of_its_block_begi
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (SystemExit(), "closed"),
+        (SystemExit(0), "closed"),
+        (GeneratorExit(), "closed"),
+        (SystemExit(3), "exception: SystemExit"),
+        (SystemExit("no data"), "exception: SystemExit"),
+    ],
+)
+def test_an_orderly_exit_of_the_program_inside_of_the_block_is_no_failure(tmp_path, end, reason):
+    with pytest.raises(type(end)), training(tmp_path / "a")[0]:
+        raise end
+
+    assert closed(tmp_path / "a") == [reason]
+
+
 def test_trainings_that_begin_in_the_same_second_have_a_run_directory_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("CARBON_PLUGIN_RUN_DIR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):

@@ -29,6 +29,8 @@ from carbon_plugin.spec.site import Site
         ({"site": 3}, "site is 3, expected a zone"),
         ({"site": {"zone": "FRA", "pu": 1.2}}, r"arguments: site.pu: unknown field; nearest: pue"),
         ({"site": {"zone": "FRA", "pue": 0.5}}, "pue is 0.5"),
+        ({"site": Site(zone=5)}, "arguments: site.zone: expected text, got 5"),
+        ({"site": Site(zone="FRA", pue=True)}, "arguments: site.pue: expected number, got True"),
         ({"total_steps": 0}, "total_steps is 0"),
         ({"tokens_per_step": -5}, "tokens_per_step is -5"),
         ({"window_s": 1.0}, "window_s is 1.0, expected at least 5"),

@@ -70,6 +70,18 @@ def test_a_key_given_twice_is_refused_with_both_lines():
         parse_document("layout:\n  tp: 1\n  tp: 2\n", "x.yaml")
 
 
+@pytest.mark.parametrize("text", ["a: 1\nrows:\n  - {gbs: 64, gbs: 128}\n", '{"rows": [{"gbs": 64,\n\n"gbs": 128}]}'])
+def test_a_key_given_twice_is_refused_in_plain_values_too(text):
+    with pytest.raises(SpecError, match=r"^x\.yaml:3: not valid YAML: 'gbs' is given twice, first in line [13]$"):
+        load_yaml(text, "x.yaml")
+
+
+def test_plain_values_may_take_over_those_of_an_anchor_and_change_one():
+    text = "base: &base {tp: 1, pp: 2}\nrow: {<<: *base, tp: 4}\n"
+
+    assert load_yaml(text, "x.yaml")["row"] == {"tp": 4, "pp": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
