@@ -55,7 +55,7 @@ _LISTED, _LISTED_LETTERS = 12, 60
 Signal = Literal["average", "marginal"]
 
 
-class Table(NamedTuple):
+class SeriesTable(NamedTuple):
     """Holds the names of the columns, the cells of each, and the line of the file in which each row ends."""
 
     names: list[str]
@@ -126,7 +126,7 @@ def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) 
     )
 
 
-def _read_csv(path: Path, content: bytes) -> Table:
+def _read_csv(path: Path, content: bytes) -> SeriesTable:
     with in_one_sentence(path, "cannot be read as CSV", FootprintError):
         rows = csv.reader(io.StringIO(as_text(content, path, FootprintError), newline=""))
         head = next(rows, None)
@@ -141,10 +141,10 @@ def _read_csv(path: Path, content: bytes) -> Table:
         if len(row) != len(head):
             raise FootprintError(f"{path}:{line}: {len(row)} cells, expected {len(head)} as in the header")
     cells = [[row[index].strip() for _, row in body] for index in range(len(head))]
-    return Table([name.strip() for name in head], cells, [line for line, _ in body])
+    return SeriesTable([name.strip() for name in head], cells, [line for line, _ in body])
 
 
-def _read_parquet(path: Path, content: bytes) -> Table:
+def _read_parquet(path: Path, content: bytes) -> SeriesTable:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -157,10 +157,10 @@ def _read_parquet(path: Path, content: bytes) -> Table:
         columns = [column.to_pylist() for column in table.columns]
     except (OSError, ArrowException, *UNREADABLE) as error:
         raise FootprintError(f"{path}: cannot be read as Parquet: {reason_of(error)}") from None
-    return Table(list(table.column_names), columns, range(2, table.num_rows + 2))
+    return SeriesTable(list(table.column_names), columns, range(2, table.num_rows + 2))
 
 
-def _cells(path: Path, table: Table, column: str) -> list[Any]:
+def _cells(path: Path, table: SeriesTable, column: str) -> list[Any]:
     """Return the cells of the one column of this name."""
     found = [cells for name, cells in zip(table.names, table.columns, strict=True) if name == column]
     if not found:
