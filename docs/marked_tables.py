@@ -21,8 +21,12 @@ def wrapped(text: str) -> str:
 
 def replace_marked(page: Path, parts: Mapping[str, str]) -> None:
     """Replace what stands between the markers of each part of a page."""
-    text = page.read_text(encoding="utf-8")
+    page.write_text(replaced(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+
+
+def replaced(text: str, parts: Mapping[str, str]) -> str:
+    """Return a page in which this stands between the markers of each part."""
     for name, content in parts.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    page.write_text(text, encoding="utf-8")
+    return text

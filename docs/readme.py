@@ -1,5 +1,6 @@
 """Write the outputs that pages show: in the README that of the command `plan`, run anew, and of the audit of a run of
-the demo, and in docs/goodput.md the part of a plan that says where its time goes.
+the demo, in docs/goodput.md the part of a plan that says where its time goes, and in docs/search.md how likely layouts
+fit.
 
 Usage: `python docs/readme.py [runs/demo/MOMENT]`. With a run of `make demo`, its report takes the place of the one in
 docs/demo, from which the README's text is made; without one that text is made anew from the report that lies there.
@@ -20,16 +21,23 @@ from pathlib import Path
 from unittest import mock
 
 import msgspec
+from marked_tables import replaced, table
 
 from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.report.write import render_json
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run
+from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.predict.uncertainty.fit import fit_probability
+from carbon_plugin.show.wording import percent
+from carbon_plugin.spec.stack import Population
 
 ROOT = Path(__file__).resolve().parents[1]
 README, REPORT = ROOT / "README.md", ROOT / "docs" / "demo" / "report.json"
-GOODPUT = ROOT / "docs" / "goodput.md"
+GOODPUT, SEARCH = ROOT / "docs" / "goodput.md", ROOT / "docs" / "search.md"
+FILLS = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+SOFTWARE: dict[Population, str] = {"tuned": "tuned software", "ordinary": "ordinary software"}
 WIDTH = 120
 PLAN = re.compile(r"(?<=\n```\n)\$ (carbon-plugin plan (?:[^\n]*\\\n)*[^\n]*\n).*?(?=\n```\n)", re.DOTALL)
 AUDIT = re.compile(r"(?<=\n```\n)\$ carbon-plugin audit runs/demo/([0-9-]+)\n.*?(?=\n```\n)", re.DOTALL)
@@ -56,6 +64,17 @@ def with_goodput(text: str) -> str:
     first = next(number for number, line in enumerate(lines) if line.startswith("goodput"))
     shown = [lines[first], *takewhile(lambda line: line.startswith(" "), lines[first + 1 :])]
     return text.replace(plan[0], "\n".join([f"$ {plan[1]}...", *shown]))
+
+
+def with_fits(text: str) -> str:
+    """Return the page about the search with how likely layouts fit and what they are expected to take."""
+    lines = []
+    for population, name in SOFTWARE.items():
+        probabilities = (percent(float(fit_probability(fill, population))) for fill in FILLS)
+        lines.append([f"{name}: fits with a probability of", *probabilities])
+        factors = (f"{float(expected_slowdown(fill, population)):.2f}" for fill in FILLS)
+        lines.append([f"{name}: expected time over predicted", *factors])
+    return replaced(text, {"fit": table(["predicted need over memory", *map(percent, FILLS)], lines)})
 
 
 def plan_text(command: str) -> str:
@@ -86,7 +105,8 @@ def main() -> None:
         REPORT.write_bytes(render_json(summarise(run_dir)))
     README.write_text(with_outputs(README.read_text("utf-8"), run_dir.name if run_dir else None), "utf-8")
     GOODPUT.write_text(with_goodput(GOODPUT.read_text("utf-8")), "utf-8")
-    sys.stdout.write(f"wrote {README} and {GOODPUT}\n")
+    SEARCH.write_text(with_fits(SEARCH.read_text("utf-8")), "utf-8")
+    sys.stdout.write(f"wrote {README}, {GOODPUT} and {SEARCH}\n")
 
 
 if __name__ == "__main__":

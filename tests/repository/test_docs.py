@@ -112,8 +112,12 @@ def test_every_target_of_the_makefile_is_explained():
     assert set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) == set(phony[1].split())
 
 
-@pytest.mark.parametrize(("page", "shown"), [("README.md", "with_outputs"), ("docs/goodput.md", "with_goodput")])
-def test_pages_show_the_outputs_of_today(page, shown):
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [("README.md", "with_outputs"), ("docs/goodput.md", "with_goodput"), ("docs/search.md", "with_fits")],
+)
+def test_pages_show_the_outputs_of_today(page, shown, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
     anew = runpy.run_path(str(ROOT / "docs" / "readme.py"))[shown]
     text = (ROOT / page).read_text(encoding="utf-8")
 
