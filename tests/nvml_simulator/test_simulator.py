@@ -76,14 +76,19 @@ def test_two_processes_see_the_same_counter(run: Run) -> None:
         ("steps:100@3", 2, 200),
     ],
 )
-def test_the_counter_is_the_exact_integral_of_the_curve(run: Run, curve: str, age_s: int, joules: float) -> None:
-    # A step as long as the age holds the counter at that moment, however slowly the process starts.
-    spec = f"power={curve};counter_start=0;counter_step={age_s};epoch={time.monotonic() - age_s}"
+def test_the_counter_is_the_exact_integral_of_the_curve(
+    run: Run, tmp_path: Path, curve: str, age_s: int, joules: float
+) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text(str(age_s))  # it stands still, however slowly the process starts
+    spec = f"power={curve};counter_start=0;clock={clock};epoch=0"
     assert run(spec, "show(nv.nvmlDeviceGetTotalEnergyConsumption(gpu[0]))") == pytest.approx(1e3 * joules, rel=1e-6)
 
 
-def test_speed_compresses_the_schedule_but_not_the_watts(run: Run) -> None:
-    spec = f"power=300;speed=10;counter_start=0;counter_step=100;epoch={time.monotonic() - 10}"
+def test_speed_compresses_the_schedule_but_not_the_watts(run: Run, tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("10")
+    spec = f"power=300;speed=10;counter_start=0;counter_step=100;clock={clock};epoch=0"
     assert run(spec, "show(nv.nvmlDeviceGetTotalEnergyConsumption(gpu[0]))") == pytest.approx(3_000_000)
 
 

@@ -27,7 +27,7 @@ from carbon_plugin.monitor.node import duty, recording
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings.options import MonitorOptions
-from tests.patience import be_patient
+from tests.patience import PATIENCE_S, be_patient
 
 STEP_S = 0.05
 
@@ -71,7 +71,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
     if "JOB_OPENS_NO_METER" in os.environ:
         recording.open_host_meters = refuse
-    duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
+    duty.GRACE_S, duty.STRETCH_S = float(os.environ.get("JOB_GRACE_S", PATIENCE_S)), 0.05
     monitor = CarbonMonitor(
         site="FRA",
         run_dir=run_dir,

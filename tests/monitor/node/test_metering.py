@@ -33,7 +33,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "reset": ("fault=0:reset@0.7", {}, [FIRST], "counter", "meter_counter_reset"),
     "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
     "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "modelled", "meter_not_supported"),
-    "slow": ("fault=0:slow@0.7-2.7=2", {}, [FIRST], "counter", "meter_slow"),
+    "slow": ("fault=0:slow@0.7-6.7=2", {}, [FIRST], "counter", "meter_slow"),
     "permission": ("fault=0:no_permission@0.7", {}, [FIRST], "modelled", "meter_permission"),
     "hangs at the end": ("fault=0:slow@0.7=30", {}, [FIRST], "modelled", "meter_slow"),
     "hangs at the start": ("fault=init:slow=30", ONE_OF_THEM, [UNREAD], "modelled", "gpus_not_metered"),
@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "remapped": ("gpus=3", {"CUDA_VISIBLE_DEVICES": "2,0"}, [THIRD, FIRST], "counter", "gpu_selection"),
 }
 
-LENGTHS = {"late": ["2", "gpus_late"], "late, given": ["2", "gpus_late"], "slow": ["6"]}
+LENGTHS = {"late": ["2", "gpus_late"], "late, given": ["2", "gpus_late"], "slow": ["8", "meter_slow"]}
 """Arguments of jobs that need more than 3 s: seconds after the first window, or after an event."""
 
 
