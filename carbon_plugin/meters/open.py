@@ -42,7 +42,8 @@ class JobPart(Struct, frozen=True, kw_only=True):
     `reserved` are the job's GPUs (see `select_devices`). `host_share` is its part of the host; by default it follows
     from the reserved GPUs where others may hold the rest. `nodes` is the number of nodes of the job, with which its
     network grows. Without `include_host` only GPUs are metered, for ranks beside a leader that meters the host. The
-    leader meters the host for `beside` further GPUs of the job, which only those ranks see.
+    leader meters the host for `beside` further GPUs of the job, which only those ranks see. `local_ranks` is the number
+    of the job's ranks on this host, whose CPU time is that of their launcher's children.
     """
 
     reserved: Sequence[str | int] | None = None
@@ -50,6 +51,7 @@ class JobPart(Struct, frozen=True, kw_only=True):
     nodes: int = 1
     include_host: bool = True
     beside: int = 0
+    local_ranks: int = 1
 
 
 class KnownHardware(Struct, frozen=True, kw_only=True):
@@ -87,6 +89,7 @@ class _Opening(Struct, frozen=True, kw_only=True):
     known: KnownHardware
     nodes: int
     beside: int
+    local_ranks: int
     environ: Mapping[str, str]
     powercap: Path
     clock: Callable[[], float]
@@ -170,6 +173,7 @@ def _open_all(
         known=known,
         nodes=job.nodes,
         beside=job.beside,
+        local_ranks=job.local_ranks,
         environ=environ,
         powercap=powercap,
         clock=clock,
@@ -248,6 +252,7 @@ def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> Host
         share=opening.share,
         gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0) + opening.beside,
         nodes=opening.nodes,
+        local_ranks=opening.local_ranks,
         node_measured=node_measured,
         cpu_measured=node_measured or bool({"package", "module"} & scopes),
         dram_measured=node_measured or bool({"dram", "module"} & scopes),
@@ -255,7 +260,7 @@ def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> Host
 
 
 def _modelled(opening: _Opening, plan: HostPlan) -> list[ModelledPart]:
-    return host_parts(plan, opening.gpus.draw, opening.environ, opening.clock)
+    return host_parts(plan, opening.gpus.draw, opening.clock)
 
 
 def _unread(

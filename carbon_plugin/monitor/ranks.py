@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -20,44 +21,82 @@ class Ranks(Struct, frozen=True, kw_only=True):
     nodes: int = 1
 
 
-def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
-    """Return the ranks that torchrun, srun or mpirun set, or those of a single process where none of them did.
+_OF_MPI = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"),
+)
+"""What Open MPI, MVAPICH, MPICH with Intel MPI, and Cray's launcher set for each process, in this order: its rank, the
+number of ranks, and both on its node.
+"""
 
-    A variable that is no number counts as absent, because a broken environment must not stop a training.
+
+def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
+    """Return the ranks that torchrun, DeepSpeed, srun or mpirun set, or those of a single process where none of them
+    did.
+
+    Scripts often set RANK and WORLD_SIZE from what srun or mpirun told them, and leave out how many ranks a node has.
+    Where the launcher means the same rank, it tells that. A variable that is no number counts as absent, because a
+    broken environment must not stop a training.
     """
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        world = _number(environ, "WORLD_SIZE", 1)
-        local = _number(environ, "LOCAL_WORLD_SIZE", world)
-        rank = _number(environ, "RANK", 0)
-        return _ranks(
-            rank=rank,
-            world=world,
-            local_rank=_number(environ, "LOCAL_RANK", rank % max(local, 1)),
-            local=local,
-            node=_number(environ, "GROUP_RANK", _number(environ, "NODE_RANK", rank // max(local, 1))),
-            nodes=_number(environ, "GROUP_WORLD_SIZE", -(-world // max(local, 1))),
-        )
+    launched = _of_slurm(environ) or _of_mpi(environ)
+    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+        return launched or Ranks()
+    rank, world = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
+    if launched is None or (launched.rank, launched.world_size) != (rank, world):
+        launched = None
+    # DeepSpeed's launcher writes LOCAL_SIZE, CROSS_RANK and CROSS_SIZE.
+    local = _number(environ, "LOCAL_WORLD_SIZE", _number(environ, "LOCAL_SIZE", 0))
+    if not 0 < local <= max(1, world):
+        local = launched.local_world_size if launched else world
+    local = max(1, local)
+    local_rank = _number(environ, "LOCAL_RANK", launched.local_rank if launched else rank % local)
+    node, nodes = (launched.node, launched.nodes) if launched else (rank // local, -(-world // local))
+    for name in ("CROSS_RANK", "NODE_RANK", "GROUP_RANK"):
+        node = _number(environ, name, node)
+    for name in ("CROSS_SIZE", "GROUP_WORLD_SIZE"):
+        nodes = _number(environ, name, nodes)
+    return _ranks(rank=rank, world=world, local_rank=local_rank, local=local, node=node, nodes=nodes)
+
+
+def _of_slurm(environ: Mapping[str, str]) -> Ranks | None:
     # These are set inside `srun` only; a batch script has the task count of the whole job and one process.
-    if "SLURM_STEP_NUM_TASKS" in environ and "SLURM_PROCID" in environ:
-        world = _number(environ, "SLURM_STEP_NUM_TASKS", 1)
-        nodes = _number(environ, "SLURM_STEP_NUM_NODES", 1)
-        return _ranks(
-            rank=_number(environ, "SLURM_PROCID", 0),
-            world=world,
-            local_rank=_number(environ, "SLURM_LOCALID", 0),
-            local=-(-world // max(nodes, 1)),
-            node=_number(environ, "SLURM_NODEID", 0),
-            nodes=nodes,
-        )
-    if "OMPI_COMM_WORLD_RANK" in environ and "OMPI_COMM_WORLD_SIZE" in environ:
-        rank, world = _number(environ, "OMPI_COMM_WORLD_RANK", 0), _number(environ, "OMPI_COMM_WORLD_SIZE", 1)
-        local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", 1)
-        local_rank = _number(environ, "OMPI_COMM_WORLD_LOCAL_RANK", 0)
-        nodes = -(-world // max(local, 1))
-        return _ranks(
-            rank=rank, world=world, local_rank=local_rank, local=local, node=rank // max(local, 1), nodes=nodes
-        )
-    return Ranks()
+    if "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ:
+        return None
+    world = _number(environ, "SLURM_STEP_NUM_TASKS", 1)
+    nodes = _number(environ, "SLURM_STEP_NUM_NODES", 1)
+    node = _number(environ, "SLURM_NODEID", 0)
+    return _ranks(
+        rank=_number(environ, "SLURM_PROCID", 0),
+        world=world,
+        local_rank=_number(environ, "SLURM_LOCALID", 0),
+        local=_tasks_of(environ.get("SLURM_STEP_TASKS_PER_NODE", ""), node) or -(-world // max(nodes, 1)),
+        node=node,
+        nodes=nodes,
+    )
+
+
+def _tasks_of(tasks_per_node: str, node: int) -> int | None:
+    """Return how many tasks a node has by a text such as "4(x2),3", or None where it does not say."""
+    before = 0
+    for part in tasks_per_node.split(","):
+        found = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", part)
+        if found is None:
+            return None
+        before += int(found[2] or 1)
+        if node < before:
+            return int(found[1])
+    return None
+
+
+def _of_mpi(environ: Mapping[str, str]) -> Ranks | None:
+    names = next((names for names in _OF_MPI if all(environ.get(name, "").isdecimal() for name in names)), None)
+    if names is None:
+        return None
+    rank, world, local_rank, local = (_number(environ, name, 0) for name in names)
+    node, nodes = rank // max(local, 1), -(-world // max(local, 1))
+    return _ranks(rank=rank, world=world, local_rank=local_rank, local=local, node=node, nodes=nodes)
 
 
 def _ranks(*, rank: int, world: int, local_rank: int, local: int, node: int, nodes: int) -> Ranks:
@@ -67,7 +106,7 @@ def _ranks(*, rank: int, world: int, local_rank: int, local: int, node: int, nod
         world_size=max(1, world),
         local_world_size=max(1, local),
         node=node,
-        nodes=max(1, nodes),
+        nodes=max(1, nodes, node + 1),
     )
 
 

@@ -14,6 +14,12 @@ from carbon_plugin.monitor.processes.launch import process_mark
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_dir
 
+IN_SRUN = {
+    "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}  # fmt: skip
+SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, node=1, nodes=2)
+
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
@@ -43,8 +49,46 @@ from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_d
         ),
         ({"RANK": "1", "WORLD_SIZE": "2"}, Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)),
         ({"RANK": "x", "WORLD_SIZE": ""}, Ranks()),
+        (
+            {
+                "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4", "CROSS_RANK": "1",
+                "CROSS_SIZE": "2",
+            },
+            Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, node=1, nodes=2),
+        ),
+        (IN_SRUN | {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, SECOND_OF_TWO),
+        (IN_SRUN | {"RANK": "5", "WORLD_SIZE": "8"}, SECOND_OF_TWO),
+        (
+            IN_SRUN | {"SLURM_STEP_NUM_TASKS": "7", "SLURM_STEP_TASKS_PER_NODE": "4,3", "RANK": "5", "WORLD_SIZE": "7"},
+            Ranks(rank=5, local_rank=1, world_size=7, local_world_size=3, node=1, nodes=2),
+        ),
+        (
+            # srun has started one torchrun on each of two nodes, which numbers eight processes on each of them
+            {
+                "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+                "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "RANK": "11", "LOCAL_RANK": "3",
+                "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2",
+            },
+            Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2),
+        ),
+        (
+            {
+                "PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4", "RANK": "5",
+                "WORLD_SIZE": "8",
+            },
+            SECOND_OF_TWO,
+        ),
+        ({"PMI_RANK": "5", "PMI_SIZE": "8", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "4"}, SECOND_OF_TWO),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "640"},
+            Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2),
+        ),
     ],
-    ids=["alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "broken"],
+    ids=[
+        "alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "broken", "deepspeed",
+        "set in srun", "set in srun without a local rank", "uneven tasks", "torchrun in srun", "set in mpiexec",
+        "cray's launcher", "another's LOCAL_SIZE",
+    ],
 )  # fmt: skip
 def test_ranks_are_read_from_the_launcher(environ, expected):
     assert ranks_from_environ(environ) == expected

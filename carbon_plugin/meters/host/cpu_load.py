@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import psutil
@@ -100,13 +100,12 @@ class ProcessTreeLoad:
         self._members = {process.pid: self._members.get(process.pid, process) for process in living}
 
 
-def job_root_pid(environ: Mapping[str, str] = os.environ) -> int:
+def job_root_pid(local_ranks: int) -> int:
     """Return the id of the process whose tree is the job on this node.
 
-    Under a launcher with several local ranks it is our parent, which started them all; else it is this process.
+    With several local ranks it is our parent, the launcher or script that started them all; else it is this process.
     """
-    alone = environ.get("LOCAL_WORLD_SIZE", "1") == "1"
-    return os.getpid() if alone or os.getppid() <= 1 else os.getppid()
+    return os.getpid() if local_ranks == 1 or os.getppid() <= 1 else os.getppid()
 
 
 def open_cpu_load(root_pid: int, clock: Callable[[], float] = time.monotonic) -> CpuLoad:

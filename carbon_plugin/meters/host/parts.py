@@ -4,7 +4,7 @@ can draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -52,6 +52,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
     share: HostShare
     gpu_equivalents: float
     nodes: int
+    local_ranks: int
     node_measured: bool
     cpu_measured: bool
     dram_measured: bool
@@ -70,15 +71,13 @@ def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -
     return accelerator.tdp_w.range
 
 
-def host_parts(
-    plan: HostPlan, draw: GpuDraw, environ: Mapping[str, str], clock: Callable[[], float]
-) -> list[ModelledPart]:
+def host_parts(plan: HostPlan, draw: GpuDraw, clock: Callable[[], float]) -> list[ModelledPart]:
     """Return the parts of the host and the network that no meter reads.
 
     They follow the node's profile, or without one what this machine is.
     """
     if plan.node is None:
-        return _machine_parts(plan, environ, clock)
+        return _machine_parts(plan, clock)
     return _node_parts(plan, plan.node, draw)
 
 
@@ -149,13 +148,13 @@ def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
     return [ModelledPart(identity, constant(network))]
 
 
-def _machine_parts(plan: HostPlan, environ: Mapping[str, str], clock: Callable[[], float]) -> list[ModelledPart]:
+def _machine_parts(plan: HostPlan, clock: Callable[[], float]) -> list[ModelledPart]:
     """Return CPU and DRAM of a machine without a profile, as far as no counter measures them."""
     host = plan.host
     parts: list[ModelledPart] = []
     if not plan.cpu_measured:
         tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
-        load = open_cpu_load(job_root_pid(environ), clock)
+        load = open_cpu_load(job_root_pid(plan.local_ranks), clock)
         source = "from the device profile" if plan.cpu_tdp else f"assumed for {plural(host.physical_cores, 'core')}"
         note = (
             f"TDP {tdp.value:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "

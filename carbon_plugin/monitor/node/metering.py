@@ -17,6 +17,7 @@ from carbon_plugin.meters.open import JobPart, KnownHardware, open_meters
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.node.missing_gpus import named_gpu, planned_gpus, unread_power
 from carbon_plugin.monitor.processes.leader import Claim
+from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import default_node_for, match_device_name
@@ -71,10 +72,10 @@ def open_host_meters(
     *,
     gpus: Sequence[str] | None,
     host: bool,
-    nodes: int,
+    ranks: Ranks,
     beside: int = 0,
 ) -> MeterSet:
-    """Return the meters of this host, which is one of `nodes`.
+    """Return the meters of this host, one of the nodes that `ranks` knows.
 
     They meter the given GPUs, or all that the environment reserves where `gpus` is None, and the host if `host` is
     true, also for GPUs of the job `beside` these.
@@ -86,7 +87,11 @@ def open_host_meters(
     known = hardware.keys or unread is not None or _is_cpu(accelerator)
     return open_meters(
         JobPart(
-            reserved=gpus if gpus is not None else hardware.reserved, nodes=nodes, include_host=host, beside=beside
+            reserved=gpus if gpus is not None else hardware.reserved,
+            nodes=ranks.nodes,
+            include_host=host,
+            beside=beside,
+            local_ranks=ranks.local_world_size,
         ),
         KnownHardware(
             node_profile=_node_profile(settings, accelerator) if known else None,

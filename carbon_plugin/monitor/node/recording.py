@@ -56,7 +56,7 @@ class NodeRecording:
                 job.environ,
                 gpus=task.gpus,
                 host=task.host,
-                nodes=ranks.nodes,
+                ranks=ranks,
                 beside=task.beside,
             )
             undo.callback(meters.close)

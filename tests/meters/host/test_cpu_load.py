@@ -118,7 +118,7 @@ def test_a_process_that_cannot_be_seen_leaves_the_whole_machine() -> None:
     assert open_cpu_load(os.getpid()).scope == "the job's processes"
 
 
-@pytest.mark.parametrize(("ranks", "root"), [("1", os.getpid), ("4", os.getppid)])
-def test_under_a_launcher_with_several_ranks_the_job_hangs_from_our_parent(ranks: str, root: Callable[[], int]) -> None:
+@pytest.mark.parametrize(("ranks", "root"), [(1, os.getpid), (4, os.getppid)])
+def test_under_a_launcher_with_several_ranks_the_job_hangs_from_our_parent(ranks: int, root: Callable[[], int]) -> None:
     # init is nobody's launcher: a suite whose shell went away hangs from it.
-    assert job_root_pid({"LOCAL_WORLD_SIZE": ranks}) == (root() if root() > 1 else os.getpid())
+    assert job_root_pid(ranks) == (root() if root() > 1 else os.getpid())
