@@ -22,6 +22,7 @@ import pytest
 
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.spec.loading import build_run_spec
+from tests.patience import PATIENCE_S
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def await_it(what: Callable[[], Any], said: str) -> Any:
     """Call a function again and again, and return its result as soon as that is true. The deadline is for what never
     comes, however slow the machine is.
     """
-    deadline_s = time.monotonic() + 180
+    deadline_s = time.monotonic() + PATIENCE_S
     while not (found := what()):
         assert time.monotonic() < deadline_s, f"never came: {said}"
         time.sleep(0.05)
@@ -68,7 +69,7 @@ class Server:
 
     def ask(self, path: str, **parameters: str) -> Any:
         query = f"?{urlencode(parameters)}" if parameters else ""
-        with urlopen(f"{self.address}/api/v1/{path}{query}", timeout=30) as answer:
+        with urlopen(f"{self.address}/api/v1/{path}{query}", timeout=PATIENCE_S) as answer:
             document = json.load(answer)
         assert document["status"] == "success", document
         return document["data"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.launcher.client import Job
+from tests.patience import PATIENCE_S
 
 Process = subprocess.Popen[str] | Job
 """A process of a job: an interpreter of its own, or forked from one that has imported the monitor."""
@@ -70,7 +71,7 @@ class Launch:
         (self._folder / "written").rename(self._folder / name)
 
 
-def wait_until(true: Callable[[], bool], at_most_s: float = 240.0) -> None:
-    end_s = time.monotonic() + at_most_s
+def wait_until(true: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
     while not true() and time.monotonic() < end_s:
         time.sleep(0.02)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
+from tests.patience import PATIENCE_S
 
 
 def main(run_dir: Path, seconds: float, event: str | None = None) -> None:
@@ -22,7 +23,7 @@ def main(run_dir: Path, seconds: float, event: str | None = None) -> None:
     monitor = CarbonMonitor(run_dir=run_dir, window_s=0.5, options=MonitorOptions(min_window_s=0.25))
     times_s = [time.monotonic()]
     monitor.start()
-    end_s, waiting = time.monotonic() + 60, ['"type":"window"', *([f'"kind":"{event}"'] if event else [])]
+    end_s, waiting = time.monotonic() + PATIENCE_S, ['"type":"window"', *([f'"kind":"{event}"'] if event else [])]
     while time.monotonic() < end_s:
         time.sleep(0.05)
         times_s.append(time.monotonic())
@@ -30,7 +31,7 @@ def main(run_dir: Path, seconds: float, event: str | None = None) -> None:
         if waiting and any(waiting[0] in file.read_text("utf-8") for file in run_dir.glob("*.jsonl")):
             armed.touch()
             del waiting[0]
-            end_s = time.monotonic() + (60 if waiting else seconds)
+            end_s = time.monotonic() + (PATIENCE_S if waiting else seconds)
     monitor.close()
     print(json.dumps([*times_s, time.monotonic()]))
 

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.patience import PATIENCE_S, be_patient
+
 _true_time = time.time
 AHEAD_S = float(os.environ.get("CLOCK_AHEAD_S", "0"))
 STEP_S = 0.02
@@ -36,7 +38,7 @@ def steps_by(launch: Path, now_s: float) -> int:
 
 
 def await_others(launch: Path) -> None:
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + PATIENCE_S
     while len(list(launch.glob("ready-*"))) - 1 > len(list(launch.glob("closed-*"))) and time.monotonic() < end_s:
         time.sleep(STEP_S)
 
@@ -47,7 +49,6 @@ def main(run_dir: str, launch: Path) -> None:
     from carbon_plugin.monitor.monitor import CarbonMonitor
     from carbon_plugin.monitor.settings.options import MonitorOptions
     from carbon_plugin.spec.options import SpanRule
-    from tests.patience import be_patient
 
     be_patient()
     options = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3))

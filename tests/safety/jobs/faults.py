@@ -23,6 +23,7 @@ from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import PATIENCE_S, be_patient
 
 STEPS, STEP_S = 12, 0.015
 FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=SpanRule(min_s=0.05, min_steps=2))}
@@ -105,7 +106,7 @@ class Warnings(logging.Handler):
 
 def await_fault(run_dir: Path) -> None:
     """Wait until the ledger holds three windows and a fault, which a busy machine may take longer for than the loop."""
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         written = b"".join(file.read_bytes() for file in ledger_files(run_dir)) if run_dir.is_dir() else b""
         if written.count(b'"type":"window"') > 2 and b'"kind":"fault"' in written:
@@ -171,6 +172,7 @@ def ledger_of(run_dir: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
+    be_patient()
     warnings = Warnings()
     logging.getLogger("carbon_plugin").addHandler(warnings)
     print(json.dumps({"fault": None, "losses": train(None)}))
