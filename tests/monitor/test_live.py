@@ -136,10 +136,14 @@ def test_ranks_of_a_host_write_one_ledger_and_rank_0_reads_it(job, tmp_path):
 
 def test_gpus_that_the_launcher_dealt_out_are_all_metered(job, tmp_path):
     together = {"JOB_TOGETHER": 2, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    enough, ledger = tmp_path / "enough", tmp_path / "run" / "node-0.attempt-0.jsonl"
+    together["JOB_UNTIL"] = enough
     ranks = [
         job("close", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, CUDA_VISIBLE_DEVICES=rank, **together)
         for rank in (0, 1)
     ]
+    wait_until(lambda: windows_in(ledger) >= 1)  # local rank 0 has heard of the other one, however late that began
+    enough.touch()
     output, _ = [process.communicate(timeout=240)[0] for process in ranks]
 
     assert_metered(ledger_of(tmp_path / "run"), output, {"0": 300, "1": 400})

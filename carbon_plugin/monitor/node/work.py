@@ -203,10 +203,13 @@ class NodeWork:
             self._election.tell_file(file)  # a process that ends later still goes on from there
 
     def end(self) -> set[int]:
-        """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard
-        of."""
-        heard = {self._job.ranks.rank, *(claim.rank for claim in self._stated_claims)}
-        heard |= {claim.rank for claim in self._election.claims()}
+        """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard of.
+
+        A living rank that has not decided yet what it meters is none of them: what it has used is in no ledger yet.
+        """
+        heard = {claim.rank for claim in (*self._stated_claims, *self._election.claims())}
+        heard -= {claim.rank for claim in self._election.claims(living=True) if not claim.settled}
+        heard.add(self._job.ranks.rank)
         self._election.end(None if self.recording is None else self.recording.recorder.ends_s)
         return heard
 

@@ -14,7 +14,7 @@ from carbon_plugin.audit.tally.documents import PredictionDocument
 from carbon_plugin.audit.tally.file_pass import FilePass
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.held.claims import TOLERANCE_S
-from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, expected_gpus
+from carbon_plugin.ledger.held.expected import LEFT, NOT_SEEN_EVENT, expected_gpus
 from carbon_plugin.ledger.held.holdings import covered_s
 from carbon_plugin.ledger.records import Manifest
 from carbon_plugin.spec.numbers.amounts import plural
@@ -187,12 +187,13 @@ def _side_by_side(files: Sequence[FilePass]) -> list[str]:
     launches of one job.
 
     The clocks of two hosts may differ, so that a restart on another host seems to begin before the end of the earlier
-    launch.
+    launch. What a process metered of GPUs that it left to local rank 0 is in a ledger beside its own.
     """
     found: set[str] = set()
     writers: dict[str, list[FilePass]] = {}
     for file in files:
-        writers.setdefault(writer_name(file.file), []).append(file)
+        if file.closed != LEFT:
+            writers.setdefault(writer_name(file.file), []).append(file)
     for group in writers.values():
         longest: FilePass | None = None  # the one of the files before that ends last
         for file in sorted(group, key=lambda file: file.extent):
