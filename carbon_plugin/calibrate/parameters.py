@@ -30,7 +30,7 @@ OFFSET_SIGMA = 0.15
 robust, because one program in ten is twice as slow as the others and says nothing of theirs."""
 KERNELS = tuple(ATTENTION_SIGMA)
 ANCHOR_FRAMEWORKS = (
-    "megatron-deepspeed",
+    "megatron-deepspeed-2022",
     "megatron-lm-2021",
     "megatron-lm",
     "llm-foundry",
@@ -54,7 +54,7 @@ ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed"
 user's software is not among them. Their factor is 1: products and attention cores are the same kernels as in tuned
 software."""
 HOST_GROUPS = {
-    "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
+    "2021": ("megatron-deepspeed-2022", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
     "torchtitan": ("torchtitan", "compiled", "pytorch-compiled"),
     "megatron-lm": ("megatron-lm",),

@@ -37,6 +37,13 @@ def leaves_open_how_tokens_fall(spec: RunSpec) -> bool:
     return sparse and several and spec.stack.routing_spread is None and not spec.stack.static_dispatch
 
 
+def leaves_open_what_is_gathered(spec: RunSpec) -> bool:
+    """Return whether a run shards parameters by PyTorch's FSDP and nothing says by which form of it."""
+    layout, stack = spec.layout, spec.stack
+    sharded = layout is not None and layout.zero_stage == 3 and layout.dp_shard * layout.cp > 1
+    return sharded and stack.shard_unit is None and not stack.gradient_buffers
+
+
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
     """Return the assumptions that the settings of a spec bring with them and that the spec has no field for."""
     training, stack, cluster = spec.training, spec.stack, spec.cluster
@@ -53,6 +60,11 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         found.append(Assumption(EXPERT_LOOP, "false, one grouped product for all experts", said))
     if leaves_open_how_tokens_fall(spec):
         found.append(_routing(spec))
+    if leaves_open_what_is_gathered(spec):
+        said = (
+            "PyTorch's form since release 2.6 of January 2025; state stack.shard_unit: flat for the first form of FSDP"
+        )
+        found.append(Assumption("stack.shard_unit", "layer, FSDP2", said))
     if spec.layout is not None and spec.layout.tp > 1 and (wrapped_s := wrapped_op_time(stack)):
         said = (
             "PyTorch splits weights into DTensors. State stack.fused: true where a compiler fuses the layers, or "

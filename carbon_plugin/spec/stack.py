@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
-from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -26,6 +25,7 @@ THROUGH_MEMORY: frozenset[AttentionKernel] = frozenset(("eager", "unfused"))
 """Kernel classes whose scores go through memory."""
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep", "hybridep"]
+ShardUnit = Literal["layer", "flat", "weight", "bucket"]
 WrapsWeights = Literal["never", "eager", "always"]
 TokenCounts = Literal["host", "exchange", "device"]
 CrossEntropy = Literal[
@@ -57,7 +57,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `dp_overlap` is the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass;
     `gather_overlap` is the share of the gather of new parameters that runs beside the next forward pass (unset: the
     same). `gathers_ahead` says that the parameters of a sharded layer are gathered while the layer before it computes
-    (FSDP and DeepSpeed prefetch them); XLA gathers those of a layer of a scan when the layer begins, unless it
+    (FSDP and DeepSpeed prefetch them); on GPUs XLA gathers those of a layer of a scan when the layer begins, unless it
     pipelines its collectives. `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what
     is captured and replayed: "scoped" the attention and routing of a layer with experts, whose exchange and products
     the host still issues; "iteration" the whole iteration, in which the host issues no operation of a layer and waits
@@ -123,11 +123,12 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where
     parameters are sharded: a "layer" whose parameters are then copied into tensors of their own (FSDP2), a layer as one
     "flat" tensor (FSDP's first form), the "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone
-    (DeepSpeed). `interleaves` says that its pipelines give a rank several model chunks where a layout does not state
-    how many (`spec.defaults`). Where a layout does not state it, `shards_sequences` says that tensor parallelism splits
-    sequences between the blocks too (`ParallelLayout.sequence_parallel`), `hides_tensor_traffic` that its
-    collectives run beside products (`ParallelLayout.async_tp`), and `reentrant` that what it recomputes of a layer is
-    all of it (`ParallelLayout.recompute_reentrant`; `CheckpointFunction` of Megatron-core's tensor_parallel/random.py).
+    (DeepSpeed); unset, it is a layer, because FSDP2 is PyTorch's form of today. `interleaves` says that its pipelines
+    give a rank several model chunks where a layout does not state how many (`spec.defaults`). Where a layout does not
+    state it, `shards_sequences` says that tensor parallelism splits sequences between the blocks too
+    (`ParallelLayout.sequence_parallel`), `hides_tensor_traffic` that its collectives run beside products
+    (`ParallelLayout.async_tp`), and `reentrant` that what it recomputes of a layer is all of it
+    (`ParallelLayout.recompute_reentrant`; `CheckpointFunction` of Megatron-core's tensor_parallel/random.py).
 
     `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
     so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
@@ -196,7 +197,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plain_modules: bool | None = None
     legacy_modules: bool = False
     operators_keep: KeptOperators = "products"
-    shard_unit: Literal["layer", "flat", "weight", "bucket"] = "layer"
+    shard_unit: ShardUnit | None = None
     interleaves: bool = False
     shards_sequences: bool = False
     hides_tensor_traffic: bool = False
@@ -285,6 +286,14 @@ def issues_on_dtensors(stack: Stack) -> bool:
     return stack.wraps_weights == "always" or (stack.wraps_weights == "eager" and not stack.fused)
 
 
+def shard_unit_of(stack: Stack) -> ShardUnit:
+    """Return what this software gathers at a time where parameters are sharded, as stated or as PyTorch of today does.
+
+    `fully_shard` is public since PyTorch 2.6 of January 2025, which calls its first form deprecated.
+    """
+    return "layer" if stack.shard_unit is None else stack.shard_unit
+
+
 def host_op_time_of(stack: Stack) -> float | None:
     """Return the time in seconds in which the host issues an operation, or None where it is unknown.
 
@@ -310,26 +319,6 @@ COMPILED_GRAPHS = Assumption(
     "`stack: {preset: tuned}` (`plan --stack tuned`) for a recipe that was tuned for its hardware",
 )
 """The assumption in its place on devices that compile whole graphs: what `GRAPH_STACK` stands for."""
-
-
-PLAIN_PYTORCH = frozenset(("pytorch", "torch", "plain-pytorch", "eager-pytorch", "ddp", "fsdp2", "pytorch-fsdp2"))
-"""Names by which people call the stack `ordinary`."""
-RELATIVES: Mapping[str, str] = MappingProxyType(
-    {
-        **dict.fromkeys(("hf-trainer", "transformers", "hugging-face", "huggingface", "trl", "accelerate"), ORDINARY),
-        **dict.fromkeys(("lightning", "pytorch-lightning", "axolotl", "llama-factory", "xtuner", "litgpt"), ORDINARY),
-        **dict.fromkeys(("fsdp", "fsdp1", "pytorch-fsdp", "torchtune", "open-lm"), ORDINARY),
-        **dict.fromkeys(("gpt-neox", "nanotron", "megatron-swift"), "ordinary-megatron"),
-        **dict.fromkeys(("mosaicml", "composer"), "llm-foundry"),
-        **dict.fromkeys(("olmo-core", "lingua", "fms-fsdp"), "torchtitan"),
-        **dict.fromkeys(("primus", "megascale", "pai-megatron", "flagscale"), "megatron-core"),
-        **dict.fromkeys(("jax", "levanter", "axlearn", "paxml"), "compiled"),
-        "unsloth": "pytorch-compiled",
-    }
-)
-"""Frameworks that are no stacks, each with the stack that comes nearest to it (`calibrate/rows/conventions.py` has in
-which fields the rows of each differ from it).
-"""
 
 
 class _Stacks(Mapping[str, Stack]):

@@ -8,18 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.conventions import (
-    AUTOMODEL,
-    CURRENT,
-    MEGATRON_BRIDGE,
-    MEGATRON_CORE,
-    MEGATRON_SWIFT,
-    NEMO,
-    Conventions,
-    release_of,
-)
+from carbon_plugin.calibrate.rows.conventions import CURRENT, release_of
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.stated_experts import DROPPED_CAPACITY, Dispatcher, Routing, StatedExperts
+from carbon_plugin.spec.frameworks import AUTOMODEL, MEGATRON_BRIDGE, MEGATRON_CORE, MEGATRON_SWIFT, NEMO, Conventions
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import BALANCED_SPREAD, ORDINARY, ROUTING_SPREAD
@@ -125,12 +117,12 @@ def experts_of(
     # A Megatron that groups no experts fuses no permutation either. torchtitan gathers, multiplies in fp32 and adds up
     # by `scatter_add` (its models/moe.py). MaxText sorts, takes and sums (`permute` of its layers/moe.py), and so do
     # others that XLA compiles (levanter/grug/_moe/ep_ring.py).
-    single = conventions.xla or conventions.name == "torchtitan"
+    single = conventions.name == "torchtitan"
     # transformers sorts, gathers, multiplies, puts back and sums (`grouped_mm_experts_forward` of integrations/moe.py).
     by_transformers = TRANSFORMERS.match(row.text("framework")) and grouped and not SCATTERING.search(said)
     old = conventions.reentrant and UNFUSED_PERMUTATION.search(row.text("framework")) is not None
     unfused = old or UNGROUPED in said or "permutation not fused" in said
-    if unfused or conventions == MEGATRON_SWIFT or single or by_transformers:
+    if unfused or single or by_transformers:
         changes["plain_dispatch"] = True
     if by_transformers:
         changes["indexed_biases"] = True  # `gate_up_proj_bias[expert_ids_g]` of its integrations/moe.py
@@ -262,9 +254,9 @@ def expert_recipe(
     say.
 
     Return None where no recipe applies. A row that speaks of other graphs, or of none, is not of a recipe that has
-    them.
+    them, and those for fine-tuning capture nothing (`_sft_common` and `_peft_common` of its recipes/common.py).
     """
-    if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
+    if conventions != MEGATRON_BRIDGE or not device.architecture.startswith("blackwell"):
         return None
     if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since and stated.cuda_graphs in (None, "iteration"):
         return WHOLE_ITERATIONS

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import get_args
 
-from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions
 from carbon_plugin.calibrate.rows.experts import expert_recipe
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.stacks import stack_of
 from carbon_plugin.calibrate.rows.stated_experts import stated_experts
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.laws import peak_of, wide_precision
-from carbon_plugin.spec.defaults import pipeline_chunks, usual_precision
+from carbon_plugin.spec.defaults import Taken, pipeline_chunks, usual_precision
+from carbon_plugin.spec.frameworks import UNKNOWN, Conventions
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import TABLES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
@@ -91,7 +91,8 @@ def row_execution(
     Raises `SpecError` naming the field that is missing or odd.
     """
     tp, pp, cp, ep, dp = _degrees(row, cluster, conventions, assumed)
-    stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 or _gathers_alone(row) else 0
+    usual = _usual_stage(model, cluster, tp * pp, conventions)
+    stage = _zero_stage(row, pp, usual, conventions, assumed) if dp * cp > 1 or _gathers_alone(row) else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = _hybrid_shards(row, dp, cluster) if stage else dp
@@ -112,7 +113,7 @@ def row_execution(
         ep=ep,
         expert_tp=row.optional_count("etp") or 1 if ep > 1 else 1,
         zero_stage=stage,  # type: ignore[arg-type]
-        sequence_parallel=(conventions.shards_sequences if sequence is None else sequence) and tp > 1,
+        sequence_parallel=(conventions.stack.shards_sequences if sequence is None else sequence) and tp > 1,
         pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
         virtual_stages=1 if dualpipe else chunks,
         pipeline_rounds=(row.optional_count("pipeline_rounds") or 1) if pp > 1 else 1,
@@ -122,12 +123,12 @@ def row_execution(
         recompute_share=share,
         recompute_reentrant=conventions.reentrant,
         async_tp=_hides_tensor_parallel(row, conventions),
-        context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
+        context_parallel_kind=conventions.context_parallel,
         expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
         balanced_stages=conventions.balanced_stages and pp > 1,
     )
     training = _training_plan(row, model, cluster, layout, batch, precision, conventions, assumed)
-    return layout, training, stack_of(conventions, row, experts, recipe, device, model)
+    return layout, training, stack_of(conventions, row, experts, recipe, device, model, stage, assumed)
 
 
 def _gathers_alone(row: Fields) -> bool:
@@ -141,9 +142,8 @@ def _degrees(
 ) -> tuple[int, int, int, int, int]:
     """Return tp, pp, cp, ep and the data-parallel degree that remains."""
     if not row.states("tp", "sharding") and cluster.devices > 1:
-        if conventions.zero_stage != 3 or conventions.name == UNKNOWN.name:
+        if not conventions.shards_alone or conventions.name == UNKNOWN.name:
             raise MissingFieldError("tp")
-        # These frameworks shard over all devices unless told otherwise.
         assumed.append("tp 1")
     tp, pp, cp, ep = (row.optional_count(axis) or 1 for axis in ("tp", "pp", "cp", "ep"))
     dp = cluster.devices // (tp * pp * cp)
@@ -204,7 +204,7 @@ def _hides_tensor_parallel(row: Fields, conventions: Conventions) -> bool:
     overlap = row.text("overlap")
     if "no overlap in tensor parallelism" in f"{overlap} {row.text('notes')}":  # `ub_tp_comm_overlap: false` of NeMo
         return False
-    return conventions.hides_collectives or "async TP" in overlap or "tp-comm-overlap" in overlap
+    return conventions.stack.hides_tensor_traffic or "async TP" in overlap or "tp-comm-overlap" in overlap
 
 
 def _hides_exchange(row: Fields) -> bool:
@@ -259,15 +259,28 @@ def row_precision(text: str) -> Precision:
     return known
 
 
-def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
-    """Return the stage of ZeRO that the row states in words, or that of its framework where it states none.
+def _usual_stage(model: TransformerModel, cluster: Cluster, split: int, conventions: Conventions) -> Taken:
+    """Return the stage of ZeRO by which a framework shards unless it is told otherwise, and why.
+
+    Trainers that copy models whole are told to shard those of which a device cannot hold weights, gradients and states.
+    """
+    usual = conventions.zero_stage
+    trained = model.trainable_fraction
+    held = model.parameters * (2 * (1 - trained) + (PURE_BYTES + STATE_BYTES) * trained) / split
+    if conventions.shards_alone and usual == 0 and held > cluster.accelerator.memory_bytes.value:
+        return Taken(3, "whole copies do not fit in the device")
+    return Taken(usual, "")
+
+
+def _zero_stage(row: Fields, pp: int, usual: Taken, conventions: Conventions, assumed: list[str]) -> int:
+    """Return the stage of ZeRO that the row states in words, or the usual one where it states none.
 
     Raises `SpecError` for words that say nothing of how parameters are shared out.
     """
     text = row.text("sharding")
     if not text:
-        assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
-        return conventions.zero_stage
+        assumed.append(f"sharding ZeRO-{usual.value}{': ' * bool(usual.why)}{usual.why}")
+        return usual.value
     if (match := NAMED_STAGE.search(text)) is not None:
         named = int(match.group(1) or match.group(2))
         if named > 3:

@@ -11,11 +11,11 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.calibrate.rows.routing import KINDS_OF_TOKENS, ONE_WORD, repeated_text_imbalance
 from carbon_plugin.calibrate.rows.spellings import spelled_shape
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.frameworks import Conventions
 from carbon_plugin.spec.huggingface.config import WRITTEN_GELU, model_from_hf_config
 from carbon_plugin.spec.models.adapters import Adapters
 from carbon_plugin.spec.models.model import MixtureOfExperts, MultiLatentAttention, TransformerModel

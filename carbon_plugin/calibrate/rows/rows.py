@@ -18,7 +18,7 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
-from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of, conventions_of_row
+from carbon_plugin.calibrate.rows.conventions import conventions_of, conventions_of_row
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.fitting_memory import (
     with_filled_memory,
@@ -31,8 +31,9 @@ from carbon_plugin.calibrate.rows.spellings import spelled_row
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.predict.assumed import leaves_open_how_experts_run
+from carbon_plugin.predict.assumed import leaves_open_how_experts_run, leaves_open_what_is_gathered
 from carbon_plugin.predict.rates.laws import default_attention_kernel
+from carbon_plugin.spec.frameworks import UNKNOWN, Conventions
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.models.presets import list_presets
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
@@ -265,6 +266,8 @@ def _row(
         assumed.append(f"software priced like {conventions.name}")
     if leaves_open_how_experts_run(spec):
         assumed.append("experts in grouped products")
+    if leaves_open_what_is_gathered(spec):
+        assumed.append("FSDP2")
     if spec.stack.attention_kernel is None:
         assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)

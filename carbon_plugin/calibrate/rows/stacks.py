@@ -10,20 +10,10 @@ from typing import Any, cast, get_args
 import msgspec
 
 from carbon_plugin.calibrate.rows.conventions import (
-    AUTOMODEL,
-    BRIDGE_FINE_TUNING,
     CURRENT,
-    LEVANTER,
-    MAXTEXT,
-    MEGATRON_BRIDGE,
-    MEGATRON_CORE,
-    NEMO,
     OWN_KERNELS,
     PYTORCH_BASED,
-    TRANSFORMER_ENGINE,
-    UNKNOWN,
-    Conventions,
-    names_stack,
+    XLA_DEVICE,
     release_of,
 )
 from carbon_plugin.calibrate.rows.experts import Recipe, experts_of
@@ -33,10 +23,22 @@ from carbon_plugin.calibrate.rows.stated_experts import StatedExperts
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.datasheet import TPU_LANES
 from carbon_plugin.predict.rates.laws import XE, default_attention_kernel
+from carbon_plugin.spec.frameworks import (
+    AUTOMODEL,
+    BRIDGE_FINE_TUNING,
+    LEVANTER,
+    MEGATRON_BRIDGE,
+    MEGATRON_CORE,
+    NEMO,
+    TRANSFORMER_ENGINE,
+    UNKNOWN,
+    Conventions,
+    framework_named,
+)
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.parsing.names import normalized
-from carbon_plugin.spec.stack import AttentionKernel, CrossEntropy, Stack
+from carbon_plugin.spec.stack import AttentionKernel, CrossEntropy, ShardUnit, Stack
 
 HOPPER_KERNELS_SINCE = (25, 1)
 """Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
@@ -117,9 +119,8 @@ AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
 NARROW_WEIGHTS = re.compile(r"\bO2\b")
 """The level of mixed precision at which the weights themselves are 16 bit and the optimizer keeps their masters, in
 apex and in PaddlePaddle (`paddle.amp.decorate` at level O2); autocast is level O1."""
-AUTOCAST_BY_DEFAULT = re.compile(r"HF Trainer(?! \+)|Lightning|PyTorch DDP \(nanoGPT")
-"""Trainers whose 16-bit precision is autocast over 32-bit weights unless they say "true" (`bf16` and `fp16` of
-transformers' TrainingArguments, `16-mixed` of Lightning, `ctx` of nanoGPT's train.py)."""
+AUTOCAST_BY_DEFAULT = re.compile(r"PyTorch DDP \(nanoGPT")
+"""A trainer whose 16-bit precision is autocast over 32-bit weights unless it says "true" (`ctx` of its train.py)."""
 FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?([23])")
 """FlashAttention by its release, as transformers' `attn_implementation` and people write it."""
 SDPA = ("sdpa", "scaled-dot-product-attention")
@@ -162,9 +163,14 @@ run plain modules and switch fusions off (`--no-bias-gelu-fusion` and others of 
 argonne-lcf/Megatron-DeepSpeed)."""
 
 
-COPYING = re.compile(r"FSDP2|^(?i:torchtitan\b|nemo automodel)")
-"""Words of rows for the FSDP that copies what it gathered into a tensor for each parameter (`shard_unit`). torchtitan
-and AutoModel have no other (`fully_shard` of torchtitan/distributed and of nemo_automodel/components/distributed)."""
+FSDP_FORM = re.compile(r"FSDP([12])\b")
+FSDP_FORMS: Mapping[str, ShardUnit] = MappingProxyType({"1": "flat", "2": "layer"})
+"""The two forms of PyTorch's FSDP by their number, and what each gathers at a time (`Stack.shard_unit`)."""
+FULLY_SHARD_SINCE = 2025
+"""The year from which on PyTorch's FSDP is its second form, unless somebody says otherwise: `fully_shard` is public
+since release 2.6 of January 2025, and its makers call the first form deprecated."""
+YEAR = re.compile(r"(?<![\w.])(20[12]\d)(?![\w.])")
+ARXIV = re.compile(r"arXiv (\d\d)\d\d\.")
 
 
 def stack_of(
@@ -174,23 +180,20 @@ def stack_of(
     recipe: Recipe | None,
     device: Accelerator,
     model: TransformerModel,
+    stage: int,
+    assumed: list[str],
 ) -> Stack:
-    """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field.
+    """Return the framework's stack as the row's release and recipe have it, and append what was assumed to `assumed`.
 
-    The model says which heads the attention kernel has to take.
+    The model says which heads the attention kernel has to take, and the stage of ZeRO whether parameters are sharded.
+    Raises `SpecError` naming an odd field.
     """
     changes = _kernels(conventions, row, device, model) | experts_of(conventions, row, experts, device, model)
-    changes |= _sharded(conventions, row)
+    changes |= _sharded(conventions, row, stage, assumed)
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
     changes |= _reduced(row)
-    if conventions.legacy_modules:
-        changes["legacy_modules"] = True
-    if conventions.one_region:
-        changes["gradient_buffers"] = True
     changes |= _modules(conventions, row, device)
-    if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
-        changes["accumulates_beside"] = True
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
         changes["launch_blocking"] = True
     changes |= _mixed_precision(conventions, row)
@@ -199,8 +202,8 @@ def stack_of(
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
     if conventions.xla:
-        changes |= _compiled_by_xla(conventions, row, device)
-    if conventions.xla or OF_THE_MAKER.search(row.text("framework")):
+        changes |= _pipelined(row)
+    if OF_THE_MAKER.search(row.text("framework")):
         changes["tuned_for"] = None
     if recipe is not None:
         changes |= recipe.stack
@@ -217,8 +220,8 @@ def _wrapped(conventions: Conventions, row: Fields, device: Accelerator) -> dict
 
 def _modules(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
     """Return whether norms and gates are single operations, where the row, its software or its device says so."""
-    if conventions.plain_modules is not None:
-        return {"plain_modules": conventions.plain_modules, "keeps_gathered": conventions.plain_modules}
+    if "plain_modules" in conventions.fields:
+        return {}
     if NORMS_APART.search(row.text("notes")):
         return {"plain_modules": True}
     if _has_kernels(conventions, row):
@@ -269,9 +272,11 @@ def _mixed_precision(conventions: Conventions, row: Fields) -> dict[str, Any]:
     said = " ".join(row.text(name) for name in ("framework", "overlap", "notes"))
     if APEX.search(said):
         return {"autocast": False, "fused_optimizer": True}
-    usual = conventions.one_kernel_updates or not _is_pytorch(conventions, row)
-    one_kernel = FUSED_OPTIMIZER.search(said) or (usual and not LIST_OPTIMIZER.search(said))
-    changes: dict[str, Any] = {"fused_optimizer": True} if one_kernel else {}
+    changes: dict[str, Any] = {}
+    if FUSED_OPTIMIZER.search(said) or not (_is_pytorch(conventions, row) or LIST_OPTIMIZER.search(said)):
+        changes["fused_optimizer"] = True
+    elif LIST_OPTIMIZER.search(said):
+        changes["fused_optimizer"] = False
     if AUTOCAST.search(row.text("precision")) or AUTOCAST_BY_DEFAULT.match(row.text("framework")):
         changes["autocast"] = True
     if "true" in row.text("precision") or NARROW_WEIGHTS.search(row.text("precision")):
@@ -279,34 +284,40 @@ def _mixed_precision(conventions: Conventions, row: Fields) -> dict[str, Any]:
     return changes
 
 
-def _sharded(conventions: Conventions, row: Fields) -> dict[str, Any]:
-    """Return the fields that follow from how the row shards parameters."""
-    changes: dict[str, Any] = {"shard_host_ops": 0.0} if WHOLE_COPIES.match(row.text("sharding")) else {}
-    copies = COPYING.search(f"{row.text('framework')} {row.text('sharding')}")
-    if names_stack(row.text("framework")):
-        return changes
-    by_fsdp = conventions.stack.shard_unit == "layer" and not conventions.stack.gradient_buffers
-    if by_fsdp and copies is None:
-        changes["shard_unit"] = "flat"
-    return changes
+def _sharded(conventions: Conventions, row: Fields, stage: int, assumed: list[str]) -> dict[str, Any]:
+    """Return the fields that follow from how the row shards parameters, and append what was assumed to `assumed`.
 
-
-def _compiled_by_xla(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
-    """Return the fields that follow from a step that XLA compiles as a whole.
-
-    Its shapes are fixed, so that the host reads no count, and what is gathered of sharded parameters is the weight of a
-    product. On GPUs it gathers those of a layer of a scan when the layer begins, unless flags let it pipeline the
-    gathers (`xla_gpu_enable_pipelined_all_gather`, which is off in its debug_options_flags.cc). The recipes of
-    MaxText's makers set them, and TPUs are taken to need none.
+    A form of FSDP that is named is that one. Else it is the framework's, and PyTorch's of the row's date, which is that
+    of a plan where the row has none.
     """
+    sharding, framework = row.text("sharding"), row.text("framework")
+    changes: dict[str, Any] = {"shard_host_ops": 0.0} if WHOLE_COPIES.match(sharding) else {}
+    form = FSDP_FORM.search(f"{framework} {sharding}")
+    by_fsdp = conventions.stack.shard_unit in (None, "layer", "flat") and not conventions.stack.gradient_buffers
+    if not by_fsdp:
+        return changes
+    if form is not None:
+        return changes | {"shard_unit": FSDP_FORMS[form[1]]}
+    if conventions.stack.shard_unit is not None:
+        return changes
+    year = _year_of(row)
+    if XLA_DEVICE.search(framework):
+        why = "XLA's has no second"
+    elif year is not None and year < FULLY_SHARD_SINCE:
+        why = f"PyTorch of {year}"
+    else:
+        return changes
+    if stage == 3:
+        assumed.append(f"FSDP's first form: {why}")
+    return changes | {"shard_unit": "flat"}
+
+
+def _pipelined(row: Fields) -> dict[str, Any]:
+    """Return whether XLA pipelines the collectives of the step, where the row says so."""
     said = f"{row.text('overlap')} {row.text('notes')}"
-    ahead = conventions == MAXTEXT or device.kind != "gpu" or "pipelined collectives" in said
-    changes = {
-        "token_counts": "device",
-        "pads_vocabulary": True,
-        "gathers_ahead": ahead and "no pipelined collectives" not in said,
-    }
-    return changes | {"shard_unit": "weight"}
+    if "pipelined collectives" not in said:
+        return {}
+    return {"gathers_ahead": "no pipelined collectives" not in said}
 
 
 def _is_pytorch(conventions: Conventions, row: Fields) -> bool:
@@ -423,7 +434,7 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
     in_chunks = CHUNKED_LOSS in row.text("notes") and conventions.stack.cross_entropy == "eager"
     if in_chunks or (torchtitan and _date_of(row) >= LOSS_IN_CHUNKS_SINCE and not taken_whole):
         return "chunked_head"
-    if "chunked cross entropy" in overlap or conventions.chunks_the_loss:
+    if "chunked cross entropy" in overlap or conventions.stack.cross_entropy == "chunked_output":
         # torchtune's decoder returns whole logits in fp32, before anything that is compiled
         return "eager" if taken_whole else "chunked_output"
     whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
@@ -436,8 +447,8 @@ def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossE
 
 
 def _of_today(row: Fields) -> bool:
-    """Return whether the row names a stack and no release or date, so that its software is that of a spec's `stack`."""
-    return names_stack(row.text("framework")) and not _date_of(row)
+    """Return whether the row names software and no release or date, so that it is that of a spec's `stack`."""
+    return framework_named(row.text("framework")) is not None and not _date_of(row)
 
 
 def _date_of(row: Fields) -> tuple[str, ...]:
@@ -446,3 +457,12 @@ def _date_of(row: Fields) -> tuple[str, ...]:
         re.search(r"(?<![0-9a-f])(20\d\d)-?(0[1-9]|1[0-2])(?!\d)", row.text(name)) for name in ("framework", "source")
     )
     return next((date.groups() for date in dates if date is not None), ())
+
+
+def _year_of(row: Fields) -> int | None:
+    """Return the year that the framework or the source of the row names, or None."""
+    for name in ("framework", "source"):
+        if (found := YEAR.search(row.text(name))) is not None:
+            return int(found[1])
+    paper = ARXIV.search(row.text("source"))
+    return None if paper is None else 2000 + int(paper[1])

@@ -15,7 +15,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack
+from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack, shard_unit_of
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 
 AGAIN: dict[RecomputedModule, str] = {
@@ -215,7 +215,7 @@ what it reserves where there is room, and not in what a step needs."""
 
 def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     """Return the work and the numeric formats of one training plan under a software stack."""
-    activation = ACTIVATION_BYTES[training.precision]
+    activation, unit = ACTIVATION_BYTES[training.precision], shard_unit_of(stack)
     narrow = NARROW_BYTES.get(training.precision, activation)
     split = LOGIT_BYTES[stack.cross_entropy][1]
     softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
@@ -265,10 +265,10 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         keeps_products=values(KEPT_PRODUCTS.get(kept, 0.0)),
         keeps_core=values(kept in KEPT_CORE),
         keeps_projections=values(kept == "projections"),
-        gathers_weights=values(stack.shard_unit == "weight"),
-        gathers_buckets=values(stack.shard_unit == "bucket"),
-        copies_gathered=values(stack.shard_unit == "layer" and not stack.gradient_buffers),
-        packs_gradients=values(stack.shard_unit in ("layer", "flat") and not stack.gradient_buffers),
+        gathers_weights=values(unit == "weight"),
+        gathers_buckets=values(unit == "bucket"),
+        copies_gathered=values(unit == "layer" and not stack.gradient_buffers),
+        packs_gradients=values(unit in ("layer", "flat") and not stack.gradient_buffers),
     )
 
 

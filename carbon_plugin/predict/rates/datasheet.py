@@ -104,7 +104,7 @@ def _of_links(cluster: Cluster, stack: Stack) -> dict[str, float]:
         "exchange_peers": exchange_peers(cluster, stack),
         "dp_overlap": stack.dp_overlap,
         "gather_overlap": gather_overlap_of(stack),
-        "gathers_ahead": stack.gathers_ahead,
+        "gathers_ahead": stack.gathers_ahead or cluster.accelerator.kind != "gpu",
         "broadcasts": stack.broadcasts_parameters,
     }
 

@@ -84,10 +84,11 @@ def host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sp
 def hook_slots(layout: Layout, rates: Rates) -> Values:
     """Return the slots that hooks of parameter sharding add to a pass through a layer.
 
-    Whole copies of a model on several ranks have none. One device alone does not tell whether its software was asked to
-    shard, and has them as its stack has.
+    Where nothing is shared out over several devices there are none. One device alone does not tell whether its software
+    was asked to shard, and has them as its stack has.
     """
-    copies = (layout.zero_stage == 0) & (layout.dp_replicate * layout.dp_shard * layout.cp > 1)
+    devices = layout.dp_replicate * layout.dp_shard * layout.cp * layout.tp * layout.pp
+    copies = (layout.zero_stage == 0) & (devices > 1)
     return where(copies, 0.0, rates.shard_host_ops)
 
 

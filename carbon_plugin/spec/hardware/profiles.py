@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.frameworks import framework_named, names_of_frameworks
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.boundary import read_text
@@ -25,7 +26,7 @@ from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, read_document
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
 from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
-from carbon_plugin.spec.stack import ORDINARY, PLAIN_PYTORCH, RELATIVES, STACKS, Stack
+from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
@@ -138,22 +139,22 @@ def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Dir
 
 
 def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
-    """Return the software stack of this name, the user's own before a shipped one. Errors are as for accelerators."""
+    """Return the software stack of this name, the user's own before a shipped one and that of a framework.
+
+    Errors are as for accelerators.
+    """
     wanted = normalized(name)
     folders = [directory / "stacks" for directory in _search_path(profile_dirs)]
     for folder in folders:
         path = folder / f"{wanted}.yaml"
         if os.path.isfile(path):  # the method of the path raises for a name that is too long for a file
             return decode(read_document(path), Stack)
-    if wanted in STACKS or wanted in PLAIN_PYTORCH:
-        return STACKS[wanted if wanted in STACKS else ORDINARY]
+    if wanted in STACKS:
+        return STACKS[wanted]
+    if (framework := framework_named(wanted)) is not None:
+        return framework.stack
     own = [path.stem for folder in folders for path in folder.glob("*.yaml")]
-    if (relative := RELATIVES.get(wanted)) is not None:
-        raise SpecError(
-            f"unknown stack {name!r}, which is planned as {relative}: name that, with fields beside it "
-            f"(stack: {{preset: {relative}, ...}}) where it differs"
-        )
-    raise unknown_name("stack", name, [*own, *STACKS])
+    raise unknown_name("stack", name, [*own, *STACKS, *names_of_frameworks()])
 
 
 def list_stacks(*, profile_dirs: Directories = ()) -> dict[str, Stack]:

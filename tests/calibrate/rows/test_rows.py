@@ -19,6 +19,7 @@ from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, next_step, pars
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.rates.datasheet import datasheet
 from carbon_plugin.predict.rates.islands import island_size
 from carbon_plugin.predict.rates.laws import gemm_share_law
 from carbon_plugin.predict.step import predict_step
@@ -366,7 +367,7 @@ def test_vtrain_rows_and_the_schema_are_one_reader(tmp_path) -> None:
     )
     (row,), skipped = read_rows(path)
     assert row.measured_step_time_s == pytest.approx(0.2197)
-    assert (row.framework, row.spec.training.precision) == ("megatron-deepspeed", "fp16")
+    assert (row.framework, row.spec.training.precision) == ("megatron-deepspeed-2022", "fp16")
     assert [item.reason for item in skipped] == [
         "hidden is 'wide', expected a positive number",
         "layers is not stated",
@@ -513,9 +514,9 @@ def test_relatives_of_maxtext_are_compiled_and_have_not_the_factor_of_its_recipe
 
 def test_xla_needs_no_count_on_the_host_and_gathers_ahead_on_gpus_where_recipe_or_flags_say_so() -> None:
     def ahead(framework: str, **changes: str) -> bool:
-        stack = parsed(framework=framework, **changes).spec.stack
-        assert (stack.token_counts, stack.plain_dispatch) == ("device", True)
-        return bool(stack.gathers_ahead)
+        spec = parsed(framework=framework, **changes).spec
+        assert (spec.stack.token_counts, spec.stack.plain_dispatch) == ("device", True)
+        return bool(datasheet(spec.cluster, spec.stack, "bf16").gathers_ahead)
 
     assert [ahead(name) for name in ("MaxText", "Levanter", "AXLearn (JAX)")] == [True, False, False]
     assert ahead("Levanter", overlap="pipelined collectives")
@@ -562,7 +563,15 @@ def test_a_row_that_is_labelled_tokendrop_pads_to_the_mean_and_exchanges_plainly
     [
         ("PyTorch", "FSDP2 (ZeRO-3)", "layer"),
         ("NeMo AutoModel (PyTorch FSDP2)", "FSDP", "layer"),
-        ("PyTorch FSDP (2.0, minGPT)", "FSDP", "flat"),
+        ("PyTorch FSDP (2.0, minGPT, 2023)", "FSDP", "flat"),
+        ("PyTorch FSDP (2026)", "FSDP", None),
+        ("PyTorch FSDP", "FSDP", "flat"),
+        ("PyTorch (2026)", "FSDP1", "flat"),
+        ("somebody's code", "FSDP", None),
+        ("HF Trainer (2026)", "FSDP", "flat"),
+        ("HF Trainer (2026)", "FSDP2", "layer"),
+        ("OLMo-core 1.5", "FSDP", "flat"),
+        ("OLMo-core 2.4", "FSDP", "layer"),
         ("llm-foundry", "FSDP", "flat"),
         ("DeepSpeed", "ZeRO-3", "bucket"),
         ("MaxText", "FSDP", "weight"),

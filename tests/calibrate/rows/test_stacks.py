@@ -202,7 +202,7 @@ def test_every_expert_of_llama_4_takes_every_token_before_version_5_of_transform
 def test_software_that_nobody_here_knows_is_compiled_where_a_row_says_so() -> None:
     plain, compiled = (read(framework="a trainer", overlap=words).spec.stack for words in ("", "torch.compile"))
 
-    assert (plain.population, compiled) == ("ordinary", read(overlap="torch.compile").spec.stack)
+    assert (plain.population, compiled) == ("ordinary", read(framework="ordinary", overlap="torch.compile").spec.stack)
 
 
 def test_software_that_nobody_knows_is_compiled_on_tpus_where_nothing_else_runs() -> None:
@@ -301,14 +301,14 @@ def test_the_optimizer_of_a_row_is_read_where_its_cost_is_known(said: str | None
         ({"framework": "Lightning (DDP, 2022)"}, True, None),
         ({"framework": "PyTorch (NVIDIA DeepLearningExamples BERT)", "precision": "fp16 (amp)"}, False, True),
         ({"notes": "fused AdamW"}, None, True),
-        ({"notes": "not compiled, optimizer not fused"}, None, None),
+        ({"notes": "not compiled, optimizer not fused"}, None, False),
         ({"notes": "optimizer in one kernel"}, None, True),
         ({"precision": "bf16 (amp O1)"}, True, None),
         ({"precision": "bf16 (amp O2)"}, False, None),
         ({"framework": "PaddleNLP", "precision": "fp16 (amp O2)"}, False, True),
         ({"framework": "torchtune"}, None, True),
         ({"framework": "torchtune (compile, packed)", "overlap": "torch.compile"}, None, True),
-        ({"framework": "torchtune", "notes": "optimizer not fused"}, None, None),
+        ({"framework": "torchtune", "notes": "optimizer not fused"}, None, False),
     ],
 )
 def test_a_row_says_who_casts_to_16_bit_and_how_many_kernels_update_a_parameter(
@@ -353,7 +353,7 @@ def test_no_software_had_a_fused_attention_before_flash_attention_was_published(
     assert read(framework="PyTorch (MLPerf 2021)").spec.stack.attention_kernel != "eager"
 
 
-@pytest.mark.parametrize("words", ["full fine-tuning", "SFT of chats", "packed documents of Tulu 3"])
+@pytest.mark.parametrize("words", ["full fine-tuning", "SFT of chats", "fine-tuning over packed documents"])
 def test_fine_tuning_in_megatron_bridge_has_neither_chunks_nor_hidden_collectives_nor_a_dispatcher_of_its_own(
     words: str,
 ) -> None:
@@ -371,6 +371,31 @@ def test_fine_tuning_in_megatron_bridge_has_neither_chunks_nor_hidden_collective
     in_a_rack = {**large, "gpu": "GB200", "framework": "Megatron-Bridge (container 26.06)", "model": "Qwen3"}
     dispatchers = [read(**in_a_rack, notes=notes).spec.stack.expert_dispatch for notes in ("", words)]
     assert dispatchers == ["hybridep", read(**EXPERTS).spec.stack.expert_dispatch]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "mxfp8"])
+@pytest.mark.parametrize(("notes", "captured"), [("", True), ("packed documents", True), ("full fine-tuning", False)])
+def test_recipes_of_megatron_bridge_capture_graphs_on_blackwell_and_those_for_fine_tuning_capture_none(
+    precision: str, notes: str, captured: bool
+) -> None:
+    """Documents that are packed are no sign of fine-tuning."""
+    spec = read(
+        **EXPERTS, framework="Megatron-Bridge (container 26.06)", gpu="GB200", precision=precision, notes=notes
+    ).spec
+
+    assert (spec.stack.cuda_graphs != "none") is captured
+    assert spec.stack.interleaves is captured
+
+
+@pytest.mark.parametrize("framework", ["HF Trainer (2026)", "TRL", "Accelerate", "Lightning (2025)", "axolotl"])
+def test_a_trainer_copies_models_that_fit_whole_and_shards_larger_ones_where_a_row_does_not_say(framework: str) -> None:
+    small = read(framework=framework, sharding=None, tp=None, pp=None)
+    large = read(framework=framework, sharding=None, tp=None, pp=None, layers=48, hidden=4096, ffn=16384, heads=32)
+
+    assert (small.spec.layout.zero_stage, small.spec.layout.dp_replicate) == (0, 8)
+    assert (large.spec.layout.zero_stage, large.spec.layout.dp_shard) == (3, 8)
+    assert "sharding ZeRO-0" in small.assumed
+    assert "sharding ZeRO-3: whole copies do not fit in the device" in large.assumed
 
 
 def test_fsdp_that_offloads_gathers_layer_by_layer_on_one_device_too() -> None:
