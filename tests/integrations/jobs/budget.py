@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from together import begun_together, enough
+from together import enough
 from torch import nn
 
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.budget import CarbonBudget
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import be_patient
 
 RANK = os.environ["RANK"]
 STEP_S, MOST_STEPS = 0.02, 5000
@@ -294,5 +295,5 @@ LOOPS: tuple[Callable[[], None], ...] = (
 )  # fmt: skip
 
 if __name__ == "__main__":
-    begun_together()
+    be_patient()
     {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()

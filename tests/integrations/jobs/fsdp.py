@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from telling import tell
-from together import begun_together
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import be_patient
 
 VOCAB, HIDDEN, LENGTH, STEPS = 64, 32, 16, 60
 
@@ -110,7 +110,7 @@ def train(run_dir: str | None, forecast: str) -> list[float]:
 
 
 def main() -> None:
-    begun_together()
+    be_patient()
     dist.init_process_group("gloo")
     bare = train(None, sys.argv[2])
     started_s = time.monotonic()

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from together import begun_together
 from torch import nn
 from traces import found
 
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
+from tests.patience import be_patient
 
 STEPS, STEP_S, WIDTH = 16, 0.1, 16
 ACCUMULATED = 2
@@ -193,5 +193,5 @@ def twice(train: Callable[[bool, list[list[float]]], None]) -> None:
 LOOPS: tuple[Callable[[], None], ...] = (accelerate, deepspeed, megatron)
 
 if __name__ == "__main__":
-    begun_together()
+    be_patient()
     {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()

@@ -1,4 +1,4 @@
-"""Ranks that begin together and end together, however late a busy machine starts one of them."""
+"""Ranks that end together."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import os
 
 import torch
 import torch.distributed as dist
-
-
-def begun_together() -> None:
-    """Let no rank keep a ledger of its own of the time before local rank 0 began, and give up nothing that a busy
-    machine keeps."""
-    from carbon_plugin.monitor.node import duty
-    from tests.patience import PATIENCE_S, be_patient
-
-    be_patient()
-    duty.GRACE_S = duty.STRETCH_S = PATIENCE_S
 
 
 def enough() -> bool:

@@ -19,7 +19,6 @@ import msgspec
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import duty
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.spec.options import SpanRule
 from carbon_plugin.spec.site import Site
@@ -70,7 +69,6 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
         options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3)),
     )
     be_patient(with_drivers="slow" not in os.environ.get("NVML_SIM", ""))
-    duty.GRACE_S = duty.STRETCH_S = PATIENCE_S  # a busy machine may start one rank much later than another
     for name in USED_BY_THE_THREAD:
         import_module(name)
     known = set(sys.modules)
