@@ -18,15 +18,15 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
-from carbon_plugin.calibrate.rows.conventions import conventions_of, conventions_of_row
-from carbon_plugin.calibrate.rows.fields import Fields
-from carbon_plugin.calibrate.rows.fitting_memory import (
+from carbon_plugin.calibrate.rows.execution.fitting_memory import (
     with_filled_memory,
     with_needed_recompute,
     with_share_that_fits,
 )
-from carbon_plugin.calibrate.rows.layout import row_execution
+from carbon_plugin.calibrate.rows.execution.layout import row_execution
+from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.model import PRESET, row_model, trains_adapters, unread_dimensions
+from carbon_plugin.calibrate.rows.software.conventions import conventions_of, conventions_of_row
 from carbon_plugin.calibrate.rows.spellings import spelled_row
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records

@@ -16,11 +16,11 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.conventions import conventions_of_row
 from carbon_plugin.calibrate.rows.device_names import accelerator_name
+from carbon_plugin.calibrate.rows.execution.layout import row_execution
 from carbon_plugin.calibrate.rows.fields import Fields
-from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.rows import NOWHERE, shipped_architectures
+from carbon_plugin.calibrate.rows.software.conventions import conventions_of_row
 from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import run_goodput

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.calibrate.rows import rows as rows_module
-from carbon_plugin.calibrate.rows.conventions import conventions_of
 from carbon_plugin.calibrate.rows.device_names import accelerator_name
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import DESCRIPTIVE, READ, next_step, parse_rows, read_rows, unknown_fields
+from carbon_plugin.calibrate.rows.software.conventions import conventions_of
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops

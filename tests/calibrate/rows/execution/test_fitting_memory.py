@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.calibrate.rows.fitting_memory import BEYOND_DOUBT, need_bytes
+from carbon_plugin.calibrate.rows.execution.fitting_memory import BEYOND_DOUBT, need_bytes
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
 
 RECORD: dict[str, Any] = {

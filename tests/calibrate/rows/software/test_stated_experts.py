@@ -8,7 +8,7 @@ import pytest
 
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
-from carbon_plugin.calibrate.rows.stated_experts import StatedExperts, stated_experts
+from carbon_plugin.calibrate.rows.software.stated_experts import StatedExperts, stated_experts
 from carbon_plugin.errors import SpecError
 
 RECORD: dict[str, Any] = {

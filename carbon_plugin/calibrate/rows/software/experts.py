@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.conventions import CURRENT, release_of
 from carbon_plugin.calibrate.rows.fields import Fields
-from carbon_plugin.calibrate.rows.stated_experts import DROPPED_CAPACITY, Dispatcher, Routing, StatedExperts
+from carbon_plugin.calibrate.rows.software.releases import CURRENT, container_of, release_of
+from carbon_plugin.calibrate.rows.software.stated_experts import DROPPED_CAPACITY, Dispatcher, Routing, StatedExperts
 from carbon_plugin.spec.frameworks import AUTOMODEL, MEGATRON_BRIDGE, MEGATRON_CORE, MEGATRON_SWIFT, NEMO, Conventions
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import TransformerModel
@@ -210,7 +210,7 @@ def _leaves_node(conventions: Conventions, row: Fields, device: Accelerator) -> 
 def _sent_once_in_racks(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
     """Return whether Megatron-Bridge's recipe of the row exchanges by HybridEP in a rack of one scale-up domain."""
     in_rack = conventions == MEGATRON_BRIDGE and device.scaleup.domain >= RACK
-    return in_rack and _release(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
+    return in_rack and container_of(row) >= HYBRID_SINCE and HYBRID_MODELS.search(row.text("model")) is not None
 
 
 def _loops_over_experts(conventions: Conventions, row: Fields) -> bool | None:
@@ -258,13 +258,11 @@ def expert_recipe(
     """
     if conventions != MEGATRON_BRIDGE or not device.architecture.startswith("blackwell"):
         return None
-    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since and stated.cuda_graphs in (None, "iteration"):
+    if (
+        precision == "mxfp8"
+        and container_of(row) >= WHOLE_ITERATIONS.since
+        and stated.cuda_graphs in (None, "iteration")
+    ):
         return WHOLE_ITERATIONS
-    captures = device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since
+    captures = device.scaleup.domain >= RACK and container_of(row) >= SCOPED_GRAPHS.since
     return SCOPED_GRAPHS if captures and stated.cuda_graphs is None else None
-
-
-def _release(row: Fields) -> tuple[int, int]:
-    """Return the container release that the row's framework names, or (0, 0) if it names none."""
-    found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)

@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.software.releases import release_of
 from carbon_plugin.spec.frameworks import (
     BRIDGE_FINE_TUNING,
     COMPILED,
@@ -53,8 +54,6 @@ NO_FRAMEWORK = re.compile(r"\bCUDA and C(\+\+)?(?![\w+])")
 PYTORCH_BASED = re.compile(
     r"(?i)torch|transformers|hugging|\bhf\b|lightning|accelerate|\btrl\b|\bpeft\b|axolotl|llama-?factory|xtuner|^fsdp|^ddp"
 )
-CURRENT = re.compile(r"\b20(2[5-9]|[3-9]\d)\b|arXiv (2[5-9]|[3-9]\d)\d\d\.")
-"""Years of software, and of papers about it, from 2025 on."""
 UNDER_DEEPSPEED = re.compile(r"(hf trainer|hugging face).*\bdeepspeed\b")
 """Trainers of transformers' modules that hand them to DeepSpeed, whose hooks gather what it shards module by module."""
 XLA_DEVICE = re.compile(r"(?i)pytorch/?-?xla|\btorch_?xla\b")
@@ -108,7 +107,6 @@ def conventions_of(framework: str) -> Conventions:
     return found
 
 
-def release_of(text: str) -> tuple[int, int]:
-    """Return year and month of a release such as 24.07, or (0, 0) where the text has none."""
-    found = re.search(r"(\d\d)\.(\d\d)", text)
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+def is_pytorch(conventions: Conventions, row: Fields) -> bool:
+    """Return whether modules and optimizer may be PyTorch's own: its software is known here, or is named after it."""
+    return conventions.name != UNKNOWN.name or PYTORCH_BASED.search(row.text("framework")) is not None

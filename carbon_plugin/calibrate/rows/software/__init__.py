@@ -1,0 +1,1 @@
+"""Find which software a published row ran, as a stack."""
