@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.shape.flops import flop_counter, is_foreign
+from carbon_plugin.detect.shape.flops import flop_counter, is_foreign, run_on_meta
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,31 +66,26 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     and whatever the module raises on meta tensors (data-dependent control flow, custom kernels).
     """
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
 
-    class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        kernels = 0
-        result_bytes = 0.0
+    kernels, result_bytes = 0, 0.0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if time.thread_time() > deadline_s:
-                raise TimeoutError("counting took too long")
-            before = flops.get_total_flops() if is_foreign(func) else None
-            result = func(*args, **(kwargs or {}))
-            if before is not None and flops.get_total_flops() == before:
-                uncounted.setdefault(str(func).removesuffix(".default"))
-            if not func.is_view:
-                self.kernels += 1
-                self.result_bytes += _bytes_of(result)
-            return result
+    def tally(func: Any, run: Callable[[], Any]) -> Any:
+        nonlocal kernels, result_bytes
+        before = flops.get_total_flops() if is_foreign(func) else None
+        result = run()
+        if before is not None and flops.get_total_flops() == before:
+            uncounted.setdefault(str(func).removesuffix(".default"))
+        if not func.is_view:
+            kernels += 1
+            result_bytes += _bytes_of(result)
+        return result
 
     replica = _meta_copy(module)
-    tally = _Tally()  # type: ignore[no-untyped-call]
     flops, uncounted = flop_counter(), dict[str, None]()
     trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
     for parameter in trained:  # the counter looks for the gradient of what needs one, and there is none here
         parameter.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, tally:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, _traced(deadline_s, tally):
         call(replica)
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -103,7 +98,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
             backward = _backward_flops(results, deadline_s)
     # What a checkpoint runs again is no part of the model's own work, which is at most twice that of the forward pass.
     backward = None if backward is None else min(backward, 2 * forward_flops)
-    return Counts(forward_flops, tally.result_bytes, tally.kernels, saved, backward, tuple(uncounted))
+    return Counts(forward_flops, result_bytes, kernels, saved, backward, tuple(uncounted))
 
 
 def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> tuple[float, Any]:
@@ -124,7 +119,8 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
             held[storage._cdata] = storage
         return tensor.detach()  # an output held by its own node would never be freed
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.enable_grad(), hooks, _traced(deadline_s):
         results = call(replica)
     return float(sum(storage.nbytes() for storage in held.values())), results
 
@@ -132,14 +128,7 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
 def _backward_flops(results: Any, deadline_s: float) -> float:
     """Return the FLOPs of the backward pass from the loss among `results`, else from all of them."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
-
-    class _Deadline(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if time.thread_time() > deadline_s:
-                raise TimeoutError("counting took too long")
-            return func(*args, **(kwargs or {}))
 
     loss = results.get("loss") if isinstance(results, Mapping) else getattr(results, "loss", None)
     found = tree_leaves(results if loss is None else loss)
@@ -147,9 +136,27 @@ def _backward_flops(results: Any, deadline_s: float) -> float:
     if not ends:
         return 0.0
     flops = flop_counter()
-    with flops, _Deadline():  # type: ignore[no-untyped-call]
+    with flops, _traced(deadline_s):
         torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
     return float(flops.get_total_flops())
+
+
+def _traced(
+    deadline_s: float, each: Callable[[Any, Callable[[], Any]], Any] = lambda func, run: run()
+) -> AbstractContextManager[Any]:
+    """Return a context in which `each` runs every operation until the deadline, also those of the backward pass.
+
+    `each` is given the operation and what runs it.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if time.thread_time() > deadline_s:
+                raise TimeoutError("counting took too long")
+            return each(func, lambda: run_on_meta(func, args, kwargs or {}))
+
+    return _Trace()  # type: ignore[no-untyped-call]
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:

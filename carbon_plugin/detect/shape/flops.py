@@ -5,7 +5,7 @@ A product of complex numbers has four multiplications and four additions where o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,20 @@ def flop_counter() -> FlopCounterMode:
 def is_foreign(operation: Any) -> bool:
     """Return whether an operation is of another library, so that no FLOPs say that nobody knows them."""
     return operation.namespace not in _OF_TORCH
+
+
+def run_on_meta(operation: Any, operands: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    """Return the result of an operation on tensors of the meta device.
+
+    Grouped products are there for bf16 alone. Those of other types are run in it, and their result has their own.
+    """
+    import torch
+
+    grouped = getattr(torch.ops.aten, "_grouped_mm", None)
+    if grouped is None or operation.overloadpacket is not grouped or operands[0].dtype == torch.bfloat16:
+        return operation(*operands, **options)
+    left, right = (operand.to(torch.bfloat16) for operand in operands[:2])
+    return operation(left, right, *operands[2:], **options).to(operands[0].dtype)
 
 
 def _formulas() -> Iterator[tuple[Any, Formula]]:

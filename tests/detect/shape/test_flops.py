@@ -58,15 +58,17 @@ def test_a_complex_product_has_four_times_the_work_of_a_real_one() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="this release of PyTorch has no grouped products")
-def test_experts_in_one_grouped_product_are_counted_with_their_gradients() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_experts_in_one_grouped_product_are_counted_with_their_gradients(dtype: torch.dtype) -> None:
     def experts(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ends = torch.empty(weight.shape[0], dtype=torch.int32, device="meta")
         return torch._grouped_mm(tokens, weight, offs=ends)
 
-    found = counted(Runs(experts, (4, 16, 32), dtype=torch.bfloat16), 64, 16, dtype=torch.bfloat16)
+    found = counted(Runs(experts, (4, 16, 32), dtype=dtype), 64, 16, dtype=dtype)
 
     assert found.flops == 2 * 64 * 16 * 32  # every token meets one expert
     assert found.backward_flops == 2 * found.flops
+    assert found.saved_bytes is not None
 
 
 @pytest.mark.parametrize("groups", [1, 8, 32])
