@@ -65,25 +65,40 @@ def sided_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Eff
     return both._replace(faster=faster, slower=slower)
 
 
+def median_of_sources(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> float:
+    """Return the error that half of the rows do not exceed, with every source counted once."""
+    places, order = _places(errors, sources)
+    return float(np.interp((np.unique(sources).size + 1) / 2, places, errors[order]))
+
+
+def _places(distances: NDArray[np.float64], sources: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """Return where rows stand among as many places as there are sources, and the order in which they stand there.
+
+    A row has the weight of its share of its source, and stands in the middle of it, so that the i-th of sources with
+    one row stands at i.
+    """
+    _, source, rows = np.unique(sources, return_inverse=True, return_counts=True)
+    order = np.argsort(distances)
+    weights = 1 / rows[source[order]]
+    return np.cumsum(weights) - weights / 2 + 0.5, order
+
+
 def _between_that_holds(
     distances: NDArray[np.float64], sources: NDArray[np.str_], within: float, share: float
 ) -> float | None:
     """Return the variance between sources with which the range of the next one holds the `share` (n+1) of n sources
     with the least distances, or None where n is too small for that.
 
-    `within` is the variance within a source. A row has the weight of its share of its source, and stands in the middle
-    of it, so that the i-th of sources with one row stands at i; between two rows the distance is interpolated.
+    `within` is the variance within a source. Between the places of two rows the distance is interpolated.
     """
-    _, source, rows = np.unique(sources, return_inverse=True, return_counts=True)
-    order = np.argsort(distances)
-    weights = 1 / rows[source[order]]
-    places = np.cumsum(weights) - weights / 2 + 0.5
-    wanted = share * (rows.size + 1)
+    count = np.unique(sources).size
+    places, order = _places(distances, sources)
+    wanted = share * (count + 1)
     if wanted > places[-1]:
         return None
     distance = max(float(np.interp(wanted, places, distances[order])), 0.0)
-    spread = distance / t_quantile((1 + HELD) / 2, rows.size - 1)
-    return (spread**2 - within) / (1 + 1 / rows.size)
+    spread = distance / t_quantile((1 + HELD) / 2, count - 1)
+    return (spread**2 - within) / (1 + 1 / count)
 
 
 def _winsorised(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,12 +22,14 @@ WRITTEN_GELU = 3
 are in fp32, because the cube of its formula is (`pow` in the list of CUDA's autocast)."""
 
 
-def activation_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
-    """Return the bytes of activations, of the working memory and of the logits on the first stage.
+def activation_parts(
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, first_stage: bool = False
+) -> dict[str, Values]:
+    """Return the bytes of activations, of the working memory and of the logits on the fullest stage, or the first one.
 
-    The first stage has the most micro-batches in flight. At the peak come on top the logits before the backward pass,
-    or later the recomputed activations of a layer and their gradients. `spare` are the bytes of the logits that these
-    do not need when the logits are gone; it is a part of nothing.
+    The first stage has the most micro-batches in flight, and the last one has the logits. At the peak come on top the
+    logits before the backward pass, or later the recomputed activations of a layer and their gradients. `spare` are the
+    bytes of the logits that these do not need when the logits are gone; it is a part of nothing.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
@@ -40,26 +42,41 @@ def activation_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates)
         + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, rates, tokens, split))
         + (1 - recomputed) * layer
     ) * (1 - work.offloaded)
-    # A pipeline that drains several times in a step holds the micro-batches of one round.
-    m = work.batch / (layout.dp * layout.micro_batch_size * layout.pipeline_rounds)
-    v = layout.virtual_stages
-    deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
-    # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
-    in_flight = where(layout.gpipe > 0, m, minimum(m, deepest))
-    # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
-    in_flight = minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
     # A layer that is recomputed, or comes back from the host, is there once, beside its input that was kept. With it
     # are the gradients of its widest intermediates, and whole sequences that are gathered over tp.
     passing = where((recomputed > 0) | (work.offloaded > 0), maximum(layer - boundary, 0), 0.0)
     gathered = where(split > 1, 2, 0) * shape.hidden * work.activation_bytes
     working = passing + tokens * (gathered + _gradients_within(shape, layout, work, rates))
     logits = logits_bytes(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
+    logits = maximum(logits, _head_backward_bytes(shape, layout, work))
+    early, late = _in_flight(layout, work)
+    first = kept * first_stage_layers(shape, layout) * early
+    last = kept * _last_stage_layers(shape, layout) * late
+    # DualPipe puts both ends of the pipeline on one device, which is counted as a first stage.
+    at_end = (layout.pp > 1) & (layout.dualpipe == 0) & (last + maximum(logits, working) > first + working)
+    at_end = at_end & (not first_stage)
+    logits = where((layout.pp <= 1) | at_end, logits, 0.0)
     return {
-        "activations": kept * first_stage_layers(shape, layout) * in_flight + _cast_weights(shape, layout, work),
+        "activations": where(at_end, last, first) + _cast_weights(shape, layout, work),
         "working": maximum(working - logits, 0.0),
         "logits": logits,
         "spare": maximum(logits - working, 0.0),
     }
+
+
+def _in_flight(layout: Layout, work: StepWork) -> tuple[Values, Values]:
+    """Return for how many micro-batches the first and the last stage hold activations at most."""
+    # A pipeline that drains several times in a step holds the micro-batches of one round.
+    m = work.batch / (layout.dp * layout.micro_batch_size * layout.pipeline_rounds)
+    v = layout.virtual_stages
+    deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
+    # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
+    first = where(layout.gpipe > 0, m, minimum(m, deepest))
+    # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
+    first = minimum(first * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
+    # The last stage goes backward as soon as its last chunk has run a micro-batch.
+    last = where(layout.gpipe > 0, m, minimum((v - 1) * layout.pp / v + 1 / v, m))
+    return first, last
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Values:
@@ -209,7 +226,8 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
 
     It keeps the output of the attention core and every or every second matrix product (torchtitan's policies), the
-    products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj). Every
+    products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj), and what
+    experts of other ranks receive and return where it says so. Every
     second are the first, third and so on in the order of a layer: those to queries, to values, to the gate and, with a
     gate, the last one, whose result is kept only where single operations run, because nothing in the backward pass
     needs it. Of layers with experts or latent vectors, whose order differs, half of all counts. Grouped products of
@@ -227,6 +245,9 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
     products = where(work.keeps_products == 1, every, where(work.keeps_products > 0, second, 0.0))
     core = work.keeps_core * heads * shape.v_dim
     kept = core + products + work.keeps_projections * (query + key + value)
+    if any_of(work.keeps_exchange > 0):
+        sent = 1 + fullest_rank(shape, layout, rates)
+        kept = kept + where(layout.ep > 1, work.keeps_exchange * sparse * shape.top_k * sent * shape.expert_hidden, 0.0)
     return tokens * kept * work.activation_bytes
 
 
@@ -276,13 +297,28 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     return where(both, (layers + 2) / layout.pp - 1, plain)
 
 
+def _last_stage_layers(shape: Shape, layout: Layout) -> Values:
+    """Return the number of layers of the last pipeline stage, which has no more of them than the first one."""
+    first = first_stage_layers(shape, layout)
+    left = maximum(shape.layers - (layout.pp - 1) * first, 0)
+    return where(layout.balanced_stages > 0, left, minimum(first, shape.layers / layout.pp))
+
+
+def _head_backward_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
+    """Return the bytes at the backward pass of the head where gradients of weights are added to their buffers as they
+    are computed: the 16-bit gradient of the logits, and an empty one of the weight beside it
+    (`LinearWithGradAccumulationAndAsyncCommunication` of Megatron-core's tensor_parallel/layers.py).
+    """
+    logits = logits_bytes(shape, layout, work, whole=work.activation_bytes, split=work.activation_bytes)
+    weight = work.parameter_bytes * shape.outputs * shape.head_width / layout.tp
+    counts = (work.gradient_placeholders > 0) & (shape.trainable >= 1)
+    return where(counts, logits + weight, 0.0)
+
+
 def logits_bytes(shape: Shape, layout: Layout, work: StepWork, *, whole: Values, split: Values) -> Values:
     """Return the bytes of the logits of one micro-batch, of which each costs `whole` bytes, or `split` where
-    tensor-parallel ranks share them. They are 0 with a pipeline.
-
-    With a pipeline they are on the last stage. In all published cases its activations are smaller than those of the
-    first stage by more than the logits, so that the logits do not count.
+    tensor-parallel ranks share them. With a pipeline they are on the last stage.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = where(layout.tp > 1, split, whole)
-    return where(layout.pp > 1, 0.0, size * tokens * work.scored_share * shape.outputs / layout.tp)
+    return size * tokens * work.scored_share * shape.outputs / layout.tp

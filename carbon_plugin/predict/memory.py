@@ -19,12 +19,18 @@ CHUNKED_SEQUENCES = 3
 (`A` and `stacked_partials` of torch.distributed's _symmetric_memory), and the head's input, which is not cut."""
 
 
-def memory_parts(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
-    """Return the parts in bytes on the fullest device, each at its own largest. `predict.peak` says which of them are
-    there at one time."""
-    parts = {**state_parts(shape, layout, work), **activation_parts(shape, layout, work, rates)}
+def memory_parts(
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, first_stage: bool = False
+) -> dict[str, Values]:
+    """Return the parts in bytes on the fullest device, or on the first stage of a pipeline, each at its own largest.
+    `predict.peak` says which of them are there at one time."""
+    parts = {
+        **state_parts(shape, layout, work),
+        **activation_parts(shape, layout, work, rates, first_stage=first_stage),
+    }
     parts["cached"] = _cached(layout, work, shape)
     freed_logits = logits_bytes(shape, layout, work, whole=work.freed_logit_bytes, split=0.0)
+    freed_logits = where(parts["logits"] > 0, freed_logits, 0.0)
     # The backward pass of a layer finds room in them, the logits do not.
     parts["freed"] = freed_logits + maximum(_freed_by_layers(shape, layout, work, rates) - parts["working"], 0.0)
     return parts

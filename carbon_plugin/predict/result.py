@@ -26,7 +26,7 @@ class MemoryPrediction(Struct, frozen=True, kw_only=True):
     """Bytes on the fullest device by part. `parts_bytes` adds up to `total_bytes`.
 
     `fit_probability` is the probability that they fit, from the residuals of measured peaks; it is None in forecasts of
-    earlier versions. `fits` says whether it is more likely that they fit than not.
+    earlier versions. `fits` says whether the device has as many bytes as are predicted.
     """
 
     parts_bytes: dict[str, float]

@@ -112,13 +112,28 @@ def _gathered_unit(shape: Shape, layout: Layout, work: StepWork) -> Values:
 
 
 def _unsummed(shape: Shape, layout: Layout, work: StepWork) -> Values:
-    """Return the bytes of the gradient of one weight that waits until it is added to a buffer of all gradients.
+    """Return the bytes of 16-bit gradients beside a buffer of all gradients: that of one weight, which waits until it
+    is added to the buffer, or an empty one of each shape of weight (`Stack.gradient_placeholders`).
 
     The gate and the first product of a feed-forward block are one weight where gradients have buffers (Megatron), and
-    each expert has weights of its own.
+    each expert has weights of its own, whose shapes are alike.
     """
     weight = shape.hidden * maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
-    return where(work.gradient_buffers > 0, work.parameter_bytes * weight, 0.0)
+    waiting = where(work.gradient_placeholders > 0, _weights_of_each_shape(shape, layout), weight)
+    return where(work.gradient_buffers > 0, work.parameter_bytes * waiting, 0.0)
+
+
+def _weights_of_each_shape(shape: Shape, layout: Layout) -> Values:
+    """Return the parameters of a device's layers where weights of the same shape count once: those of a dense layer
+    and, of a sparse one, those of its shared and of one of its routed experts.
+    """
+    if shape.kinds:
+        return functools.reduce(maximum, (_weights_of_each_shape(kind, layout) for kind in shape.kinds))
+    a_width = (2 + shape.gated) * shape.hidden / layout.tp
+    dense = where(shape.moe_layers < shape.layers, shape.ffn, 0.0)
+    expert = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * layout.ep / layout.expert_split
+    sparse = where(shape.moe_layers > 0, a_width * shape.shared_ffn + expert, 0.0)
+    return shape.attention_params / layout.tp + a_width * dense + sparse
 
 
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:

@@ -116,11 +116,17 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     matrix, scaled (cuBLAS with beta 1). `plain_modules` says that norms and gates are written out in PyTorch; unset,
     they are where neither they nor the loss are fused. `legacy_modules` says that modules are those of Megatron before
     Megatron-core: the activation of a gate is an operation of its own, and the output of a fused attention core is
-    copied into the order of the sequence (`FlashSelfAttention` of its model/transformer.py). `operators_keep` is what
+    copied into the order of the sequence (`FlashSelfAttention` of its model/transformer.py). `single_gate` says that
+    the activation of a gate alone is an operation of its own (Megatron-core without `bias_activation_fusion`, which is
+    off unless a configuration asks for it). `gradient_placeholders` says that Transformer Engine adds gradients of
+    weights to their buffers, for which it keeps an empty 16-bit gradient of each shape of weight (`get_dummy_wgrad` of
+    its pytorch/module/base.py). `operators_keep` is what
     recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
     products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
     product (torchtitan's GraphTrainer), every product alone (MaxText's minimal), the core's output alone, its input
-    with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where
+    with Q, K and V (MaxText's save_qkv_proj), or its input alone. `keeps_exchange` says that it keeps what experts
+    receive and return too (torchtitan: DeepSeek-V3, Llama 4 and GPT-OSS since its pull request 1672 of September 2025,
+    every model since 2357 of February 2026). `shard_unit` is what is gathered at a time where
     parameters are sharded: a "layer" whose parameters are then copied into tensors of their own (FSDP2), a layer as one
     "flat" tensor (FSDP's first form), the "weight" in use (XLA's GSPMD), or a "bucket", which a weight may fill alone
     (DeepSpeed); unset, it is a layer, because FSDP2 is PyTorch's form of today. `interleaves` says that its pipelines
@@ -192,11 +198,14 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     weighted_experts: bool = False
     accumulates_beside: bool = False
     gradient_buffers: bool = False
+    gradient_placeholders: bool = False
     keeps_gathered: bool = False
     adapters_in_products: bool = False
     plain_modules: bool | None = None
     legacy_modules: bool = False
+    single_gate: bool = False
     operators_keep: KeptOperators = "products"
+    keeps_exchange: bool = False
     shard_unit: ShardUnit | None = None
     interleaves: bool = False
     shards_sequences: bool = False

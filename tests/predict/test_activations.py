@@ -563,3 +563,16 @@ def test_a_policy_that_does_not_know_the_kernel_of_attention_keeps_less_by_its_o
     )
 
     assert known - alone == pytest.approx(2 * LLAMA.heads * LLAMA.head_dim * SEQ_LEN * LLAMA.layers)
+
+
+def test_a_policy_that_lists_the_exchange_keeps_what_experts_receive_and_return(rates: MakeRates) -> None:
+    mixture = msgspec.structs.replace(MIXTURE, mla=None)
+
+    def kept(ep: int, *, exchange: bool) -> float:
+        layout = ParallelLayout(recompute="operators", ep=ep, dp_shard=4, zero_stage=3)
+        return parts(mixture, rates(), layout, Stack(keeps_exchange=exchange, routing_spread=0.0))["activations"]
+
+    assert kept(4, exchange=True) - kept(4, exchange=False) == pytest.approx(
+        2 * 2 * 2 * mixture.hidden * SEQ_LEN * mixture.layers
+    )
+    assert kept(1, exchange=True) == kept(1, exchange=False)  # nothing is sent

@@ -103,7 +103,10 @@ What the device shows includes its context and all that the allocator keeps, so 
 
 
 class MemoryRow(Struct, frozen=True, kw_only=True):
-    """One configuration that ran, or that did not fit (`out_of_memory`), with its peak per device where it is known."""
+    """One configuration that ran, or that did not fit (`out_of_memory`), with its peak per device where it is known.
+
+    `of_rank_0` says that the peak is that of the first device, which is not always the fullest one.
+    """
 
     id: str
     source: str
@@ -112,6 +115,7 @@ class MemoryRow(Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
     measured_bytes: float | None = None
     scope: MemoryScope = "allocated"
+    of_rank_0: bool = False
 
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
@@ -135,6 +139,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     measured_step_time_s: float
     measured_memory_bytes: float | None = None
     memory_scope: MemoryScope = "allocated"
+    memory_of_rank_0: bool = False
     assumed: tuple[str, ...] = ()
     not_read: tuple[str, ...] = ()
     software: str = ""
@@ -285,6 +290,7 @@ def _row(
         measured_step_time_s=measured_s,
         measured_memory_bytes=_measured_memory_bytes(row),
         memory_scope=_memory_scope(row, conventions),
+        memory_of_rank_0=_is_of_rank_0(row),
         assumed=tuple(assumed),
         not_read=(
             *(name for name in row.never_looked_at() if name not in DESCRIPTIVE),
@@ -356,6 +362,7 @@ def _memory(
         out_of_memory=out_of_memory,
         measured_bytes=measured,
         scope=_memory_scope(row, conventions),
+        of_rank_0=_is_of_rank_0(row),
     )
 
 
@@ -373,6 +380,10 @@ def _memory_scope(row: Fields, conventions: Conventions) -> MemoryScope:
     if re.search(r"device[- ]level|nvidia-smi", row.text("notes")):
         return "device"
     return "reserved" if conventions.reports_reserved_memory else "allocated"
+
+
+def _is_of_rank_0(row: Fields) -> bool:
+    return re.search(r"\bof rank 0\b", row.text("notes")) is not None
 
 
 def _own_name(framework: str) -> str:

@@ -7,11 +7,13 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_line, print_table
 from carbon_plugin.plan.forecast import Forecast
+from carbon_plugin.predict.result import MemoryPrediction
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, quantity
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
 
+HALF = 0.5
 ALMOST_SURE = 0.99
 """The largest probability that is printed. The residuals of a dozen sources make nothing certain."""
 TERMS = {
@@ -73,15 +75,23 @@ def print_memory(out: Console, forecast: Forecast, verbose: bool) -> None:
     """Print how full the memory of a device is, and whether the layout fits."""
     memory = forecast.prediction.memory
     fill = memory.total_bytes / memory.capacity_bytes
-    verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
-    if memory.fit_probability is not None:
-        likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
-        verdict += f" with a probability of {percent(min(likely, ALMOST_SURE), 0)}"
     largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{name} {number(size / GIB)}" for name, size in largest[: None if verbose else FEW_TERMS])
     used = f"{number(memory.total_bytes / GIB)} of {number(memory.capacity_bytes / GIB)} GiB ({percent(fill, 0)})"
-    print_line(out, "memory", f"{used} a device, {verdict}; [dim]{parts}[/]")
+    print_line(out, "memory", f"{used} a device, {verdict(memory)}; [dim]{parts}[/]")
     out.print()
+
+
+def verdict(memory: MemoryPrediction) -> str:
+    """Return whether a layout fits and how likely, in marked-up words."""
+    if memory.fit_probability is None:
+        return "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
+    likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
+    chance = f"with a probability of {percent(min(likely, ALMOST_SURE), 0)}"
+    if not memory.fits:
+        return f"[red]does not fit[/] {chance}"
+    # What is predicted fits, and most runs hold more than that.
+    return f"[green]fits[/] {chance}" if likely >= HALF else f"[yellow]may fit[/] {chance}"
 
 
 def span(figure: Figure, digits: int = 3) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from carbon_plugin.plan.search.pareto import Floats
-from carbon_plugin.predict.uncertainty.fit import error_density, spread
+from carbon_plugin.predict.uncertainty.fit import error_density
 from carbon_plugin.spec.stack import Population
 
 NEARLY_FULL = 0.9
@@ -54,7 +54,7 @@ def _tables(population: Population) -> tuple[Floats, Floats, Floats]:
     """
     fills = np.linspace(_LOWEST, _HIGHEST, _POINTS)
     errors, weights = error_density(population)
-    true = fills[:, None] * np.exp(spread(population) * errors)[None]
+    true = fills[:, None] * np.exp(errors)[None]
     near = SLOWDOWN_AT_LIMIT * np.clip((true - NEARLY_FULL) / (1 - NEARLY_FULL), 0, 1)
     ran = weights * (true <= 1)
     loss = np.where(true > 1, SLOWDOWN_BEYOND, near)

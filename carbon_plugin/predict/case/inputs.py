@@ -196,8 +196,8 @@ class StepWork:
     of a gate does, `copies_core` where the output of a fused attention core is copied, `autocast` where PyTorch casts
     whole copies of the model, and `pads_vocabulary` where the head has as many columns as its products want.
     `offloaded` is the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`,
-    `gradient_buffers`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack` as numbers;
-    `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight;
+    `gradient_buffers`, `gradient_placeholders`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack`
+    as numbers; `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight;
     `copies_gathered` is 1 where gathered parameters are copied out of their buffer, and `packs_gradients` where
     gradients are copied into one.
     """
@@ -234,11 +234,13 @@ class StepWork:
     accumulated_bytes: Values
     widened_bytes: Values
     gradient_buffers: Values
+    gradient_placeholders: Values
     keeps_gathered: Values
     adapters_in_products: Values
     keeps_products: Values
     keeps_core: Values
     keeps_projections: Values
+    keeps_exchange: Values
     gathers_weights: Values
     gathers_buckets: Values
     copies_gathered: Values

@@ -53,17 +53,18 @@ def repeated_operators(work: StepWork, passed: ForwardPass) -> Values:
     A policy that keeps every second product and the attention core's output repeats a fixed share, one that keeps every
     product repeats what is none, and one that keeps the core's output alone everything else up to the last work. All of
     these repeat grouped products, because their list has `aten.mm` and no `_grouped_mm` (`_op_sac_save_list` of
-    torchtitan), and the exchange of tokens: what eight experts a token receive and return would not fit in the devices
-    of published runs. A policy that keeps the results of the projections repeats everything else up to the last work,
-    and one that keeps the layer's input repeats the projections too (remat policies of MaxText). Where the list does
-    not have the kernel of the attention core, the core is repeated too.
+    torchtitan), and the exchange of tokens unless the list has it (`Stack.keeps_exchange`). A policy that keeps the
+    results of the projections repeats everything else up to the last work, and one that keeps the layer's input repeats
+    the projections too (remat policies of MaxText). Where the list does not have the kernel of the attention core, the
+    core is repeated too.
     """
-    experts = passed.grouped + passed.exchange
+    exchange = work.keeps_exchange * passed.exchange
+    experts = passed.grouped + passed.exchange - exchange
     repeated = experts + (1 - work.keeps_core) * passed.core
-    every_second = OPERATOR_RECOMPUTE_SHARE * maximum(passed.total - repeated, 0) + repeated
+    every_second = OPERATOR_RECOMPUTE_SHARE * maximum(passed.total - repeated - exchange, 0) + repeated
     core = work.keeps_core * passed.core
-    kept = passed.last + work.keeps_projections * passed.projections + core
-    kept = where(work.keeps_products == 1, passed.products - passed.grouped + core, kept)
+    kept = passed.last + work.keeps_projections * passed.projections + core + exchange
+    kept = where(work.keeps_products == 1, passed.products - passed.grouped + core + exchange, kept)
     return where((work.keeps_products > 0) & (work.keeps_products < 1), every_second, without(passed, kept))
 
 

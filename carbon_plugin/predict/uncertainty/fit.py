@@ -1,31 +1,43 @@
 """Estimate how likely a layout fits in memory, from the distance between measured and predicted peaks.
 
-A cluster differs from the prediction by an offset of its own, and each run differs further, as step times do
-(`interval`). The probability is that of a run of the next source: the logarithm of its error follows Student's t
-distribution around the prediction. Few sources of ordinary software report the peak of the allocator, so that its
-spread is never taken to be smaller than that of software which people tuned for its hardware.
+Software holds what no equation here counts and seldom less than is counted, so that half of the sources lie above the
+prediction by some percent or more: an offset that all share. About it a cluster differs by an offset of its own, and
+each run differs further, as step times do (`interval`). The probability is that of a run of the next source: the
+logarithm of its error follows Student's t distribution. Few sources of ordinary software report the peak of the
+allocator, so that its spread is never taken to be smaller than that of software which people tuned for its hardware.
 """
 
 from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.stack import Population
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-MEMORY: dict[Population, Effects] = {
+
+class PeakErrors(NamedTuple):
+    """One instance says where ln(measured peak / predicted) lies: the median, with every source counted once, the
+    standard deviations about it between sources and within one, and the number of sources.
+    """
+
+    offset: float
+    between: float
+    within: float
+    sources: int
+
+
+MEMORY: dict[Population, PeakErrors] = {
     # Computed and written by `python -m carbon_plugin.validate.step.spreads` from allocated and reserved peaks of
     # published rows. The equations have no constant of a source, so that no source has to be left out of them.
-    "tuned": Effects(0.069, 0.069, 0.025, 11),
-    "ordinary": Effects(0.066, 0.066, 0.049, 7),
+    "tuned": PeakErrors(0.012, 0.041, 0.024, 11),
+    "ordinary": PeakErrors(0.039, 0.046, 0.049, 7),
 }
 _WIDEST, _POINTS = 12.0, 2401
 
@@ -35,53 +47,48 @@ def fit_probability(fill: Any, population: Population) -> Floats:
 
     `fill` is the predicted need divided by the memory of the device, an array or a number.
     """
-    room = -np.log(np.maximum(np.asarray(fill, dtype=np.float64), 1e-12)) / spread(population)
-    points, below = _probability_below(population)
-    return np.asarray(np.interp(room, points, below))
+    room = -np.log(np.maximum(np.asarray(fill, dtype=np.float64), 1e-12))
+    errors, below = _probability_below(population)
+    return np.asarray(np.interp(room, errors, below))
 
 
 def fits(need_bytes: Any, capacity_bytes: float) -> Flags:
-    """Return whether layouts are at least as likely to fit as not.
+    """Return whether what layouts are predicted to need is there.
 
-    Errors lie above and below the prediction equally often, so that this is the case where the need is not above the
-    capacity.
+    Runs hold more by the offset in the median, so that a layout which only just fits is less likely to run than not.
     """
     return np.asarray(np.asarray(need_bytes) <= capacity_bytes)
 
 
-def spread(population: Population) -> float:
-    """Return the scale of ln(measured peak / predicted) for a run of the next source of this kind of software."""
-    return width(MEMORY[population])
-
-
-def width(effects: Effects) -> float:
-    """Return the scale of the error of a run of the next source, from the spreads between and within sources."""
-    return math.sqrt(effects.between**2 * (1 + 1 / effects.sources) + effects.within**2)
+def width(errors: PeakErrors) -> float:
+    """Return the scale of the error of a run of the next source about the offset, from both spreads."""
+    return math.sqrt(errors.between**2 * (1 + 1 / errors.sources) + errors.within**2)
 
 
 @cache
 def _probability_below(population: Population) -> tuple[Floats, Floats]:
-    """Return errors in units of `spread`, and for each the probability of a smaller error."""
-    points, density = error_density(population)
-    return points, np.cumsum(density) - density / 2
+    """Return ln(measured peak / predicted), and for each the probability of a smaller one."""
+    errors, density = error_density(population)
+    return errors, np.cumsum(density) - density / 2
 
 
 @cache
 def error_density(population: Population) -> tuple[Floats, Floats]:
-    """Return errors in units of `spread`, and the probability of each.
+    """Return ln(measured peak / predicted) of a run of the next source, and the probability of each.
 
     The errors follow Student's t distribution with one degree of freedom fewer than there are sources.
     """
-    return _student(MEMORY[population].sources - 1)
+    return _distribution(MEMORY[population])
 
 
-def _student(degrees: int) -> tuple[Floats, Floats]:
+def error_at(probability: float, errors: PeakErrors) -> float:
+    """Return the ln(measured peak / predicted) below which a run of the next source lies with this probability."""
+    points, density = _distribution(errors)
+    return float(np.interp(probability, np.cumsum(density) - density / 2, points))
+
+
+def _distribution(errors: PeakErrors) -> tuple[Floats, Floats]:
+    degrees = errors.sources - 1
     points = np.linspace(-_WIDEST, _WIDEST, _POINTS)
     density = (1 + points**2 / degrees) ** (-(degrees + 1) / 2)
-    return points, density / density.sum()
-
-
-def error_at(probability: float, effects: Effects) -> float:
-    """Return the ln(measured peak / predicted) below which a run of the next source lies with this probability."""
-    points, density = _student(effects.sources - 1)
-    return width(effects) * float(np.interp(probability, np.cumsum(density) - density / 2, points))
+    return errors.offset + width(errors) * points, density / density.sum()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.random_effects import median_of_sources, random_effects
 from carbon_plugin.calibrate.rows.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import rates_of
 from carbon_plugin.plan.search.fullness import slowdown_of_a_run
@@ -22,8 +22,7 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import memory_parts
 from carbon_plugin.predict.peak import CONTEXT_BYTES, allocated_bytes, memory_bytes, reserved_bytes
-from carbon_plugin.predict.uncertainty.fit import error_at, fit_probability, fits, width
-from carbon_plugin.predict.uncertainty.interval import Effects
+from carbon_plugin.predict.uncertainty.fit import PeakErrors, error_at, fit_probability, fits, width
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Population
 
@@ -110,6 +109,7 @@ def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> 
             spec=row.spec,
             measured_bytes=row.measured_memory_bytes,
             scope=row.memory_scope,
+            of_rank_0=row.memory_of_rank_0,
         )
         for row in rows
     ]
@@ -155,14 +155,15 @@ def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ..
     return tuple(_memory_summary(source, scope, members) for (source, scope), members in groups.items())
 
 
-def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> Effects:
-    """Return the spreads of ln(measured / predicted) between sources and within one source.
+def peak_errors(rows: Sequence[ValidatedMemory], population: Population) -> PeakErrors:
+    """Return the median of ln(measured / predicted) and its spreads between sources and within one source.
 
     They come from the allocator's peaks under software of one kind. Ordinary software gets at least the spread of tuned
     software, because few of its sources report such peaks and the next one may lie further away.
     """
-    own, tuned = _effects(rows, population), _effects(rows, TUNED)
-    return max(own, tuned, key=width) if population == ORDINARY else own
+    own, tuned = _errors(rows, population), _errors(rows, TUNED)
+    wider = max(own, tuned, key=width) if population == ORDINARY else own
+    return wider._replace(offset=own.offset)
 
 
 def fit_bins(rows: Sequence[ValidatedMemory]) -> tuple[FitBin, ...]:
@@ -187,7 +188,7 @@ def fit_levels(rows: Sequence[ValidatedMemory]) -> tuple[FitLevel, ...]:
         for origin in origins:
             others = [row for row in rows if row.origin != origin]
             own = [row for row in peaks if row.origin == origin]
-            limits = [error_at(probability, memory_effects(others, row.population)) for row in own]
+            limits = [error_at(probability, peak_errors(others, row.population)) for row in own]
             shares.append(np.mean(_log_errors(own) <= limits))
         found.append(
             FitLevel(probability=probability, share=float(np.mean(shares)), rows=len(peaks), sources=len(origins))
@@ -195,10 +196,13 @@ def fit_levels(rows: Sequence[ValidatedMemory]) -> tuple[FitLevel, ...]:
     return tuple(found)
 
 
-def _effects(rows: Sequence[ValidatedMemory], population: str) -> Effects:
+def _errors(rows: Sequence[ValidatedMemory], population: str) -> PeakErrors:
     peaks = [row for row in rows if row.measured_bytes is not None and row.scope in PEAKS]
     known = [row for row in peaks if row.population == population]
-    return random_effects(_log_errors(known), np.array([row.origin for row in known]))
+    errors, origins = _log_errors(known), np.array([row.origin for row in known])
+    offset = median_of_sources(errors, origins)
+    effects = random_effects(errors - offset, origins)
+    return PeakErrors(offset, effects.between, effects.within, effects.sources)
 
 
 def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
@@ -211,13 +215,14 @@ def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
     layouts = stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None])
     works = stack_cases([work_of(spec.training, spec.stack) for spec in specs])
     rates = rates_of(specs)
-    parts = memory_parts(shapes, layouts, works, rates)
     needs = np.asarray(sum(memory_bytes(shapes, layouts, works, rates).values()))
-    shown = {
-        "device": np.asarray(reserved_bytes(parts)) + CONTEXT_BYTES,
-        "reserved": np.asarray(reserved_bytes(parts)),
-        "allocated": np.asarray(allocated_bytes(parts, shapes, layouts, works)),
-    }
+    shown = {}
+    for first_stage in (False, True):
+        parts = memory_parts(shapes, layouts, works, rates, first_stage=first_stage)
+        reserved = np.asarray(reserved_bytes(parts))
+        shown["device", first_stage] = reserved + CONTEXT_BYTES
+        shown["reserved", first_stage] = reserved
+        shown["allocated", first_stage] = np.asarray(allocated_bytes(parts, shapes, layouts, works))
     for index, row in enumerate(rows):
         need, capacity = float(needs[index]), row.spec.cluster.accelerator.memory_bytes.value
         population = row.spec.stack.population
@@ -232,7 +237,7 @@ def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
             population=population,
             fit_probability=float(fit_probability(need / capacity, population)),
             measured_bytes=row.measured_bytes,
-            predicted_bytes=None if row.measured_bytes is None else float(shown[row.scope][index]),
+            predicted_bytes=None if row.measured_bytes is None else float(shown[row.scope, row.of_rank_0][index]),
         )
 
 

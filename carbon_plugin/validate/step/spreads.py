@@ -22,9 +22,10 @@ from carbon_plugin.calibrate.random_effects import sided_effects
 from carbon_plugin.calibrate.rows.published import blind_classes, blind_predictions
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import fit, interval
+from carbon_plugin.predict.uncertainty.fit import PeakErrors
 from carbon_plugin.predict.uncertainty.interval import NOT_VALIDATED, Effects, Spread, factors
 from carbon_plugin.spec.stack import Population
-from carbon_plugin.validate.hardware.memory import ValidatedMemory, memory_effects
+from carbon_plugin.validate.hardware.memory import ValidatedMemory, peak_errors
 from carbon_plugin.validate.step.step_time import validate
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
@@ -172,16 +173,17 @@ def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
 
 
 def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
-    """Return the source text of `predict/uncertainty/fit.py` with the spreads of these peaks."""
+    """Return the source text of `predict/uncertainty/fit.py` with the median and the spreads of these peaks."""
     for population in get_args(Population):
-        text = _with_effects(text, population, memory_effects(rows, population))
+        text = _with_effects(text, population, peak_errors(rows, population))
     return text
 
 
-def _with_effects(text: str, name: str, effects: Effects) -> str:
+def _with_effects(text: str, name: str, effects: Effects | PeakErrors) -> str:
     *spreads, sources = effects
-    line = f'"{name}": Effects({", ".join(f"{spread:.{DIGITS}f}" for spread in spreads)}, {sources})'
-    text, count = re.subn(rf'"{name}": Effects\([^)]*\)', line, text)
+    kind = type(effects).__name__
+    line = f'"{name}": {kind}({", ".join(f"{spread:.{DIGITS}f}" for spread in spreads)}, {sources})'
+    text, count = re.subn(rf'"{name}": {kind}\([^)]*\)', line, text)
     if count != 1:
         raise ValueError(f"{name} is not one line among the spreads")
     return text

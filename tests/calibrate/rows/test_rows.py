@@ -652,6 +652,38 @@ def test_torchtitans_policy_did_not_keep_what_cudnn_returns_before_december_2025
     assert parsed(**common, framework="torchtitan (2025-12)").spec.layout.recompute == "operators"
 
 
+def test_torchtitans_policy_keeps_the_exchange_of_experts_by_the_list_of_the_model() -> None:
+    common = {"arch": "qwen3_30b_a3b", "tp": 1, "pp": 1, "ep": 8, "gpu": "H100-SXM"}
+
+    def kept(model: str, date: str) -> bool:
+        return parsed(**common, model=model, framework=f"torchtitan ({date})").spec.stack.keeps_exchange
+
+    assert [kept("DeepSeek-V3", date) for date in ("2025-08", "2025-10", "2026-05")] == [False, True, True]
+    assert [kept("Qwen3 30B-A3B", date) for date in ("2025-08", "2025-12", "2026-05")] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("arch", "model", "framework", "alone"),
+    [
+        ("qwen3_8b", "Qwen3 8B", "Megatron-Bridge (NeMo 25.09)", True),
+        ("llama3_8b", "Llama 3 8B", "Megatron-Bridge (NeMo 25.09)", False),
+        ("qwen3_30b_a3b", "Qwen3 30B-A3B", "Megatron-Bridge (NeMo 25.09)", False),
+        ("qwen3_8b", "Qwen3 8B", "NeMo 25.04", False),
+    ],
+)
+def test_megatron_bridges_dense_qwen_does_not_fuse_the_gate(arch: str, model: str, framework: str, alone: bool) -> None:
+    row = parsed(arch=arch, model=model, framework=framework, tp=1, pp=1, gpu="H100-SXM")
+
+    assert row.spec.stack.single_gate == alone
+
+
+def test_a_peak_of_rank_0_is_told_from_that_of_the_fullest_device() -> None:
+    common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "H100-SXM", "framework": "PyTorch", "mem_gib_per_gpu": 60}
+
+    assert parsed(**common, notes="64.4 GB at the peak of rank 0").memory_of_rank_0
+    assert not parsed(**common, notes="mean of all ranks").memory_of_rank_0
+
+
 def test_torchtitans_recipes_take_the_loss_in_chunks_of_the_head_since_may_2026() -> None:
     common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "B200", "recompute": "selective (per operation)"}
 
@@ -742,7 +774,8 @@ def test_rows_of_pytorchs_tensor_parallelism_issue_operations_on_dtensors_unless
 
 
 def test_megatrons_own_fused_loss_needs_more_memory_and_time_than_transformer_engines() -> None:
-    common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1, "pp": 1, "arch": "qwen2.5-7b"}
+    common = {"framework": "Megatron-Bridge", "sharding": "ZeRO-1", "tp": 1, "pp": 1, "arch": "llama3_8b"}
+    common |= {"recompute": "none"}
     said = "native fused cross entropy"
     own, engines = (parsed(**common, overlap=overlap).spec for overlap in (said, None))
     argument = parsed(**common, notes="--cross-entropy-fusion-impl native").spec

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.cli import main as cli
+from carbon_plugin.cli.tables.plan_step import verdict
 from carbon_plugin.plan.real_run import OVERRUNS
+from carbon_plugin.predict.result import MemoryPrediction
 from carbon_plugin.spec.numbers.amounts import number
 
 LENGTH = ("--tokens", "1e12")
@@ -233,3 +235,23 @@ def test_the_factor_of_a_real_run_says_why_other_software_has_another_one(softwa
     own, others = (number(OVERRUNS[kind].central) for kind in (f"dense, {software}", f"dense, {other}"))
     assert re.search(rf"a real run takes {own} \(.*?\) times the best case of {software} software", shown)
     assert f"({others} times that of {other} software, whose best case is" in shown
+
+
+@pytest.mark.parametrize(
+    ("fill", "likely", "words"),
+    [
+        (0.7, 1.0, "fits with a probability of 99 %"),
+        (0.98, 0.4, "may fit with a probability of 40 %"),
+        (1.1, 0.05, "does not fit with a probability of 95 %"),
+        (0.7, None, "fits"),
+        (1.1, None, "does not fit"),
+    ],
+)
+def test_a_layout_that_fits_as_predicted_and_seldom_in_fact_may_fit(
+    fill: float, likely: float | None, words: str
+) -> None:
+    memory = MemoryPrediction(
+        parts_bytes={}, total_bytes=fill, capacity_bytes=1.0, fits=fill <= 1, fit_probability=likely
+    )
+
+    assert re.sub(r"\[[^]]*\]", "", verdict(memory)) == words

@@ -160,3 +160,11 @@ def test_hardware_flops_follow_what_the_policy_keeps(gpt) -> None:
     shares = [again(model, "products") / again(model, "inputs") for model in (gpt, sparse)]
     assert shares[0] == pytest.approx(OPERATOR_RECOMPUTE_SHARE)
     assert shares[1] > shares[0]
+
+
+@pytest.mark.parametrize("keep", ["inputs", "projections", "core", "every_product", "products"])
+def test_an_exchange_that_is_kept_is_not_repeated(keep: str) -> None:
+    layout = layout_of(ParallelLayout(recompute="operators"))
+    kept = recompute_time(layout, work_of(PLAN, Stack(operators_keep=keep, keeps_exchange=True)), PASSED)
+
+    assert repeated(keep) - float(kept) == pytest.approx(float(PASSED.exchange))

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.random_effects import random_effects, sided_effects
+from carbon_plugin.calibrate.random_effects import median_of_sources, random_effects, sided_effects
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
@@ -219,3 +219,10 @@ def test_a_blind_error_counts_in_the_class_in_which_the_row_was_predicted() -> N
 
     assert here["calibrated"] == 0 < there["calibrated"]
     assert here["ordinary"] > there["ordinary"]
+
+
+def test_the_median_counts_every_source_once_however_many_rows_it_has() -> None:
+    errors = np.array([0.3, 0.1, 0.1, 0.1, 0.1, -0.2])
+
+    assert median_of_sources(errors, np.array(["a", "b", "b", "b", "b", "c"])) == pytest.approx(0.1)
+    assert median_of_sources(errors[:1], np.array(["a"])) == pytest.approx(0.3)

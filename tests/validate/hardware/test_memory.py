@@ -20,9 +20,9 @@ from carbon_plugin.validate.hardware.memory import (
     fit_bins,
     fit_levels,
     fit_summaries,
-    memory_effects,
     memory_rows,
     memory_summaries,
+    peak_errors,
     validate_memory,
 )
 from carbon_plugin.validate.step.spreads import rewrite_memory_effects
@@ -148,11 +148,19 @@ def test_what_a_source_reports_of_memory_is_told_apart(notes: str, framework: st
     assert row.memory_scope == scope
 
 
+def test_a_peak_of_rank_0_is_compared_with_the_first_stage_of_a_pipeline() -> None:
+    """A small model with a large vocabulary needs most on the last stage."""
+    first = next(row for row in published() if row.id == "nb16h100-1.7b-pp2")
+
+    assert first.predicted_bytes == pytest.approx(first.measured_bytes, rel=0.03)
+    assert first.need_bytes > 1.12 * (first.measured_bytes or 0)
+
+
 def test_peaks_of_the_device_do_not_enter_the_spread() -> None:
     rows = published()
     peaks = tuple(row for row in rows if row.scope != "device")
 
-    assert memory_effects(rows, "ordinary") == memory_effects(peaks, "ordinary")
+    assert peak_errors(rows, "ordinary") == peak_errors(peaks, "ordinary")
 
 
 def test_ordinary_software_has_at_least_the_spread_of_tuned_software() -> None:
@@ -165,8 +173,9 @@ def test_ordinary_software_has_at_least_the_spread_of_tuned_software() -> None:
         for row in near
     )
 
-    assert memory_effects(near, "ordinary") == memory_effects(near, "tuned")
-    assert fit.width(memory_effects(far, "ordinary")) > fit.width(memory_effects(far, "tuned"))
+    near_ordinary, near_tuned = peak_errors(near, "ordinary"), peak_errors(near, "tuned")
+    assert near_ordinary == near_tuned._replace(offset=near_ordinary.offset)
+    assert fit.width(peak_errors(far, "ordinary")) > fit.width(peak_errors(far, "tuned"))
 
 
 def test_each_scope_of_a_source_is_summed_up_by_itself() -> None:
@@ -199,14 +208,11 @@ def test_a_pure_16_bit_job_keeps_a_quarter_of_adams_states() -> None:
     assert bare.breakdown_s["optimizer"] < 0.5 * usual.breakdown_s["optimizer"]
 
 
-def test_a_peak_fits_about_as_often_as_it_was_said_to_where_that_is_likely() -> None:
+def test_a_peak_fits_about_as_often_as_it_was_said_to() -> None:
     levels = {level.probability: level.share for level in fit_levels(published())}
 
     assert list(levels.values()) == sorted(levels.values())
-    # Fewer fit than it was said, and below a half none does: peaks lie farther above their prediction than below it
-    # (docs/validation.md).
-    assert levels[0.75] == pytest.approx(0.75, abs=0.2)
-    assert levels[0.9] == pytest.approx(0.9, abs=0.1)
+    assert {said: kept for said, kept in levels.items() if abs(kept - said) > 0.1} == {}
 
 
 def test_every_row_counts_once_by_how_likely_it_was_said_to_fit() -> None:

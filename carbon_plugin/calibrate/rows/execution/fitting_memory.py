@@ -22,7 +22,7 @@ MICRO_BATCH_NOT_STATED = "mbs 1"
 WHOLE_SHARE_TAKEN = re.compile(r"mbs (\d+)")
 BEYOND_DOUBT = 1.15
 """Predicted need over capacity from which on a layout that ran is not taken to be the assumed one: it fits with one in
-six (`predict.uncertainty.fit`)."""
+fifty or less (`predict.uncertainty.fit`)."""
 
 
 def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:

@@ -8,8 +8,9 @@ from typing import Any
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.software.conventions import OWN_KERNELS, is_pytorch
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.frameworks import Conventions
+from carbon_plugin.spec.frameworks import MEGATRON_BRIDGE, Conventions
 from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.models.model import TransformerModel
 
 APEX = re.compile(r"(?i)\bapex\b|DeepLearningExamples")
 """Software whose mixed precision and optimizers are apex's: the model is 16 bit (O2), and one kernel updates the states
@@ -21,6 +22,9 @@ own."""
 LIST_OPTIMIZER = re.compile(r"(?i)\boptimizer not fused\b")
 """Words of a note for an optimizer that updates in several operations over lists of parameters, in software whose usual
 one is a single kernel."""
+SINGLE_GATE = re.compile(r"(?i)\bqwen")
+"""Dense models of Megatron-Bridge that do not ask for `bias_activation_fusion`, which Llama's and others do
+(`Qwen3ModelProvider` of its models/qwen/qwen_provider.py at 07d0d14, `LlamaBridge`)."""
 AUTOCAST = re.compile(r"(?i)\bamp\b|\bautocast\b")
 NARROW_WEIGHTS = re.compile(r"\bO2\b")
 """The level of mixed precision at which the weights themselves are 16 bit and the optimizer keeps their masters, in
@@ -53,6 +57,12 @@ def modules_of(conventions: Conventions, row: Fields, device: Accelerator) -> di
     if conventions.reentrant and device.vendor not in CUDA_KERNELS:
         return {"plain_modules": True}
     return {}
+
+
+def gate_of(conventions: Conventions, model: TransformerModel) -> dict[str, Any]:
+    """Return whether the activation of a gate alone is an operation of its own, where the software says so by model."""
+    by_bridge = conventions.name == MEGATRON_BRIDGE.name and model.moe is None
+    return {"single_gate": True} if by_bridge and SINGLE_GATE.search(model.name) else {}
 
 
 def _has_kernels(conventions: Conventions, row: Fields) -> bool:

@@ -12,7 +12,7 @@ from carbon_plugin.calibrate.rows.routing import ONE_WORD
 from carbon_plugin.calibrate.rows.software.attention import attention_of, prefers_cudnn
 from carbon_plugin.calibrate.rows.software.experts import Recipe, experts_of
 from carbon_plugin.calibrate.rows.software.loss import loss_of
-from carbon_plugin.calibrate.rows.software.modules import mixed_precision, modules_of, reduced
+from carbon_plugin.calibrate.rows.software.modules import gate_of, mixed_precision, modules_of, reduced
 from carbon_plugin.calibrate.rows.software.releases import date_of, of_today
 from carbon_plugin.calibrate.rows.software.stated_experts import StatedExperts
 from carbon_plugin.calibrate.rows.software.weights import pipelined, sharded, wrapped
@@ -24,6 +24,13 @@ from carbon_plugin.spec.stack import Stack
 CUDNN_KEPT_SINCE = ("2025", "12")
 """From this month on torchtitan's policy of recompute keeps the result of cuDNN's attention (pull request 2095).
 Before, cuDNN in place of FlashAttention on a B200 saved 1.8 of 46 GiB (pull request 1196)."""
+EXCHANGE_KEPT_SINCE = ("2025", "09")
+EXCHANGE_KEPT_BY_ALL_SINCE = ("2026", "03")
+"""From these months on torchtitan's policy of recompute keeps what the all-to-all of experts returns (pull request
+1672), and so does that of Qwen 3, which had a list without it (pull request 2357 of February 2026)."""
+EXCHANGE_REPEATED = re.compile(r"(?i)\bqwen")
+"""Models whose own list of operations had no exchange (`_op_sac_save_list` of models/qwen3/infra/parallelize.py at
+057fedd; that of models/deepseek_v3/infra/parallelize.py at 018740b has it)."""
 WEIGHT_PRODUCTS = re.compile(r"(?i)\bminimal(?P<core>_flash|_with_context)?\b|\b(checkpoint_)?dots(_saveable)?\b")
 """Policies of JAX that keep the result of every product with weights: `checkpoint_dots_with_no_batch_dims`, which is
 MaxText's "minimal", and with the core's output its "minimal_flash" (`get_remat_policy` of its layers/decoders.py)."""
@@ -62,7 +69,7 @@ def stack_of(
     if ALIKE.search(row.text("notes")):
         changes["uniform_tokens"] = True
     changes |= reduced(row)
-    changes |= modules_of(conventions, row, device)
+    changes |= modules_of(conventions, row, device) | gate_of(conventions, model)
     if "CUDA_LAUNCH_BLOCKING=1" in row.text("notes"):
         changes["launch_blocking"] = True
     changes |= mixed_precision(conventions, row)
@@ -70,6 +77,8 @@ def stack_of(
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
+    if conventions.name == "torchtitan" and not of_today(row):
+        changes["keeps_exchange"] = _keeps_exchange(row, model)
     if conventions.xla:
         changes |= pipelined(row)
     if OF_THE_MAKER.search(row.text("framework")):
@@ -96,3 +105,12 @@ def _kept_by_policy(
     if prefers_cudnn(conventions, device, model) and date_of(row) < CUDNN_KEPT_SINCE and not of_today(row):
         return {"operators_keep": "products_alone"}
     return {}
+
+
+def _keeps_exchange(row: Fields, model: TransformerModel) -> bool:
+    """Return whether torchtitan's policy of recompute keeps what experts receive and return.
+
+    Until 2026 each model had a list of its own.
+    """
+    own_list = EXCHANGE_REPEATED.search(model.name) is not None
+    return date_of(row) >= (EXCHANGE_KEPT_BY_ALL_SINCE if own_list else EXCHANGE_KEPT_SINCE)
