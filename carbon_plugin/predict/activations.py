@@ -48,10 +48,12 @@ def activation_parts(
     gathered = where(split > 1, 2, 0) * shape.hidden * work.activation_bytes
     working = passing + tokens * (gathered + _gradients_within(shape, layout, work, rates))
     logits = logits_bytes(shape, layout, work, whole=work.logit_bytes, split=work.split_logit_bytes)
-    logits = maximum(logits, _head_backward_bytes(shape, layout, work))
+    if any_of(work.gradient_placeholders > 0):
+        logits = maximum(logits, _head_backward_bytes(shape, layout, work))
     early, late = _in_flight(layout, work)
-    first = kept * first_stage_layers(shape, layout) * early
-    last = kept * _last_stage_layers(shape, layout) * late
+    layers = first_stage_layers(shape, layout)
+    first = kept * layers * early
+    last = kept * _last_stage_layers(shape, layout, layers) * late
     # DualPipe puts both ends of the pipeline on one device, which is counted as a first stage.
     at_end = (layout.pp > 1) & (layout.dualpipe == 0) & (last + maximum(logits, working) > first + working)
     at_end = at_end & (not first_stage)
@@ -75,7 +77,7 @@ def _in_flight(layout: Layout, work: StepWork) -> tuple[Values, Values]:
     # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
     first = minimum(first * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
     # The last stage goes backward as soon as its last chunk has run a micro-batch.
-    last = where(layout.gpipe > 0, m, minimum((v - 1) * layout.pp / v + 1 / v, m))
+    last = where(layout.gpipe > 0, m, minimum(layout.pp + (1 - layout.pp) / v, m))
     return first, last
 
 
@@ -297,11 +299,12 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     return where(both, (layers + 2) / layout.pp - 1, plain)
 
 
-def _last_stage_layers(shape: Shape, layout: Layout) -> Values:
-    """Return the number of layers of the last pipeline stage, which has no more of them than the first one."""
-    first = first_stage_layers(shape, layout)
-    left = maximum(shape.layers - (layout.pp - 1) * first, 0)
-    return where(layout.balanced_stages > 0, left, minimum(first, shape.layers / layout.pp))
+def _last_stage_layers(shape: Shape, layout: Layout, first: Values) -> Values:
+    """Return the number of layers of the last pipeline stage, which has no more of them than the `first` one."""
+    even = minimum(first, shape.layers / layout.pp)
+    if not any_of(layout.balanced_stages > 0):
+        return even
+    return where(layout.balanced_stages > 0, maximum(shape.layers - (layout.pp - 1) * first, 0), even)
 
 
 def _head_backward_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:

@@ -5,7 +5,7 @@ still holds.
 from __future__ import annotations
 
 from carbon_plugin.predict.activations import activation_parts, logits_bytes, softmax_bytes
-from carbon_plugin.predict.arrays import Values, maximum, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.states import state_parts
@@ -29,8 +29,10 @@ def memory_parts(
         **activation_parts(shape, layout, work, rates, first_stage=first_stage),
     }
     parts["cached"] = _cached(layout, work, shape)
-    freed_logits = logits_bytes(shape, layout, work, whole=work.freed_logit_bytes, split=0.0)
-    freed_logits = where(parts["logits"] > 0, freed_logits, 0.0)
+    freed_logits: Values = 0.0
+    if any_of(work.freed_logit_bytes > 0):
+        freed_logits = logits_bytes(shape, layout, work, whole=work.freed_logit_bytes, split=0.0)
+        freed_logits = where(parts["logits"] > 0, freed_logits, 0.0)
     # The backward pass of a layer finds room in them, the logits do not.
     parts["freed"] = freed_logits + maximum(_freed_by_layers(shape, layout, work, rates) - parts["working"], 0.0)
     return parts

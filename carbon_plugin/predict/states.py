@@ -118,8 +118,9 @@ def _unsummed(shape: Shape, layout: Layout, work: StepWork) -> Values:
     The gate and the first product of a feed-forward block are one weight where gradients have buffers (Megatron), and
     each expert has weights of its own, whose shapes are alike.
     """
-    weight = shape.hidden * maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
-    waiting = where(work.gradient_placeholders > 0, _weights_of_each_shape(shape, layout), weight)
+    waiting = shape.hidden * maximum((1 + shape.gated) * shape.ffn, shape.heads * shape.qk_dim) / layout.tp
+    if any_of(work.gradient_placeholders > 0):
+        waiting = where(work.gradient_placeholders > 0, _weights_of_each_shape(shape, layout), waiting)
     return where(work.gradient_buffers > 0, work.parameter_bytes * waiting, 0.0)
 
 

@@ -58,4 +58,7 @@ def _tables(population: Population) -> tuple[Floats, Floats, Floats]:
     near = SLOWDOWN_AT_LIMIT * np.clip((true - NEARLY_FULL) / (1 - NEARLY_FULL), 0, 1)
     ran = weights * (true <= 1)
     loss = np.where(true > 1, SLOWDOWN_BEYOND, near)
-    return fills, 1 + (loss * weights).sum(axis=1), 1 + (near * ran).sum(axis=1) / ran.sum(axis=1)
+    share = ran.sum(axis=1)
+    # No run is known to lie so far below its prediction that it would fit into the least memory of the table.
+    retried = np.where(share > 0, (near * ran).sum(axis=1) / np.where(share > 0, share, 1), SLOWDOWN_AT_LIMIT)
+    return fills, 1 + (loss * weights).sum(axis=1), 1 + retried
