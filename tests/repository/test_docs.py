@@ -65,6 +65,15 @@ def test_paths_that_a_page_about_the_code_names_are_there(name):
     assert not [path for path in named if "NAME." in path and not (ROOT / path).parent.is_dir()]
 
 
+def test_page_about_the_prediction_says_what_each_of_its_modules_answers():
+    page = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+    place = ROOT / "carbon_plugin"
+
+    said = re.findall(r"^\| `(predict/[\w/]+\.py)` \| \S", page, flags=re.MULTILINE)
+    there = [str(path.relative_to(place)) for path in (place / "predict").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(said) == sorted(there)
+
+
 def test_places_of_the_architecture_are_those_of_the_table_of_imports():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = runpy.run_path(str(ROOT / "tests" / "repository" / "test_imports.py"))["MAY_IMPORT"]
