@@ -42,13 +42,13 @@ def account(
     Central values are exact arithmetic: operational kg = sum(E_it * PUE * I) / 3.6e9 with E in J and I in g/kWh;
     embodied kg = sum(kg * units * time / (lifetime * utilisation)), and of the building kg a device-year * device time.
     Low and high are the p10 and p90 of seeded sampling, one draw per scope for the whole run. `duration_spread` is the
-    p10 and p90 of a factor on the time of the whole run:
-    one draw that multiplies every energy and every reservation (a forecast's step time is uncertain, a past is not).
+    p10 and p90 of a factor on the time of the whole run: one draw that multiplies every energy and every reservation (a
+    forecast's step time is uncertain, a past is not).
 
-    The same inputs, `draws` and `seed` give the same ranges, in any order of the items; a scope draws the same
-    numbers in every call, so that differences between two accounts are differences of their inputs. Where the
-    range of a sum lies beside its central value (the medians of skewed parts do not add up to the median of the
-    sum), the range is widened to contain it. Raises `FootprintError` for values that cannot be, naming the scope.
+    The same inputs, `draws` and `seed` give the same ranges, in any order of the items; a scope draws the same numbers
+    in every call, so that differences between two accounts are differences of their inputs. Where the range of a sum
+    lies beside its central value (the medians of skewed parts do not add up to the median of the sum), the range is
+    widened to contain it. Raises `FootprintError` for values that cannot be, naming the scope.
     """
     from carbon_plugin.footprint import propagation
 

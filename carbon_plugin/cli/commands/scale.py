@@ -76,25 +76,14 @@ def scale(
     method = _method(stack, precision, seq_len)
     days = DEADLINE_DAYS if deadline_days is None else deadline_days
     with _progress(len(targets) * len(devices)) as advance:
-        result = sweep(
-            targets,
-            devices,
-            sites,
-            days,
-            method=method,
-            profile_dirs=tuple(profiles or ()),
-            seed=seed,
-            done=advance,
-        )
-    assumed = [
-        Assumption(field, value, "no other was given")
-        for field, value, given in (
-            ("accelerator", ", ".join(devices), accelerator),
-            ("zone", ", ".join(str(site.zone) for site in sites), zone or intensity_g_per_kwh),
-            ("deadline", days_phrase(days), deadline_days),
-        )
-        if given is None
-    ]
+        dirs = tuple(profiles or ())
+        result = sweep(targets, devices, sites, days, method=method, profile_dirs=dirs, seed=seed, done=advance)
+    chosen_here = (
+        ("accelerator", ", ".join(devices), accelerator),
+        ("zone", ", ".join(str(site.zone) for site in sites), zone or intensity_g_per_kwh),
+        ("deadline", days_phrase(days), deadline_days),
+    )
+    assumed = [Assumption(field, value, "no other was given") for field, value, given in chosen_here if given is None]
     result = msgspec.structs.replace(result, assumptions=(*assumed, *result.assumptions))
     if not result.points:
         raise SpecError(result.infeasible[0])

@@ -9,6 +9,7 @@ from functools import partial
 
 from carbon_plugin.ledger.held.expected import HANDED_ON
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.job import WatchedJob
@@ -50,22 +51,8 @@ class NodeRecording:
         ranks, settings = job.ranks, job.settings
         self._job = job
         with contextlib.ExitStack() as undo:  # what is open is released if the rest cannot be opened
-            meters = open_host_meters(
-                settings,
-                duty.hardware,
-                job.environ,
-                gpus=task.gpus,
-                host=task.host,
-                ranks=ranks,
-                beside=task.beside,
-            )
+            meters = _open_meters(job, duty, task)
             undo.callback(meters.close)
-            warning = warning_of(meters, settings, duty.hardware.cut_off) if task.host else None
-            if warning is not None:
-                kind, sentence = warning
-                logger.warning("carbon_plugin: %s", sentence)
-                if kind is not None:
-                    job.note(kind, sentence)
             # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their
             # own. A writer goes on under its name, by which the audit adds up its steps.
             of_node = task.until_s is None and (ranks.local_rank == 0 or task.follows)
@@ -81,19 +68,13 @@ class NodeRecording:
                 lambda sentence: job.note("ledger_trouble", sentence),
             )
             self._same: SameWriter | None = None
-            site = context.effective.site
             self.recorder: NodeRecorder = NodeRecorder(
                 job,
                 identity=place.identity,
                 context=context,
                 claims=claims,
                 meters=meters,
-                intensity=job.guard.run(
-                    "live intensity",
-                    lambda: IntensityWatch(site, job.environ),
-                    IntensityWatch(None, job.environ),
-                    begins=True,
-                ),
+                intensity=_watch_intensity(job, context),
                 journal=self.journal,
                 reserved_since_unix_s=reserved_since_unix_s,
                 takes_over=task.follows,
@@ -132,3 +113,29 @@ class NodeRecording:
     def _find_same_writer(self) -> None:
         if self._same is None and (file := self.journal.file) is not None:
             self._same = SameWriter(self._job.run_dir, file)
+
+
+def _open_meters(job: WatchedJob, duty: Duty, task: Task) -> MeterSet:
+    """Open the meters of a task, and say what the meters of the host lack."""
+    meters = open_host_meters(
+        job.settings,
+        duty.hardware,
+        job.environ,
+        gpus=task.gpus,
+        host=task.host,
+        ranks=job.ranks,
+        beside=task.beside,
+    )
+    warning = warning_of(meters, job.settings, duty.hardware.cut_off) if task.host else None
+    if warning is not None:
+        kind, sentence = warning
+        logger.warning("carbon_plugin: %s", sentence)
+        if kind is not None:
+            job.note(kind, sentence)
+    return meters
+
+
+def _watch_intensity(job: WatchedJob, context: Context) -> IntensityWatch:
+    """Return the watch of the site's live intensity, or one of nothing where it fails."""
+    site, nothing = context.effective.site, IntensityWatch(None, job.environ)
+    return job.guard.run("live intensity", lambda: IntensityWatch(site, job.environ), nothing, begins=True)
