@@ -179,7 +179,11 @@ def test_local_times_are_read_in_their_zone_when_clocks_change(spec, tmp_path, c
         (["2026-03-01T12:00Z,200"], "datetime,g_per_kwh", "1 value, expected at least 2"),
         (["2026-03-01T12:00Z;200"], "datetime;g_per_kwh", "its header is separated by ';', expected commas"),
         (["2026-03-01T12:00Z,200"] * 2, "datetime,g_per_kwh", "the moment 2026-03-01T12:00:00Z is given twice"),
-        (["2026-03-01T12:00Z,nan", "2026-03-01T13:00Z,5"], "datetime,g_per_kwh", "is nan, expected 0 or more g/kWh"),
+        (
+            ["2026-03-01T12:00Z,nan", "2026-03-01T13:00Z,5"],
+            "datetime,g_per_kwh",
+            "is 'nan', expected a number, or an empty cell where none is known",
+        ),
         (["2026-03-01T12:00Z,-1", "2026-03-01T13:00Z,5"], "datetime,g_per_kwh", "is -1.0, expected 0 or more g/kWh"),
         (["2026-03-01T12:00Z,1e9", "2026-03-01T13:00Z,5"], "datetime,g_per_kwh", "expected at most 3000"),
         (["2026-03-01T12:00Z,5"], "datetime,marginal_intensity", "is of marginal intensity"),
