@@ -77,19 +77,18 @@ class _Opening(Struct, frozen=True, kw_only=True):
     """One instance holds the inputs with which the meters of a host are opened once its GPUs are open.
 
     `key` is the name of the host in the ledger, `node` the profile that models the host, and `share` the job's part of
-    the host.
+    the host, with `share_notes` on where it is from.
     """
 
     host: HostInfo
     key: str
     node: Node | None
     share: HostShare
-    gpus: GpuSide
+    share_notes: list[Note]
+    gpus: GpuMeters
     unread: UnreadGpus | None
+    job: JobPart
     known: KnownHardware
-    nodes: int
-    beside: int
-    local_ranks: int
     environ: Mapping[str, str]
     powercap: Path
     clock: Callable[[], float]
@@ -138,69 +137,95 @@ def _open_all(
     clock: Callable[[], float],
 ) -> MeterSet:
     """Open the meters as `open_meters` says. `opened` closes those that are open so far."""
-    accelerator = known.accelerator
     host = read_host_info(environ=environ)
-    key = boot_id or host.key
-    notes = [] if boot_id or host.boot_id else [Note("assumption", f"no boot id: the host is known as {key}")]
-    node = None if accelerator is not None and accelerator.kind == "cpu" else known.node_profile
-    gpus = open_gpu_meters(reserved=job.reserved, accelerator=accelerator, environ=environ, clock=clock)
+    gpus = open_gpu_meters(reserved=job.reserved, accelerator=known.accelerator, environ=environ, clock=clock)
     opened.callback(gpus.close)
-    unread = _unread(gpus, known.thought, environ, in_container=host.container is not None)
-    share, share_notes = (
-        reserved_share(gpus, node, host, environ, unread, job.beside)
-        if job.host_share is None
-        else (stated_share(job.host_share), [])
-    )
-    if share.part.value < 1.0 and gpus.answers:
-        key += _part_of_key(gpus)
-    of_node = job.include_host and node_address is not None and node_address.covers == "node"
-    side = GpuSide(
-        metered=gpus,
-        beside=_gpus_beside(gpus, clock) if of_node else None,
-        draw=_draw(gpus, job, known, node, unread),
-        history=GpuHistory(),
-        stand_ins=unread_meters(unread, key, accelerator, known.gpu_power_w, clock) if job.include_host else [],
-    )
-    if side.beside is not None:
-        opened.callback(side.beside.close)
-    opening = _Opening(
-        host=host,
-        key=key,
-        node=node,
-        share=share,
-        gpus=side,
-        unread=unread,
-        known=known,
-        nodes=job.nodes,
-        beside=job.beside,
-        local_ranks=job.local_ranks,
-        environ=environ,
-        powercap=powercap,
-        clock=clock,
-    )
+    opening = _opening(host, gpus, job, known, boot_id, environ, powercap, clock)
+    side = _gpu_side(opened, opening, node_address)
     beside = (
-        _open_host(opened, opening, node_address)
+        _open_host(opened, opening, side, node_address)
         if job.include_host
         else _Opened(meters=[], models={}, notes=[], unavailable=[])
     )
+    named = boot_id or host.boot_id
+    notes = [] if named else [Note("assumption", f"no boot id: the host is known as {host.key}")]
     return MeterSet(
         [gpus, *beside.meters],
         gpus=side,
         models=beside.models,
         found=Found(
             host=host,
-            host_share=share.part.value if job.include_host else 0.0,
-            notes=[*notes, *gpus.notes, *(share_notes if job.include_host else []), *beside.notes],
+            host_share=opening.share.part.value if job.include_host else 0.0,
+            notes=[*notes, *gpus.notes, *(opening.share_notes if job.include_host else []), *beside.notes],
             unavailable=[*gpus.problems, *beside.unavailable],
-            unread=unread,
-            silent=_silent(gpus, unread, environ),
+            unread=opening.unread,
+            silent=_silent(gpus, opening.unread, environ),
         ),
     )
 
 
-def _open_host(opened: contextlib.ExitStack, opening: _Opening, address: NodeAddress | None) -> _Opened:
+def _opening(
+    host: HostInfo,
+    gpus: GpuMeters,
+    job: JobPart,
+    known: KnownHardware,
+    boot_id: str | None,
+    environ: Mapping[str, str],
+    powercap: Path,
+    clock: Callable[[], float],
+) -> _Opening:
+    """Return the inputs of the other meters: the name and the profile of the host, and the job's part of it."""
+    node = None if known.accelerator is not None and known.accelerator.kind == "cpu" else known.node_profile
+    unread = _unread(gpus, known.thought, environ, in_container=host.container is not None)
+    share, notes = (
+        reserved_share(gpus, node, host, environ, unread, job.beside)
+        if job.host_share is None
+        else (stated_share(job.host_share), [])
+    )
+    key = boot_id or host.key
+    return _Opening(
+        host=host,
+        key=key + _part_of_key(gpus) if share.part.value < 1.0 and gpus.answers else key,
+        node=node,
+        share=share,
+        share_notes=notes,
+        gpus=gpus,
+        unread=unread,
+        job=job,
+        known=known,
+        environ=environ,
+        powercap=powercap,
+        clock=clock,
+    )
+
+
+def _gpu_side(opened: contextlib.ExitStack, opening: _Opening, address: NodeAddress | None) -> GpuSide:
+    """Return the meters of the job's GPUs with what the meters and models of the host hear of GPUs.
+
+    `opened` closes the meter of the GPUs beside the job's, which a meter of the whole node needs.
+    """
+    job, known, clock = opening.job, opening.known, opening.clock
+    of_node = job.include_host and address is not None and address.covers == "node"
+    beside = _gpus_beside(opening.gpus, clock) if of_node else None
+    if beside is not None:
+        opened.callback(beside.close)
+    stand_ins = (
+        unread_meters(opening.unread, opening.key, known.accelerator, known.gpu_power_w, clock)
+        if job.include_host
+        else []
+    )
+    return GpuSide(
+        metered=opening.gpus,
+        beside=beside,
+        draw=_draw(opening.gpus, job, known, opening.node, opening.unread),
+        history=GpuHistory(),
+        stand_ins=stand_ins,
+    )
+
+
+def _open_host(opened: contextlib.ExitStack, opening: _Opening, gpus: GpuSide, address: NodeAddress | None) -> _Opened:
     """Return the meters of the host and the network: those that measure, and models of what none of them measures."""
-    measured = _open_node(opening, address) if address is not None else None
+    measured = _open_node(opening, gpus, address) if address is not None else None
     node_meter = measured if isinstance(measured, NodeMeter) else None
     meters: list[Meter] = [] if node_meter is None else [node_meter]
     opened.callback(lambda: _close(meters))
@@ -218,19 +243,19 @@ def _open_host(opened: contextlib.ExitStack, opening: _Opening, address: NodeAdd
         )
         meters += [rapl] if rapl is not None else []
         unavailable += problems
-    scopes = {device.scope for meter in (opening.gpus.metered, *meters) for device in meter.devices}
+    scopes = {device.scope for meter in (opening.gpus, *meters) for device in meter.devices}
     plan = _host_plan(opening, scopes, node_measured)
-    parts = _modelled(opening, plan)
+    parts = _modelled(opening, gpus, plan)
     models: dict[str, PowerSource] = {}
     if node_meter is not None and node_measured:
         # These models replace the node meter where it tells nothing, or nothing possible.
         alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
-        hosts = [part.power for part in _modelled(opening, alone) if part.identity.rung == "host"]
+        hosts = [part.power for part in _modelled(opening, gpus, alone) if part.identity.rung == "host"]
         models[node_meter.devices[0].key] = summed(hosts)
-    meters += opening.gpus.stand_ins
+    meters += gpus.stand_ins
     if parts:
         meters.append(ModelMeter(parts, opening.clock))
-        opening.gpus.draw.observe(opening.gpus.metered.read())
+        gpus.draw.observe(opening.gpus.read())
         notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
     return _Opened(meters=meters, models=models, notes=notes, unavailable=unavailable)
 
@@ -243,24 +268,24 @@ def _close(meters: Sequence[Meter]) -> None:
 def _host_plan(opening: _Opening, scopes: set[str], node_measured: bool) -> HostPlan:
     """Return what must be modelled of the host, given the scopes that meters of it and of its GPUs measure."""
     unread = opening.unread
-    metered = opening.gpus.metered
+    metered = opening.gpus
     return HostPlan(
         host=opening.host,
         key=opening.key,
         node=opening.node,
         cpu_tdp=stated_cpu_tdp(opening.known.accelerator, opening.known.node_profile),
         share=opening.share,
-        gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0) + opening.beside,
-        nodes=opening.nodes,
-        local_ranks=opening.local_ranks,
+        gpu_equivalents=metered.gpu_equivalents + (unread.count if unread else 0) + opening.job.beside,
+        nodes=opening.job.nodes,
+        local_ranks=opening.job.local_ranks,
         node_measured=node_measured,
         cpu_measured=node_measured or bool({"package", "module"} & scopes),
         dram_measured=node_measured or bool({"dram", "module"} & scopes),
     )
 
 
-def _modelled(opening: _Opening, plan: HostPlan) -> list[ModelledPart]:
-    return host_parts(plan, opening.gpus.draw, opening.clock)
+def _modelled(opening: _Opening, gpus: GpuSide, plan: HostPlan) -> list[ModelledPart]:
+    return host_parts(plan, gpus.draw, opening.clock)
 
 
 def _unread(
@@ -286,12 +311,12 @@ def _silent(gpus: GpuMeters, unread: UnreadGpus | None, environ: Mapping[str, st
     return next((problem for problem in gpus.problems if shows_driver(problem, environ)), None)
 
 
-def _open_node(opening: _Opening, address: NodeAddress) -> NodeMeter | Unavailable:
+def _open_node(opening: _Opening, gpus: GpuSide, address: NodeAddress) -> NodeMeter | Unavailable:
     """Return the meter of the node or the facility, or why there is none.
 
     There is none for a node with GPUs of others, if these cannot be read and subtracted.
     """
-    gpus, node, known = opening.gpus, opening.node, opening.known
+    node, known = opening.node, opening.known
     gpus.observe()
     listed = len(gpus.metered.inventory.gpus)
     if address.covers == "node" and gpus.metered.answers and node is not None and listed < node.accelerators:
