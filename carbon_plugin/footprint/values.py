@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.numbers.amounts import percent
@@ -162,6 +162,13 @@ class MarketBased(Struct, frozen=True, kw_only=True):
 
     operational_kg: Figure
     lines: tuple[MarketLine, ...]
+
+    def scaled(self, share: float) -> MarketBased:
+        """Return what a share of the energy has of each contract: one over a number of kWh serves all of it alike."""
+        lines = tuple(
+            replace(line, energy_kwh=line.energy_kwh * share, carbon_kg=line.carbon_kg * share) for line in self.lines
+        )
+        return MarketBased(operational_kg=self.operational_kg.scaled(share), lines=lines)
 
 
 class Footprint(Struct, frozen=True, kw_only=True):

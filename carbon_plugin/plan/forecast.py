@@ -108,6 +108,9 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
     if goodput.wasted_s > 0:
         lost, held = wasted_energies(spec.cluster, prediction, goodput), reservations(spec.cluster, goodput.wasted_s)
         wasted = account(lost, held, factors, duration_spread=stretch, seed=seed)
+        if footprint.market is not None:
+            share = wasted.energy_j["facility"].value / footprint.energy_j["facility"].value
+            wasted = msgspec.structs.replace(wasted, market=footprint.market.scaled(share))
     best = best_case(goodput)
     price = spec.price_usd_per_device_hour
     assumptions = (

@@ -132,3 +132,23 @@ def test_what_was_assumed_is_said_once_with_a_source() -> None:
     assumptions = make_forecast(spec_of()).assumptions
     assert len(assumptions) == len(set(assumptions))
     assert all(item.source and item.value for item in assumptions)
+
+
+def test_wasted_energy_has_its_share_of_every_contract_also_of_one_over_a_number_of_kwh() -> None:
+    bought = [{"kind": "certificate", "energy_kwh": 100, "g_per_kwh": 0, "source": "hydro"}]
+    site = {"zone": "FRA", "instruments": bought, "residual_g_per_kwh": 60}
+    training = {"seq_len": 8192, "global_batch_size": 64, "tokens": 1e10}
+
+    forecast = make_forecast(spec_of(site=site, training=training))
+
+    assert forecast.wasted is not None
+    whole, wasted = forecast.footprint.market, forecast.wasted.market
+    assert whole is not None
+    assert wasted is not None
+    share = forecast.wasted.energy_j["facility"].value / forecast.footprint.energy_j["facility"].value
+    assert 0 < share < 1
+    assert wasted.operational_kg.value == pytest.approx(share * whole.operational_kg.value)
+    assert [line.energy_kwh for line in wasted.lines] == pytest.approx(
+        [share * line.energy_kwh for line in whole.lines]
+    )
+    assert sum(line.carbon_kg for line in wasted.lines) == pytest.approx(wasted.operational_kg.value)
