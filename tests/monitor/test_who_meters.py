@@ -61,8 +61,11 @@ def of_slurm(per_task: int, tasks: int, **more: Any) -> dict[str, Any]:
     return {"SLURM_STEP_GPUS": numbers, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", **more}
 
 
+ENOUGH = "enough"
 DOES_NOT_WAIT = {"JOB_GRACE_S": 1.0}
 """Local rank 0 waits only a second until all ranks have said what they see, because some come late, or never to it."""
+LAST_OF_TWO = {"JOB_AFTER": "closed-1"}
+"""Local rank 0 meters GPUs of the other rank, and so is there until that has ended."""
 SITUATIONS: dict[str, list[Rank]] = {
     "one process": [Rank(gpus=2)],
     "two containers of two GPUs, one temporary directory": [Rank(seed=seed, gpus=2) for seed in (1, 2)],
@@ -99,19 +102,20 @@ SITUATIONS: dict[str, list[Rank]] = {
     "SLURM, GPUs bound to tasks": [
         Rank(seed=seed, environ=of_slurm(1, 2, SLURM_GPU_BIND="single:1")) for seed in (1, 2)
     ],
-    "two GPUs a rank, dealt out": [Rank(gpus=4, visible=visible) for visible in ("0,1", "2,3")],
+    "two GPUs a rank, dealt out": [
+        Rank(gpus=4, visible="0,1", environ=LAST_OF_TWO), Rank(gpus=4, visible="2,3")
+    ],
     "two GPUs a rank, dealt out, the second late": [
-        Rank(gpus=4, visible=visible, late_s=late_s, environ=DOES_NOT_WAIT)
-        for visible, late_s in (("0,1", 0.0), ("2,3", 2.0))
+        Rank(gpus=4, visible="0,1", environ=LAST_OF_TWO | DOES_NOT_WAIT), Rank(gpus=4, visible="2,3", late_s=2.0)
     ],
     "own GPUs, the second rank late": [
         Rank(seed=seed, late_s=late_s, environ=DOES_NOT_WAIT) for seed, late_s in ((1, 0.0), (2, 2.0))
     ],
     "own GPUs, the first rank late": [Rank(seed=seed, late_s=late_s) for seed, late_s in ((1, 2.0), (2, 0.0))],
-    "the same GPUs, the first rank late": [Rank(gpus=2, late_s=late_s) for late_s in (2.0, 0.0)],
+    "the same GPUs, the first rank late": [Rank(gpus=2, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2)],
     "the second rank ends late": [Rank(seed=1), Rank(seed=2, environ={"JOB_AFTER": "closed-0"})],
-    "one GPU of two in common": [Rank(gpus=1), Rank(gpus=2)],
-    "one GPU of two in common, the first rank late": [Rank(gpus=1, late_s=2.0), Rank(gpus=2)],
+    "one GPU of two in common": [Rank(gpus=1, environ=LAST_OF_TWO), Rank(gpus=2)],
+    "one GPU of two in common, the first rank late": [Rank(gpus=1, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2)],
 }  # fmt: skip
 
 UNMETERED = [
@@ -136,7 +140,6 @@ PLACED = [
 SITUATIONS |= {"half of the job": UNMETERED, "two ranks on one GPU, one on none": PLACED}
 
 
-ENOUGH = "enough"
 AFTER_THE_FIRST, WHEN_ASKED = {"JOB_AFTER": "closed-0"}, {"JOB_AFTER": ENOUGH}
 """When a rank may end: after another one, or when the test lets its job end. A time would be over too soon where a
 process is held up."""
@@ -154,6 +157,7 @@ class Job:
         self._folder.mkdir(parents=True)
         self.processes = []
         self.errors = ""
+        self.times_s: list[list[float]] = []
         for number, rank in enumerate(ranks):
             scratch = top / rank.scratch
             scratch.mkdir(exist_ok=True)
@@ -186,7 +190,8 @@ class Job:
             output, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
             self.errors += errors
-            started_s, began_s, closing_s, closed_s = json.loads(output.splitlines()[-1])
+            self.times_s.append(json.loads(output.splitlines()[-1]))
+            started_s, began_s, closing_s, closed_s = self.times_s[-1]
             for uuid in rank.uuids:
                 least.setdefault(uuid, []).append((began_s, closing_s))
             for uuid in rank.shown:
@@ -227,7 +232,7 @@ class Restart(Struct, frozen=True):
     second_j: dict[str, tuple[float, float]]
 
 
-SAME = [Rank(gpus=2), Rank(gpus=2)]
+SAME = [Rank(gpus=2, environ={"JOB_AFTER": f"{ENOUGH} closed-1"}), Rank(gpus=2)]
 PAIRS = {
     "stopped": (SAME, SAME),
     "going on": (SAME, SAME),
@@ -455,6 +460,20 @@ def test_gpu_that_one_rank_uses_on_after_the_other_has_ended_stays_in_the_time_o
     assert recorded_j(summary)[uuid].low <= most_j
     assert summary.verification.ok
     assert len(summary.period.attempts) == 1
+
+
+def test_time_before_local_rank_0_is_recorded_by_a_rank_that_decides_when_that_has_ended(seer, tmp_path):
+    ranks = [Rank(late_s=2.0), Rank(environ={**AFTER_THE_FIRST, **A_LITTLE_LATER, "JOB_DECIDES_AT_ITS_END": 1})]
+    job = Job(seer, tmp_path, tmp_path / "run", ranks, seconds=3.0)
+    job.begin()
+    ((uuid, (_, most_j)),) = job.end().items()
+    (_, _, first_closing_s, _), (_, second_began_s, _, _) = job.times_s
+    summary = summarise(tmp_path / "run")
+
+    least_j = watts(uuid) * (first_closing_s - second_began_s)
+    assert_recorded(recorded_j(summary), {uuid: (least_j, most_j)})
+    assert summary.verification.ok
+    assert not summary.coverage.side_by_side
 
 
 def test_rank_that_ends_a_little_later_than_all_others_says_so_and_opens_no_meter_for_it(seer, tmp_path):

@@ -175,7 +175,7 @@ class Duty:
             return []
         taken = self._election.take(open_, self._start_s)
         self.decided = True
-        return [*self._stretch(others), *self._tasks(taken)]
+        return [*self._stretch(self._ended_first() | others), *self._tasks(taken)]
 
     def _lead(self, claims: Sequence[Claim]) -> list[Task]:
         """Take the GPUs of this process, and the GPUs that the launcher has given to ranks that have claimed them."""
@@ -200,6 +200,13 @@ class Duty:
         self.beside = len(self.seen_beside()) if host else 0
         followed = self._election.followed
         return Task(gpus=gpus, host=host, follows=self._election.follows, after=followed, beside=self.beside)
+
+    def _ended_first(self) -> dict[str, float]:
+        """Return the devices that local rank 0 has metered and given up before this process decides, and since when it
+        had metered them, monotonic s. A process that stands still decides so late."""
+        left = self._election.left_since(self._wanted)
+        firsts = [claim for claim in self._election.claims() if claim.local_rank == 0]
+        return {key: claim.since_s for claim in firsts for key in claim.sees if key in left}
 
     def _stretch(self, others: Mapping[str, float]) -> list[Task]:
         """Return a task for the GPUs that this process saw first, up to the moment at which another process began to
