@@ -136,9 +136,10 @@ class MonitorWork:
             self._place = RunPlace(job.run_dir, job.settings, job.environ)
         if self._node is None:
             self._node = NodeWork(job, self._place, self._baseline, self._reserved_since_unix_s)
-            self._acting = job.guard.run("acting", self._opened_acting, None)
             for kind, sentence in job.settings.notes:
                 self.note(kind, sentence)
+        if self._acting is None:
+            self._acting = job.guard.run("acting", self._opened_acting, None, begins=True)
         node = self._node
         node.stand()
         self._run = RunWork(job, self._place, node.recording)

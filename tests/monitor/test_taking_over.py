@@ -15,7 +15,7 @@ from carbon_plugin.ledger.held.expected import LEFT
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
-from carbon_plugin.monitor import thread
+from carbon_plugin.monitor import thread, work
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.node import duty, recording
 from carbon_plugin.monitor.node.duty import Duty, Task
@@ -107,17 +107,39 @@ def test_what_can_be_opened_only_when_the_training_has_ended_is_recorded_then(
     assert [record.reason for record in file.records if isinstance(record, Close)] == ["closed"]
 
 
+def test_alerts_and_budgets_begin_as_soon_as_what_they_need_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    open_acting, opened = work.ActingWork, []
+    refusals = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)) for _ in range(2)]
+
+    def open_later(*args: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        opened.append(open_acting(*args))
+        return opened[-1]
+
+    monkeypatch.setattr(work, "ActingWork", open_later)
+    with CarbonMonitor(run_dir=tmp_path / "run", site="FRA", quiet=True) as monitor:
+        wait_until(lambda: bool(opened))
+        monitor.step_end()
+
+    (file,) = read_run(tmp_path / "run").files
+    assert (len(opened), refusals) == (1, [])
+    assert [record.reason for record in file.records if isinstance(record, Close)] == ["closed"]
+
+
 @pytest.mark.parametrize(("place", "name"), [(recording, "open_host_meters"), (NodeRecorder, "cut")])
 def test_what_a_rank_metered_before_local_rank_0_is_recorded_as_soon_as_it_can_open_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ):
-    work, run_dir, lasted_s = getattr(place, name), tmp_path / "run", []
+    done, run_dir, lasted_s = getattr(place, name), tmp_path / "run", []
     refusals = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)) for _ in range(2)]
 
-    def work_later(*args: Any, **kwargs: Any) -> Any:
+    def do_later(*args: Any, **kwargs: Any) -> Any:
         if refusals:
             raise refusals.pop()
-        return work(*args, **kwargs)
+        return done(*args, **kwargs)
 
     def decide(self: Duty, *, now: bool = False) -> list[Task]:
         """Decide what a rank decides that began before local rank 0, which meters everything from now on."""
@@ -130,7 +152,7 @@ def test_what_a_rank_metered_before_local_rank_0_is_recorded_as_soon_as_it_can_o
 
     for variable, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(place, name, work_later)
+    monkeypatch.setattr(place, name, do_later)
     monkeypatch.setattr(Duty, "decide", decide)
     with CarbonMonitor(run_dir=run_dir, site="FRA", quiet=True) as monitor:
         wait_until(lambda: any(b'"type":"close"' in path.read_bytes() for path in run_dir.glob("*.jsonl")))
