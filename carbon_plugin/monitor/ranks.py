@@ -60,6 +60,27 @@ def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
     return _ranks(rank=rank, world=world, local_rank=local_rank, local=local, node=node, nodes=nodes)
 
 
+def ranks_of_group(launched: Ranks, *, rank: int, world: int) -> Ranks:
+    """Return the ranks of a process that its script has numbered itself, as a process group has it.
+
+    Each process that a launcher started on several nodes may have started as many again, as with
+    `torch.multiprocessing.spawn`. Otherwise all processes of the group count as those of one node.
+    """
+    if world == launched.world_size:
+        return launched
+    each, rest = divmod(world, launched.world_size)
+    if launched.nodes == 1 or not each or rest or rank // each != launched.rank:
+        return _ranks(rank=rank, world=world, local_rank=rank, local=world, node=0, nodes=1)
+    return _ranks(
+        rank=rank,
+        world=world,
+        local_rank=launched.local_rank * each + rank % each,
+        local=launched.local_world_size * each,
+        node=launched.node,
+        nodes=launched.nodes,
+    )
+
+
 def _of_slurm(environ: Mapping[str, str]) -> Ranks | None:
     # These are set inside `srun` only; a batch script has the task count of the whole job and one process.
     if "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ:

@@ -11,7 +11,7 @@ import pytest
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.monitor.processes.launch import process_mark
-from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
+from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ, ranks_of_group
 from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_dir
 
 IN_SRUN = {
@@ -92,6 +92,28 @@ SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, no
 )  # fmt: skip
 def test_ranks_are_read_from_the_launcher(environ, expected):
     assert ranks_from_environ(environ) == expected
+
+
+ONE_TASK_A_NODE = Ranks(rank=1, world_size=2, node=1, nodes=2)
+TWO_TASKS_A_NODE = Ranks(rank=3, local_rank=1, world_size=4, local_world_size=2, node=1, nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("launched", "rank", "world", "expected"),
+    [
+        (Ranks(), 3, 4, Ranks(rank=3, local_rank=3, world_size=4, local_world_size=4)),
+        (SECOND_OF_TWO, 5, 8, SECOND_OF_TWO),
+        (ONE_TASK_A_NODE, 11, 16, Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2)),
+        (TWO_TASKS_A_NODE, 13, 16, Ranks(rank=13, local_rank=5, world_size=16, local_world_size=8, node=1, nodes=2)),
+        # the script numbers its processes in another way, or starts fewer than its launcher did
+        (ONE_TASK_A_NODE, 3, 16, Ranks(rank=3, local_rank=3, world_size=16, local_world_size=16)),
+        (ONE_TASK_A_NODE, 1, 3, Ranks(rank=1, local_rank=1, world_size=3, local_world_size=3)),
+        (ONE_TASK_A_NODE, 0, 1, Ranks()),
+    ],
+    ids=["spawned", "launched", "spawned by a task a node", "by two tasks", "otherwise", "uneven", "alone"],
+)
+def test_processes_that_a_script_starts_are_on_the_node_of_the_task_that_started_them(launched, rank, world, expected):
+    assert ranks_of_group(launched, rank=rank, world=world) == expected
 
 
 TWO = Ranks(world_size=2, local_world_size=2)

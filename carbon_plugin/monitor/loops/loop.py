@@ -22,7 +22,7 @@ from carbon_plugin.monitor.loops.measured import MeasuredTraining
 from carbon_plugin.monitor.loops.methods import Methods
 from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
+from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ, ranks_of_group
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.show.saying import say
 
@@ -284,10 +284,7 @@ def place_of_process() -> tuple[Ranks, Exception | None]:
         place = distributed_place()
     except Exception as error:
         return ranks, error
-    if place is None or place[0] == ranks.world_size:
-        return ranks, None
-    world, rank = place
-    return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world), None
+    return ranks if place is None else ranks_of_group(ranks, rank=place[1], world=place[0]), None
 
 
 def _copied(monitor: CarbonMonitor) -> TrainingLoop:
