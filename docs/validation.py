@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,13 +126,23 @@ def memory(result: Validation) -> str:
     ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
     probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
     peaks = np.array([one.mape for one in result.memory if one.scope != "device"]) / 100
+    levels = fit_levels(result.memory_rows)
+    said, held = _series(one.probability for one in levels), _series(one.share for one in levels)
     lines = (
         f"- **Layouts that ran**: {ran - feasible} of {ran:,} are called too large. Of {probes} probes that ran out of "
         f"memory {called} are called too large.",
         f"- **Peaks of the allocator** are off by {percent(float(np.mean(peaks)), 1)} as a mean over {peaks.size} "
         f"lines (a source, or its adapters apart), and by {percent(float(np.median(peaks)), 1)} in the median line.",
+        f"- **Peaks fit** in the memory in which they are said to fit with {said} % in {held} % of the cases, with "
+        f"{levels[0].sources} sources of which each counts once, and the median and the spread of the others.",
     )
     return "\n".join(textwrap.fill(one, 120, subsequent_indent="  ", break_on_hyphens=False) for one in lines)
+
+
+def _series(shares: Iterable[float]) -> str:
+    """Return shares in percent as a list in words."""
+    *most, last = (f"{100 * share:.0f}" for share in shares)
+    return f"{', '.join(most)} and {last}"
 
 
 def _rank(correlation: float | None) -> str:

@@ -27,7 +27,7 @@ from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Population
 
 BINS = (0.0, 0.1, 0.4, 0.6, 0.9, 0.99, 1.0)
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Probabilities of fitting for which the validation counts what came of them."""
 PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
 """Scopes of a source's figure that show the need. A device also shows its context and all that the allocator keeps."""
