@@ -12,12 +12,12 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.fit import fit_populations, fit_without, fitted_constants, problem_of
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
@@ -25,9 +25,10 @@ from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, select, tabulate
+from carbon_plugin.calibrate.transfer import layouts_of, row_classes
 from carbon_plugin.calibrate.user_fit import calibrated_step_time_s
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.predict.uncertainty.interval import EFFECTS, accuracy_class, spread_of
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, WHOLE, spread_of
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import ORDINARY, STACKS
 
@@ -54,35 +55,23 @@ def learned(table: RowArrays, seed: int = 0) -> list[Learned]:
     Without any, the same runs are asked for as with one.
     """
     draw = random.Random(seed)
-    step = predict(table, table.prior, table.prior_factor)
-    host = np.broadcast_to(step.terms["host"] / step.total, table.measured_s.shape)
-    kinds = [
-        accuracy_class(spec.model, spec.cluster.accelerator, spec.training.precision, spec.stack, float(share))
-        for spec, share in zip((row.spec for row in table.rows), host, strict=True)
-    ]
-    jobs = _jobs(table)
+    kinds, jobs = row_classes(table), layouts_of(table)
+    before_s = np.asarray(predict(table, table.prior, table.prior_factor).total)
     found = []
     for count in SEEN:
-        spreads = [spread_of(kind, own_rows=count) for kind in kinds]
-        low, high = (np.array([getattr(spread, end) for spread in spreads]) for end in ("p10", "p90"))
         draws = []
         for _ in range(DRAWS):
             picked = draw.sample(sorted(set(jobs.tolist())), max(count, 1))
             others = ~np.isin(jobs, picked)
             rows = np.array([draw.choice(np.flatnonzero(jobs == job).tolist()) for job in picked])
-            seen = select(table, rows) if count else None
-            ratio = calibrated_step_time_s(seen, table)[others] / table.measured_s[others]
+            predicted_s, left = calibrated_step_time_s(select(table, rows), table) if count else (before_s, WHOLE)
+            spreads = [spread_of(kind, left=left) for kind in kinds]
+            low, high = (np.array([getattr(spread, end) for spread in spreads]) for end in ("p10", "p90"))
+            ratio = predicted_s[others] / table.measured_s[others]
             inside = (ratio * low[others] <= 1) & (ratio * high[others] >= 1)
             draws.append((100 * np.mean(np.abs(ratio - 1)), np.mean(inside), np.mean((high / low)[others])))
         found.append(Learned(*(float(value) for value in np.mean(draws, axis=0))))
     return found
-
-
-def _jobs(table: RowArrays) -> NDArray[np.intp]:
-    """Return a number for each row that rows of the same layout of one model share."""
-    keys = [(row.spec.model, row.spec.layout, row.spec.training, row.spec.cluster.devices) for row in table.rows]
-    numbers = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys])
 
 
 def published_clusters() -> Iterator[tuple[str, RowArrays]]:
@@ -96,7 +85,7 @@ def published_clusters() -> Iterator[tuple[str, RowArrays]]:
         groups.setdefault((row.origin, row.accelerator, row.framework), []).append(index)
     known: dict[str, RowArrays] = {}
     for (origin, accelerator, framework), members in groups.items():
-        if np.unique(_jobs(select(table, np.array(members)))).size < LEAST_LAYOUTS:
+        if np.unique(layouts_of(select(table, np.array(members)))).size < LEAST_LAYOUTS:
             continue
         if origin not in known:
             without = fit_without(problem, kept, whole, table.origin == origin)
@@ -158,13 +147,17 @@ def main() -> None:
     """Print one line a cluster and the means by population."""
     heads = " | ".join(f"{count} seen: error, % | inside | p90 / p10" for count in SEEN)
     sys.stdout.write(f"| cluster | rows | {heads} |\n|{'---|' * (2 + 3 * len(SEEN))}\n")
-    groups: dict[str, list[list[Learned]]] = {}
-    for name, table in published_clusters():
-        found = learned(table)
-        groups.setdefault(f"{table.rows[0].spec.stack.population} software", []).append(found)
-        sys.stdout.write(f"| {name} | {table.measured_s.size} | {cells(found)} |\n")
+    clusters = [
+        (f"{table.rows[0].spec.stack.population} software", name, table) for name, table in published_clusters()
+    ]
     for population in ("ordinary", "tuned"):
-        groups[f"synthetic, {population}"] = [learned(table) for _, table in synthetic_clusters(population)]
+        clusters += [(f"synthetic, {population}", *found) for found in synthetic_clusters(population)]
+    groups: dict[str, list[list[Learned]]] = {}
+    with ProcessPoolExecutor() as pool:
+        results = pool.map(learned, [table for _, _, table in clusters])
+        for (group, name, table), found in zip(clusters, results, strict=True):
+            groups.setdefault(group, []).append(found)
+            sys.stdout.write(f"| {name} | {table.measured_s.size} | {cells(found)} |\n")
     for name, values in groups.items():
         means = [Learned(*(float(value) for value in column)) for column in np.mean(values, axis=0)]
         worse = [sum(found[index].error > found[0].error + 0.3 for found in values) for index in (1, 2)]

@@ -102,7 +102,8 @@ class Problem:
     """Holds rows and the parameters that are fitted to them, and for each parameter the rows that it multiplies.
 
     It is what fits to several parts of one table share. `entering` says which rows enter a fit, `weights` is what each
-    counts there, and `constants` are those before any parameter, with the framework factor among them.
+    counts there, `spreads` is how far its log error lies from 0 by chance, and `constants` are those before any
+    parameter, with the framework factor among them.
     """
 
     table: RowArrays
@@ -110,6 +111,7 @@ class Problem:
     masks: tuple[Mask, ...]
     entering: Mask
     weights: Floats
+    spreads: Floats
     constants: Mapping[str, Floats]
 
     def columns(self, logs: Floats, names: Collection[str] | None = None) -> dict[str, Floats]:
@@ -124,7 +126,7 @@ class Problem:
         """Return the step times of these rows, or of all, under the logarithms of the multipliers, in seconds."""
         index = np.flatnonzero(np.ones(self.entering.size, dtype=bool) if rows is None else rows)
         columns = {name: column[index] for name, column in self.columns(logs).items()}
-        return step_time_of(cases_of(self.table, index), *_constants(columns))
+        return step_time_of(cases_of(self.table, index), *constants_in(columns))
 
     def part(self, chosen: Sequence[int], rows: Mask, logs: Floats) -> Problem:
         """Return the problem that fits only the chosen parameters, to these rows. The others stay at `logs`."""
@@ -135,6 +137,7 @@ class Problem:
             masks=tuple(self.masks[index][rows] for index in chosen),
             entering=self.entering[rows],
             weights=self.weights[rows],
+            spreads=self.spreads[rows],
             constants={name: column[rows] for name, column in known.items()},
         )
 
@@ -143,13 +146,16 @@ def fit(
     table: RowArrays,
     parameters: Sequence[FitParameter],
     weights: Floats | None = None,
+    spreads: Floats | None = None,
 ) -> Fit:
     """Return the fit of `parameters` to all rows. Parameters without rows stay at their prior.
 
-    The weights of the rows are `row_weights` unless `weights` are given. Raises `SpecError` without scipy.
+    The weights of the rows are `row_weights` unless `weights` are given, and their spreads `row_sigmas` unless
+    `spreads` are. Raises `SpecError` without scipy.
     """
     whole = problem_of(table, parameters)
     whole = whole if weights is None else replace(whole, weights=weights)
+    whole = whole if spreads is None else replace(whole, spreads=spreads)
     return _solved(whole.part(range(len(parameters)), whole.entering, np.zeros(len(parameters))))
 
 
@@ -161,6 +167,7 @@ def problem_of(table: RowArrays, parameters: Sequence[FitParameter]) -> Problem:
         masks=tuple(parameter.rows(table) for parameter in parameters),
         entering=thinned(table),
         weights=row_weights(table),
+        spreads=row_sigmas(table),
         constants={**{f.name: getattr(table.prior, f.name) for f in fields(Constants)}, FACTOR: table.prior_factor},
     )
 
@@ -174,7 +181,7 @@ def _solved(problem: Problem, start: Floats | None = None, tolerance: float = TO
     robust = np.array([parameter.robust for parameter in parameters])
     most = np.array([_most(problem, parameter, mask) for parameter, mask in zip(parameters, masks, strict=True)])
     roots = np.sqrt(problem.weights)
-    spreads = row_sigmas(rows)
+    spreads = problem.spreads
     groups = _disjoint_groups(masks)
     touched = [np.flatnonzero(np.any([masks[index] for index in group], axis=0)) for group in groups]
     every = np.arange(rows.measured_s.size)
@@ -188,7 +195,7 @@ def _solved(problem: Problem, start: Floats | None = None, tolerance: float = TO
     @lru_cache(maxsize=1)  # the solver asks for the slopes where it last asked for the residuals
     def errors_at(logs: bytes) -> Floats:
         columns = problem.columns(np.frombuffer(logs))
-        return robust_errors(step_time_of(unchanged, *_constants(columns)), every)
+        return robust_errors(step_time_of(unchanged, *constants_in(columns)), every)
 
     def residuals(logs: Floats) -> Floats:
         away = (logs - centres) / sigmas
@@ -202,7 +209,7 @@ def _solved(problem: Problem, start: Floats | None = None, tolerance: float = TO
             under = {**here, **problem.columns(shifted, {parameters[index].field for index in group})}
             parts.append({name: column[moved] for name, column in under.items()})
         joined = {name: np.concatenate([part[name] for part in parts]) for name in here}
-        errors = robust_errors(step_time_of(moved_rows, *_constants(joined)), copies)
+        errors = robust_errors(step_time_of(moved_rows, *constants_in(joined)), copies)
         before = errors_at(logs.tobytes())
         columns = np.zeros((before.size, logs.size))
         for group, moved, error in zip(
@@ -280,7 +287,7 @@ def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
 
 def fitted_constants(table: RowArrays, fitted: Fit) -> tuple[Constants, Floats]:
     """Return constants and framework factors of every row under a fit."""
-    return _constants(problem_of(table, fitted.parameters).columns(fitted.logs))
+    return constants_in(problem_of(table, fitted.parameters).columns(fitted.logs))
 
 
 def fitted_step_time_s(table: RowArrays, fitted: Fit) -> Floats:
@@ -375,13 +382,17 @@ def row_sigmas(table: RowArrays) -> Floats:
     """Return the spread of each row's log error that the fit treats as noise."""
     vendor = table.framework == "megatron-bridge"
     usual = np.where(table.ordinary, ORDINARY_ROW_SIGMA, ROW_SIGMA)
-    nodes = np.maximum(np.asarray(table.sheet.devices / table.sheet.island), 1)
-    waits = WAIT_SIGMA_S * np.log2(nodes) / table.measured_s
     spread = np.where(vendor, VENDOR_ROW_SIGMA, usual)
     spread = np.where(table.sparse & (vendor | table.ordinary), SPARSE_ROW_SIGMA, spread)
-    return np.asarray(np.sqrt(spread**2 + waits**2))
+    return np.asarray(np.hypot(spread, wait_sigmas(table)))
 
 
-def _constants(columns: Mapping[str, Floats]) -> tuple[Constants, Floats]:
+def wait_sigmas(table: RowArrays) -> Floats:
+    """Return the part of each row's spread that is the time that ranks wait for one another."""
+    nodes = np.maximum(np.asarray(table.sheet.devices / table.sheet.island), 1)
+    return np.asarray(WAIT_SIGMA_S * np.log2(nodes) / table.measured_s)
+
+
+def constants_in(columns: Mapping[str, Floats]) -> tuple[Constants, Floats]:
     """Return the constants and the framework factors of these columns."""
     return Constants(**{name: column for name, column in columns.items() if name != FACTOR}), columns[FACTOR]

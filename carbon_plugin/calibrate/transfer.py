@@ -1,38 +1,66 @@
 """Say how much of the deviation of a few runs is that of their cluster, which its next run shares whatever its layout.
 
-A run deviates from its prediction by an offset of its cluster and software, and by one of its layout. Nobody plans only
-layouts that ran already, so that constants are to absorb the first alone. The spreads between sources and within one
-of the class of prediction (`predict.uncertainty.interval`) say how large both are usually; the runs themselves say how
-far their layouts differ from one another.
+A run deviates from its prediction by an offset of its cluster and software, by the constants of this cluster, and by
+what its layout has of its own. Nobody plans only layouts that ran already, so that the last part must not be learned.
+The spreads between sources and within one of the class of prediction (`predict.uncertainty.interval`) say how large
+these parts are usually. Both have long tails: most clusters are near their predictions and few are far, and the layouts
+of most clusters differ little among themselves and those of few differ much.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.random_effects import NORMAL_MEDIAN, ODD
+from carbon_plugin.calibrate.random_effects import HELD, HELD_SPREADS, NORMAL_MEDIAN, ODD
 from carbon_plugin.calibrate.rows.table import RowArrays, predict
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.predict.uncertainty.interval import EFFECTS, accuracy_class
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, WHOLE, Effects, OffsetLeft, accuracy_class
+from carbon_plugin.spec.training import Reliability, TrainingPlan
 
-PRIOR_DEGREES = 3
-"""Number of layouts as which the usual spread within a source counts beside the spread of the runs themselves. It is a
-round number: after three runs both count about alike."""
+NEAR, NEAR_SPREAD = 0.4, 0.1
+"""The share of clusters that are believed to deviate by hardly anything, and how far these deviate beside what layouts
+differ by. Both were chosen by what one run and three bring on published clusters (docs/calibration.md)."""
+LEVELS = 9
+"""Number of equally likely values for how much the layouts of a cluster differ."""
+LEAST_LOG, MOST_LOG, POINTS = 1e-3, math.log(30.0), 120
+"""The least and the largest offset that is looked at on each side, in logarithms, and how many there are between."""
 
 Floats = NDArray[np.float64]
+
+
+def _long_tailed_quantile(probability: float) -> float:
+    """Return the quantile of Student's t with two degrees of freedom."""
+    return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+
+
+_PASSED = (1 - HELD) / 2
+FAR_SPREAD = HELD_SPREADS / _long_tailed_quantile(1 - _PASSED / (1 - NEAR))
+"""Scale of the far clusters' offsets over the spread between sources. Near and far ones together then pass each end of
+the class's range between sources as often as the class says."""
+LAYOUT_SPREAD = HELD_SPREADS / _long_tailed_quantile(1 - _PASSED)
+"""Scale of what layouts differ by over the spread within a source, so that as many lie in its range."""
+_VARIANCES = -1 / np.log((np.arange(LEVELS) + 0.5) / LEVELS)
+"""Quantiles of the variance of a normal variable that is Student's t with two degrees of freedom where nobody knows it:
+an inverse gamma variable of shape and scale 1."""
+_SIDE = np.geomspace(LEAST_LOG, MOST_LOG, POINTS)
+_OFFSETS = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
+_WIDTHS = np.gradient(_OFFSETS)
 
 
 class CarriedOver(Struct, frozen=True, kw_only=True):
     """One instance holds how far the runs of one framework deviate from their predictions, in logarithms.
 
     `shift` is the mean of measured over predicted over `layouts` different layouts, `spread` how far a layout lies from
-    the mean of its cluster, and `carried` the part of `shift` that is put down to the cluster.
+    the mean of its cluster, and `carried` the part of `shift` that is put down to the cluster as a whole. `uncertain`
+    is the range of the cluster's offset after the runs over the one before. `faster` and `slower` are how much of the
+    spread between clusters is left on each side in the range of the next plan.
     """
 
     framework: str
@@ -40,38 +68,86 @@ class CarriedOver(Struct, frozen=True, kw_only=True):
     shift: float
     spread: float
     carried: float
+    between: float
+    uncertain: float
+    faster: float
+    slower: float
 
 
-class ClusterDeviation(NamedTuple):
-    """The mean deviation of the layouts of a cluster, the part of it that is put down to the cluster, and the spread of
-    the layouts about the mean.
+class ClusterOffset(NamedTuple):
+    """The offset that a cluster is believed to have, the spread of its layouts, and the spread of the offset before the
+    runs and after them, all in logarithms, and what is left of the former in the range of the next plan.
     """
 
-    mean: float
     offset: float
     spread: float
+    between: float
+    uncertain: float
+    left: OffsetLeft
 
 
-def deviation_of_cluster(means: Floats, between: float, within: float) -> ClusterDeviation:
-    """Return how far a cluster deviates from its prediction, in logarithms.
+def offset_of_cluster(means: Floats, shared: Floats, effects: Effects) -> ClusterOffset:
+    """Return how far a cluster deviates from its prediction, from the mean logarithm of measured over predicted of each
+    layout.
 
-    `means` has the mean logarithm of measured over predicted of each layout. The mean m of n of them is the offset plus
-    the mean of n deviations of layouts, which scatters by s/sqrt(n). s is the usual spread `within` a source, as
-    `PRIOR_DEGREES` layouts, together with that of the given ones. Two things say how much of m is offset: how clusters
-    differ usually (`between`), which leaves b^2/(b^2 + s^2/n) of it (random effects; Robinson, Statistical Science 6
-    (1991) 15), and how large m itself is, which leaves m^2/(m^2 + s^2/n) (empirical Bayes; Morris, JASA 78 (1983) 47).
-    A run moves the offset by no more than one `between`: one far away is as likely to be odd by its layout, and more of
-    them say so together.
+    `shared`, of shape (layouts, layouts), is the covariance that the means have without any offset of the cluster and
+    of layouts: by constants that are not known exactly, which layouts of one kind share, and by noise. Before the runs
+    an offset is near with probability `NEAR`, and otherwise Student's t of two degrees with the class's spread between
+    sources on its side. How much layouts differ is unknown too: it is the class's spread within a source times the root
+    of an inverse gamma variable, so that one deviation alone is Student's t. Small deviations then teach little and
+    large ones much, and runs that differ among themselves teach less (Box and Tiao, Biometrika 55 (1968) 119). The
+    offset returned is the one with the least expected error of predicted over measured time. n runs move it by at most
+    n spreads between sources, because one far away is as likely to be odd by its layout; where they would move it
+    further, the next plan's range stays as wide as that of a stranger's cluster.
     """
-    n = means.size
-    means = _winsorised(means, within)
-    mean = float(np.mean(means))
-    squares = PRIOR_DEGREES * within**2 + float(np.sum((means - mean) ** 2))
-    spread = math.sqrt(squares / (PRIOR_DEGREES + n - 1))
-    chance = spread**2 / n
-    believed = mean * between**2 / (between**2 + chance) * mean**2 / (mean**2 + chance)
-    most = n * between
-    return ClusterDeviation(mean, min(max(believed, -most), most), spread)
+    away = _winsorised(means, effects.within)[:, None] - _OFFSETS
+    variances = (effects.within * LAYOUT_SPREAD) ** 2 * _VARIANCES
+    inverse = np.linalg.inv(shared + variances[:, None, None] * np.eye(means.size))
+    misfit = np.einsum("iq,lij,jq->lq", away, inverse, away) - np.linalg.slogdet(inverse)[1][:, None]
+    before = _offsets_before(effects)
+    likely = np.exp(-(misfit - np.min(misfit)) / 2) * before
+    likely /= np.sum(likely)
+    after = np.sum(likely, axis=0)
+    low, high = _ends(after)
+    # The median with the weight of 1/measured is where the mean of |predicted/measured - 1| is least.
+    offset = _quantile(after * np.exp(-_OFFSETS), 0.5)
+    most = means.size * effects.between
+    within = float(1 / math.sqrt(np.sum(np.sum(likely, axis=1) / variances)))
+    ends = np.array([offset - low, high - offset]) / HELD_SPREADS
+    left = np.clip(ends / np.array([effects.faster, effects.slower]), 0, 1)
+    return ClusterOffset(
+        min(max(offset, -most), most),
+        within,
+        _spread_of(before),
+        _spread_of(after),
+        OffsetLeft(*left.tolist()) if abs(offset) <= most else WHOLE,
+    )
+
+
+def _offsets_before(effects: Effects) -> Floats:
+    """Return the probability of each of `_OFFSETS` before any run."""
+    near = _OFFSETS / (NEAR_SPREAD * effects.within)
+    side = FAR_SPREAD * np.where(_OFFSETS < 0, effects.faster, effects.slower)
+    around = np.exp(-(near**2) / 2) / (math.sqrt(2 * math.pi) * NEAR_SPREAD * effects.within)
+    beyond = (1 + (_OFFSETS / side) ** 2 / 2) ** -1.5 / (math.sqrt(8) * side)
+    return np.asarray((NEAR * around + (1 - NEAR) * beyond) * _WIDTHS)
+
+
+def _ends(weights: Floats) -> tuple[float, float]:
+    """Return p10 and p90 of `_OFFSETS` with these weights."""
+    return _quantile(weights, _PASSED), _quantile(weights, 1 - _PASSED)
+
+
+def _spread_of(weights: Floats) -> float:
+    """Return the spread of a normal variable with the range of `_OFFSETS` with these weights."""
+    low, high = _ends(weights)
+    return (high - low) / (2 * HELD_SPREADS)
+
+
+def _quantile(weights: Floats, probability: float) -> float:
+    """Return the quantile of `_OFFSETS` with these weights."""
+    shares = np.cumsum(weights) - weights / 2
+    return float(np.interp(probability, shares / np.sum(weights), _OFFSETS))
 
 
 def _winsorised(means: Floats, within: float) -> Floats:
@@ -82,34 +158,70 @@ def _winsorised(means: Floats, within: float) -> Floats:
     return np.asarray(middle + np.clip(away, -most, most))
 
 
-def believed_step_time_s(table: RowArrays, predicted_s: Floats) -> tuple[Floats, tuple[CarriedOver, ...]]:
-    """Return the step times to which constants are fitted, in seconds, and what they keep of each framework's runs.
+def carried_over(
+    table: RowArrays, deviations: Floats, slopes: Floats, noises: Floats, classes: Sequence[AccuracyClass]
+) -> tuple[CarriedOver, ...]:
+    """Return what is put down to the cluster of the runs of each framework.
 
-    They are the measured ones, all moved alike so that their mean deviation from `predicted_s` is the offset of the
-    cluster. Several runs of one layout count as one, because they share its deviation.
+    `deviations` are the logarithms of measured over predicted time of each row. `slopes`, of shape (rows, constants),
+    are what one prior spread of each constant adds to the logarithm of its time, and `noises` the spread that the time
+    of a row has by chance. Several runs of one layout count as one, because they share its deviation.
     """
-    deviations = np.log(table.measured_s / predicted_s)
-    moved = deviations.copy()
-    carried = []
-    classes = row_classes(table)
+    numbers, carried = layouts_of(table), []
     for framework in dict.fromkeys(table.framework.tolist()):
         members = np.flatnonzero(table.framework == framework)
-        layouts: dict[Hashable, list[int]] = {}
-        for index in members.tolist():
-            spec = table.rows[index].spec
-            layouts.setdefault((spec.model, spec.layout, spec.training, spec.cluster.devices), []).append(index)
-        means = np.array([np.mean(deviations[same]) for same in layouts.values()])
-        usual = [EFFECTS[classes[index]] for index in members]
-        between, within = np.mean([(effects.between, effects.within) for effects in usual], axis=0).tolist()
-        mean, offset, spread = deviation_of_cluster(means, between, within)
-        moved[members] += offset - mean
-        carried.append(CarriedOver(framework=framework, layouts=means.size, shift=mean, spread=spread, carried=offset))
-    return predicted_s * np.exp(moved), tuple(carried)
+        own, same = np.unique(numbers[members], return_inverse=True)
+        mean_of = np.eye(own.size)[same].T / np.bincount(same)[:, None]
+        means, common = mean_of @ deviations[members], mean_of @ slopes[members]
+        shared = common @ common.T + np.diag(mean_of @ noises[members] ** 2)
+        usual = _mean_effects([classes[index] for index in members.tolist()])
+        found = offset_of_cluster(means, shared, usual)
+        carried.append(
+            CarriedOver(
+                framework=framework,
+                layouts=own.size,
+                shift=float(np.mean(means)),
+                spread=found.spread,
+                carried=found.offset,
+                between=found.between,
+                uncertain=found.uncertain,
+                faster=found.left.faster,
+                slower=found.left.slower,
+            )
+        )
+    return tuple(carried)
+
+
+def _mean_effects(classes: Sequence[AccuracyClass]) -> Effects:
+    usual = [EFFECTS[kind] for kind in classes]
+    faster, slower, within = np.mean([(one.faster, one.slower, one.within) for one in usual], axis=0).tolist()
+    return Effects(faster, slower, within, min(one.sources for one in usual))
+
+
+def layouts_of(table: RowArrays) -> NDArray[np.intp]:
+    """Return a number for each row that runs of the same work in the same layout share, however long they were."""
+    specs = [row.spec for row in table.rows]
+    keys = [(spec.model, spec.layout, _step_of(spec.training), spec.cluster.devices) for spec in specs]
+    numbers = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys])
+
+
+def _step_of(training: TrainingPlan) -> TrainingPlan:
+    """Return the plan of a single step, without what only says how long a run is and what else takes its time."""
+    return msgspec.structs.replace(
+        training,
+        steps=1,
+        tokens=None,
+        overhead_fraction=None,
+        evaluation=None,
+        reliability=Reliability(),
+        kind="production",
+    )
 
 
 def row_classes(table: RowArrays) -> list[AccuracyClass]:
     """Return the class of prediction of each row."""
-    step = predict(table, table.shipped)
+    step = predict(table, table.prior, table.prior_factor)
     host = np.broadcast_to(step.terms["host"] / step.total, table.measured_s.shape)
     return [
         accuracy_class(spec.model, spec.cluster.accelerator, spec.training.precision, spec.stack, float(share))

@@ -6,26 +6,39 @@ hardly reduce is refused, with the reason, and keeps its prior value.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, FitParameter, Mask, fit, fitted_step_time_s
+from carbon_plugin.calibrate.fit import (
+    FACTOR,
+    WEIGHT_ROWS,
+    Fit,
+    FitParameter,
+    Mask,
+    constants_in,
+    fit,
+    fitted_step_time_s,
+    problem_of,
+    wait_sigmas,
+)
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
-from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
-from carbon_plugin.calibrate.transfer import CarriedOver, believed_step_time_s, row_classes
+from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, step_time_of, tabulate
+from carbon_plugin.calibrate.transfer import CarriedOver, carried_over, layouts_of, row_classes
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.predict.uncertainty.interval import EFFECTS
+from carbon_plugin.predict.uncertainty.interval import OffsetLeft
 from carbon_plugin.spec.numbers.amounts import percent, plural
-from carbon_plugin.spec.stack import ORDINARY, STACKS, THROUGH_MEMORY
+from carbon_plugin.spec.stack import STACKS, THROUGH_MEMORY
 
+Floats = NDArray[np.float64]
+HOST = "host_op_time_s"
 # Spread of a constant's logarithm before the rows are seen: first where a fit or a measurement supports the constant,
 # then where none does.
 DEVICE_SIGMAS = {
@@ -40,13 +53,16 @@ DEVICE_SIGMAS = {
     "scaleout_latency_s": (0.4, 0.4),
     "all_to_all_share": (0.4, 0.5),
 }
-STACK_SIGMAS = {FACTOR: (0.05, 0.3), "host_op_time_s": (0.2, 0.4)}
-"""The same for a framework of which a stack is shipped, and for any other framework."""
+HOST_SIGMAS = (0.2, 0.4)
+"""The same for the host cost of a framework of which a stack is shipped, and of any other framework."""
 
-NARROWED = 0.9
-"""Ratio of posterior to prior spread above which the rows say almost nothing about a constant. A stricter bound also
-drops what several constants determine together: with 0.7, 16 rows of SimuMax's B200 bring an unknown device to 7 %,
-with 0.9 to 3.5 %."""
+NARROWED = 0.99
+"""Ratio of posterior to prior spread above which the rows say nothing about a constant. What they hardly tell is drawn
+to its prior anyway, and several such constants explain together what none does alone: with a bound of 0.9 one run of a
+synthetic cluster of tuned software brings almost a point less."""
+OFFSET_NARROWED = 0.9
+"""The same for the offset of a cluster that no row shows (`SEEN`): the range of a plan must become narrower by so much
+to be worth a stack of its own."""
 POWER_SIGMA, POWER_NOISE = 0.08, 0.05
 """Spreads of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to
 run."""
@@ -63,7 +79,8 @@ published rows the farthest took 10 times as long.
 
 
 class FittedConstant(Struct, frozen=True, kw_only=True):
-    """Holds a constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation.
+    """Holds a constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation,
+    and `spread_before` is that without the rows.
 
     `stack` names the software stack that it belongs to, and is None for a constant of the device. `kernel` names the
     attention kernel.
@@ -75,6 +92,7 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
     before: float
     after: float
     spread: float
+    spread_before: float
 
 
 class LearnedPower(Struct, frozen=True, kw_only=True):
@@ -97,16 +115,12 @@ class RefusedConstant(Struct, frozen=True, kw_only=True):
 
 
 class RowResidual(Struct, frozen=True, kw_only=True):
-    """One row: measured, and predicted before and after the fit, in seconds.
-
-    `in_range` says whether it lay inside the 95 % range of its prediction before.
-    """
+    """One row: measured, and predicted before and after the fit, in seconds."""
 
     id: str
     measured_s: float
     before_s: float
     after_s: float
-    in_range: bool
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
@@ -125,9 +139,19 @@ class Calibration(Struct, frozen=True, kw_only=True):
     power: LearnedPower | None = None
 
     @property
-    def rows_in_range(self) -> int:
-        """Return how many rows lay inside the 95 % range of their prediction before the fit."""
-        return sum(row.in_range for row in self.rows)
+    def offset_left(self) -> OffsetLeft:
+        """Return how much of the spread between clusters the rows leave, of the software that leaves most."""
+        faster, slower = (max(getattr(one, side) for one in self.carried) for side in ("faster", "slower"))
+        return OffsetLeft(faster, slower)
+
+
+class _Learned(NamedTuple):
+    """Holds what rows tell: constants with their spreads, what is put down to the cluster, and what is refused."""
+
+    fitted: Fit
+    spreads: Floats
+    carried: tuple[CarriedOver, ...]
+    refused: list[RefusedConstant]
 
 
 def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
@@ -148,29 +172,20 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
     before_s = fitted_step_time_s(table, _unfitted())
     _check_credible(rows, before_s)
-    believed_s, carried = believed_step_time_s(table, before_s)
-    believed = replace(table, measured_s=believed_s)
-    parameters, refused = _identified(believed, _parameters(believed))
-    fitted = _fit(believed, parameters)
-    after_s = fitted_step_time_s(table, fitted)
+    learned = _learn(table, before_s)
+    after_s = fitted_step_time_s(table, learned.fitted)
     return Calibration(
         accelerator=devices[0],
-        fitted=tuple(_constant(table, fitted, index) for index in range(len(parameters))),
-        refused=tuple(refused),
+        fitted=tuple(_constant(table, learned, index) for index in range(len(learned.fitted.parameters))),
+        refused=tuple(learned.refused),
         rows=tuple(
-            RowResidual(
-                id=row.id,
-                measured_s=row.measured_step_time_s,
-                before_s=float(before),
-                after_s=float(after),
-                in_range=_in_range(row),
-            )
+            RowResidual(id=row.id, measured_s=row.measured_step_time_s, before_s=float(before), after_s=float(after))
             for row, before, after in zip(rows, before_s, after_s, strict=True)
         ),
         skipped=tuple(skipped),
         mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
         mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
-        carried=carried,
+        carried=learned.carried,
         power=learned_power(rows),
     )
 
@@ -185,11 +200,6 @@ def _check_credible(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float6
                 f"{float(predicted):.3g} s, and no cluster is so far from it: the unit, or the job, is another; "
                 "correct the row or leave it out"
             )
-
-
-def _in_range(row: PublishedRow) -> bool:
-    low, high = predict_step(row.spec).step_time_95_s
-    return low <= row.measured_step_time_s <= high
 
 
 def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
@@ -213,21 +223,90 @@ def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
     return LearnedPower(before_w=before, after_w=min(after, limit), spread=spread, runs=len(known))
 
 
-def calibrated_step_time_s(seen: RowArrays | None, others: RowArrays) -> NDArray[np.float64]:
-    """Return the step times of `others` with the constants that the rows of `seen` determine, in seconds.
-
-    Where `seen` is None no constant is fitted.
+def calibrated_step_time_s(seen: RowArrays, others: RowArrays) -> tuple[Floats, OffsetLeft]:
+    """Return the step times of `others` with what the rows of `seen`, of one software, tell, in seconds, and how much
+    of the spread between clusters these leave.
     """
-    if seen is None:
-        return fitted_step_time_s(others, _unfitted())
-    believed_s, _ = believed_step_time_s(seen, fitted_step_time_s(seen, _unfitted()))
-    believed = replace(seen, measured_s=believed_s)
-    parameters, _ = _identified(believed, _parameters(believed))
-    return fitted_step_time_s(others, _fit(believed, parameters))
+    learned = _learn(seen, fitted_step_time_s(seen, _unfitted()))
+    (carried,) = learned.carried
+    return fitted_step_time_s(others, learned.fitted), OffsetLeft(carried.faster, carried.slower)
+
+
+def _learn(table: RowArrays, before_s: Floats) -> _Learned:
+    """Return what the rows tell, where `before_s` are their predictions before.
+
+    Constants are first only moved in thought, to say how far the deviations of layouts may come from them. Then the
+    offset of each software's runs is set, and the constants are fitted to what it leaves.
+    """
+    parameters, slopes, refused = _seen(table, before_s)
+    reach = slopes * np.array([parameter.sigma for parameter in parameters])
+    deviations = np.log(table.measured_s / before_s)
+    carried = carried_over(table, deviations, reach, wait_sigmas(table), row_classes(table))
+    constants, untold = _fit_to_the_rest(table, parameters, slopes, carried)
+    refused += untold
+    told = []
+    for one in carried:
+        if abs(one.carried) >= SEEN or one.uncertain <= OFFSET_NARROWED * one.between:
+            told.append(one)
+        else:
+            refused.append(_untold(f"{FACTOR} of {one.framework}", one.between, one.uncertain))
+    factors = [
+        FitParameter(f"{FACTOR} of {one.framework}", FACTOR, _where("framework", one.framework), one.between)
+        for one in told
+    ]
+    fitted = Fit((*constants.parameters, *factors), np.array([*constants.logs, *(one.carried for one in told)]))
+    return _Learned(fitted, np.array([*constants.spreads(), *(one.uncertain for one in told)]), carried, refused)
+
+
+def _seen(table: RowArrays, before_s: Floats) -> tuple[list[FitParameter], Floats, list[RefusedConstant]]:
+    """Return the constants that a row shows, their slopes, of shape (rows, constants), and the refused ones."""
+    parameters = _parameters(table)
+    slopes = _slopes(table, parameters, before_s)
+    kept, refused = [], []
+    for index, parameter in enumerate(parameters):
+        change = NUDGE * float(np.max(np.abs(slopes[:, index])))
+        if change >= SEEN:
+            kept.append(index)
+            continue
+        unseen = "no row shows it"
+        small = f"10 % more of it moves no row by over {percent(change, 1)}"
+        refused.append(RefusedConstant(name=parameter.name, reason=unseen if change < SEEN / 100 else small))
+    return [parameters[index] for index in kept], slopes[:, kept], refused
+
+
+def _fit_to_the_rest(
+    table: RowArrays, parameters: list[FitParameter], slopes: Floats, carried: Sequence[CarriedOver]
+) -> tuple[Fit, list[RefusedConstant]]:
+    """Return the fit of constants to what the offsets of the software leave, and the refused ones.
+
+    A row has the spread that layouts of this cluster have, and not that of a measurement: its layout deviates however
+    long it is measured.
+    """
+    spreads = np.empty_like(table.measured_s)
+    rest_s = np.array(table.measured_s)
+    for one in carried:
+        members = table.framework == one.framework
+        spreads[members] = one.spread
+        rest_s[members] /= np.exp(one.carried)
+    spreads = np.hypot(spreads, wait_sigmas(table))
+    weights = _weights(table)
+    kept, refused = _identified(parameters, slopes * np.sqrt(weights)[:, None] / spreads[:, None])
+    if not kept:
+        return _unfitted(), refused
+    return fit(replace(table, measured_s=rest_s), kept, weights=weights, spreads=spreads), refused
+
+
+def _weights(table: RowArrays) -> Floats:
+    """Return the weight of each row. The rows of a layout share its deviation and count as one, and all together have
+    at most the weight of `WEIGHT_ROWS`, because a thousand rows of one machine share its bias.
+    """
+    numbers = layouts_of(table)
+    rows = np.bincount(numbers)
+    return np.asarray(min(1.0, WEIGHT_ROWS / rows.size) / rows[numbers])
 
 
 def _parameters(table: RowArrays) -> list[FitParameter]:
-    """Return every constant of the device, of each attention kernel in use, and of each framework."""
+    """Return every constant of the device, of each attention kernel in use, and of each framework, but its factor."""
     known = is_calibrated(table.rows[0].spec.cluster.accelerator)
     found = []
     for field, sigmas in DEVICE_SIGMAS.items():
@@ -243,61 +322,49 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
         else:
             found.append(FitParameter(field, field, lambda table: table.measured_s > 0, sigma))
     for framework in np.unique(table.framework):
-        for field, (shipped, other) in STACK_SIGMAS.items():
-            sigma = shipped if framework in STACKS else other
-            if field == FACTOR and framework in STACKS and (known or STACKS[str(framework)].population == ORDINARY):
-                sigma = _spread_of_clusters(table, str(framework))
-            found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
+        sigma = HOST_SIGMAS[0] if framework in STACKS else HOST_SIGMAS[1]
+        found.append(FitParameter(f"{HOST} of {framework}", HOST, _where("framework", str(framework)), sigma))
     return found
-
-
-def _spread_of_clusters(table: RowArrays, framework: str) -> float:
-    """Return how far the factor of a framework's software lies from the shipped one on the next cluster, in logarithms.
-
-    On a device to which constants are fitted it stands for all in which a cluster and its software differ from those
-    of the fit, so that clusters differ by it as their classes do. On another one they differ by the device's own share
-    of peak, and tuned software is known as well as its stack is. One factor stands for all ordinary software. The runs
-    of one cluster are of one kind, so that how much kinds of jobs differ within a source counts there beside how much
-    sources differ.
-    """
-    if STACKS[framework].population == ORDINARY:
-        return math.hypot(EFFECTS["ordinary"].between, EFFECTS["ordinary"].within)
-    kinds = [kind for kind, name in zip(row_classes(table), table.framework, strict=True) if name == framework]
-    return float(np.mean([EFFECTS[kind].between for kind in kinds]))
 
 
 def _where(label: str, value: str) -> Callable[[RowArrays], Mask]:
     return lambda table: np.asarray(getattr(table, label) == value)
 
 
-def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[FitParameter], list[RefusedConstant]]:
+def _slopes(table: RowArrays, parameters: Sequence[FitParameter], before_s: Floats) -> Floats:
+    """Return by how much the logarithm of each row's time grows with that of each constant, of shape (rows, constants).
+
+    All come from one call, which predicts the rows once for each constant.
+    """
+    log = float(np.log1p(NUDGE))
+    problem = problem_of(table, parameters)
+    nudged = [problem.columns(logs) for logs in log * np.eye(len(parameters))]
+    columns = {name: np.concatenate([one[name] for one in nudged]) for name in nudged[0]}
+    cases = cases_of(table, np.tile(np.arange(before_s.size), len(parameters)))
+    times_s = step_time_of(cases, *constants_in(columns)).reshape(len(parameters), -1)
+    return np.asarray(np.log(times_s / before_s).T / log)
+
+
+def _identified(parameters: list[FitParameter], slopes: Floats) -> tuple[list[FitParameter], list[RefusedConstant]]:
     """Return the parameters that the rows determine, and the refused ones.
 
-    The least determined parameter is refused first, because the others may be better determined without it.
+    `slopes`, of shape (rows, parameters), are in spreads of the row's time. The least determined parameter is refused
+    first, because the others may be better determined without it.
     """
-    refused = []
-    kept = []
-    for parameter in parameters:
-        change = _largest_change(table, parameter)
-        if change < SEEN:
-            reason = (
-                "no row shows it"
-                if change < SEEN / 100
-                else f"10 % more of it moves no row by over {percent(change, 1)}"
-            )
-            refused.append(RefusedConstant(name=parameter.name, reason=reason))
-        else:
-            kept.append(parameter)
+    kept, refused = list(range(len(parameters))), []
     while kept:
-        fitted = _fit(table, kept)
-        spreads = fitted.spreads()
-        narrowed = spreads / np.array([parameter.sigma for parameter in kept])
-        worst = int(np.argmax(narrowed))
-        if narrowed[worst] <= NARROWED:
+        sigmas = np.array([parameters[index].sigma for index in kept])
+        known = slopes[:, kept].T @ slopes[:, kept] + np.diag(sigmas**-2)
+        spreads = np.sqrt(np.diag(np.linalg.inv(known)))
+        worst = int(np.argmax(spreads / sigmas))
+        if spreads[worst] <= NARROWED * sigmas[worst]:
             break
-        reason = told_too_little(kept[worst].sigma, float(spreads[worst]))
-        refused.append(RefusedConstant(name=kept.pop(worst).name, reason=reason))
-    return kept, refused
+        refused.append(_untold(parameters[kept.pop(worst)].name, float(sigmas[worst]), float(spreads[worst])))
+    return [parameters[index] for index in kept], refused
+
+
+def _untold(name: str, before: float, after: float) -> RefusedConstant:
+    return RefusedConstant(name=name, reason=told_too_little(before, after))
 
 
 def told_too_little(before: float, after: float) -> str:
@@ -309,40 +376,21 @@ def told_too_little(before: float, after: float) -> str:
     return f"the rows tell too little about it, which is known to ± {is_now}, and was to ± {was} before: {why}"
 
 
-def _largest_change(table: RowArrays, parameter: FitParameter) -> float:
-    """Return the relative change of the step time of the most sensitive row for a constant 10 % larger."""
-    nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]))
-    change = fitted_step_time_s(table, nudged) / fitted_step_time_s(table, _unfitted()) - 1
-    return float(np.max(np.abs(change)))
-
-
-def _fit(table: RowArrays, parameters: Sequence[FitParameter]) -> Fit:
-    """Return a fit in which all rows have the same weight, and together at most the weight of `WEIGHT_ROWS` rows.
-
-    A thousand rows of one machine share its bias.
-    """
-    if not parameters:
-        return _unfitted()
-    rows = table.measured_s.size
-    weights: NDArray[np.float64] = np.full(rows, min(1.0, WEIGHT_ROWS / rows))
-    return fit(table, parameters, weights=weights)
-
-
 def _unfitted() -> Fit:
     return Fit((), np.zeros(0))
 
 
-def _constant(table: RowArrays, fitted: Fit, index: int) -> FittedConstant:
-    parameter = fitted.parameters[index]
+def _constant(table: RowArrays, learned: _Learned, index: int) -> FittedConstant:
+    parameter = learned.fitted.parameters[index]
     column = table.prior_factor if parameter.field == FACTOR else getattr(table.prior, parameter.field)
     first = int(np.argmax(parameter.rows(table)))
     before = float(column[first])
-    on_stack = parameter.field in STACK_SIGMAS
     return FittedConstant(
         field=parameter.field,
-        stack=str(table.framework[first]) if on_stack else None,
+        stack=str(table.framework[first]) if parameter.field in (FACTOR, HOST) else None,
         kernel=str(table.kernel[first]) if parameter.field == "attention_flops" else None,
         before=before,
-        after=before * float(np.exp(fitted.logs[index])),
-        spread=float(fitted.spreads()[index]),
+        after=before * float(np.exp(learned.fitted.logs[index])),
+        spread=float(learned.spreads[index]),
+        spread_before=parameter.sigma,
     )

@@ -12,8 +12,8 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.spec.hardware.cluster import (
+    OWN_OFFSET_LEFT,
     OWN_ROWS,
-    OWN_ROWS_IN_RANGE,
     OWN_RUNS,
     Accelerator,
     Efficiency,
@@ -78,7 +78,7 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
             **device.sources,
             OWN_RUNS: source,
             OWN_ROWS: str(len(calibration.rows)),
-            OWN_ROWS_IN_RANGE: str(calibration.rows_in_range),
+            OWN_OFFSET_LEFT: " ".join(f"{side:.4f}" for side in calibration.offset_left),
         },
     )
 

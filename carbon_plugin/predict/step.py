@@ -14,14 +14,14 @@ from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_flo
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
-from carbon_plugin.predict.rates.evidence import narrowing_rows, own_rows
+from carbon_plugin.predict.rates.evidence import own_rows
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.time.schedule import StageLayer, stage_layers, step_of_layers
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
-from carbon_plugin.predict.uncertainty.interval import accuracy_class, step_time_figure
+from carbon_plugin.predict.uncertainty.interval import accuracy_class, offset_left, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
@@ -59,7 +59,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     # A fit to runs of the same software holds how its experts run.
     looped = 1.0 if own else expert_loop_factor(spec, total, step)
     figure, interval = step_time_figure(
-        total, kind, assumed=assumed, own_rows=narrowing_rows(device, spec.stack), other=(EXPERT_LOOP, looped)
+        total, kind, assumed=assumed, left=offset_left(device, spec.stack), other=(EXPERT_LOOP, looped)
     )
     power, activity = step_power(terms, spec.cluster)
     return StepPrediction(

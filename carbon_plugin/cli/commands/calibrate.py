@@ -123,12 +123,13 @@ def _print(calibration: Calibration) -> None:
             f"which {_percent_of(kept.carried)} is put down to the cluster: layouts of one cluster differ by "
             f"{_percent_of(kept.spread)}"
         )
+    count = plural(len(calibration.rows), "row")
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
         name += f" of {constant.stack}" if constant.stack else ""
         learned = LEARNED.get(constant.field, "software")
         change = f"{constant.before:.4g} -> {constant.after:.4g} ± {percent(constant.spread, 1)}"
-        echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
+        echo(f"  fitted  {name}: {change} ({learned}, from {count}; ± {percent(constant.spread_before, 1)} before)")
     power = calibration.power
     if power is not None:
         change = f"{power.before_w:.4g} -> {power.after_w:.4g} W ± {percent(power.spread, 1)}"
@@ -136,12 +137,11 @@ def _print(calibration: Calibration) -> None:
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
     echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
-    odd = len(calibration.rows) - calibration.rows_in_range
-    if odd:
-        echo(
-            f"{odd} of {plural(len(calibration.rows), 'row')} lay outside the 95 % range of the prediction and "
-            f"narrow{'s' if odd == 1 else ''} no range of a plan"
-        )
+    left = calibration.offset_left
+    echo(
+        f"of what clusters differ by, the range of a plan keeps {percent(left.faster, 0)} for steps shorter than "
+        f"predicted and {percent(left.slower, 0)} for longer ones"
+    )
 
 
 def _pace(shift: float) -> str:

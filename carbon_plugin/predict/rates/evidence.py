@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_ROWS_IN_RANGE, OWN_RUNS, Accelerator
+from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.stack import GRAPH_STACK, STACKS, Stack
 
@@ -32,14 +32,3 @@ def own_rows(accelerator: Accelerator, stack: Stack) -> int:
         return 0
     count = accelerator.sources.get(OWN_ROWS, "1")
     return max(1, int(count)) if count.isdecimal() else 1
-
-
-def narrowing_rows(accelerator: Accelerator, stack: Stack) -> int:
-    """Return how many of the user's measured step times narrow the range of a prediction.
-
-    Those that lay outside the 95 % range of their prediction do not: they say that this cluster differs from its class
-    by more than its spreads tell, so that the next run may lie anywhere in them.
-    """
-    count = accelerator.sources.get(OWN_ROWS_IN_RANGE, "")
-    own = own_rows(accelerator, stack)
-    return min(own, int(count)) if count.isdecimal() else own

@@ -15,10 +15,10 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-from carbon_plugin.predict.rates.evidence import is_calibrated
+from carbon_plugin.predict.rates.evidence import is_calibrated, own_rows
 from carbon_plugin.predict.rates.laws import NARROW
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.hardware.cluster import OWN_OFFSET_LEFT, Accelerator
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.stack import ORDINARY, Population, Stack
@@ -46,6 +46,17 @@ class Effects(NamedTuple):
 def symmetrical(between: float, within: float, sources: int) -> Effects:
     """Return the effects where sources differ alike on both sides of the prediction."""
     return Effects(between, between, within, sources)
+
+
+class OffsetLeft(NamedTuple):
+    """The shares of the spread between sources that the user's own runs leave on each side of the prediction."""
+
+    faster: float
+    slower: float
+
+
+WHOLE = OffsetLeft(1.0, 1.0)
+"""What is left where nobody knows a run of the cluster."""
 
 
 class Spread(NamedTuple):
@@ -80,16 +91,27 @@ ASSUMED_SIGMA = 0.075
 not see, errors were 10.1 % with such inputs and 6.7 % without."""
 
 
-def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) -> Spread:
+def spread_of(kind: AccuracyClass, *, assumed: bool = False, left: OffsetLeft = WHOLE) -> Spread:
     """Return the factors around the prediction for a run of the next source.
 
-    `assumed` says that rules filled some inputs. `own_rows` is the number of measured step times of the same cluster
-    and software: their mean determines its offset in part, so that only the rest of the spread between sources remains.
+    `assumed` says that rules filled some inputs. `left` says how much runs of the same cluster and software left of
+    what sources differ by (`calibrate.transfer`).
     """
     faster, slower, within, sources = EFFECTS[kind]
-    if own_rows:
-        faster, slower = (side * within / math.sqrt(within**2 + own_rows * side**2) for side in (faster, slower))
-    return factors(Effects(faster, slower, within, sources), ASSUMED_SIGMA if assumed else 0.0)
+    effects = Effects(faster * left.faster, slower * left.slower, within, sources)
+    return factors(effects, ASSUMED_SIGMA if assumed else 0.0)
+
+
+def offset_left(accelerator: Accelerator, stack: Stack) -> OffsetLeft:
+    """Return how much the user's own runs left of what clusters differ by, on each side of a prediction."""
+    parts = accelerator.sources.get(OWN_OFFSET_LEFT, "").split()
+    if not own_rows(accelerator, stack) or len(parts) != len(WHOLE):
+        return WHOLE
+    try:
+        faster, slower = (float(part) for part in parts)
+    except ValueError:
+        return WHOLE
+    return OffsetLeft(faster, slower) if 0 <= faster <= 1 and 0 <= slower <= 1 else WHOLE
 
 
 def reaching_to(spread: Spread, other: float) -> Spread:
@@ -149,17 +171,19 @@ def step_time_figure(
     kind: AccuracyClass,
     *,
     assumed: Sequence[str] = (),
-    own_rows: int = 0,
+    left: OffsetLeft = WHOLE,
     other: tuple[str, float] = ("", 1.0),
 ) -> tuple[Figure, tuple[float, float]]:
     """Return a step time with its range from p10 to p90, and its 95 % interval, in seconds.
 
     `assumed` names the fields that rules filled because nobody stated them; they make the range wider. `other` names
     one more such field, and how many times longer a step takes with its other value: the range reaches as far beyond
-    the other step time as it does beyond this one.
+    the other step time as it does beyond this one. `left` is what the user's own runs left of the spread between
+    sources.
     """
-    spread = reaching_to(spread_of(kind, assumed=bool(assumed), own_rows=own_rows), other[1])
+    spread = reaching_to(spread_of(kind, assumed=bool(assumed), left=left), other[1])
     fields = dict.fromkeys([*assumed, *([other[0]] if other[1] != 1 else [])])
+    own = ", of a cluster with runs of its own" if left != WHOLE else ""
     wider = f", wider because of assumed {', '.join(fields)}" if fields else ""
     figure = Figure(
         step_time_s,
@@ -167,7 +191,6 @@ def step_time_figure(
         step_time_s * spread.p90,
         "s",
         "modelled",
-        f"analytical step model, residuals of class {kind}{', of a cluster with runs of its own' if own_rows else ''}"
-        f"{wider}",
+        f"analytical step model, residuals of class {kind}{own}{wider}",
     )
     return figure, (step_time_s * spread.low95, step_time_s * spread.high95)

@@ -26,9 +26,9 @@ OWN_RUNS = "user-calibration"
 """The key of a profile's sources that names the user's own runs to which its constants were fitted."""
 OWN_ROWS = "user-calibration-rows"
 """The key of a profile's sources that says how many measured step times those runs gave."""
-OWN_ROWS_IN_RANGE = "user-calibration-rows-in-range"
-"""The key of a profile's sources that says how many of those step times lay inside the 95 % range of their prediction
-before the fit."""
+OWN_OFFSET_LEFT = "user-calibration-offset-left"
+"""The key of a profile's sources that says how much of the spread between clusters those runs left, as two numbers
+from 0 to 1: for steps that are shorter than predicted, and for longer ones."""
 _SHARES = (
     "gemm_share",
     "fp8_gemm_share",
