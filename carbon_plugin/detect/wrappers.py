@@ -172,6 +172,7 @@ def _fsdp2(model: nn.Module) -> DataParallel | None:
         shard_dim=names[shard_dim] if names and shard_dim is not None else None,
         param_dtype=None if dtype is None else dtype_name(dtype),
         reduce_dtype=None if main.mp_policy.reduce_dtype is None else dtype_name(main.mp_policy.reduce_dtype),
+        shard_unit="layer" if shard > 1 else None,
         conflicts=_several("FSDP2 shards x replicas", [f"{s} x {r}" for s, r in sizes])
         + _several("FSDP2 ZeRO stages", [str(stage) for stage in stages]),
         remarks=_remarks(telling, main),

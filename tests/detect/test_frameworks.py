@@ -341,12 +341,12 @@ def test_deepspeed_states_accumulation_precision_and_offload(found, name):
     ("name", "unit"),
     [
         ("lightning_fsdp1", "flat"),
-        ("lightning_fsdp2_tp", None),
+        ("lightning_fsdp2_tp", "layer"),
         ("deepspeed_zero3", "bucket"),
         ("deepspeed_zero0", None),
     ],
 )
-def test_what_is_gathered_at_a_time_is_seen_where_it_is_no_layer_of_fsdp2(found, name, unit):
+def test_what_is_gathered_at_a_time_is_seen_where_parameters_are_sharded(found, name, unit):
     assert of_job(found, name)["fields"].get("stack.shard_unit") == unit
 
 

@@ -171,6 +171,25 @@ def test_step_is_seen_under_any_layout_and_no_hook_stays(found, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "wraps", "unit"),
+    [
+        ("tp", "eager", None),
+        ("tp_without_names", "eager", None),
+        ("tp_and_fsdp2", "eager", "layer"),
+        ("tp_and_dp_by_process_groups", None, None),
+        ("fsdp2", None, "layer"),
+        ("fsdp1", None, "flat"),
+        ("replicate_of_fsdp2", None, None),
+        ("ddp", None, None),
+    ],
+)
+def test_weights_that_tensor_parallelism_wraps_and_the_form_of_fsdp_are_seen(found, name, wraps, unit):
+    fields = found[name]["fields"]
+
+    assert (fields.get("stack.wraps_weights"), fields.get("stack.shard_unit")) == (wraps, unit)
+
+
+@pytest.mark.parametrize(
     "name", sampled([name for name in (*EXPECTED, "nothing") if name != "fsdp2_resharded_to_pairs"], USUAL)
 )
 def test_nothing_is_complained_about_where_everything_is_plain(found, name):

@@ -44,17 +44,21 @@ def read(job: Job) -> Findings:
         _see_data_parallel_by_name(found, sharded, named)
     problems = tuple(("conflict", sentence) for sentence in found.conflicts)
     problems += tuple(("layout", remark) for remark in wrapper.remarks) if wrapper else ()
-    return Findings(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
+    fields = {f"layout.{axis}": seen for axis, seen in found.axes.items()}
+    if found.wrapped is not None:
+        fields["stack.wraps_weights"] = Observed("eager", found.wrapped)
+    return Findings(fields=fields, problems=problems)
 
 
 class _Findings:
     """One instance holds values by axis; the first object that shows one is believed, and a contradiction becomes a
-    sentence.
+    sentence. `wrapped` says which weight that tensor parallelism splits is a DTensor.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self.axes: dict[str, Observed] = {}
+        self.wrapped: str | None = None
         self.conflicts: list[str] = []
 
     def see(self, axis: str, value: Any, source: str) -> None:
@@ -104,6 +108,9 @@ def _see_tensor_parallel(
             axes.add(shard.axis)
             break
     if found.degree("tp") > 1:
+        split = next((name for name, parameter in sharded if _is_on(parameter, axes, own)), None)
+        if split is not None:
+            found.wrapped = f"{split} is a DTensor on the tp axis"
         norm = next((name for name, p in _norm_weights(model) if _is_on(p, axes, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
         if sharded:  # plain tensors of a framework show nothing

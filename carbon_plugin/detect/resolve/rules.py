@@ -195,6 +195,16 @@ def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detec
             stated = {who: getattr(what, name) for who, what in said.items() if what is not None}
             value = table.choose(f"stack.{name}", **stated, detected=seen[f"stack.{name}"])
             stack = msgspec.structs.replace(stack, **{name: value})
+    if "stack.wraps_weights" in seen and stack.wraps_weights == "never":
+        # Tensors show that they are wrapped, and not whether a compiler or somebody's kernels issue their operations,
+        # which a stack says that knows of them.
+        value = table.choose(
+            "stack.wraps_weights",
+            planned=plan and plan.wraps_weights,
+            declared=declared.stack and declared.stack.wraps_weights,
+            detected=seen["stack.wraps_weights"],
+        )
+        stack = msgspec.structs.replace(stack, wraps_weights=value)
     return stack
 
 

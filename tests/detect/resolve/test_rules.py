@@ -212,6 +212,25 @@ def test_stack_takes_what_was_seen_of_it():
     assert "stack.fused: declared False, detected True; detected counts" in effective.differences
 
 
+@pytest.mark.parametrize(
+    ("stack", "wraps", "differs"),
+    [
+        (None, "eager", False),
+        ("torchtitan", "eager", False),
+        ("automodel", "always", False),
+        ("megatron-core", "eager", True),
+    ],
+)
+def test_dtensors_that_were_seen_count_where_the_stack_knows_of_none(stack, wraps, differs):
+    declared = Declared(stack=None if stack is None else STACKS[stack])
+    seen = detected(shaped(), **FSDP, **STEP, stack__wraps_weights="eager")
+
+    effective = resolve(None, declared, seen, EIGHT)
+
+    assert effective.spec.stack.wraps_weights == wraps
+    assert any("wraps_weights" in said for said in effective.differences) is differs
+
+
 def test_a_loop_over_experts_that_was_seen_leaves_nothing_open_about_them():
     effective = resolve(None, Declared(), detected(shaped(), **FSDP, **STEP, stack__expert_loop=True), EIGHT)
 
