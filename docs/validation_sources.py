@@ -283,6 +283,16 @@ SOURCES = {
     "azurebloom": ("Azure's BLOOM in Megatron-DeepSpeed, A100", ""),
     "azurevit": ("Azure's vision transformer in Lightning, V100", ""),
     "ptdbench": ("A benchmark of PyTorch's DDP, A100-40", ""),
+    "gpt2lambda": ("A student's GPT-2 of a course, A100-40", ""),
+    "minillm": ("A user's MiniLLM in bert4torch, A800", ""),
+    "benchpie": ("IDRIS's Llama 2 in FSDP and DeepSpeed, A100/H100", ""),
+    "trainernv": ("GPT-2 in an issue of transformers, RTX 3090", ""),
+    "mosaicbert": ("MosaicBERT's baseline of transformers, A100", ""),
+    "openllama": ("Open-Llama in DeepSpeed, A100", ""),
+    "litgptowt": ("An issue of LitGPT in Lightning, A40", ""),
+    "rlhfsunz": ("A user's Pangu in transformers, A100", ""),
+    "philbert": ("A notebook's compiled BERT, A10", ""),
+    "raytrain": ("Ray's notebooks, T4/A10", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
