@@ -14,7 +14,7 @@ from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
 from carbon_plugin.predict.time.update import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import Stack, narrow_reduce_stage
 from carbon_plugin.spec.training import TrainingPlan
 
 BACKWARD_KERNELS = 2.5
@@ -42,7 +42,8 @@ def counted_step_terms(
     host = kernels * float(rates.host_op_time)
     busy = (device**4 + host**4) ** 0.25
     element = ACTIVATION_BYTES[training.precision]
-    reduce_bytes = 4 if stack.grad_reduce_dtype == "fp32" else 2
+    narrow = layout.zero_stage >= narrow_reduce_stage(stack, master_weights=training.master_weights)
+    reduce_bytes = element if narrow else 4
     parameters, shards = float(model.parameters), network.group_of(float(layout.dp_shard), 1.0, rates)
     gather = shards.gather_time(parameters * element)
     scatter = shards.gather_time(parameters * reduce_bytes * trained)

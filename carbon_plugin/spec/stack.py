@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -58,10 +59,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `gather_overlap` is the share of the gather of new parameters that runs beside the next forward pass (unset: the
     same). `gathers_ahead` says that the parameters of a sharded layer are gathered while the layer before it computes
     (FSDP and DeepSpeed prefetch them); on GPUs XLA gathers those of a layer of a scan when the layer begins, unless it
-    pipelines its collectives. `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what
-    is captured and replayed: "scoped" the attention and routing of a layer with experts, whose exchange and products
-    the host still issues; "iteration" the whole iteration, in which the host issues no operation of a layer and waits
-    for nothing (dropless experts included).
+    pipelines its collectives. `grad_reduce_dtype` is the type in which gradients are reduced (unset: fp32, but for
+    sharded gradients of ordinary software, see `narrow_reduce_stage`). `cuda_graphs` says what is captured and
+    replayed: "scoped" the attention and routing of a layer with experts, whose exchange and products the host still
+    issues; "iteration" the whole iteration, in which the host issues no operation of a layer and waits for nothing
+    (dropless experts included).
 
     `launch_blocking` says that the host waits for every kernel before it issues the next (`CUDA_LAUNCH_BLOCKING=1`), so
     that the times of host and device add up.
@@ -192,7 +194,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dp_overlap: float = 0.0
     gather_overlap: float | None = None
     gathers_ahead: bool = True
-    grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    grad_reduce_dtype: Literal["fp32", "bf16"] | None = None
     narrow_inputs: bool = False
     narrow_kept: bool = False
     weighted_experts: bool = False
@@ -313,10 +315,30 @@ def host_op_time_of(stack: Stack) -> float | None:
     return STACKS[ORDINARY].host_op_time_s
 
 
+NEVER_NARROW = 4
+"""A stage beyond the last one of ZeRO."""
+NARROW_STAGES: Mapping[ShardUnit, int] = MappingProxyType({"bucket": 1, "layer": 2, "flat": 2})
+"""The first stage of ZeRO at which ordinary software reduces gradients in the type of the compute, by `shard_unit`.
+
+DeepSpeed reduces what it shards in the 16-bit type of the model (`communication_data_type` of its runtime/engine.py).
+Both forms of PyTorch's FSDP reduce in the type of the compute unless the policy names another one (`reduce_dtype` of
+`MixedPrecision` and of `MixedPrecisionPolicy`), accelerate and Lightning name that very type. Whole copies are reduced
+in the type of their weights, which stay in 32 bit under autocast.
+"""
+
+
+def narrow_reduce_stage(stack: Stack, *, master_weights: bool) -> int:
+    """Return the first stage of ZeRO at which gradients are reduced in the type of the compute and not in fp32."""
+    if stack.grad_reduce_dtype == "bf16" or not master_weights:
+        return 0
+    unstated = stack.grad_reduce_dtype is None and stack.population == ORDINARY
+    return NARROW_STAGES.get(shard_unit_of(stack), NEVER_NARROW) if unstated else NEVER_NARROW
+
+
 PLAIN_STACK = Assumption(
     "stack",
     "ordinary software, plain PyTorch",
-    "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step; state "
+    "no stack was named: elementwise chains not fused, eager loss, gradients reduced after the step; state "
     "`stack: {preset: tuned}` (`plan --stack tuned`) for a recipe that was tuned for its hardware",
 )
 """The assumption that is recorded where nobody names a stack: what `Stack()` stands for."""

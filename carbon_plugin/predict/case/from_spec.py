@@ -15,7 +15,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack, shard_unit_of
+from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack, narrow_reduce_stage, shard_unit_of
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 
 AGAIN: dict[RecomputedModule, str] = {
@@ -219,7 +219,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     narrow = NARROW_BYTES.get(training.precision, activation)
     split = LOGIT_BYTES[stack.cross_entropy][1]
     softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
-    reduced_wide = stack.grad_reduce_dtype == "fp32" and training.master_weights
+    kept_wide = stack.grad_reduce_dtype != "bf16" and training.master_weights
     kept = _kept_operators(training, stack)
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
@@ -234,8 +234,9 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         kept_bytes=values(narrow if stack.narrow_kept else activation),
         input_bytes=values(narrow if stack.narrow_inputs else activation),
         parameter_bytes=values(activation),
-        gradient_bytes=values(activation if stack.accumulates_beside else 4 if reduced_wide else activation),
-        reduce_bytes=values(4 if reduced_wide else activation),
+        gradient_bytes=values(activation if stack.accumulates_beside else 4 if kept_wide else activation),
+        reduce_bytes=values(4.0),
+        narrow_reduce_stage=values(narrow_reduce_stage(stack, master_weights=training.master_weights)),
         entropy_bytes=values(_entropy_bytes(stack, activation)),
         softmax_forward_bytes=values(softmax[0]),
         softmax_backward_bytes=values(softmax[1]),
@@ -253,7 +254,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         autocast=values(under_autocast(training, stack)),
         list_bytes=values(list_bytes(training, stack)),
         list_copy_bytes=values(list_bytes(training, stack) / LIST_PASSES),
-        bucket_bytes=values((4 if reduced_wide else activation) if is_plain_pytorch(stack) else 0.0),
+        bucket_bytes=values((4 if kept_wide else activation) if is_plain_pytorch(stack) else 0.0),
         pads_vocabulary=values(stack.pads_vocabulary),
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),

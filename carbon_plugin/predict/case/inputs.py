@@ -184,7 +184,8 @@ class StepWork:
     `dispatch_bytes` that of an element on its way to experts, `kept_bytes` that of an element that the backward pass of
     an activation function or of the attention core needs, `input_bytes` that of an element that is kept because a
     product takes it as input, `parameter_bytes` that of a parameter as stored for compute, `gradient_bytes` that of a
-    gradient as it waits for the update and `reduce_bytes` that of one as it is reduced. `optimizer_bytes` is the
+    gradient as it waits for the update and `reduce_bytes` that of one as it is reduced, from the stage of ZeRO
+    `narrow_reduce_stage` on in the type of the compute (`reduced_bytes`). `optimizer_bytes` is the
     optimizer state per parameter, and `list_bytes` are what an update by single operations moves per parameter beyond
     an update in one pass, and `list_copy_bytes` those of the copy per parameter that it makes for a while.
     `bucket_bytes` are those per parameter of the buckets that reduce gradients beside the gradients themselves.
@@ -211,6 +212,7 @@ class StepWork:
     parameter_bytes: Values
     gradient_bytes: Values
     reduce_bytes: Values
+    narrow_reduce_stage: Values
     optimizer_bytes: Values
     master: Values
     gradients_kept: Values
@@ -250,6 +252,11 @@ class StepWork:
     scored_share: Values = WHOLE
     head_gradients: Values = NOT
     freed_logit_bytes: Values = NOT
+
+
+def reduced_bytes(layout: Layout, work: StepWork) -> Values:
+    """Return the bytes of a gradient as it is reduced under a stage of ZeRO."""
+    return where(layout.zero_stage >= work.narrow_reduce_stage, work.parameter_bytes, work.reduce_bytes)
 
 
 def own_case(kind: Shape, layout: Layout, work: StepWork) -> tuple[Layout, StepWork] | None:

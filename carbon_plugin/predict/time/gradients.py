@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from carbon_plugin.predict.arrays import Values, any_of, maximum, where
-from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, reduced_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange
@@ -70,7 +70,7 @@ def _exchange(
     # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
     every = network.group_of(replicas * shards, stride, rates)
     within, across = network.group_of(shards, stride, rates), network.group_of(replicas, stride * shards, rates)
-    size, fetched = parameters * work.reduce_bytes, parameters * work.parameter_bytes
+    size, fetched = parameters * reduced_bytes(layout, work), parameters * work.parameter_bytes
     whole, one_stage = layout.zero_stage == 0, layout.zero_stage == 1
     scattered = where(one_stage, within.gather_time(size), 0.0)
     near_scattered = where(one_stage, within.near_time(size), 0.0)

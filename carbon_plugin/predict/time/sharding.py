@@ -5,7 +5,7 @@ does not hide, and copies between tensors and buffers.
 from __future__ import annotations
 
 from carbon_plugin.predict.arrays import Values, any_of, sum_of, where
-from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, reduced_bytes
 from carbon_plugin.predict.parameters import layer_parameters
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
@@ -47,7 +47,8 @@ def fsdp_exposed(
         return time, sum_of(group.near_time(parameters * element_bytes) for parameters, group in moved)
 
     gather, near_gather = both(work.parameter_bytes * stored_share(shape))
-    scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
+    # Frozen parameters have no gradient.
+    scatter, near_scatter = (time * shape.trainable for time in both(reduced_bytes(layout, work)))
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
     after, near_after = where(again, gather, 0.0) + scatter, where(again, near_gather, 0.0) + near_scatter
     exposed = Cost(
@@ -74,5 +75,5 @@ def _repacking(parameters: Values, shape: Shape, layout: Layout, work: StepWork,
     gradients of the views together.
     """
     copied = work.copies_gathered * 2 * work.parameter_bytes * stored_share(shape) * parameters / rates.streaming
-    packed = work.packs_gradients * (work.parameter_bytes + work.reduce_bytes) * parameters / rates.streaming
+    packed = work.packs_gradients * (work.parameter_bytes + reduced_bytes(layout, work)) * parameters / rates.streaming
     return Cost(copied, where(layout.zero_stage >= 3, copied, 0.0) + packed * shape.trainable)
