@@ -321,6 +321,7 @@ REASONS = {
     "kaustbloom": "times of whole runs, with three saves of model and states",
     "laiproj": "a small model; half of the time that is predicted too much is the host's",
     "litefsdp": "its step waits for gathers, one sequence or seven; in which precision they are is not known",
+    "litgptowt": "two and a half times as slow as its settings say, on one card as on four; why is not published",
     "lomo": "gathers run at 2.5 GB/s a card, far below what cards reach over PCIe; why is not known",
     "maeft": "times of whole runs, with the reading and the augmentation of images",
     "mbcards_lora-lora-moe": "rotary positions of packed documents are rotated one by one, which nothing here counts",
