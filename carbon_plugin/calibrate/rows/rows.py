@@ -27,7 +27,7 @@ from carbon_plugin.calibrate.rows.execution.layout import row_execution
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.model import PRESET, row_model, trains_adapters, unread_dimensions
 from carbon_plugin.calibrate.rows.software.conventions import conventions_of, conventions_of_row
-from carbon_plugin.calibrate.rows.spellings import spelled_row
+from carbon_plugin.calibrate.rows.spellings import is_spelling, spelled_row
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
@@ -199,7 +199,8 @@ def parse_rows(
         except (CarbonPluginError, OverflowError) as error:
             reason = " ".join(str(error).split())
             memory = _memory(identity, source, row, known, hardware)
-            unknown = tuple(name for name in row.names() if name not in READ | DESCRIPTIVE)
+            known_here = READ | DESCRIPTIVE
+            unknown = tuple(name for name in row.names() if name not in known_here and not is_spelling(name))
             skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory, not_read=unknown))
     return rows, skipped
 

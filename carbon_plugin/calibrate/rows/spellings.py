@@ -151,11 +151,12 @@ def spelled_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     row = _spelled({**record}, {**ROW_NAMES, **SHAPE_NAMES})
     for name in [name for name in row if normalized(str(name)) in map(normalized, MILLISECONDS)]:
-        row = _with(row, "step_time_s", _positive(name, row.pop(name)) / 1000, name)
+        if (milliseconds := _taken(row, name)) is not None:
+            row = _with(row, "step_time_s", milliseconds / 1000, name)
     for name in [name for name in row if normalized(str(name)) in map(normalized, STEP_RATES)]:
-        row = _with(row, "step_time_s", 1 / _positive(name, row.pop(name)), name)
-    if isinstance(row.get("mfu"), int | float):
-        mfu = _positive("mfu", row.pop("mfu"))
+        if (rate := _taken(row, name)) is not None:
+            row = _with(row, "step_time_s", 1 / rate, name)
+    if (mfu := _taken(row, "mfu")) is not None:
         row = _with(row, "mfu_pct", 100 * mfu if mfu < 1 else mfu, "mfu")
     for name in [name for name in row if normalized(str(name)) in map(normalized, SWITCHES)]:
         row = _with_switch(row, str(name))
@@ -196,6 +197,12 @@ def _compiled(row: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "overlap": ", ".join(filter(None, (str(row.get("overlap") or ""), "torch.compile")))}
 
 
+def is_spelling(name: str) -> bool:
+    """Return whether a field is known under this name, which is none of the schema's."""
+    others = (other for known in (*ROW_NAMES.values(), *SHAPE_NAMES.values()) for other in known)
+    return normalized(name) in map(normalized, (*others, *MILLISECONDS, *STEP_RATES, *SWITCHES, "mfu"))
+
+
 def spelled_shape(shape: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dimensions of a model under the names of the schema. Raises `SpecError` as `spelled_row` does."""
     return _spelled({**shape}, SHAPE_NAMES)
@@ -228,7 +235,7 @@ def _with_switch(fields: dict[str, Any], other: str) -> dict[str, Any]:
     return rest if on is None else _with(rest, name, if_true if on else if_false, other)
 
 
-def _positive(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise SpecError(f"{name} is {value!r}, expected a positive number")
-    return float(value)
+def _taken(fields: dict[str, Any], name: str) -> float | None:
+    """Take a positive number out of the fields, and return it, or None where it is not stated."""
+    stated = Fields({name: fields.pop(name, None)})
+    return stated.number(name) if stated.states(name) else None

@@ -133,16 +133,25 @@ def test_two_names_of_a_field_may_agree_and_must_not_differ() -> None:
     assert refusal(num_gpus=64) == "n_gpus is 32 and num_gpus says 64, which is the same field; keep one of them"
 
 
+def test_a_row_in_which_two_names_differ_does_not_call_one_of_them_unknown() -> None:
+    _, (skipped,) = parse_rows([{**RECORD, "num_gpus": 64, "step_time_ms": 5, "colour": "green"}], {"mine": SHAPE})
+
+    assert skipped.not_read == ("colour",)
+
+
 @pytest.mark.parametrize("name", MILLISECONDS)
 def test_a_step_time_may_be_in_milliseconds(name: str) -> None:
-    assert read(step_time_s=None, **{name: 3500}).measured_step_time_s == pytest.approx(3.5)
+    for stated in (3500, "3500"):  # a cell of a table is text
+        assert read(step_time_s=None, **{name: stated}).measured_step_time_s == pytest.approx(3.5)
+    for empty in (None, ""):
+        assert read(step_time_s=3.5, **{name: empty}).measured_step_time_s == 3.5
     assert "expected a positive number" in refusal(step_time_s=None, **{name: "3.5 s"})
 
 
 def test_a_step_time_may_be_a_rate_of_steps_and_mfu_a_share() -> None:
     assert read(step_time_s=None, steps_per_second=0.25).measured_step_time_s == pytest.approx(4.0)
     assert "expected a positive number" in refusal(step_time_s=None, steps_per_s=0)
-    share, percent = (read(step_time_s=None, mfu=said) for said in (0.2, 20))
+    share, percent = (read(step_time_s=None, mfu=said) for said in (0.2, "20"))
     assert share == percent == read(step_time_s=None, mfu_pct=20)
     assert "expected a positive number" in refusal(step_time_s=None, mfu=-1)
 
