@@ -84,8 +84,8 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     `devices` are those of the first manifest, `fingerprint` is that of the first window;
     `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none. `left` says
-    that the writer handed its GPUs over to a file that begins where this one ends. `follows` are the names of files of
-    the same launch that this one goes on from.
+    that the writer handed its GPUs over to a file that begins where this one ends, so that it trained until then.
+    `follows` are the names of files of the same launch that this one goes on from.
     """
 
     path: Path
@@ -163,7 +163,7 @@ def outline_of(path: Path) -> Outline | None:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
     if manifest is None or not _is_own(path, opening):
         return None
-    trained = [window for window in windows if window.steps] or windows
+    trained = windows if left else [window for window in windows if window.steps] or windows
     return Outline(
         path=path,
         size_bytes=size,

@@ -41,11 +41,11 @@ class FileTimes:
         """Take the moment of the closing record."""
         self.end_s = max(self.end_s, at_unix_s)
 
-    def timed(self, name: str, manifest: Manifest | None) -> TimedFile:
+    def timed(self, name: str, manifest: Manifest | None, *, left: bool) -> TimedFile:
         """Return the facts of the file with this name by which clocks are compared, as `ledger.held.outline` finds them
-        in the file.
+        in the file. `left` says whether another file continues it.
         """
-        until_s = self._windows_until_s if self._trained_until_s is None else self._trained_until_s
+        until_s = self._windows_until_s if left or self._trained_until_s is None else self._trained_until_s
         return TimedFile(
             name=name,
             host_key=manifest.host_key if manifest else "",

@@ -96,7 +96,7 @@ class FileTotals:
         """Return the facts of the file with this name by which clocks are compared, as `ledger.held.outline` finds them
         in the file.
         """
-        return self.times.timed(name, self.manifest)
+        return self.times.timed(name, self.manifest, left=self.left)
 
     @property
     def gpus(self) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from carbon_plugin.ledger.held.expected import LEFT
 from carbon_plugin.ledger.held.launches import SKEW_EVENT, clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.held.outline import Outline, outline_of
-from carbon_plugin.ledger.records import Event
+from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
@@ -126,8 +128,24 @@ def test_an_outline_says_what_the_whole_file_says(tmp_path: Path) -> None:
 
     assert found is not None
     assert (found.node, found.last_step) == (0, 100)
-    assert found.trained_until_unix_s == pytest.approx(RUN_START_UNIX_S + 15 + 30)
+    assert found.trained_until_unix_s - RUN_START_UNIX_S == pytest.approx(15 + 30)
     assert found.devices == (job.gpu_key(0, 0), job.gpu_key(0, 1), job.host_key(0))
+
+
+@pytest.mark.parametrize(("reason", "last_s"), [("closed", 45.0), (LEFT, 55.0)])
+def test_a_file_that_was_left_has_trained_until_its_end(reason: str, last_s: float, tmp_path: Path) -> None:
+    job = Job(nodes=1, attempts=[Attempt(40, 3)])
+    *records, close = job.records("r", 0, 0, job.attempts[0], RUN_START_UNIX_S)
+    last = next(record for record in reversed(records) if isinstance(record, Window))
+    waiting = replace(last, index=last.index + 1, start_unix_s=last.start_unix_s + 10, duration_s=10.0, steps=0)
+    writer = LedgerWriter(tmp_path, run_id="r", node=0)
+    for record in (*records, waiting, replace(close, reason=reason)):
+        writer.write(record)
+
+    found = outline_of(writer.path)
+
+    assert found is not None
+    assert found.trained_until_unix_s - RUN_START_UNIX_S == pytest.approx(last_s)
 
 
 def test_a_file_without_a_manifest_has_no_outline(tmp_path: Path) -> None:

@@ -84,6 +84,20 @@ def test_a_file_that_was_left_to_local_rank_0_is_of_the_attempt_of_that_rank(
     assert totals.energy_j == 9000.0
 
 
+def test_a_file_that_was_left_goes_on_to_its_end_although_no_step_ended_in_its_last_window() -> None:
+    first = ledger(gpu("1"), gpu("2"), windows=3)
+    first.add(
+        Window(
+            index=3, phase="train", start_unix_s=30.0, duration_s=10.0, energies=[], steps=0, last_step=15, tokens=0,
+            intensity_g_per_kwh=None, pue=None,
+        )
+    )  # fmt: skip
+    first.add(Close(at_unix_s=40.0, reason=LEFT, steps=15, windows=4, energy_j=3000.0))
+    files = {"first": first, "own": ledger(gpu("1"), start=40.4)}
+
+    assert run_totals(files, attempt_started_s=40.2, own="own").gpus == 2
+
+
 def test_rates_are_those_of_the_file_that_took_over() -> None:
     left = ledger(gpu("1"), windows=3)
     left.add(Close(at_unix_s=30.0, reason=LEFT, steps=15, windows=3, energy_j=3000.0))
