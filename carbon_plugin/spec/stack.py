@@ -122,7 +122,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     the activation of a gate alone is an operation of its own (Megatron-core without `bias_activation_fusion`, which is
     off unless a configuration asks for it). `gradient_placeholders` says that Transformer Engine adds gradients of
     weights to their buffers, for which it keeps an empty 16-bit gradient of each shape of weight (`get_dummy_wgrad` of
-    its pytorch/module/base.py). `operators_keep` is what
+    its pytorch/module/base.py, since 2025). `operators_keep` is what
     recompute "operators" keeps of a layer: the attention core's output and every second product (torchtitan), the
     products alone (torchtitan before December 2025, whose list had no kernel of cuDNN), the core's output and every
     product (torchtitan's GraphTrainer), every product alone (MaxText's minimal), the core's output alone, its input

@@ -677,6 +677,23 @@ def test_megatron_bridges_dense_qwen_does_not_fuse_the_gate(arch: str, model: st
     assert row.spec.stack.single_gate == alone
 
 
+@pytest.mark.parametrize(
+    ("framework", "kept"),
+    [
+        ("NeMo 24.12", False),
+        ("NeMo 25.09", True),
+        ("Megatron-Bridge, NeMo container 25.11", True),
+        ("Megatron-LM (core 0.14.0, 2026-03)", True),
+        ("Megatron-LM (2025-03)", False),
+        ("Megatron-LM (ByteDance, 2024)", False),
+        ("Megatron-Core", True),
+        ("PyTorch", False),
+    ],
+)
+def test_transformer_engine_keeps_empty_gradients_since_2025(framework: str, kept: bool) -> None:
+    assert parsed(framework=framework, source="test").spec.stack.gradient_placeholders == kept
+
+
 def test_a_peak_of_rank_0_is_told_from_that_of_the_fullest_device() -> None:
     common = {"arch": "llama3_8b", "tp": 1, "pp": 1, "gpu": "H100-SXM", "framework": "PyTorch", "mem_gib_per_gpu": 60}
 

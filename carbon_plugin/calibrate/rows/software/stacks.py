@@ -13,7 +13,7 @@ from carbon_plugin.calibrate.rows.software.attention import attention_of, prefer
 from carbon_plugin.calibrate.rows.software.experts import Recipe, experts_of
 from carbon_plugin.calibrate.rows.software.loss import loss_of
 from carbon_plugin.calibrate.rows.software.modules import gate_of, mixed_precision, modules_of, reduced
-from carbon_plugin.calibrate.rows.software.releases import date_of, of_today
+from carbon_plugin.calibrate.rows.software.releases import date_of, of_today, release_of, year_of
 from carbon_plugin.calibrate.rows.software.stated_experts import StatedExperts
 from carbon_plugin.calibrate.rows.software.weights import pipelined, sharded, wrapped
 from carbon_plugin.spec.frameworks import Conventions
@@ -24,6 +24,9 @@ from carbon_plugin.spec.stack import Stack
 CUDNN_KEPT_SINCE = ("2025", "12")
 """From this month on torchtitan's policy of recompute keeps the result of cuDNN's attention (pull request 2095).
 Before, cuDNN in place of FlashAttention on a B200 saved 1.8 of 46 GiB (pull request 1196)."""
+PLACEHOLDERS_SINCE = (2025, 5)
+"""From this month on Transformer Engine keeps the empty gradients that stand for those in buffers (its pull request
+1651 of April 2025). Before, it made one for each weight and let it go (pull request 507)."""
 EXCHANGE_KEPT_SINCE = ("2025", "09")
 EXCHANGE_KEPT_BY_ALL_SINCE = ("2026", "03")
 """From these months on torchtitan's policy of recompute keeps what the all-to-all of experts returns (pull request
@@ -77,6 +80,8 @@ def stack_of(
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     changes |= _kept_by_policy(conventions, row, device, model)
+    if conventions.stack.gradient_placeholders:
+        changes["gradient_placeholders"] = _keeps_placeholders(row)
     if conventions.name == "torchtitan" and not of_today(row):
         changes["keeps_exchange"] = _keeps_exchange(row, model)
     if conventions.xla:
@@ -105,6 +110,16 @@ def _kept_by_policy(
     if prefers_cudnn(conventions, device, model) and date_of(row) < CUDNN_KEPT_SINCE and not of_today(row):
         return {"operators_keep": "products_alone"}
     return {}
+
+
+def _keeps_placeholders(row: Fields) -> bool:
+    """Return whether Transformer Engine keeps empty gradients in the row's release. Without a date it is today's."""
+    release, date = release_of(row.text("framework")), date_of(row)
+    if release != (0, 0):
+        return (2000 + release[0], release[1]) >= PLACEHOLDERS_SINCE
+    if date:
+        return tuple(int(part) for part in date) >= PLACEHOLDERS_SINCE
+    return (year_of(row) or PLACEHOLDERS_SINCE[0]) >= PLACEHOLDERS_SINCE[0]
 
 
 def _keeps_exchange(row: Fields, model: TransformerModel) -> bool:
