@@ -53,7 +53,8 @@ class AlertRules(Struct, frozen=True, kw_only=True):
     call: Callable[[Alert], object] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.least < 10:
+        number = isinstance(self.least, int | float) and not isinstance(self.least, bool)
+        if not (number and 0 < self.least < 10):
             raise SpecError(f"alerts: least is {self.least!r}, expected a relative deviation above 0, such as 0.1")
         for field in ("sustained", "learn"):
             value = getattr(self, field)

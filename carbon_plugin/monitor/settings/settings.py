@@ -167,7 +167,9 @@ def _check_numbers(arguments: MonitorArguments, window_s: float, options: Monito
     step = arguments.get("step")
     if step is not None and step < 0:
         raise SpecError(f"step is {step}, expected the optimizer steps that were done before, 0 or more")
-    if not 0 < options.min_window_s <= window_s:
+    if not options.min_window_s > 0:
+        raise SpecError(f"options.min_window_s is {options.min_window_s:g}, expected a positive number of seconds")
+    if not options.min_window_s <= window_s:
         raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
 
 

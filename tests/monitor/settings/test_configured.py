@@ -173,6 +173,9 @@ def test_names_of_variables_are_different():
         ({"budget": 3}, "budget is 3, expected a CarbonBudget"),
         ({"alerts": {"lest": 1.0}}, "least"),
         ({"alerts": "no"}, "alerts is 'no', expected AlertRules"),
+        ({"alerts": {"least": "0.2"}}, "least is '0.2', expected a relative deviation above 0"),
+        ({"alerts": {"least": True}}, "least is True, expected a relative deviation above 0"),
+        ({"options": {"min_window_s": -1}}, "options.min_window_s is -1, expected a positive number of seconds"),
         ({"alerts": {"webhook": "ftp://x"}}, "webhook is no http:// or https:// address"),
     ],
 )
