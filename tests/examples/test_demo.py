@@ -151,6 +151,10 @@ A_FEW_PERCENT = 0.1
 steady."""
 
 
+HARDLY_LESS = 0.9
+"""What a run leaves of the spread between clusters where the ends of the range, in two digits, need not move."""
+
+
 def test_the_next_plan_is_closer_to_what_it_learned_from_and_surer(demo):
     printed, run_dir = demo
     says = r"says (\S+) s \((\S+) to (\S+) times that\)"
@@ -163,7 +167,9 @@ def test_the_next_plan_is_closer_to_what_it_learned_from_and_surer(demo):
     assert still_off_s <= max(A_FEW_PERCENT, off_s)
     # A busy machine may be slower than its probe by more than a range allows, and then nothing need be surer.
     left = calibrate([row]).offset_left
-    assert (first[1] < second[1]) == (left.faster < 1)
-    assert (second[2] < first[2]) == (left.slower < 1)
+    assert first[1] <= second[1]
+    assert second[2] <= first[2]
+    assert first[1] < second[1] or left.faster > HARDLY_LESS
+    assert second[2] < first[2] or left.slower > HARDLY_LESS
     assert second[1] < 1 < second[2]
     assert "stack: calibrated" in (run_dir / "again.yaml").read_text(encoding="utf-8")
