@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from carbon_plugin.spec.layout import ContextParallelKind, Recompute
 from carbon_plugin.spec.models.adapters import Adapters
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
 
@@ -283,6 +284,16 @@ def framework_named(name: str) -> Conventions | None:
     if (whole := WHOLE_NAMES.get(wanted)) is not None:
         return whole
     return next((found for known, found in FRAMEWORKS if normalized(known) == wanted), None)
+
+
+def planned_as(name: str, stack: Stack) -> list[Assumption]:
+    """Return the assumption that software of this name is planned as this stack, where it has none of its own."""
+    framework = framework_named(name)
+    if framework is None or framework.name == normalized(name) or framework.stack != stack:
+        return []
+    fields = ", ".join(f"{field} {value}" for field, value in framework.fields.items())
+    planned = f"{framework.name} with {fields}" if fields else framework.name
+    return [Assumption("stack", planned, f"{name} has no stack of its own and is planned as what it is nearest")]
 
 
 def framework_beginning(text: str) -> Conventions:

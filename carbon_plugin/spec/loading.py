@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.defaults import USUAL_SEQ_LEN, Taken, usual_batch, usual_precision, usual_seq_len, usual_stack
-from carbon_plugin.spec.frameworks import framework_named
+from carbon_plugin.spec.frameworks import planned_as
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
@@ -36,7 +36,6 @@ from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, overlay, read_document
 from carbon_plugin.spec.parsing.moment import unix_s
-from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import Stack
@@ -383,9 +382,4 @@ def _named_stack(document: Document, keys: Keys, name: Any, directories: Directo
     """Return the stack of this name, and as what a framework is planned that has no stack of its own."""
     with document.located(keys, field=True):
         stack = load_stack(str(name), profile_dirs=directories)
-    framework = framework_named(str(name))
-    if framework is None or framework.name == normalized(str(name)) or framework.stack != stack:
-        return stack, []
-    fields = ", ".join(f"{field} {value}" for field, value in framework.fields.items())
-    planned = f"{framework.name} with {fields}" if fields else framework.name
-    return stack, [Assumption("stack", planned, f"{name} has no stack of its own and is planned as what it is nearest")]
+    return stack, planned_as(str(name), stack)

@@ -24,6 +24,7 @@ from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.defaults import usual_precision, usual_seq_len, usual_stack
+from carbon_plugin.spec.frameworks import planned_as
 from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, load_stack, usual_node
 from carbon_plugin.spec.models.model import TransformerModel
@@ -109,6 +110,10 @@ def hardware_of(accelerator: str, method: Method, profile_dirs: Directories) -> 
     device = load_accelerator(accelerator, profile_dirs=profile_dirs)
     precision, seq_len = method.precision or usual_precision(device), usual_seq_len(None)
     stack, plain = usual_stack(device)
+    named: list[Assumption] = []
+    if method.stack is not None:
+        stack = load_stack(method.stack, profile_dirs=profile_dirs)
+        named = planned_as(method.stack, stack)
     assumed = (
         (method.seq_len, Assumption("sequence", f"{seq_len.value:,} tokens", seq_len.why)),
         (method.precision, Assumption("training.precision", precision, f"usual on {device.name}")),
@@ -118,9 +123,9 @@ def hardware_of(accelerator: str, method: Method, profile_dirs: Directories) -> 
         device=device,
         node=usual_node(device, None, nodes=2, profile_dirs=profile_dirs),  # a target of any size has several
         precision=precision,
-        stack=stack if method.stack is None else load_stack(method.stack, profile_dirs=profile_dirs),
+        stack=stack,
         seq_len=method.seq_len or seq_len.value,
-        assumptions=tuple(assumption for stated, assumption in assumed if stated is None),
+        assumptions=(*(assumption for stated, assumption in assumed if stated is None), *named),
     )
     peak_of(device, precision)  # says which precisions the device has
     return found

@@ -97,4 +97,4 @@ def test_the_software_is_named_by_a_flag_which_replaces_that_of_a_spec(tmp_path:
     assert "stack ordinary software" not in said(capsys, "--model", "gpt2", "--stack", "megatron-core")
     assert "ordinary software" in said(capsys, "--model", "gpt2")
     assert cli.run(["plan", str(spec), "--stack", "megatronn"]) == 2
-    assert "nearest: megatron-lm, megatron-core" in capsys.readouterr().err
+    assert "nearest: megatron, megatron-lm" in capsys.readouterr().err

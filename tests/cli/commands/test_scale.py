@@ -109,8 +109,8 @@ def test_a_range_leaves_out_the_devices_that_lack_the_precision_and_says_so_once
         (["--compute", "1e23:1e24", "--points", "10000000"], "points is 10,000,000, expected 2 to 1,000"),
         (["--compute", "1e23"], "zone is not given, expected --zone with one, or WORLD"),
         (
-            ["--compute", "1e22", "--zone", "FRA", "--stack", "megatron"],
-            "unknown stack 'megatron'; nearest:",
+            ["--compute", "1e22", "--zone", "FRA", "--stack", "megatronn"],
+            "unknown stack 'megatronn'; nearest:",
         ),
         (["--compute", "1e22", "--zone", "FRA", "--precision", "bf17"], "precision: expected one of bf16, fp16"),
         (["--compute", "1e22", "--zone", "FRA", "--seq-len", "0"], "seq_len is 0, expected a positive integer"),
@@ -151,6 +151,7 @@ def test_what_is_stated_of_the_training_is_planned_and_no_longer_assumed(capsys)
     assert tuned["mfu"] > 1.2 * usual["mfu"]
     assert (assumed["stack"], assumed["sequence"]) == ("ordinary software, plain PyTorch", "4,096 tokens")
     assert "stack" not in with_stack
+    assert point_and_assumed("--stack", "pai-megatron")[1]["stack"] == "megatron-core"
     assert not {"stack", "sequence", "training.precision"} & with_all.keys()
 
 
