@@ -15,18 +15,22 @@ from carbon_plugin.predict.time.host import HOST_OPS_ADAPTERS, hook_slots
 from carbon_plugin.predict.time.operators import Cost, host_op_time
 from carbon_plugin.predict.time.slowest import expected_maximum
 
-EXPERT_BIAS_BYTES = (28, 40)
-"""Bytes per routed element that unfused expert biases move, forward and backward.
+EXPERT_BIAS_BYTES = ((28, 40), (48, 124), (4, 6))
+"""Bytes per routed element in 16 bit that GPT-OSS's expert biases and clamped gate move, forward and backward, beside a
+fused activation: first in Megatron, then in single PyTorch operations, then in kernels that a compiler writes.
 
-They are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
-(`TEGroupedMLP._apply_bias` of Megatron-core).
+In Megatron they are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
+(`TEGroupedMLP._apply_bias`). Single operations write a row of biases for each routed row, add it, clamp both halves of
+the gate and multiply (`GptOssGroupedExperts` of torchtitan); a test counts them. A compiler joins the first sum to the
+gate, so that the second one (4) and the gradients that are added up to those of the biases (6) remain. What XLA makes
+of them on a TPU is not known, where the bytes of Megatron stay.
 """
-SAME_INDEX_S = 3.5e-6
+SAME_INDEX_S = 3.3e-6
 """Seconds of PyTorch's backward pass of indexing for a further row of the same index.
 
 One warp for each 128 columns of an index adds up its rows one after the other, each behind three reads of memory
-(`indexing_backward_kernel` of ATen/native/cuda/Indexing.cu). The value is from stock TRL's rows of GPT-OSS on B300: 194
-to 34 ms a layer beyond what is predicted without it, for 32,768 to 4,096 rows of the fullest expert and two biases.
+(`indexing_backward_kernel` of ATen/native/cuda/Indexing.cu). The value is from stock TRL's rows of GPT-OSS on B300: 180
+to 32 ms a layer beyond what is predicted without it, for 32,768 to 4,096 rows of the fullest expert and two biases.
 Older devices took 0.15 and 0.59 us with one column (pull requests 99441 and 100505 of pytorch/pytorch).
 """
 KINDS_OF_ALIKE_TOKENS = 2
@@ -152,12 +156,17 @@ def between_products(rows: Values, shape: Shape, work: StepWork, rates: Rates) -
     """Return the seconds of activation and biases of `rows` routed rows.
 
     Where they are fused into the products they cost nothing, and they save the casts of the values between the
-    products, which `linear` counts.
+    products, which `linear` counts. Software without kernels of its own for experts has single operations, unless they
+    are compiled. Biases by index are single operations whatever else is fused.
     """
     inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
     activation = 3 * wide * work.activation_bytes / 2 / rates.memory
+    single = (rates.fused == 0) | (rates.indexed_biases > 0)
+    own = (rates.plain_dispatch == 0) | (rates.laid_out > 0)
     forward, backward = (
-        size * shape.expert_bias * rows * shape.expert_hidden / rates.memory for size in EXPERT_BIAS_BYTES
+        where(own, megatron, where(single, apart, compiled))
+        * (shape.expert_bias * rows * shape.expert_hidden / rates.memory)
+        for megatron, apart, compiled in zip(*EXPERT_BIAS_BYTES, strict=True)
     )
     saved = rates.cast_bytes / rates.memory
     fused = rates.fused_experts > 0

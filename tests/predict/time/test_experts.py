@@ -24,6 +24,7 @@ from carbon_plugin.predict.time.experts import (
     HOST_OPS_SORTED,
     ONE_HOT_BYTES,
     PERMUTATION_BYTES,
+    SAME_INDEX_S,
     expert_loop,
     fullest_rank,
     one_hot_products,
@@ -118,17 +119,32 @@ def test_graphs_of_sparse_layers_leave_dense_layers_as_they_are(gpt, rates) -> N
     assert float(eager.total) == float(scoped.total)
 
 
-def test_biases_of_experts_are_bytes_of_the_routed_rows_and_free_where_they_are_fused(sparse, rates) -> None:
+@pytest.mark.parametrize(
+    ("software", "kind"),
+    [
+        ({}, 0),
+        ({"fused": 1.0}, 0),
+        ({"plain_dispatch": 1.0}, 1),
+        ({"plain_dispatch": 1.0, "fused": 1.0}, 2),
+        ({"plain_dispatch": 1.0, "fused": 1.0, "laid_out": 1.0}, 0),
+    ],
+)
+def test_biases_of_experts_are_bytes_of_the_routed_rows_and_free_where_they_are_fused(
+    sparse, rates, software, kind
+) -> None:
     biased = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, bias=True))
     layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
 
     unfused, fused = (
-        [float(step(model, rates(fused_experts=flag), **layout).terms["matmul"]) for model in (sparse, biased)]
+        [
+            float(step(model, rates(fused_experts=flag, **software), **layout).terms["matmul"])
+            for model in (sparse, biased)
+        ]
         for flag in (0.0, 1.0)
     )
 
     rows = sparse.layers * (256 / 64) * 4096 * sparse.moe.top_k
-    assert unfused[1] - unfused[0] == pytest.approx(sum(EXPERT_BIAS_BYTES) * rows * sparse.hidden / 1.37e12)
+    assert unfused[1] - unfused[0] == pytest.approx(sum(EXPERT_BIAS_BYTES[kind]) * rows * sparse.hidden / 1.37e12)
     assert fused[0] == fused[1] < unfused[0]
 
 
@@ -446,10 +462,10 @@ def test_biases_that_are_gathered_by_index_are_added_up_row_by_row_of_the_fulles
 
     assert more_s(sparse) == 0
     rows = PLAN.seq_len * sparse.moe.top_k * sparse.layers * PLAN.global_batch_size
-    assert more_s(biased) == pytest.approx(2 * 3.5e-6 * rows / sparse.moe.experts)
+    assert more_s(biased) == pytest.approx(2 * SAME_INDEX_S * rows / sparse.moe.experts)
     assert more_s(biased, routing_spread=0.5) > 1.3 * more_s(biased)
     alike = more_s(biased, one_kind_of_token=1.0)
-    assert alike == pytest.approx(2 * 3.5e-6 * rows / min(sparse.moe.experts, 2 * sparse.moe.top_k))
+    assert alike == pytest.approx(2 * SAME_INDEX_S * rows / min(sparse.moe.experts, 2 * sparse.moe.top_k))
     assert more_s(msgspec.structs.replace(biased, trainable_fraction=0.01)) == 0
 
 
