@@ -169,11 +169,17 @@ def different(choices: Values, places: Values) -> Values:
     return places * (1 - (1 - 1 / places) ** choices)
 
 
-def point_to_point_bandwidth(rates: Rates) -> Values:
-    """Return the bytes/s between those two neighbours of a pipeline that have the slowest link.
+def neighbour_bandwidths(stages: Values, rates: Rates) -> tuple[Values, Values]:
+    """Return the bytes/s of a pipeline stage over the slower and over the faster of its links to its two neighbours.
 
-    The stages lie one after the other over all devices of the job, so that some neighbours are on two islands unless
-    the whole job is on one. The pipeline goes at the pace of their link.
+    The stages lie one after the other over all devices of the job. Of a job on several islands some neighbours are on
+    two of them. Where an island holds two stages or more, no device has both its neighbours on others.
     """
     near = near_bandwidth(rates.devices, 1.0, rates)
-    return where(rates.devices > rates.island, minimum(near, rates.nic), near)
+    far = where(rates.devices > rates.island, minimum(near, rates.nic), near)
+    return far, where(2 * rates.devices / stages > rates.island, far, near)
+
+
+def far_share(stages: Values, rates: Rates) -> Values:
+    """Return on how many of the borders between stages a pipeline goes from one island to the next, as a share."""
+    return clip((rates.devices / rates.island - 1) / maximum(stages - 1, 1), 0, 1)

@@ -60,18 +60,18 @@ def step_of_layers(
     stage = functools.reduce(operator.add, (time * (held * share) for time, share in times))
     slot, slot_total = stage.terms, stage.total
     output = _output_time(shape, layout, work, rates, m, times[-1][0])
-    transfer = _transfer_time(shape, layout, work, rates, slot_total)
+    transfer = _transfers(shape, layout, work, rates, slot_total)
     # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
     spare = held - clip(shape.layers - held * (layout.pp - 1), 0, held)
-    late = maximum(output - spare / held * slot_total - transfer / 2, 0)
+    late = maximum(output - spare / held * slot_total - transfer.spared_last, 0)
     pipelined = layout.pp > 1
     shared_out = where(balanced & pipelined, output / layout.pp, 0.0)
     terms = {name: m * time for name, time in slot.items()}
     terms["head"] = m * where(pipelined, where(balanced, shared_out, late), output)
-    terms["pp_transfer"] = m * transfer
+    terms["pp_transfer"] = m * transfer.of_slot
     # Every stage gathers and scatters its sharded parameters once a step, all stages at once: no stage waits for that
     # of another one, and the slots of a bubble are without it.
-    waited = slot_total - slot["dp_shard"] + shared_out + transfer
+    waited = slot_total - slot["dp_shard"] + shared_out + transfer.of_border
     terms["pp_bubble"] = layout.pipeline_rounds * (layout.pp - 1) * waited / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
     beside = (stage.forward, slot_total - stage.forward)
@@ -144,18 +144,46 @@ def _output_time(
     return output
 
 
-def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot: Values) -> Values:
-    """Return the seconds, per micro-batch and stage, to send activations to the next stage and gradients back.
+class Transfers(NamedTuple):
+    """Seconds in which a pipeline sends activations on and gradients back, per micro-batch and stage.
 
-    Both are scattered over tp. An interleaved pipeline sends them beside the compute of its next chunk, and DualPipe
-    beside that of the other direction. Of such compute a micro-batch has `slot` seconds in all chunks: only what that
-    does not hide remains (`overlap_p2p_comm` of Megatron-core; DeepSeek-V3, arXiv 2412.19437 section 3.2.1). Where each
-    transfer is awaited by itself, nothing is hidden.
+    `of_slot` is what the slowest stage waits for its neighbours, `spared_last` what of it the last stage is spared, and
+    `of_border` what a micro-batch takes over the mean border between two stages, there and back.
+    """
+
+    of_slot: Values
+    spared_last: Values
+    of_border: Values
+
+
+def _transfers(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot: Values) -> Transfers:
+    """Return what transfers between stages take, which are scattered over tp.
+
+    A stage sends its activations to a neighbour while that one sends it gradients, and so waits once for each neighbour
+    (`send_forward_recv_backward` of Megatron-core), or twice where each transfer is awaited by itself (`TrainSchedule`
+    of DeepSpeed's pipe/schedule.py). It has two neighbours, or one where two stages hold one chunk each. The last stage
+    has none behind it.
+
+    An interleaved pipeline, whose last stage has the first one behind it, sends beside the compute of its next chunk,
+    and DualPipe beside that of the other direction. Of such compute a micro-batch has `slot` seconds in all chunks:
+    only what that does not hide remains (`overlap_p2p_comm` of Megatron-core; DeepSeek-V3, arXiv 2412.19437 section
+    3.2.1). Where each transfer is awaited by itself, nothing is hidden.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
-    bandwidth = network.point_to_point_bandwidth(rates)
-    beside = ((layout.virtual_stages > 1) | (layout.dualpipe > 0)) & (rates.transfer_wait == 0)
-    exposed = maximum(size / bandwidth - where(beside, slot / (2 * layout.virtual_stages), 0.0), 0)
-    time = 2 * layout.virtual_stages * (exposed + POINT_TO_POINT_LATENCY + rates.transfer_wait)
-    return where(layout.pp > 1, time, 0.0)
+    chunks = layout.virtual_stages
+    beside = ((chunks > 1) | (layout.dualpipe > 0)) & (rates.transfer_wait == 0)
+    hidden = where(beside, slot / (2 * chunks), 0.0)
+    slower, faster = (
+        maximum(size / bandwidth - hidden, 0) + POINT_TO_POINT_LATENCY + rates.transfer_wait
+        for bandwidth in network.neighbour_bandwidths(layout.pp, rates)
+    )
+    waits = where(rates.transfer_wait > 0, 2.0, 1.0)
+    both = (layout.pp > 2) | (chunks > 1)
+    far = network.far_share(layout.pp, rates)
+    pipelined = layout.pp > 1
+    return Transfers(
+        where(pipelined, waits * chunks * (slower + where(both, faster, 0.0)), 0.0),
+        where(pipelined & both, waits * slower, 0.0),
+        where(pipelined, 2 * chunks * (far * slower + (1 - far) * faster), 0.0),
+    )

@@ -190,11 +190,13 @@ def test_an_interleaved_pipeline_hides_its_transfers_beside_compute_unless_each_
         layout = ParallelLayout(pp=8, dp_shard=8, zero_stage=1, pipeline_schedule=schedule, virtual_stages=chunks)
         work = work_of(TrainingPlan(seq_len=4096, global_batch_size=256, steps=1), Stack())
         terms = step_time(shape_of(gpt), layout_of(layout), work, rates(transfer_wait=wait)).terms
-        return float(terms["pp_transfer"]) - 2 * chunks * 256 / 8 * (POINT_TO_POINT_LATENCY + wait)
+        exchanges = 4 * chunks if wait else 2 * chunks
+        return float(terms["pp_transfer"]) - exchanges * 256 / 8 * (POINT_TO_POINT_LATENCY + wait)
 
     assert transfer(2, 0.0) == pytest.approx(0, abs=1e-9)
     assert transfer(1, 0.0) > 0
-    assert transfer(2, 1e-3) == pytest.approx(2 * transfer(1, 0.0))
+    # Twice as many chunks, and activations and gradients one after the other.
+    assert transfer(2, 1e-3) == pytest.approx(4 * transfer(1, 0.0))
 
 
 @pytest.mark.parametrize(("devices", "waits"), [(32, True), (8, False)])
@@ -207,7 +209,7 @@ def test_a_pipeline_with_several_stages_in_a_node_still_waits_for_the_network_to
         case = (shape_of(gpt), layout_of(layout), work_of(PLAN, Stack()))
         return float(step_time(*case, rates(devices=devices, nic=nic)).terms["pp_transfer"])
 
-    bytes_sent = 128 * 2 * 2048 * 5120 * 2
+    bytes_sent = 128 * 2048 * 5120 * 2  # a stage has one neighbour on another node, and sends while it receives
     slower = transfer_s(0.5e9) - transfer_s(5e9)
     assert slower == pytest.approx(bytes_sent / 0.5e9 - bytes_sent / 5e9 if waits else 0)
 
