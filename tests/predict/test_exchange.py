@@ -14,7 +14,7 @@ from carbon_plugin.predict.rates.datasheet import datasheet
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange
-from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.time.schedule import POINT_TO_POINT_LATENCY, step_time
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
@@ -90,16 +90,18 @@ def test_tensors_that_are_sent_one_by_one_cost_the_more_the_more_ranks_hold_stat
     assert 3.5 < more_s(1024) / more_s(256) < 4.5
 
 
-def test_a_pipeline_that_waits_for_every_transfer_pays_twice_per_micro_batch(gpt, rates) -> None:
+def test_a_pipeline_that_waits_for_every_transfer_pays_four_times_per_micro_batch(gpt, rates) -> None:
     layout = ParallelLayout(pp=4, dp_shard=16, zero_stage=1)
     plan = TrainingPlan(seq_len=2048, global_batch_size=256, steps=1)
     no_head = msgspec.structs.replace(gpt, vocab=8)  # a slow last stage would hide half of the wait
+    case = (shape_of(no_head), layout_of(layout), work_of(plan, Stack()))
     waiting, plain = (
-        float(step_time(shape_of(no_head), layout_of(layout), work_of(plan, Stack()), rates(transfer_wait=s)).total)
-        for s in (1e-3, 0.0)
+        float(step_time(*case, rates(transfer_wait=s, nic=1e15, scaleup=1e15)).total) for s in (1e-3, 0.0)
     )
-    micro_batches, stages = 16, 3
-    assert waiting - plain == pytest.approx(2e-3 * (micro_batches + stages), rel=0.05)
+    micro_batches, borders = 16, 3
+    # Both neighbours, both ways: two of these four transfers run together where nobody waits for each.
+    more = micro_batches * (4e-3 + 2 * POINT_TO_POINT_LATENCY) + borders * 2e-3
+    assert waiting - plain == pytest.approx(more, rel=0.05)
 
 
 def exchange_s(accelerator: str, dispatch: ExpertDispatch, ranks: int, top_k: int) -> float:
