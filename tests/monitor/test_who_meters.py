@@ -443,7 +443,7 @@ def test_two_runs_on_one_gpu_share_its_energy_and_it_is_said(beside):
     assert device.energy.low_j < 0.6 * device.energy.energy_j
 
 
-A_LITTLE_LATER = {"JOB_LONGER_S": 2, "JOB_LEFT_S": 3600}
+A_LITTLE_LATER = {"JOB_LONGER_S": 2}
 """A rank that trains on for so long, and takes nothing over meanwhile, however long it is held up."""
 
 

@@ -83,7 +83,8 @@ def _ends_with_followers(outlines: Sequence[Outline], offsets_s: Mapping[str, fl
     for outline in sorted(outlines, key=lambda one: one.started_unix_s - offsets_s[one.path.name], reverse=True):
         name = outline.path.name
         last = successor(outline.timed, takers) if outline.left else outline.timed
-        ends[name] = max(last.end_unix_s - offsets_s[name], ends.get(name, float("-inf")))
+        known = (ends.get(one, float("-inf")) for one in (name, last.name))
+        ends[name] = max(last.end_unix_s - offsets_s[name], *known)
         for before in outline.follows:
             ends[before] = max(ends[name], ends.get(before, float("-inf")))
     return ends

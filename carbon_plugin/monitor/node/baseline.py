@@ -45,7 +45,8 @@ class Baseline:
     def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
         """Return the first readings of other meters as they would be if those meters had been opened at the start.
 
-        A modelled device is assumed to have drawn its present power since the start.
+        A modelled device is assumed to have drawn its present power since the start. A process may be held up between
+        those readings and the ones made here, and what was used meanwhile is after the start by both.
         """
         now = {reading.key: reading for reading in self._meter.read()}
         return [self._from_start(reading, now.get(reading.key)) for reading in readings]
@@ -63,8 +64,11 @@ class Baseline:
             used = energy.scaled(used_j / energy.value) if energy.value > 0 else Range.exactly(used_j)
         else:
             used = (now.energy or ZERO).since(first.energy or ZERO).less(0.0)
+            lasted_s = now.monotonic_s - first.monotonic_s
+            used = used.scaled(min(1.0, (reading.monotonic_s - first.monotonic_s) / lasted_s) if lasted_s > 0 else 1.0)
         estimated = min(1.0, reading.estimated_j / energy.value) if energy.value > 0 else 0.0
-        return reading.moved(self.start_s, energy.since(used), reading.estimated_j - used.value * estimated)
+        moved = reading.moved(self.start_s, energy.since(used), reading.estimated_j - used.value * estimated)
+        return moved if first is None else replace(moved, late_s=max(moved.late_s, first.late_s))
 
 
 def _open() -> GpuMeters:

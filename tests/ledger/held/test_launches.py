@@ -84,6 +84,11 @@ def test_a_process_that_outlives_its_launch_does_not_join_it_to_the_next() -> No
     assert launches(outline("0.0", 0, 300), outline("1.0", 0, 340), outline("0.1", 310, 600)) == [0, 0, 1]
 
 
+def test_a_rank_that_left_its_gpus_is_of_the_launch_of_whoever_took_over_from_local_rank_0() -> None:
+    early, first = outline("0.rank-1", 0.0, 2.7, left=True), outline("0.0", 2.7, 2.8)
+    assert launches(early, first, outline("0.1", 3.3, 9.0, follows=("node-0.attempt-0.jsonl",))) == [0, 0, 0]
+
+
 def test_a_launch_that_crashes_before_its_first_step_is_one() -> None:
     assert launches(outline("0.0", 0, 20), outline("1.0", 1, 15), outline("0.1", 40, 600)) == [0, 0, 1]
 

@@ -67,7 +67,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
 
     work.Baseline = observed
     be_patient()
-    duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", "5"))
+    duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", PATIENCE_S))
     duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
     if "JOB_DECIDES_AT_ITS_END" in os.environ:
         decide = duty.Duty.decide
