@@ -99,7 +99,7 @@ def test_a_pipeline_that_waits_for_every_transfer_pays_four_times_per_micro_batc
     micro_batches, borders = 16, 3
     # Both neighbours, both ways: two of these four transfers run together where nobody waits for each.
     more = micro_batches * (4e-3 + 2 * POINT_TO_POINT_LATENCY) + borders * 2e-3
-    assert waiting - plain == pytest.approx(more)
+    assert waiting - plain == pytest.approx(more, rel=1e-3)
 
 
 def exchange_s(accelerator: str, dispatch: ExpertDispatch, ranks: int, top_k: int) -> float:

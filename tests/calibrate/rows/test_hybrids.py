@@ -20,7 +20,7 @@ def test_hybrid_rows_are_read_and_no_constant_sees_them(every) -> None:
     hybrids = [row for group in hybrid_groups(every) for row in group]
     assert len(hybrids) == 48
     assert not fitted & {row.id for row in hybrids}
-    collections = {"hybrids", "seventh", "twelfth", "thirteenth", "seventeenth", "twentieth"}
+    collections = {"hybrids", "seventh", "twelfth", "thirteenth", "seventeenth", "twentieth", "twenty_second"}
     assert {row.collection for row in hybrids} == collections
     assert len(fitted) + len(hybrids) == len(every)
 
