@@ -127,19 +127,30 @@ def load_yaml(text: str, origin: str) -> Any:
 class _OnceLoader(_LOADER):  # type: ignore[misc, valid-type]
     """The loader of plain values refuses a mapping that gives a key twice, of which YAML would keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-                continue
-            if key.value in first:
-                line = first[key.value].start_mark.line + 1
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{shown(key.value)} is given twice, first in line {line}", key.start_mark
-                )
-            first[key.value] = key
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._checked: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # PyYAML puts the pairs of an anchor in place of `<<`, so that from then on a key that the mapping changes is
+        # there twice. It may do so for a mapping that another one merges before it makes the mapping itself.
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            _refuse_a_key_given_twice(node)
+        super().flatten_mapping(node)
+
+
+def _refuse_a_key_given_twice(node: yaml.MappingNode) -> None:
+    first: dict[str, yaml.Node] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            continue
+        if key.value in first:
+            line = first[key.value].start_mark.line + 1
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(key.value)} is given twice, first in line {line}", key.start_mark
+            )
+        first[key.value] = key
 
 
 @contextmanager

@@ -82,6 +82,15 @@ def test_plain_values_may_take_over_those_of_an_anchor_and_change_one():
     assert load_yaml(text, "x.yaml")["row"] == {"tp": 4, "pp": 2}
 
 
+def test_plain_values_may_take_over_those_of_an_anchor_that_lies_deeper_and_itself_takes_over_others():
+    text = "base: &base {tp: 1}\nfirst:\n  row: &row {<<: *base, tp: 4}\nsecond: {<<: *row, pp: 2}\n"
+
+    found = load_yaml(text, "x.yaml")
+
+    assert found["first"]["row"] == {"tp": 4}
+    assert found["second"]["pp"] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
