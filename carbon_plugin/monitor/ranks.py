@@ -40,12 +40,12 @@ def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
     Where the launcher means the same rank, it tells that. A variable that is no number counts as absent, because a
     broken environment must not stop a training.
     """
-    launched = _of_slurm(environ) or _of_mpi(environ)
+    # Inside of SLURM mpirun starts its daemons by srun, whose variables the ranks inherit: those of MPI are nearer.
+    launchers = [found for found in (_of_mpi(environ), _of_slurm(environ)) if found is not None]
     if "RANK" not in environ or "WORLD_SIZE" not in environ:
-        return launched or Ranks()
+        return launchers[0] if launchers else Ranks()
     rank, world = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
-    if launched is None or (launched.rank, launched.world_size) != (rank, world):
-        launched = None
+    launched = next((found for found in launchers if (found.rank, found.world_size) == (rank, world)), None)
     # DeepSpeed's launcher writes LOCAL_SIZE, CROSS_RANK and CROSS_SIZE.
     local = _number(environ, "LOCAL_WORLD_SIZE", _number(environ, "LOCAL_SIZE", 0))
     if not 0 < local <= max(1, world):

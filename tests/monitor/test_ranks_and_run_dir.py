@@ -18,6 +18,14 @@ IN_SRUN = {
     "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
     "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
 }  # fmt: skip
+IN_MPIRUN_OF_SLURM = {
+    # of the daemon that srun started on the second node
+    "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    # of the rank that the daemon started
+    "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}  # fmt: skip
 SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, node=1, nodes=2)
 
 
@@ -79,6 +87,8 @@ SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, no
             SECOND_OF_TWO,
         ),
         ({"PMI_RANK": "5", "PMI_SIZE": "8", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "4"}, SECOND_OF_TWO),
+        (IN_MPIRUN_OF_SLURM, SECOND_OF_TWO),
+        (IN_MPIRUN_OF_SLURM | {"RANK": "5", "WORLD_SIZE": "8"}, SECOND_OF_TWO),
         (
             {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "640"},
             Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2),
@@ -87,7 +97,7 @@ SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, no
     ids=[
         "alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "broken", "deepspeed",
         "set in srun", "set in srun without a local rank", "uneven tasks", "torchrun in srun", "set in mpiexec",
-        "cray's launcher", "another's LOCAL_SIZE",
+        "cray's launcher", "mpirun in slurm", "set in mpirun in slurm", "another's LOCAL_SIZE",
     ],
 )  # fmt: skip
 def test_ranks_are_read_from_the_launcher(environ, expected):
