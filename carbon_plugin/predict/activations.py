@@ -229,11 +229,10 @@ def _kept_products(shape: Shape, layout: Layout, work: StepWork, rates: Rates, t
 
     It keeps the output of the attention core and every or every second matrix product (torchtitan's policies), the
     products alone where the policy does not know the core's kernel, or Q, K and V (MaxText's save_qkv_proj), and what
-    experts of other ranks receive and return where it says so. Every
-    second are the first, third and so on in the order of a layer: those to queries, to values, to the gate and, with a
-    gate, the last one, whose result is kept only where single operations run, because nothing in the backward pass
-    needs it. Of layers with experts or latent vectors, whose order differs, half of all counts. Grouped products of
-    routed experts are not kept.
+    experts of other ranks receive and return where its list has the exchange. Every second are the first, third and so
+    on in the order of a layer: those to queries, to values, to the gate and, with a gate, the last one, whose result is
+    kept only where single operations run, because nothing in the backward pass needs it. Of layers with experts or
+    latent vectors, whose order differs, half of all counts. Grouped products of routed experts are not kept.
     """
     heads, kv = shape.heads / layout.tp, maximum(shape.kv_heads / layout.tp, 1)
     query, key, value = heads * shape.qk_dim, kv * shape.qk_dim, kv * shape.v_dim
