@@ -6,6 +6,7 @@ They follow from the structs: `python -m carbon_plugin.audit.exports.json_schema
 from __future__ import annotations
 
 from importlib import resources
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,21 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
 
 def schema_of(name: str) -> dict[str, Any]:
     """Return the schema of a document, made from its struct."""
-    return {"$schema": DIALECT, "title": f"carbon-plugin {name}", **msgspec.json.schema(DOCUMENTS[name])}
+    schema: dict[str, Any] = _undented(msgspec.json.schema(DOCUMENTS[name]))
+    return {"$schema": DIALECT, "title": f"carbon-plugin {name}", **schema}
+
+
+def _undented(schema: Any) -> Any:
+    """Return a schema whose descriptions are not indented, as docstrings are, which releases of msgspec before 0.23
+    leave as they are."""
+    if isinstance(schema, list):
+        return [_undented(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: cleandoc(one) if key == "description" and isinstance(one, str) else _undented(one)
+        for key, one in schema.items()
+    }
 
 
 def published_schema(name: str) -> dict[str, Any]:
