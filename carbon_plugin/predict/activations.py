@@ -300,10 +300,11 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
 
 def _last_stage_layers(shape: Shape, layout: Layout, first: Values) -> Values:
     """Return the number of layers of the last pipeline stage, which has no more of them than the `first` one."""
-    even = minimum(first, shape.layers / layout.pp)
+    even = shape.layers / layout.pp
     if not any_of(layout.balanced_stages > 0):
-        return even
-    return where(layout.balanced_stages > 0, maximum(shape.layers - (layout.pp - 1) * first, 0), even)
+        return minimum(first, even)
+    rest = maximum(shape.layers - (layout.pp - 1) * first, 0)
+    return minimum(first, where(layout.balanced_stages > 0, rest, even))
 
 
 def _head_backward_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:

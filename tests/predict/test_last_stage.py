@@ -61,6 +61,30 @@ def test_the_last_stage_holds_what_its_schedule_lets_it(rates: MakeRates, layout
     assert parts_of(WIDE, rates(), **layout)["activations"] == pytest.approx(alone / 4 * in_flight)
 
 
+@pytest.mark.parametrize(
+    ("layers", "vocab", "of_last"),
+    [
+        (16, 10_000, 1),  # a head that is the work of several layers leaves one beside it
+        (14, 100_000, 3),  # embedding and head count as a layer each, and all stages have four
+    ],
+)
+def test_a_last_stage_that_is_balanced_by_work_holds_what_is_left(
+    rates: MakeRates, layers: int, vocab: int, of_last: int
+) -> None:
+    model = msgspec.structs.replace(DEEP, layers=layers, vocab=vocab)
+    alone = parts_of(model, rates(), micro_batch_size=BATCH)["activations"]
+    found = parts_of(model, rates(), pp=4, balanced_stages=True, micro_batch_size=BATCH)
+
+    assert found["logits"] > 0
+    assert found["activations"] == pytest.approx(alone / layers * of_last)
+
+
+def test_dualpipe_whose_devices_hold_both_ends_counts_as_a_first_stage(rates: MakeRates) -> None:
+    layout = {"pp": 4, "pipeline_schedule": "dualpipe"}
+
+    assert parts_of(WIDE, rates(), **layout) == parts_of(WIDE, rates(), first_stage=True, **layout)
+
+
 def test_need_is_never_less_than_that_of_the_first_stage(rates: MakeRates) -> None:
     work = work_of(TrainingPlan(seq_len=SEQ_LEN, global_batch_size=BATCH, steps=1), STACK)
     for vocab in (50, 2_000, 5_000, 20_000, 100_000):
