@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.models.model import CountedModel
 
 WHOLE = {"dp_replicate": 16}
 SLOW = {"accelerator": "a10", "nodes": 16, "devices_per_node": 1}
 
 
-def step_of(layout: dict[str, int], stack: dict[str, Any], **training: Any) -> float:
-    """Return the seconds of a step whose gradients wait for a slow network."""
+COUNTED = CountedModel(
+    name="counted", parameters=10**9, trainable_parameters=10**9, forward_flops_per_sample=1e9,
+    activation_bytes_per_sample=1e6, kernels=10, source="counted", seq_len=128,
+)  # fmt: skip
+
+
+def step_of(layout: dict[str, int], stack: dict[str, Any], *, counted: bool = False, **training: Any) -> float:
+    """Return the seconds of a step whose gradients wait for a slow network, of a transformer or a counted module."""
     spec = build_run_spec(
         {
             "model": "llama2-7b",
@@ -26,13 +34,14 @@ def step_of(layout: dict[str, int], stack: dict[str, Any], **training: Any) -> f
         },
         origin="test",
     )
-    return predict_step(spec).step_time_s.value
+    return predict_step(msgspec.structs.replace(spec, model=COUNTED) if counted else spec).step_time_s.value
 
 
 def sharded(stage: int) -> dict[str, int]:
     return {"dp_shard": 16, "zero_stage": stage}
 
 
+@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize(
     ("layout", "stack", "usual"),
     [
@@ -51,10 +60,12 @@ def sharded(stage: int) -> dict[str, int]:
     ],
 )
 def test_an_unstated_type_is_that_of_the_compute_where_ordinary_software_shards_gradients(
-    layout: dict[str, int], stack: dict[str, Any], usual: str
+    layout: dict[str, int], stack: dict[str, Any], usual: str, counted: bool
 ) -> None:
-    unstated = step_of(layout, stack)
-    wide, narrow = (step_of(layout, stack | {"grad_reduce_dtype": dtype}) for dtype in ("fp32", "bf16"))
+    unstated = step_of(layout, stack, counted=counted)
+    wide, narrow = (
+        step_of(layout, stack | {"grad_reduce_dtype": dtype}, counted=counted) for dtype in ("fp32", "bf16")
+    )
     assert narrow < wide
     assert unstated == (narrow if usual == "bf16" else wide)
 
