@@ -189,6 +189,11 @@ def test_weights_that_tensor_parallelism_wraps_and_the_form_of_fsdp_are_seen(fou
     assert (fields.get("stack.wraps_weights"), fields.get("stack.shard_unit")) == (wraps, unit)
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("fsdp2", "fp32"), ("fsdp1", "fp32"), ("ddp", None), ("tp", None)])
+def test_fsdp_without_a_policy_reduces_gradients_in_the_dtype_of_the_parameters(found, name, dtype):
+    assert found[name]["fields"].get("stack.grad_reduce_dtype") == dtype
+
+
 @pytest.mark.parametrize(
     "name", sampled([name for name in (*EXPECTED, "nothing") if name != "fsdp2_resharded_to_pairs"], USUAL)
 )

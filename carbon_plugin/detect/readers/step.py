@@ -16,6 +16,7 @@ from carbon_plugin.detect.wrappers import DataParallel, data_parallel, dtype_nam
 from carbon_plugin.spec.numbers.amounts import percent
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 PRECISION_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -37,7 +38,7 @@ def read(job: Job) -> Findings:
         "training.adapters": detect_adapters(job.model),
         "stack.fused": detect_compiled(job.model),
         "stack.expert_loop": experts_in_a_loop(job.model),
-        "stack.grad_reduce_dtype": _reduced_in(wrapper),
+        "stack.grad_reduce_dtype": _reduced_in(job.model, wrapper),
         "stack.shard_unit": _gathered_by(wrapper),
     }
     fields = {name: value for name, value in seen.items() if value is not None}
@@ -60,14 +61,10 @@ def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype
         precision = _low_precision(module)
         if precision is not None:
             return Observed(precision, f"{type(module).__name__} of {type(module).__module__}")
-    sizes: Counter[torch.dtype] = Counter()
-    for parameter in model.parameters():
-        sizes[parameter.dtype] += parameter.numel()
-    stored = dtype_name(sizes.most_common(1)[0][0]) if sizes else None
     for dtype, source in (
         (wrapper_dtype, "mixed precision of FSDP"),
         (autocast_dtype, "autocast in the forward pass"),
-        (stored, "dtype of most parameters"),
+        (_stored_in(model), "dtype of most parameters"),
     ):
         if dtype in PRECISION_OF_DTYPE:
             on_gpu = dtype == "float32" and any(parameter.is_cuda for parameter in model.parameters())
@@ -146,10 +143,24 @@ def _low_precision(module: nn.Module) -> str | None:
     return None
 
 
-def _reduced_in(wrapper: DataParallel | None) -> Observed | None:
-    dtype = None if wrapper is None else wrapper.reduce_dtype or wrapper.param_dtype
+def _reduced_in(model: nn.Module, wrapper: DataParallel | None) -> Observed | None:
+    """Return the dtype in which FSDP reduces gradients: that of its policy, else that of the parameters, which autocast
+    leaves as they are."""
+    if wrapper is None:
+        return None
+    dtype, source = wrapper.reduce_dtype or wrapper.param_dtype, "mixed precision of FSDP"
+    if dtype is None and wrapper.zero_stage:
+        dtype, source = _stored_in(model), "dtype of most parameters, which FSDP does not cast"
     precision = PRECISION_OF_DTYPE.get(dtype or "")
-    return Observed(precision, "mixed precision of FSDP") if precision in ("fp32", "bf16") else None
+    return Observed(precision, source) if precision in ("fp32", "bf16") else None
+
+
+def _stored_in(model: nn.Module) -> str | None:
+    """Return the name of the dtype of most parameters, or None without any."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    return dtype_name(sizes.most_common(1)[0][0]) if sizes else None
 
 
 def _gathered_by(wrapper: DataParallel | None) -> Observed | None:
