@@ -130,8 +130,8 @@ def _not_counted(spec: RunSpec) -> list[Assumption]:
     if spec.model.saved_bytes_per_sample is None:
         said = "the count does not say what autograd keeps, often 0.3 to 0.6 of it; count the model again"
         found.append(Assumption("model.saved_bytes_per_sample", "all results", said))
-    elif spec.training.precision not in ("fp32", "tf32"):
-        said = "autocast keeps 0.8 (ResNet-50) to 1.4 times (ViT-B/16) of what a count in fp32 finds"
+    elif spec.training.precision not in ("fp32", "tf32") and spec.model.autocast_saved_bytes_per_sample is None:
+        said = "the count is of the module's own types, of which autocast keeps about half; count the model again"
         found.append(Assumption("model.saved_bytes_per_sample", "as counted", said))
     if spec.training.optimizer == "muon":
         said = "shapes of the model's matrices are not known"

@@ -36,7 +36,7 @@ def counted_step_terms(
     forward = model.forward_flops_per_sample
     flops = forward * (1 + again) + _backward_flops(model)
     matmul = samples * flops / float(rates.gemm_flops)
-    moved = samples * model.activation_bytes_per_sample * (2 + BACKWARD_KERNELS + again) / float(rates.memory)
+    moved = samples * _moved_bytes(model, training) * (2 + BACKWARD_KERNELS + again) / float(rates.memory)
     kernels = model.kernels * (1 + BACKWARD_KERNELS + again)
     device = matmul + moved + kernels * float(rates.kernel_time)
     host = kernels * float(rates.host_op_time)
@@ -106,16 +106,28 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
         "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
         "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),
         "optimizer": kept * states / (shards if layout.zero_stage >= 1 else 1),
-        "activations": layout.micro_batch_size * _kept_bytes(model) * (1 - training.activation_offload),
+        "activations": layout.micro_batch_size * _kept_bytes(model, training) * (1 - training.activation_offload),
     }
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * sum(parts.values())
     return {name: size for name, size in parts.items() if size > 0}
 
 
-def _kept_bytes(model: CountedModel) -> float:
-    """Return the bytes per sample that are kept for the backward pass.
+def _moved_bytes(model: CountedModel, training: TrainingPlan) -> float:
+    """Return the bytes per sample of all results of a forward pass in the precision of the plan."""
+    counted = model.autocast_activation_bytes_per_sample
+    return model.activation_bytes_per_sample if counted is None or not _is_narrow(training) else counted
+
+
+def _kept_bytes(model: CountedModel, training: TrainingPlan) -> float:
+    """Return the bytes per sample that are kept for the backward pass in the precision of the plan.
 
     They are those of all results where an older count does not say.
     """
-    saved = model.saved_bytes_per_sample
+    counted = model.autocast_saved_bytes_per_sample if _is_narrow(training) else None
+    saved = model.saved_bytes_per_sample if counted is None else counted
     return model.activation_bytes_per_sample if saved is None else saved
+
+
+def _is_narrow(training: TrainingPlan) -> bool:
+    """Return whether results of the plan's precision have 16 bit where autocast lets them."""
+    return ACTIVATION_BYTES[training.precision] < MASTER_BYTES

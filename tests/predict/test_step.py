@@ -209,6 +209,31 @@ def test_the_memory_of_a_counted_model_is_what_is_kept_and_its_time_what_is_move
     assert ("model.saved_bytes_per_sample", "as counted") in said[1]
 
 
+def test_a_counted_model_moves_and_keeps_what_autocast_leaves_where_the_plan_computes_in_16_bit() -> None:
+    narrow = {"autocast_activation_bytes_per_sample": 4.5e7, "autocast_saved_bytes_per_sample": 2e7}
+    model = {**COUNTED, "saved_bytes_per_sample": 4e7}
+    found = {
+        (precision, bool(more)): predict_step(
+            spec_of(
+                model={**model, **more},
+                layout={"dp_replicate": 64},
+                stack={},
+                training={**GPT3["training"], "precision": precision},
+            )
+        )
+        for precision in ("fp32", "fp16", "bf16")
+        for more in ({}, narrow)
+    }
+
+    for precision in ("fp16", "bf16"):
+        old, new = found[precision, False], found[precision, True]
+        assert (old.memory.parts_bytes["activations"], new.memory.parts_bytes["activations"]) == (4e7, 2e7)
+        assert new.breakdown_s["elementwise"] < old.breakdown_s["elementwise"]
+        assert "model.saved_bytes_per_sample" not in {item.field for item in new.assumptions}
+    assert found["fp32", True].breakdown_s == found["fp32", False].breakdown_s
+    assert found["fp32", True].memory == found["fp32", False].memory
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "field", "value"),
     [

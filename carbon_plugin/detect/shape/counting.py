@@ -10,14 +10,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from carbon_plugin.detect.shape.autocast import as_autocast, narrow_copies
 from carbon_plugin.detect.shape.flops import flop_counter, is_foreign, run_on_meta
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _HOOKS = (
@@ -37,7 +39,9 @@ class Counts(Struct, frozen=True):
     `flops` are those of matrix operations, `activation_bytes` the bytes of all results, and `kernels` the operations
     that launch a kernel. `saved_bytes` are the bytes that autograd keeps for the backward pass, and `backward_flops`
     those of that pass without what it repeats of the forward pass (each None where the module cannot be run so on the
-    meta device). `uncounted` are the operations of other libraries whose FLOPs nobody states.
+    meta device). `autocast_activation_bytes` and `autocast_saved_bytes` are the same bytes as autocast to 16 bit makes
+    them, without the copies of parameters, which are made once for any batch (None also where no parameter has 32 bit,
+    as autocast changes nothing then). `uncounted` are the operations of other libraries whose FLOPs nobody states.
     """
 
     flops: float
@@ -45,7 +49,21 @@ class Counts(Struct, frozen=True):
     kernels: int
     saved_bytes: float | None
     backward_flops: float | None
+    autocast_activation_bytes: float | None
+    autocast_saved_bytes: float | None
     uncounted: tuple[str, ...] = ()
+
+    def per_sample(self, samples: int) -> dict[str, Any]:
+        """Return the fields of a `CountedModel` that are amounts of one of the `samples` that were counted."""
+        amounts = {
+            "forward_flops": self.flops,
+            "activation_bytes": self.activation_bytes,
+            "saved_bytes": self.saved_bytes,
+            "backward_flops": self.backward_flops,
+            "autocast_activation_bytes": self.autocast_activation_bytes,
+            "autocast_saved_bytes": self.autocast_saved_bytes,
+        }
+        return {f"{name}_per_sample": None if found is None else found / samples for name, found in amounts.items()}
 
     @property
     def reservation(self) -> str:
@@ -75,7 +93,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
         result = run()
         if before is not None and flops.get_total_flops() == before:
             uncounted.setdefault(str(func).removesuffix(".default"))
-        if not func.is_view:
+        if not _is_view(func):
             kernels += 1
             result_bytes += _bytes_of(result)
         return result
@@ -98,16 +116,47 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
             backward = _backward_flops(results, deadline_s)
     # What a checkpoint runs again is no part of the model's own work, which is at most twice that of the forward pass.
     backward = None if backward is None else min(backward, 2 * forward_flops)
-    return Counts(forward_flops, result_bytes, kernels, saved, backward, tuple(uncounted))
+    moved, kept = _autocast_bytes(replica, call, deadline_s)
+    return Counts(forward_flops, result_bytes, kernels, saved, backward, moved, kept, tuple(uncounted))
 
 
-def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> tuple[float, Any]:
-    """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters and buffers, and
-    what the pass returns.
+def _autocast_bytes(
+    replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the bytes of all results, and of those that autograd keeps, of one forward pass under autocast."""
+    import torch
+
+    moved = 0.0
+
+    def tally(func: Any, run: Callable[[], Any]) -> Any:
+        nonlocal moved
+        result = run()
+        moved += 0.0 if _is_view(func) else _bytes_of(result)
+        return result
+
+    copies = narrow_copies(replica.parameters())
+    if not copies:
+        return None, None
+    with suppress(Exception), torch.random.fork_rng(devices=[]):  # the counts without autocast are still valid
+        saved, _ = _saved_bytes(replica, call, deadline_s, tuple(copies.values()), as_autocast(copies), tally)
+        return moved, saved
+    return None, None
+
+
+def _saved_bytes(
+    replica: nn.Module,
+    call: Callable[[nn.Module], Any],
+    deadline_s: float,
+    copies: tuple[torch.Tensor, ...] = (),
+    types: AbstractContextManager[Any] | None = None,
+    each: Callable[[Any, Callable[[], Any]], Any] | None = None,
+) -> tuple[float, Any]:
+    """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters, their `copies`
+    and buffers, and what the pass returns. The pass runs in the context `types`, and `each` sees its operations.
     """
     import torch
 
-    own = {tensor.untyped_storage()._cdata for tensor in (*replica.parameters(), *replica.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in (*replica.parameters(), *replica.buffers(), *copies)}
     # The storages are held, so that none is freed and its address given to another one.
     held: dict[int, torch.UntypedStorage] = {}
 
@@ -120,7 +169,8 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
         return tensor.detach()  # an output held by its own node would never be freed
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, _traced(deadline_s):
+    traced = _traced(deadline_s) if each is None else _traced(deadline_s, each)
+    with torch.enable_grad(), hooks, traced, types or nullcontext():
         results = call(replica)
     return float(sum(storage.nbytes() for storage in held.values())), results
 
@@ -176,6 +226,15 @@ def _meta_copy(module: nn.Module) -> nn.Module:
         for hooks in _HOOKS:
             getattr(part, hooks).clear()
     return replica
+
+
+def _is_view(func: Any) -> bool:
+    """Return whether an operation gives its tensor another shape and writes nothing.
+
+    PyTorch's own answer leaves out the view that a product of many dimensions ends with, because it hides it from
+    autograd.
+    """
+    return bool(func.is_view) or func.overloadpacket.__name__ == "_unsafe_view"
 
 
 def _bytes_of(result: Any) -> float:

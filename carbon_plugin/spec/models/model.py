@@ -337,10 +337,12 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     Such a model has no tensor- or pipeline-parallel prediction. FLOPs and bytes are per sample of one forward pass.
     `activation_bytes_per_sample` are the bytes of all results, which are moved; `saved_bytes_per_sample` are those that
     autograd keeps for the backward pass. `backward_flops_per_sample` are the FLOPs of that pass, of which frozen parts
-    need less than twice those of the forward pass. Both are None in older counts. `kernels` is the number of operations
-    that a forward pass launches. The counts hold for the input that was counted: `samples` samples of `seq_len` tokens
-    each (None where the input has no sequence). `target` and `inputs` are the arguments that `carbon-plugin count` was
-    given, so that another length can be counted anew.
+    need less than twice those of the forward pass. Both are None in older counts.
+    `autocast_activation_bytes_per_sample` and `autocast_saved_bytes_per_sample` are the two sizes as autocast to 16 bit
+    makes them, of which a plan in 16 bit or less takes those (None in older counts, and where the module itself has no
+    parameter of 32 bit). `kernels` is the number of operations that a forward pass launches. The counts hold for the
+    input that was counted: `samples` samples of `seq_len` tokens each (None where the input has no sequence). `target`
+    and `inputs` are the arguments that `carbon-plugin count` was given, so that another length can be counted anew.
 
     Raises `SpecError` naming the field when a count is impossible.
     """
@@ -358,6 +360,8 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     inputs: tuple[str, ...] = ()
     saved_bytes_per_sample: float | None = None
     backward_flops_per_sample: float | None = None
+    autocast_activation_bytes_per_sample: float | None = None
+    autocast_saved_bytes_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
@@ -365,6 +369,8 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         check_not_negative(self, "trainable_parameters", "forward_flops_per_sample", owner=owner)
         check_not_negative(self, "backward_flops_per_sample", owner=owner)
         check_not_negative(self, "activation_bytes_per_sample", "saved_bytes_per_sample", "kernels", owner=owner)
+        narrow = ("autocast_activation_bytes_per_sample", "autocast_saved_bytes_per_sample")
+        check_not_negative(self, *narrow, owner=owner)
         if self.trainable_parameters > self.parameters:
             raise SpecError(
                 f"{owner}trainable_parameters is {self.trainable_parameters}, "
