@@ -209,7 +209,7 @@ def rows_of(
         f"total, {carbon_unit}",
         "p10",
         "p90",
-        "waste, %",
+        "waste",
     ]
     columns = [
         [" / ".join(line.group.values()) or name_of(line.month) for line in lines],
@@ -222,6 +222,6 @@ def rows_of(
         column([line.total_kg for line in lines], carbon_size),
         column([line.total_low_kg for line in lines], carbon_size),
         column([line.total_high_kg for line in lines], carbon_size),
-        column([100 * line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0 for line in lines]),
+        [wording.percent(line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0) for line in lines],
     ]
     return headings, [list(row) for row in zip(*columns, strict=True)]

@@ -32,7 +32,7 @@ from carbon_plugin.footprint.values import EmissionScope, EnergyItem, Factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import MACHINE, Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.show.wording import carbon_range
+from carbon_plugin.show.wording import carbon_range, percent
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.numbers.range import Range
 from tests.fleet.conftest import RUNS
@@ -120,6 +120,8 @@ def test_waste_counts_each_joule_once_and_all_of_a_failed_run(store: Path) -> No
     assert failed.waste.operational_kg == pytest.approx(failed.location_kg, rel=1e-9)
     assert final.waste.failed_kwh == 0
     assert 0 < final.waste.kwh < final.energy_kwh
+    shares = {row[0]: row[-1] for row in rows_of("role", [failed, final])[1]}
+    assert shares == {"failed": "100 %", "final": percent(final.waste.kwh / final.energy_kwh)}
 
 
 def test_hardware_that_many_runs_used_is_booked_once_where_it_was_first_used(store: Path) -> None:

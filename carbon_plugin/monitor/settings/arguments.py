@@ -26,8 +26,9 @@ class MonitorArguments(TypedDict, total=False):
 
     Args:
         site (Site | Mapping | str, default None): Where the run happens: a `Site`, its fields, a grid zone such as
-            "FRA", or "auto" to ask the metadata service of the cloud (docs/configuration.md). Without one, energy is
-            measured and carbon is not stated.
+            "FRA", or "auto" to ask the metadata service of the cloud (docs/configuration.md). The zone of the forecast
+            alone, or none, stands for the site of the forecast. Without one in either, energy is measured and carbon
+            is not stated.
         planned (Forecast | str | Path, default None): The forecast that the run carries, or its file, which
             `carbon-plugin plan -o` writes.
         run_dir (str | Path, default None): The directory that all ranks share. Without one: CARBON_PLUGIN_RUN_DIR, or

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from carbon_plugin.detect.resolve.effective import Declared
 from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.footprint.factors.zones import cloud_region, find
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.meters.node.address import NodeAddress, chosen_address
 from carbon_plugin.meters.node.open import load_source
@@ -123,6 +124,7 @@ def _resolved(
     options = _options(arguments.get("options"))
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
     place, notes = _located(_site(site)) if asks_cloud else (_site(site), ())
+    place = _as_planned(place, forecast.spec.site if forecast else None)
     in_force = place or (forecast.spec.site if forecast else None)
     if in_force is not None and in_force.zone != AUTO_ZONE:
         # An unknown zone or a missing token must raise now and not after a week.
@@ -254,6 +256,18 @@ def _located(site: Site | None) -> tuple[Site | None, tuple[tuple[str, str], ...
     found = find_region(os.environ)
     (logger.info if found.zone else logger.warning)("carbon_plugin: %s", found.said)
     return (msgspec.structs.replace(site, zone=found.zone) if found.zone else None), (("site_auto", found.said),)
+
+
+def _as_planned(site: Site | None, planned: Site | None) -> Site | None:
+    """Return the planned site where the script names its zone and nothing else.
+
+    A bare zone says where the run is, and not that the PUE or the contracts that the plan states for that place no
+    longer hold: defaults would silently take their place.
+    """
+    if site is None or planned is None or site.zone is None or site != Site(zone=site.zone):
+        return site
+    here, there = ((find(zone), cloud_region(zone)) for zone in (site.zone, planned.zone))
+    return planned if here == there and here[0] is not None else site
 
 
 def _budget(

@@ -19,6 +19,8 @@ from carbon_plugin.monitor.clock import MAX_OWN
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.options import MonitorOptions
 from carbon_plugin.monitor.settings.settings import make_settings
+from carbon_plugin.plan.forecast import make_forecast
+from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.site import Site
 
 
@@ -71,6 +73,32 @@ def test_site_is_given_by_zone_by_fields_or_whole():
     assert make_settings(site={"zone": "FRA", "pue": 1.2}).declared.site == whole
     assert make_settings(site=whole).declared.site == whole
     assert make_settings(site="FRA").declared.site == Site(zone="FRA")
+
+
+@pytest.mark.parametrize(
+    ("site", "pue"),
+    [
+        ("FRA", 1.1),
+        ("France", 1.1),
+        ({"zone": "fr"}, 1.1),
+        (None, None),
+        ("DEU", None),
+        ("aws:eu-west-3", None),
+        ({"zone": "FRA", "pue": 1.3}, 1.3),
+        ({"zone": "FRA", "lifetime_years": 4}, None),
+        ({"intensity_g_per_kwh": 30}, None),
+    ],
+)
+def test_bare_zone_of_the_plan_stands_for_the_site_that_the_plan_states(site, pue):
+    plan = {
+        "model": "llama3-8b",
+        "cluster": {"accelerator": "h100-sxm", "nodes": 1},
+        "layout": {"dp_shard": 8, "zero_stage": 3, "micro_batch_size": 1},
+        "training": {"steps": 10},
+        "site": {"zone": "FRA", "pue": 1.1},
+    }
+    declared = make_settings(site=site, planned=make_forecast(build_run_spec(plan))).declared.site
+    assert (declared and declared.pue) == pue
 
 
 def test_attempt_that_begins_at_0_after_another_is_warned_of_and_told_what_to_do(tmp_path, caplog):
