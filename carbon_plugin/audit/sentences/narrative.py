@@ -171,7 +171,8 @@ def _of_ranks(coverage: Coverage) -> list[str]:
     if coverage.ranks_unheard:
         found.append(
             f"Nothing was heard from {plural(coverage.ranks_unheard, 'rank')} of a launch, as if it ran without the "
-            "monitor or ended before its first step; what it computed on is not known."
+            "monitor, ended before its first step, or told only after the end of the record, as ranks of a run shorter "
+            "than a window may; what it computed on is not known."
         )
     return found
 

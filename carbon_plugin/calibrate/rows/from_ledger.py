@@ -22,7 +22,7 @@ from carbon_plugin.ledger.held.copies import original_files
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
-from carbon_plugin.ledger.records import Manifest, Span, Window
+from carbon_plugin.ledger.records import Event, Manifest, Span, Window
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Stack
@@ -65,12 +65,14 @@ class _Steps(Struct):
 
 
 class _Attempt(Struct):
-    """Holds the content of one file: its steps by the effective spec that applied to them, as JSON."""
+    """Holds the content of one file: its steps by the effective spec that applied to them, as JSON, and what the spec
+    lacked, a sentence each."""
 
     name: str
     source: str
     number: int
     specs: dict[bytes, _Steps]
+    missing: dict[str, None] = msgspec.field(default_factory=dict)
 
     @property
     def spans(self) -> int:
@@ -113,7 +115,7 @@ def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], li
         for number, (spec, step_time_s) in enumerate(attempt.measured):
             identifier = f"{attempt.name}-spec-{number}" if number else attempt.name
             try:
-                row = _row(identifier, attempt.source, spec, step_time_s)
+                row = _row(identifier, attempt, spec, step_time_s)
                 rows.append(msgspec.structs.replace(row, power_ratio=attempt.specs[spec].power_ratio))
             except SpecError as error:
                 skipped.append(SkippedRow(id=identifier, source=attempt.source, reason=str(error)))
@@ -134,18 +136,19 @@ def _read(path: Path, run_id: str | None) -> _Attempt | None:
                 steps.counted.add(record)
             else:
                 (steps.short if record.short else steps.spans).append(record)
+        elif isinstance(record, Event) and found is not None and record.kind == "missing":
+            found.missing[record.message] = None
     return found
 
 
-def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> PublishedRow:
+def _row(identifier: str, attempt: _Attempt, document: bytes, step_time_s: float) -> PublishedRow:
     try:
         spec = msgspec.json.decode(document, type=RunSpec | None)
     except msgspec.ValidationError as error:
         raise SpecError(f"the effective spec cannot be read: {error}") from error
     if spec is None or spec.layout is None:
-        raise SpecError(
-            "the spec that ran was never known as a whole; the events of its report (kind: missing) say what is unknown"
-        )
+        lacking = "; ".join(attempt.missing) or "its record does not say what is unknown"
+        raise SpecError(f"the spec that ran was never known as a whole: {lacking}")
     model = spec.model
     if not isinstance(model, TransformerModel):
         raise SpecError(
@@ -153,8 +156,8 @@ def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> P
         )
     return PublishedRow(
         id=identifier,
-        source=source,
-        origin=source,
+        source=attempt.source,
+        origin=attempt.source,
         collection=FIRST_COLLECTION,
         accelerator=spec.cluster.accelerator.name,
         framework=stack_name(spec.stack),

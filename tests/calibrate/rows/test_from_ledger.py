@@ -10,7 +10,7 @@ import pytest
 from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, Span, Window
+from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Manifest, Record, Span, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.models.model import CountedModel
@@ -128,13 +128,14 @@ def test_what_cannot_be_compared_is_skipped_with_the_reason(spec, tmp_path) -> N
         kernels=1,
         source="test",
     )
-    write(tmp_path, manifest(None), span(4, 13, 0.5))
+    lacks = Event(at_unix_s=0.0, kind="missing", message="cluster.accelerator: no profile")
+    write(tmp_path, manifest(None), lacks, lacks, span(4, 13, 0.5))
     write(tmp_path, manifest(spec, attempt=1), attempt=1)
     write(tmp_path, manifest(msgspec.structs.replace(spec, model=counted), attempt=2), span(1, 9, 1.0), attempt=2)
     rows, skipped = ledger_rows(tmp_path)
     assert not rows
     assert [row.reason for row in skipped] == [
-        "the spec that ran was never known as a whole; the events of its report (kind: missing) say what is unknown",
+        "the spec that ran was never known as a whole: cluster.accelerator: no profile",
         "it ended before its first step",
         "ResNet is known only by its counted FLOPs, not by its layers; state them with model_spec= of watch",
     ]
