@@ -101,7 +101,8 @@ def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
                 dtype = None  # such calls are not eligible
             if dtype is not None:
                 args, kwargs = tree_map(lambda value: cast(value, dtype), (args, kwargs))
-                return func(*args, **kwargs)
+                fused = _fused_attention(*args, **kwargs) if name == "scaled_dot_product_attention" else None
+                return func(*args, **kwargs) if fused is None else fused
             inner = _reopened(func)
             if inner is None:
                 return func(*args, **kwargs)
@@ -109,6 +110,20 @@ def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
                 return inner(*args, **kwargs)
 
     return _Autocast()
+
+
+def _fused_attention(query: Any, key: Any, value: Any, *others: Any, **options: Any) -> Any:
+    """Return what a fused kernel makes of an attention, or None where only single operations can.
+
+    PyTorch takes such a kernel on GPUs, which neither writes nor keeps the scores, and single operations on the meta
+    device. A mask is the caller's own, and changes no size.
+    """
+    import torch
+
+    del others, options
+    if query.dim() != 4 or key.shape[1] != query.shape[1] or value.shape[1] != query.shape[1]:
+        return None
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
 
 
 def _eligible(value: Any) -> bool:

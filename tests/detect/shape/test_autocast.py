@@ -135,6 +135,33 @@ def test_the_result_of_a_product_of_many_dimensions_is_counted_once(bias) -> Non
     assert (found.activation_bytes, found.kernels) == (2 * 8 * 32 * 4, 1)
 
 
+class Attention(nn.Module):
+    """Attention between the samples' own positions, in heads of 16."""
+
+    def __init__(self, masked: bool, key_heads: int) -> None:
+        super().__init__()
+        self.masked, self.key_heads = masked, key_heads
+        self.query, self.key = nn.Linear(64, 64), nn.Linear(64, 16 * key_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = [part(x).unflatten(-1, (-1, 16)).transpose(1, 2) for part in (self.query, self.key)]
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device) if self.masked else None
+        return F.scaled_dot_product_attention(*heads, heads[1], mask, enable_gqa=self.key_heads < 4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_under_autocast_keeps_no_scores(masked) -> None:
+    module = Attention(masked, key_heads=4)
+
+    short, long = (counted(module, 2, length, 64).autocast_saved_bytes for length in (512, 1024))
+
+    assert long == pytest.approx(2 * short, rel=0.01)
+
+
+def test_attention_of_fewer_keys_than_queries_is_counted_too() -> None:
+    assert counted(Attention(masked=False, key_heads=2), 2, 32, 64).autocast_saved_bytes > 0
+
+
 class OnlyWide(nn.Linear):
     """A layer that refuses what autocast would give it."""
 
@@ -185,7 +212,7 @@ def test_the_range_of_a_counted_resnet50_holds_what_nvidia_published(precision, 
     assert found.value == pytest.approx(256 / images_per_s, rel=0.4)
 
 
-def test_a_counted_vit_is_that_of_a_spec_within_what_its_single_operations_move() -> None:
+def test_a_counted_vit_is_that_of_a_spec_within_a_factor_of_two() -> None:
     spec = {"name": "vit-b", "layers": 12, "hidden": 768, "ffn": 3072, "heads": 12, "vocab": 1000, "gated": False}
     model = count_target("tests.networks:ViT", ["8,3,224,224"])
 
@@ -193,6 +220,6 @@ def test_a_counted_vit_is_that_of_a_spec_within_what_its_single_operations_move(
     shape = predicted({**spec, "causal": False}, "h100-sxm", "bf16", 128, 197)
 
     assert count.model_flops_per_step == pytest.approx(shape.model_flops_per_step, rel=0.1)
-    # On the meta device attention runs as single operations, whose scores are results and are kept.
-    assert 1 < count.step_time_s.value / shape.step_time_s.value < 3.3
-    assert 1 < count.memory.parts_bytes["activations"] / shape.memory.parts_bytes["activations"] < 1.8
+    # A count moves the results of products through memory beside the time of the products themselves.
+    assert 1 < count.step_time_s.value / shape.step_time_s.value < 2.1
+    assert count.memory.parts_bytes["activations"] == pytest.approx(shape.memory.parts_bytes["activations"], rel=0.25)
