@@ -253,7 +253,11 @@ def _named(name: str, profiles: Iterable[P]) -> P | None:
 
 def _unknown(kind: str, name: str, profiles: Sequence[Profile]) -> SpecError:
     aliases = {profile.name: profile.aliases for profile in profiles}
-    own = "; carbon-plugin probe writes one of this machine" if kind == "accelerator" else ""
+    own = (
+        f"; carbon-plugin probe writes one of this machine, and {PROFILES_VARIABLE} names its folder"
+        if kind == "accelerator"
+        else ""
+    )
     return SpecError(f"{unknown_name(kind, name, aliases, aliases)}{own}")
 
 
