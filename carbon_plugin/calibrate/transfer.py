@@ -24,7 +24,7 @@ from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, WHOLE, Effects, OffsetLeft, accuracy_class
 from carbon_plugin.spec.training import Reliability, TrainingPlan
 
-NEAR, NEAR_SPREAD = 0.4, 0.1
+NEAR, NEAR_SPREAD = 0.3, 0.1
 """The share of clusters that are believed to deviate by hardly anything, and how far these deviate beside what layouts
 differ by. Both were chosen by what one run and three bring on published clusters (docs/calibration.md)."""
 LEVELS = 9
