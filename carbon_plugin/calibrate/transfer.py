@@ -114,7 +114,7 @@ def offset_of_cluster(means: Floats, shared: Floats, effects: Effects) -> Cluste
     most = means.size * effects.between
     within = float(1 / math.sqrt(np.sum(np.sum(likely, axis=1) / variances)))
     ends = np.array([offset - low, high - offset]) / HELD_SPREADS
-    left = np.clip(ends / np.array([effects.faster, effects.slower]), 0, 1)
+    left = np.clip(ends / _sides(effects), 0, 1)
     return ClusterOffset(
         min(max(offset, -most), most),
         within,
@@ -127,10 +127,17 @@ def offset_of_cluster(means: Floats, shared: Floats, effects: Effects) -> Cluste
 def _offsets_before(effects: Effects) -> Floats:
     """Return the probability of each of `_OFFSETS` before any run."""
     near = _OFFSETS / (NEAR_SPREAD * effects.within)
-    side = FAR_SPREAD * np.where(_OFFSETS < 0, effects.faster, effects.slower)
+    faster, slower = FAR_SPREAD * _sides(effects)
+    side = np.where(_OFFSETS < 0, faster, slower)
     around = np.exp(-(near**2) / 2) / (math.sqrt(2 * math.pi) * NEAR_SPREAD * effects.within)
     beyond = (1 + (_OFFSETS / side) ** 2 / 2) ** -1.5 / (math.sqrt(8) * side)
     return np.asarray((NEAR * around + (1 - NEAR) * beyond) * _WIDTHS)
+
+
+def _sides(effects: Effects) -> Floats:
+    """Return the spread between sources on each side, which is at least that of near clusters: of some classes no
+    source was faster than what layouts differ by."""
+    return np.maximum([effects.faster, effects.slower], NEAR_SPREAD * effects.within)
 
 
 def _ends(weights: Floats) -> tuple[float, float]:
@@ -201,7 +208,7 @@ def _mean_effects(classes: Sequence[AccuracyClass]) -> Effects:
 def layouts_of(table: RowArrays) -> NDArray[np.intp]:
     """Return a number for each row that runs of the same work in the same layout share, however long they were."""
     specs = [row.spec for row in table.rows]
-    keys = [(spec.model, spec.layout, _step_of(spec.training), spec.cluster.devices) for spec in specs]
+    keys = [(spec.model, spec.stack, spec.layout, _step_of(spec.training), spec.cluster.devices) for spec in specs]
     numbers = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     return np.array([numbers[key] for key in keys])
 

@@ -138,12 +138,6 @@ class Calibration(Struct, frozen=True, kw_only=True):
     carried: tuple[CarriedOver, ...] = ()
     power: LearnedPower | None = None
 
-    @property
-    def offset_left(self) -> OffsetLeft:
-        """Return how much of the spread between clusters the rows leave, of the software that leaves most."""
-        faster, slower = (max(getattr(one, side) for one in self.carried) for side in ("faster", "slower"))
-        return OffsetLeft(faster, slower)
-
 
 class _Learned(NamedTuple):
     """Holds what rows tell: constants with their spreads, what is put down to the cluster, and what is refused."""

@@ -12,19 +12,18 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.spec.hardware.cluster import (
-    OWN_OFFSET_LEFT,
-    OWN_ROWS,
     OWN_RUNS,
     Accelerator,
     Efficiency,
     Node,
+    OwnSoftware,
 )
 from carbon_plugin.spec.hardware.profiles import find_node
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Confidence, Sourced
 from carbon_plugin.spec.numbers.range import P90_SIGMAS
 from carbon_plugin.spec.parsing.saving import save
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import Stack, factor_of, host_op_time_of
 
 DIGITS = 6
 ENOUGH_ROWS = 8
@@ -46,11 +45,12 @@ def provenance(calibration: Calibration, origin: str, date: str) -> str:
     )
 
 
-def user_profile(device: Accelerator, calibration: Calibration, source: str) -> Accelerator:
-    """Return the profile with the fitted constants in place of its own.
+def user_profile(rows: Sequence[PublishedRow], calibration: Calibration, source: str) -> Accelerator:
+    """Return the profile of the rows' device with the fitted constants in place of its own.
 
     It keeps its name, so that it overrides the other profile.
     """
+    device = rows[0].spec.cluster.accelerator
     enough = is_calibrated(device) or len(calibration.rows) >= ENOUGH_ROWS
     confidence: Confidence = "fitted" if enough else "derived"
     changes: dict[str, Any] = {}
@@ -74,24 +74,33 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
     return msgspec.structs.replace(
         device,
         efficiency=efficiency,
-        sources={
-            **device.sources,
-            OWN_RUNS: source,
-            OWN_ROWS: str(len(calibration.rows)),
-            OWN_OFFSET_LEFT: " ".join(f"{side:.4f}" for side in calibration.offset_left),
-        },
+        own_software=_own_software(rows, calibration),
+        sources={**device.sources, OWN_RUNS: source},
+    )
+
+
+def _own_software(rows: Sequence[PublishedRow], calibration: Calibration) -> tuple[OwnSoftware, ...]:
+    """Return what the rows leave to know of each software, with the constants that a plan of it has."""
+    stacks = user_stacks(rows, calibration.fitted)
+    return tuple(
+        OwnSoftware(
+            framework=one.framework,
+            rows=sum(row.framework == one.framework for row in rows),
+            host_op_time_s=host_op_time_of(stacks[one.framework]),
+            framework_factor=factor_of(stacks[one.framework]),
+            faster=float(f"{one.faster:.4f}"),
+            slower=float(f"{one.slower:.4f}"),
+        )
+        for one in calibration.carried
     )
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:
-    """Return, by name, the stacks of the frameworks of which something was fitted.
-
-    Each is the stack of the framework's first row with the fitted constants put in.
-    """
-    changes: dict[str, dict[str, float]] = {}
+    """Return the stack of each framework by name: that of its first row, with what was fitted of it put in."""
+    changes: dict[str, dict[str, float]] = {row.framework: {} for row in rows}
     for constant in fitted:
         if constant.stack is not None:
-            changes.setdefault(constant.stack, {})[constant.field] = _rounded(constant.after)
+            changes[constant.stack][constant.field] = _rounded(constant.after)
     first = {row.framework: row.spec.stack for row in reversed(rows)}
     return {name: msgspec.structs.replace(first[name], **values) for name, values in changes.items()}
 
@@ -103,11 +112,14 @@ def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibra
     `source` is the provenance. `carbon-plugin plan --profiles` takes the folder, which needs no other one beside it.
     """
     cluster = rows[0].spec.cluster
-    profile = user_profile(cluster.accelerator, calibration, source)
+    profile = user_profile(rows, calibration, source)
     written = [_write(path, profile, source)]
     if find_node(cluster.node.name) is None:
         written.append(_write(path.parent / "nodes" / f"{cluster.node.name}.yaml", cluster.node, source))
+    told = {constant.stack for constant in calibration.fitted}
     for name, stack in user_stacks(rows, calibration.fitted).items():
+        if name not in told:
+            continue
         written.append(_write(path.parent / "stacks" / f"{name}.yaml", stack, source))
     return written
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
-from carbon_plugin.predict.rates.evidence import own_rows
+from carbon_plugin.predict.rates.evidence import own_software
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.numbers.figure import Assumption, Figure
@@ -89,7 +89,7 @@ def overrun_of(spec: RunSpec) -> Overrun | None:
     training = spec.training
     if training.kind == "benchmark" or training.overhead_fraction is not None:
         return None
-    if own_rows(spec.cluster.accelerator, spec.stack):
+    if own_software(spec.cluster.accelerator, spec.stack) is not None:
         return None
     return OVERRUNS[run_class(spec)]
 

@@ -14,7 +14,7 @@ from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_flo
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
-from carbon_plugin.predict.rates.evidence import own_rows
+from carbon_plugin.predict.rates.evidence import own_software
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
@@ -53,7 +53,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     peak_dtype, peak = peak_of(device, training.precision)
     budget = total * peak.value * spec.cluster.devices
     kind = accuracy_class(spec.model, device, training.precision, spec.stack, terms.get("host", 0.0) / total)
-    own = own_rows(device, spec.stack)
+    own = own_software(device, spec.stack) is not None
     # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
     assumed = () if own else tuple(item.field for item in spec.assumptions if item.field in FILLED_FIELDS)
     # A fit to runs of the same software holds how its experts run.

@@ -108,6 +108,23 @@ def carried_of(table: RowArrays, predicted: np.ndarray) -> CarriedOver:
     return carried
 
 
+@given(logs)
+def test_a_class_of_which_no_source_was_faster_still_gives_an_offset(mean) -> None:
+    found = offset(mean, effects=Effects(0.0, 0.5, 0.25, 30))
+
+    assert min(0.0, mean) - 0.02 <= found.offset <= max(0.0, mean) + 0.02
+    assert all(0 <= side <= 1 for side in found.left)
+
+
+def test_runs_of_one_layout_in_other_software_are_another_layout() -> None:
+    table, _ = table_of((1.3, 1.3), (0, 0))
+    eager, other = table.rows
+    stack = msgspec.structs.replace(other.spec.stack, fused=not other.spec.stack.fused)
+    compiled = msgspec.structs.replace(other, spec=msgspec.structs.replace(other.spec, stack=stack))
+
+    assert layouts_of(tabulate([eager, compiled])).tolist() == [0, 1]
+
+
 def test_several_runs_of_one_layout_count_as_one() -> None:
     many, one = carried_of(*table_of((1.3,) * 3, (0, 0, 0))), carried_of(*table_of((1.3,), (0,)))
     layouts = carried_of(*table_of((1.3,) * 3, (0, 5, 9)))

@@ -14,10 +14,10 @@ from carbon_plugin.calibrate.user_profile import provenance, user_profile, user_
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import WHOLE
-from carbon_plugin.spec.hardware.cluster import Efficiency
+from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, load_stack
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.stack import STACKS, factor_of
+from carbon_plugin.spec.stack import STACKS, Stack, factor_of
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_eight_rows_of_a_new_device_predict_the_others(published, tmp_path) -> N
     rows = [_on_a_new_device(row) for row in published if row.source == "llmf-h100"]
     chosen, others = rows[::9], [row for index, row in enumerate(rows) if index % 9]
     result = calibrate(chosen)
-    device = user_profile(chosen[0].spec.cluster.accelerator, result, "a test")
+    device = user_profile(chosen, result, "a test")
     errors = []
     for row in others:
         cluster = msgspec.structs.replace(row.spec.cluster, accelerator=device)
@@ -211,8 +211,8 @@ def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_ra
         specs = [row.spec for row in held]
         if seen:
             calibration = calibrate(rows[:seen])
-            device = user_profile(specs[0].cluster.accelerator, calibration, "runs")
-            stack = user_stacks(rows[:seen], calibration.fitted).get("ordinary", specs[0].stack)
+            device = user_profile(rows[:seen], calibration, "runs")
+            stack = user_stacks(rows[:seen], calibration.fitted)["ordinary"]
             cluster = msgspec.structs.replace(specs[0].cluster, accelerator=device)
             specs = [msgspec.structs.replace(spec, cluster=cluster, stack=stack) for spec in specs]
         figures = [predict_step(spec).step_time_s for spec in specs]
@@ -231,16 +231,33 @@ def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_ra
 def test_a_run_far_outside_of_its_range_narrows_no_range(published, slower, narrows) -> None:
     row = rows_of(published, "llmf-h100", 1, slower=slower)[0]
     result = calibrate([row])
-    cluster = msgspec.structs.replace(
-        row.spec.cluster, accelerator=user_profile(row.spec.cluster.accelerator, result, "runs")
-    )
-    stack = user_stacks([row], result.fitted).get(row.framework, row.spec.stack)
+    cluster = msgspec.structs.replace(row.spec.cluster, accelerator=user_profile([row], result, "runs"))
+    stack = user_stacks([row], result.fitted)[row.framework]
 
     before = predict_step(row.spec).step_time_s
     after = predict_step(msgspec.structs.replace(row.spec, cluster=cluster, stack=stack)).step_time_s
 
-    assert (result.offset_left != WHOLE) == narrows
+    (left,) = result.carried
+    assert ((left.faster, left.slower) != WHOLE) == narrows
     assert (after.high / after.low < 0.99 * before.high / before.low) == narrows
+
+
+@pytest.mark.parametrize("name", ["megatron-core", "torchtitan", "nemo"])
+def test_runs_of_one_software_narrow_no_range_of_another(published, name) -> None:
+    rows = rows_of(published, "llmf-h100", 6, slower=1.1)
+    result = calibrate(rows)
+    own = user_stacks(rows, result.fitted)[rows[0].framework]
+    device = user_profile(rows, result, "runs")
+
+    def width(accelerator: Accelerator, stack: Stack) -> float:
+        cluster = msgspec.structs.replace(rows[0].spec.cluster, accelerator=accelerator)
+        figure = predict_step(msgspec.structs.replace(rows[0].spec, cluster=cluster, stack=stack)).step_time_s
+        return figure.high / figure.low
+
+    stranger = rows[0].spec.cluster.accelerator
+    assert {constant.stack for constant in result.fitted} - {rows[0].framework}  # the device was told something, too
+    assert width(device, own) < 0.9 * width(stranger, own)
+    assert width(device, STACKS[name]) == pytest.approx(width(stranger, STACKS[name]))
 
 
 def test_power_of_runs_moves_the_sustained_power_by_what_they_tell(published) -> None:

@@ -166,7 +166,7 @@ def test_the_next_plan_is_closer_to_what_it_learned_from_and_surer(demo):
     assert re.search(r"a step took \S+ s", printed)
     assert still_off_s <= max(A_FEW_PERCENT, off_s)
     # A busy machine may be slower than its probe by more than a range allows, and then nothing need be surer.
-    left = calibrate([row]).offset_left
+    (left,) = calibrate([row]).carried
     assert first[1] <= second[1]
     assert second[2] <= first[2]
     assert first[1] < second[1] or left.faster > HARDLY_LESS

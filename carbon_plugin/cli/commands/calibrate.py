@@ -123,6 +123,10 @@ def _print(calibration: Calibration) -> None:
             f"which {_percent_of(kept.carried)} is put down to the cluster: layouts of one cluster differ by "
             f"{_percent_of(kept.spread)}"
         )
+        echo(
+            f"  of what clusters differ by, the range of a plan in software '{kept.framework}' keeps "
+            f"{percent(kept.faster, 0)} for steps shorter than predicted and {percent(kept.slower, 0)} for longer ones"
+        )
     count = plural(len(calibration.rows), "row")
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
@@ -137,11 +141,6 @@ def _print(calibration: Calibration) -> None:
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
     echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
-    left = calibration.offset_left
-    echo(
-        f"of what clusters differ by, the range of a plan keeps {percent(left.faster, 0)} for steps shorter than "
-        f"predicted and {percent(left.slower, 0)} for longer ones"
-    )
 
 
 def _pace(shift: float) -> str:

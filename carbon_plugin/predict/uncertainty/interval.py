@@ -15,10 +15,10 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-from carbon_plugin.predict.rates.evidence import is_calibrated, own_rows
+from carbon_plugin.predict.rates.evidence import is_calibrated, own_software
 from carbon_plugin.predict.rates.laws import NARROW
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.spec.hardware.cluster import OWN_OFFSET_LEFT, Accelerator
+from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Figure
 from carbon_plugin.spec.stack import ORDINARY, Population, Stack
@@ -104,14 +104,8 @@ def spread_of(kind: AccuracyClass, *, assumed: bool = False, left: OffsetLeft = 
 
 def offset_left(accelerator: Accelerator, stack: Stack) -> OffsetLeft:
     """Return how much the user's own runs left of what clusters differ by, on each side of a prediction."""
-    parts = accelerator.sources.get(OWN_OFFSET_LEFT, "").split()
-    if not own_rows(accelerator, stack) or len(parts) != len(WHOLE):
-        return WHOLE
-    try:
-        faster, slower = (float(part) for part in parts)
-    except ValueError:
-        return WHOLE
-    return OffsetLeft(faster, slower) if 0 <= faster <= 1 and 0 <= slower <= 1 else WHOLE
+    own = own_software(accelerator, stack)
+    return WHOLE if own is None else OffsetLeft(own.faster, own.slower)
 
 
 def reaching_to(spread: Spread, other: float) -> Spread:

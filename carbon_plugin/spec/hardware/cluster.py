@@ -24,11 +24,6 @@ for 0.77 is refused.
 """
 OWN_RUNS = "user-calibration"
 """The key of a profile's sources that names the user's own runs to which its constants were fitted."""
-OWN_ROWS = "user-calibration-rows"
-"""The key of a profile's sources that says how many measured step times those runs gave."""
-OWN_OFFSET_LEFT = "user-calibration-offset-left"
-"""The key of a profile's sources that says how much of the spread between clusters those runs left, as two numbers
-from 0 to 1: for steps that are shorter than predicted, and for longer ones."""
 _SHARES = (
     "gemm_share",
     "fp8_gemm_share",
@@ -118,6 +113,29 @@ class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 )
 
 
+class OwnSoftware(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One instance says what the user's own runs of one software tell of the next one on the same cluster.
+
+    `rows` measured step times were of that software, which a plan is of if its stack has this time to issue an
+    operation, s, and this factor. `faster` and `slower` are how much of the spread between clusters those runs left, 0
+    to 1, for steps that are shorter than predicted and for longer ones (`calibrate.transfer`).
+    """
+
+    framework: str
+    rows: int
+    host_op_time_s: float | None = None
+    framework_factor: float
+    faster: float
+    slower: float
+
+    def __post_init__(self) -> None:
+        for field in ("faster", "slower"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise SpecError(f"own_software: {field} is {getattr(self, field):g}, expected 0 to 1")
+        if self.rows < 1:
+            raise SpecError(f"own_software: rows is {self.rows}, expected at least 1")
+
+
 class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One profile describes a device by its datasheet, its measurements and its calibration.
 
@@ -125,7 +143,8 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     device context, `idle_context_power_w` that with one open and no kernel running. `device_names` are the names that
     the driver gives it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with its
     share of the baseboard. A `consumer` card is made for desktop computers and taken to stand in no data centre, so
-    that no plant cools it (`footprint.factors.pue`).
+    that no plant cools it (`footprint.factors.pue`). `own_software` is what the user's own runs on a cluster of it
+    have told, by software.
     """
 
     name: str
@@ -150,6 +169,7 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     efficiency: Efficiency = Efficiency()
     default_node: str | None = None
     consumer: bool = False
+    own_software: tuple[OwnSoftware, ...] = ()
     sources: dict[str, str]
     notes: list[str] = []
 
