@@ -60,9 +60,10 @@ NARROWED = 0.99
 """Ratio of posterior to prior spread above which the rows say nothing about a constant. What they hardly tell is drawn
 to its prior anyway, and several such constants explain together what none does alone: with a bound of 0.9 one run of a
 synthetic cluster of tuned software brings almost a point less."""
-OFFSET_NARROWED = 0.9
-"""The same for the offset of a cluster that no row shows (`SEEN`): the range of a plan must become narrower by so much
-to be worth a stack of its own."""
+OFFSET_SEEN, OFFSET_NARROWED = 0.01, 0.9
+"""An offset of a cluster is worth a stack of its own if it moves the step time by at least the first, or if the range
+of a plan becomes narrower by the second. A run that took just what was predicted moves it by half a percent, because
+the ranges of most classes are wider for longer steps."""
 POWER_SIGMA, POWER_NOISE = 0.08, 0.05
 """Spreads of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to
 run."""
@@ -240,7 +241,7 @@ def _learn(table: RowArrays, before_s: Floats) -> _Learned:
     refused += untold
     told = []
     for one in carried:
-        if abs(one.carried) >= SEEN or one.uncertain <= OFFSET_NARROWED * one.between:
+        if abs(one.carried) >= OFFSET_SEEN or one.uncertain <= OFFSET_NARROWED * one.between:
             told.append(one)
         else:
             refused.append(_untold(f"{FACTOR} of {one.framework}", one.between, one.uncertain))

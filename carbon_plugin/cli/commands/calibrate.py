@@ -29,6 +29,9 @@ LEARNED = {
     "host_op_time_s": "host",
 }
 """The part of the step that a constant is about, as it is printed."""
+MOST_ROWS_SHOWN = 8
+WORSE_POINTS = 3.0
+"""By how many points the mean error must grow before the rows are said to disagree among themselves."""
 FIRST_DIGITS = 5e-4
 """The relative difference below which two constants agree in the first three digits."""
 
@@ -117,6 +120,13 @@ def _print(calibration: Calibration) -> None:
     echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
     for row in calibration.skipped:
         echo(f"  skipped {row.id}: {row.reason}")
+    for row in calibration.rows[:MOST_ROWS_SHOWN]:
+        echo(
+            f"  {row.id}: the median step took {row.measured_s:.4g} s; predicted {row.before_s:.4g} s before, "
+            f"{row.after_s:.4g} s after"
+        )
+    if len(calibration.rows) > MOST_ROWS_SHOWN:
+        echo(f"  {plural(len(calibration.rows) - MOST_ROWS_SHOWN, 'more row')} in --json")
     for kept in calibration.carried:
         echo(
             f"  {plural(kept.layouts, 'layout')} in software '{kept.framework}' {_pace(kept.shift)} than predicted, of "
@@ -141,6 +151,11 @@ def _print(calibration: Calibration) -> None:
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
     echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+    if calibration.mape_after > calibration.mape_before + WORSE_POINTS:
+        echo(
+            "the rows differ more among themselves than the constants explain, so that no offset of the cluster suits "
+            "all of them: look at the rows above, and leave out a run that others disturbed"
+        )
 
 
 def _pace(shift: float) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from carbon_plugin.calibrate.rows.rows import read_rows
+from carbon_plugin.cli.commands.calibrate import WORSE_POINTS
 from carbon_plugin.cli.main import run
+from carbon_plugin.predict.step import predict_step
 
 ROW = (
     "- {{id: ours-{n}, kind: benchmark, arch: llama3_8b, seq_len: {seq}, precision: bf16, gpu: H100-80GB-SXM, "
@@ -64,8 +68,22 @@ def test_what_was_fitted_and_what_was_refused_is_printed(capsys, rows) -> None:
     assert "mean error" in text
 
 
+def test_rows_that_disagree_among_themselves_are_said_to(capsys, rows) -> None:
+    text = rows.read_text().split("- {id: ours-4")[0]
+    rows.write_text(
+        text.replace("step_time_s: 1.76", "step_time_s: 6.5").replace("step_time_s: 1.86", "step_time_s: 7.5")
+    )
+    assert run(["calibrate", str(rows)]) == 0
+    text = capsys.readouterr().out
+    assert "ours-1: the median step took 0.91 s" in text
+    before, after = (float(part) for part in re.findall(r"(\S+) % (?:before|after)", text.split("mean error")[1])[:2])
+    assert ("differ more among themselves" in text) == (after > before + WORSE_POINTS)
+    assert after > before + WORSE_POINTS
+
+
 def test_rows_that_tell_nothing_write_nothing(capsys, rows, tmp_path) -> None:
-    # Ranks wait for one another some milliseconds, so that a step of a few of them on many nodes says nothing.
+    # Ranks wait for one another some milliseconds, so that a step of a few of them on many nodes says nothing, least of
+    # all where it took what was predicted.
     known = tmp_path / "one.yaml"
     short = {
         "framework: ours": "framework: llm-foundry",
@@ -73,12 +91,14 @@ def test_rows_that_tell_nothing_write_nothing(capsys, rows, tmp_path) -> None:
         "gbs: 8": "gbs: 512",
         "arch: llama3_8b": "model: GPT, layers: 2, hidden: 256, ffn: 1024, heads: 4, vocab: 1024",
         "seq_len: 4096": "seq_len: 128",
-        "step_time_s: 0.91": "step_time_s: 0.018",
     }
     text = rows.read_text().split("- {id: ours-2")[0]
     for old, new in short.items():
         text = text.replace(old, new)
     known.write_text(text)
+    (row,), _ = read_rows(known)
+    predicted_s = predict_step(row.spec).step_time_s.value
+    known.write_text(text.replace("step_time_s: 0.91", f"step_time_s: {predicted_s:.6f}"))
     target = tmp_path / "profile.yaml"
     assert run(["calibrate", str(known), "-o", str(target)]) == 1
     assert "the rows tell no constant" in capsys.readouterr().err
