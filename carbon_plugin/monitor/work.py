@@ -35,6 +35,10 @@ from carbon_plugin.monitor.run.work import RunWork
 from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.sinks.row import Row, RunDescription, without_outlook
 
+SETTLE_S = 1.5
+"""The end of a training waits at most this many seconds in all for the other processes of its launch: for what they
+have to tell, and for the ends of their ledgers."""
+
 
 class Live(Struct, frozen=True):
     """Holds the latest figures for the training thread: the metrics, the head of the ledger, and a version that
@@ -185,6 +189,7 @@ class MonitorWork:
 
     def _close(self, reason: str) -> None:
         node, run, guard = self._node, self._run, self._job.guard
+        waited_s = 0.0
         if node is None:
             return
         if node.recording is None:
@@ -198,6 +203,7 @@ class MonitorWork:
         if recording is not None:
             guard.run("last window", recording.recorder.cut, None)
             guard.run("what others have left", node.note_left, None)
+            waited_s = guard.run("claims", partial(node.await_claims, SETTLE_S), 0.0)
             node.state_late_claims()
             node.compare_tokens(last=True)
             if run is not None:
@@ -212,9 +218,9 @@ class MonitorWork:
             self._show({})
         heard = node.end()
         if run is not None:
-            settled = guard.run(
-                "closing line", lambda: run.settle(node.context, heard, stopped=self._stopped), None
-            )  # fmt: skip
+            left_s = max(0.0, SETTLE_S - waited_s)
+            settle = partial(run.settle, node.context, heard, stopped=self._stopped, within_s=left_s)
+            settled = guard.run("closing line", settle, None)
             if settled is not None:
                 self._show(without_outlook(settled.projected.metrics | self._of_budget))
                 guard.run("closing line", lambda: run.say_closing(settled, node.recording), None)

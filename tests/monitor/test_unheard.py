@@ -1,4 +1,4 @@
-"""The closing line says what its total lacks: ranks that have not said yet what they meter."""
+"""The end of a training hears the other ranks of its host, and says what it lacks of those that have not told yet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.monitor import work
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.processes.leader import Claim, Election
-from carbon_plugin.monitor.run import projector
+from tests.monitor.launching import Launch, Start
+from tests.patience import PATIENCE_S
 
 
 @pytest.mark.parametrize("settled", [True, False])
@@ -17,7 +21,7 @@ def test_rank_that_has_not_decided_yet_what_it_meters_is_not_heard_of_in_the_clo
 ):
     claims, other = Election.claims, Claim(rank=1, local_rank=1, sees=["GPU-1"], settled=settled)
     monkeypatch.setattr(Election, "claims", lambda self, **which: [*claims(self, **which), other])
-    monkeypatch.setattr(projector, "SETTLE_S", 0.0)
+    monkeypatch.setattr(work, "SETTLE_S", 0.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
 
@@ -27,3 +31,33 @@ def test_rank_that_has_not_decided_yet_what_it_meters_is_not_heard_of_in_the_clo
     said = " ".join(caplog.messages)
     assert "and has used" in said
     assert ("without 1 other rank of this host, not heard of yet" in said) is not settled
+
+
+@pytest.mark.parametrize("waits_s", [PATIENCE_S, 0.0])
+def test_rank_that_tells_only_at_its_end_what_it_saw_is_heard_by_a_leader_that_ended_before_it(
+    waits_s: float, seer: Start, tmp_path: Path
+):
+    (tmp_path / "host").mkdir()
+    launch = Launch(
+        lambda run_dir, folder, **variables: seer(run_dir, folder, 0.5, **variables),
+        tmp_path / "run",
+        WORLD_SIZE=2,
+        LOCAL_WORLD_SIZE=2,
+        TMPDIR=tmp_path / "host",
+        JOB_GPUS="",
+        JOB_WINDOW_S=3600,
+        JOB_SETTLE_S=waits_s,
+    )
+    launch.rank(RANK=0, LOCAL_RANK=0)
+    # The second rank looks once the leader has begun to end, or has ended where that one waits for nobody.
+    after = "closing-0" if waits_s else "closed-0"
+    launch.rank(RANK=1, LOCAL_RANK=1, JOB_AFTER=after, JOB_LONGER_S=0.3, JOB_LOOKS_LATE=1)
+    launch.await_ready()
+    launch.begin()
+    launch.end()
+
+    (ledger,) = read_run(tmp_path / "run").files
+    manifest = manifest_of(ledger.records)
+    assert manifest is not None
+    assert manifest.ranks_without_gpu == ([0, 1] if waits_s else [0])
+    assert summarise(tmp_path / "run").coverage.ranks_unheard == (0 if waits_s else 1)

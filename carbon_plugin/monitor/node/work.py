@@ -156,6 +156,17 @@ class NodeWork:
         what they saw in their first step, and some begin later."""
         self._job.guard.run("claims", self._state_late_claims, None)
 
+    def await_claims(self, within_s: float) -> float:
+        """Wait at most `within_s` seconds until the other ranks of the host have told what they saw, and return how
+        long that took, s. Only the leader waits, whose ledger speaks for ranks without one.
+
+        Ranks end together, and a rank that ends before its first window tells only then.
+        """
+        began_s = time.monotonic()
+        while self._awaits_claims() and time.monotonic() - began_s < within_s:
+            time.sleep(LOOK_S)
+        return time.monotonic() - began_s
+
     def tell_host(self, suffix: str, told: Struct) -> None:
         """Publish a message for the processes of this host. A process that is alone on its host writes no file for
         that.
@@ -279,6 +290,17 @@ class NodeWork:
                 self._context = self._built()  # more stages of the model are known than before
             self._state()
         self._note_late_gpus()
+
+    def _awaits_claims(self) -> bool:
+        """Return whether a living rank of this leader's host is yet to tell what it saw in its first step.
+
+        Where this rank has looked at nothing, as in a training without a model to look at, no other is expected to.
+        """
+        if self._detected is None or HOST not in self._election.held:
+            return False
+        if _said(self._stated_claims) >= self._job.ranks.local_world_size:
+            return False
+        return not all(claim.looked for claim in self._election.claims(living=True))
 
     def _note_late_gpus(self) -> None:
         """Say once that GPUs were heard of after the host's share was decided."""

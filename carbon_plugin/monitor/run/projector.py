@@ -43,8 +43,6 @@ from carbon_plugin.threads.turns import give_way
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
-SETTLE_S = 1.5
-"""The end of a run waits at most this many seconds for the ends of its other ledgers, beside one look at them."""
 LOOK_S = 0.05
 NOTHING = Remaining(time_s=0.0, energies=(), reserved=(), spread=(1.0, 1.0))
 START_S = 10.0
@@ -110,14 +108,14 @@ class Projector:
         """Return the chain heads of the other nodes' ledgers."""
         return self._follower.heads()
 
-    def settle(self, heard: set[int], node: int, local_world_size: int) -> tuple[int, int, int]:
-        """Wait a little until the other ledgers of this launch have ended.
+    def settle(self, heard: set[int], node: int, local_world_size: int, within_s: float) -> tuple[int, int, int]:
+        """Wait, beside one look, at most `within_s` seconds until the other ledgers of this launch have ended.
 
         Return how many have not ended, how many ledgers the launch has, and how many ranks of this host are neither
         `heard` of nor have a ledger. Ranks end together, and the last window of each holds what it has used since the
         one before.
         """
-        deadline_s = time.monotonic() + SETTLE_S
+        deadline_s = time.monotonic() + within_s
         while True:
             self._follower.poll()
             launch = {name: file for name, file in self._follower.files.items() if self._is_of_launch(file)}

@@ -4,7 +4,8 @@ It says in the second folder that it is ready, waits there for the file `epoch`,
 and trains from JOB_LATE_S after it until SECONDS after it. Where JOB_AFTER names files of that folder, it trains until
 JOB_LONGER_S after all of them are there. When it has closed it writes `closed-RANK`. The last line of output is when it
 started to monitor, when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is
-what the kernel says of the boot, "" if it hides that.
+what the kernel says of the boot, "" if it hides that. It writes `closing-RANK` before it closes, and JOB_SETTLE_S is
+how long it waits for others then. With JOB_LOOKS_LATE it tells the GPUs of JOB_GPUS at its end, else at its beginning.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def train_until_there_are(files: list[Path], monitor: CarbonMonitor) -> None:
         monitor.step_end(tokens=100)
 
 
+def look(monitor: CarbonMonitor) -> None:
+    if "JOB_GPUS" in os.environ:
+        uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
+        monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
+
+
 def refuse(*_: object, **__: object) -> NoReturn:
     raise AssertionError("a meter is opened")
 
@@ -68,6 +75,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     work.Baseline = observed
     be_patient()
     duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", PATIENCE_S))
+    work.SETTLE_S = float(os.environ.get("JOB_SETTLE_S", work.SETTLE_S))
     duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
     if "JOB_DECIDES_AT_ITS_END" in os.environ:
         decide = duty.Duty.decide
@@ -88,14 +96,16 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     time.sleep(max(0.0, epoch_s + float(os.environ.get("JOB_LATE_S", "0")) - time.monotonic()))
     started_s = time.monotonic()
     monitor.start()
-    if "JOB_GPUS" in os.environ:
-        uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
-        monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
+    if "JOB_LOOKS_LATE" not in os.environ:
+        look(monitor)
     train(monitor, epoch_s + seconds, looked)
     if "JOB_AFTER" in os.environ:
         train_until_there_are([launch / name for name in os.environ["JOB_AFTER"].split()], monitor)
         train(monitor, time.monotonic() + float(os.environ.get("JOB_LONGER_S", "0")), looked)
+    if "JOB_LOOKS_LATE" in os.environ:
+        look(monitor)
     began_s, closing_s = looked["at_s"], time.monotonic()
+    (launch / f"closing-{os.environ['RANK']}").touch()
     monitor.close()
     (launch / f"closed-{os.environ['RANK']}").touch()
     print(json.dumps([started_s, began_s, closing_s, time.monotonic()]), flush=True)
