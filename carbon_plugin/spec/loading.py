@@ -22,6 +22,8 @@ from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
     GENERIC_SERVER,
     USUAL_SERVER,
+    check_stated_directories,
+    directory_of_profiles,
     load_accelerator,
     load_node,
     load_stack,
@@ -158,7 +160,10 @@ def _build(document: Document, name: str | None, base: Path, model_base: Path, p
     fields = decode(document, _RunFields)
     if fields.name is not None and not fields.name.strip():
         raise document.error(("name",), f"expected a name, got {fields.name!r}; leave it out for the file's name")
-    directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
+    check_stated_directories(profile_dirs)
+    place = document.place(("cluster", "profiles"))
+    own = [directory_of_profiles(base / entry, f"{place}: cluster.profiles") for entry in fields.cluster.profiles]
+    directories = [*profile_dirs, *own]
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
     model = choose_model(document, model_base)
     document, work_assumptions = _with_usual_work(document, model, cluster.devices)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.spec.hardware.profiles import load_node
+from carbon_plugin.spec.hardware.profiles import PROFILES_VARIABLE, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
@@ -441,7 +441,7 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
             "nodes: 2\n  devices_per_node: 9",
             "cluster.devices_per_node: expected 1 to 8, which dgx-h100 holds, got 9",
         ),
-        ("nodes: 2", "nodes: 2\n  profiles: [gone]", "gone is not a directory"),
+        ("nodes: 2", "nodes: 2\n  profiles: [gone]", "run.yaml:6: cluster.profiles: "),
         ("  nodes: 2\n", "", "run.yaml:3: cluster: field nodes is missing, expected int"),
         ("layout:\n  tp: 2", "layout: best\nx:\n  tp: 2", "run.yaml:7: x: unknown field"),
         ("tokens: 15e12", "tokens: '15e12'", "run.yaml:13: training.tokens: expected number, got '15e12'"),
@@ -476,6 +476,19 @@ def test_a_mistake_is_refused_with_place_field_value_and_expectation(write, old,
 
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["accelerator: h100-sxm", "accelerator: h100-sxm\n  node: dgx-h100"])
+def test_directory_of_profiles_that_is_missing_is_a_fault_of_what_names_it_and_not_of_the_spec(
+    field, write, tmp_path, monkeypatch
+):
+    spec, gone = write("accelerator: h100-sxm", field), tmp_path / "gone"
+
+    with pytest.raises(SpecError, match=rf"^--profiles \(profile_dirs\): {re.escape(str(gone))} is not a directory"):
+        load_run_spec(spec, profile_dirs=[gone])
+    monkeypatch.setenv(PROFILES_VARIABLE, str(gone))
+    with pytest.raises(SpecError, match=rf"^{PROFILES_VARIABLE}: {re.escape(str(gone))} is not a directory"):
+        load_run_spec(spec)
 
 
 TOO_LONG = 300 * "x"

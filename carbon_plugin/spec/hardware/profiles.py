@@ -29,6 +29,8 @@ from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per
 from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
+PROFILES_OPTION = "--profiles (profile_dirs)"
+"""The name of the directories that are passed in, on a command line and in Python, for errors."""
 GENERIC_NODE = "workstation"
 GENERIC_SERVER = "pcie-8"
 """The node of cards that servers hold, and of several of those that usually sit alone in a workstation."""
@@ -175,15 +177,26 @@ def sourced_values(value: Any, name: str = "") -> Iterator[tuple[str, Sourced]]:
             yield from sourced_values(item, f"{name}.{key}")
 
 
+def check_stated_directories(profile_dirs: Directories = ()) -> None:
+    """Raise `SpecError`, with the name of what states it, for a directory that is none.
+
+    A reader of a spec asks this first, because an error of a later search has the place of the field that is looked up.
+    """
+    _search_path(profile_dirs)
+
+
+def directory_of_profiles(entry: str | Path, stated_by: str) -> Path:
+    """Return a directory with profiles. Raises `SpecError` that begins with what states it if it is none."""
+    if not os.path.isdir(entry):
+        raise SpecError(f"{stated_by}: {entry} is not a directory; expected one with profiles (*.yaml)")
+    return Path(entry)
+
+
 def _search_path(profile_dirs: Directories) -> list[Path]:
     variable = os.environ.get(PROFILES_VARIABLE, "")
-    stated = [(Path(entry), "profiles") for entry in profile_dirs]
-    stated += [(Path(entry), PROFILES_VARIABLE) for entry in variable.split(os.pathsep) if entry]
-    for directory, where in stated:
-        if not os.path.isdir(directory):
-            raise SpecError(f"{where}: {directory} is not a directory; expected one with profiles (*.yaml)")
-    shipped = Path(str(files("carbon_plugin.hardware_profiles")))
-    return [*(directory for directory, _ in stated), shipped]
+    passed_in = [directory_of_profiles(entry, PROFILES_OPTION) for entry in profile_dirs]
+    of_variable = [directory_of_profiles(entry, PROFILES_VARIABLE) for entry in variable.split(os.pathsep) if entry]
+    return [*passed_in, *of_variable, Path(str(files("carbon_plugin.hardware_profiles")))]
 
 
 def _parsed(directory: Path, kind: str, mentioning: str = "") -> Iterator[Profile]:

@@ -287,7 +287,7 @@ def test_an_edited_profile_is_read_again(own: Path):
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path, monkeypatch):
-    with pytest.raises(SpecError, match=r"^profiles: .*nowhere is not a directory"):
+    with pytest.raises(SpecError, match=r"^--profiles \(profile_dirs\): .*nowhere is not a directory"):
         load_accelerator("h100", profile_dirs=[tmp_path / "nowhere"])
     monkeypatch.setenv(PROFILES_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(SpecError, match=rf"^{PROFILES_VARIABLE}: .*nowhere is not a directory"):
