@@ -30,6 +30,9 @@ from carbon_plugin.spec.stack import STACKS, Stack
 _NO_SPEC = b"null"
 OWN_STACK = "calibrated"
 """Name of a stack that is none of the shipped ones."""
+PARTS_OF_PLACE = 2
+"""An id names so many last parts of the path of a run directory, by which its user tells runs apart (our
+convention)."""
 
 
 class _Steps(Struct):
@@ -96,13 +99,16 @@ class _Attempt(Struct):
 def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """Return the rows of a run directory, and the attempts that give no row with the reason.
 
+    The id of a row names the directory, by which a reader knows the run, and the attempt.
+
     Raises `LedgerError` for a directory without ledgers or with a file that cannot be read.
     """
     identity = read_identity(run_dir)
+    place = "/".join(Path(os.path.abspath(run_dir)).parts[-PARTS_OF_PLACE:])
     # Step times are the same on every node, so that the first file of an attempt that has spans represents it.
     attempts: dict[int, _Attempt] = {}
     for path in original_files(run_dir):
-        found = _read(path, identity.run_id if identity else None)
+        found = _read(path, identity.run_id if identity else None, place)
         if found is not None and (found.number not in attempts or not attempts[found.number].spans):
             attempts[found.number] = found
     if not attempts:
@@ -122,13 +128,13 @@ def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], li
     return rows, skipped
 
 
-def _read(path: Path, run_id: str | None) -> _Attempt | None:
+def _read(path: Path, run_id: str | None, place: str) -> _Attempt | None:
     found: _Attempt | None = None
     spec = b""
     for record in LedgerStream(path, run_id):
         if isinstance(record, Manifest):
             spec = msgspec.json.encode(record.spec)
-            name = f"{record.run_id}-attempt-{record.attempt}"
+            name = f"{place} {record.run_id}-attempt-{record.attempt}"
             found = found or _Attempt(name, record.run_id, record.attempt, {})
         elif isinstance(record, Span | Window) and found is not None:
             steps = found.specs.setdefault(spec, _Steps())

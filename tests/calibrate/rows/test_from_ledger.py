@@ -83,7 +83,21 @@ def test_a_run_is_one_row_with_the_median_step_time_of_its_spans(spec, tmp_path)
     assert row.measured_step_time_s == 0.52
     assert row.accelerator == "h100-sxm"
     assert row.framework == "torchtitan"
-    assert row.id == f"{RUN}-attempt-0"
+
+
+def test_a_row_and_an_attempt_without_one_are_named_by_directory_run_and_attempt(spec, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, attempt, *measured in (("first", 0, span(4, 13, 0.5)), ("second", 0, span(4, 13, 0.6)), ("second", 1)):
+        write(tmp_path / "runs" / name, manifest(spec, attempt=attempt), *measured, attempt=attempt)
+
+    found = [ledger_rows(place) for place in ("runs/first", "runs/second/../second")]
+
+    names = [item.id for rows, skipped in found for item in (*rows, *skipped)]
+    assert names == [
+        f"runs/first {RUN}-attempt-0",
+        f"runs/second {RUN}-attempt-0",
+        f"runs/second {RUN}-attempt-1",
+    ]
 
 
 def test_step_time_and_power_are_medians_over_the_same_steps(spec, tmp_path) -> None:
