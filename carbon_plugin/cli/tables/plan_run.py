@@ -153,10 +153,10 @@ def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     if goodput is None:
         return
     useful = percent(goodput.useful_share, 1)
-    said = [f"training steps take {useful} of the {'best case' if at_best else 'time'}"]
+    said = [f"{'best case: ' if at_best else ''}training steps take {useful} of the time"]
     if goodput.expected is not None:
         failures = _failures(goodput.expected)
-        said = [f"{said[0]}, in which {failures}"] if at_best else [*said, failures]
+        said = [f"{said[0]}, {failures}"] if at_best else [*said, failures]
     if verbose:
         parts = [
             f"{PARTS[part]} {percent(share, 1)}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE
