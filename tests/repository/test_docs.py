@@ -101,6 +101,13 @@ def test_rooms_of_the_architecture_are_those_of_the_tree():
     assert not [file for place, file in files if not (package / place / file).exists()]
 
 
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "docs/rows.md"])
+def test_lines_of_a_page_that_people_write_by_hand_have_at_most_120_columns(name):
+    prose = "".join((ROOT / name).read_text(encoding="utf-8").split("```")[::2])
+
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_every_link_to_a_file_leads_somewhere():
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, target) for page in pages for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))]
