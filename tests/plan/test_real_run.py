@@ -11,9 +11,10 @@ from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, 
 from carbon_plugin.plan.real_run import OVERRUNS, overrun_of, run_class
 from carbon_plugin.plan.whatif.axes import parse_axes
 from carbon_plugin.plan.whatif.planned_run import PLAN_AXES, compare_plan
-from carbon_plugin.spec.hardware.cluster import OWN_RUNS
+from carbon_plugin.spec.hardware.cluster import OwnSoftware
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import STACKS, factor_of, host_op_time_of
 
 
 def spec_of(*, training: dict[str, object] | None = None, **changes: object) -> RunSpec:
@@ -29,13 +30,12 @@ def spec_of(*, training: dict[str, object] | None = None, **changes: object) -> 
 
 
 def of_own_runs(spec: RunSpec) -> RunSpec:
-    """Return the run on a device whose constants were fitted to the user's runs."""
-    device = spec.cluster.accelerator
-    share = device.efficiency.gemm_share
-    assert share is not None
-    told = msgspec.structs.replace(device.efficiency, gemm_share=msgspec.structs.replace(share, source=OWN_RUNS))
-    sources = {**device.sources, OWN_RUNS: "carbon-plugin calibrate runs/a"}
-    device = msgspec.structs.replace(device, sources=sources, efficiency=told)
+    """Return the run on a device on which the user's own runs were of its software."""
+    own = OwnSoftware(
+        framework="ordinary", rows=3, faster=0.5, slower=0.5,
+        host_op_time_s=host_op_time_of(spec.stack), framework_factor=factor_of(spec.stack),
+    )  # fmt: skip
+    device = msgspec.structs.replace(spec.cluster.accelerator, own_software=(own,))
     return msgspec.structs.replace(spec, cluster=msgspec.structs.replace(spec.cluster, accelerator=device))
 
 
@@ -77,6 +77,10 @@ def test_a_benchmark_a_stated_overhead_and_a_cluster_with_own_runs_are_planned_a
     assert forecast.goodput is not None
     assert "overrun" not in forecast.goodput.parts_s
     assert not any(item.field == "training.kind" for item in forecast.assumptions)
+
+
+def test_other_software_than_that_of_the_own_runs_is_planned_with_the_overrun_of_a_stranger() -> None:
+    assert overrun_of(msgspec.structs.replace(of_own_runs(spec_of()), stack=STACKS["torchtitan"])) is not None
 
 
 def test_the_factor_is_that_of_the_models_kind_and_the_population_of_its_software() -> None:
