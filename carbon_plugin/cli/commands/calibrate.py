@@ -120,10 +120,10 @@ def _print(calibration: Calibration) -> None:
     echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
     for row in calibration.skipped:
         echo(f"  skipped {row.id}: {row.reason}")
-    for row in calibration.rows[:MOST_ROWS_SHOWN]:
+    for known in calibration.rows[:MOST_ROWS_SHOWN]:
         echo(
-            f"  {row.id}: the median step took {row.measured_s:.4g} s; predicted {row.before_s:.4g} s before, "
-            f"{row.after_s:.4g} s after"
+            f"  {known.id}: the median step took {known.measured_s:.4g} s; predicted {known.before_s:.4g} s before, "
+            f"{known.after_s:.4g} s after"
         )
     if len(calibration.rows) > MOST_ROWS_SHOWN:
         echo(f"  {plural(len(calibration.rows) - MOST_ROWS_SHOWN, 'more row')} in --json")

@@ -92,7 +92,7 @@ def test_a_row_and_an_attempt_without_one_are_named_by_directory_run_and_attempt
 
     found = [ledger_rows(place) for place in ("runs/first", "runs/second/../second")]
 
-    names = [item.id for rows, skipped in found for item in (*rows, *skipped)]
+    names = [name for rows, skipped in found for name in [row.id for row in rows] + [one.id for one in skipped]]
     assert names == [
         f"runs/first {RUN}-attempt-0",
         f"runs/second {RUN}-attempt-0",

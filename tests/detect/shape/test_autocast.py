@@ -146,7 +146,8 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = [part(x).unflatten(-1, (-1, 16)).transpose(1, 2) for part in (self.query, self.key)]
         mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device) if self.masked else None
-        return F.scaled_dot_product_attention(*heads, heads[1], mask, enable_gqa=self.key_heads < 4)
+        query, key = heads
+        return F.scaled_dot_product_attention(query, key, key, mask, enable_gqa=self.key_heads < 4)
 
 
 @pytest.mark.parametrize("masked", [True, False])
