@@ -58,7 +58,7 @@ def test_a_run_that_took_longer_never_makes_the_cluster_faster(mean, more, betwe
 def test_more_layouts_that_agree_are_believed_more(mean, within, count) -> None:
     few, more = (offset(*[mean] * number, effects=Effects(0.3, 0.3, within, 30)) for number in (count, count + 1))
 
-    assert more.offset >= few.offset - 1e-3
+    assert more.offset >= 0.98 * few.offset  # offsets are looked up at points that lie 7 % apart
 
 
 @pytest.mark.parametrize("mean", [-0.3, 0.0, 0.1, 0.4])
