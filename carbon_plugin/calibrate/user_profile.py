@@ -118,9 +118,8 @@ def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibra
         written.append(_write(path.parent / "nodes" / f"{cluster.node.name}.yaml", cluster.node, source))
     told = {constant.stack for constant in calibration.fitted}
     for name, stack in user_stacks(rows, calibration.fitted).items():
-        if name not in told:
-            continue
-        written.append(_write(path.parent / "stacks" / f"{name}.yaml", stack, source))
+        if name in told:
+            written.append(_write(path.parent / "stacks" / f"{name}.yaml", stack, source))
     return written
 
 
