@@ -314,6 +314,16 @@ SOURCES = {
     "rlhfsunz": ("A user's Pangu in transformers, A100", ""),
     "philbert": ("A notebook's compiled BERT, A10", ""),
     "raytrain": ("Ray's notebooks, T4/A10", ""),
+    "mfsdpprof": ("A comparison of Megatron-FSDP and AutoModel, H100", ""),
+    "scimt": ("A study's GLM-4.5-Air in Axolotl, H200", ""),
+    "kimilora": ("A trainer's adapters of Kimi K2.7, B300", ""),
+    "sonicmoe": ("One user's SonicMoE, B300", ""),
+    "dewjax": ("Dew's mixture in JAX, L4 and TPU v6e", ""),
+    "scimtgemma": ("A study's Gemma 3 in Axolotl, H100 and H200", ""),
+    "cs336b300": ("One user's CS336, B300", ""),
+    "dewdense": ("Dew's decoder in JAX, L4 and TPU v6e", ""),
+    "minimind": ("MiniMind's script, RTX 4090", ""),
+    "oteltune": ("A guide to torchtune, MI355X", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 
