@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from carbon_plugin.spec.layout import ContextParallelKind, Recompute
 from carbon_plugin.spec.models.adapters import Adapters
+from carbon_plugin.spec.numbers.amounts import yaml_word
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
@@ -278,6 +279,11 @@ WHOLE_NAMES: Mapping[str, Conventions] = MappingProxyType(
 """Names with which other software's begin too, or which are stacks and no frameworks, so that they count alone."""
 
 
+STACK_OF_NAME = "stack.preset"
+"""Field of the assumption on the stack as which a framework is planned. The user named the framework, so that its
+stack stays on other devices, where software that nobody named would be that of the device (`spec.on_cluster`)."""
+
+
 def framework_named(name: str) -> Conventions | None:
     """Return the framework of exactly this name, or None where nobody here knows it."""
     wanted = normalized(name)
@@ -291,9 +297,9 @@ def planned_as(name: str, stack: Stack) -> list[Assumption]:
     framework = framework_named(name)
     if framework is None or framework.name == normalized(name) or framework.stack != stack:
         return []
-    fields = ", ".join(f"{field} {value}" for field, value in framework.fields.items())
-    planned = f"{framework.name} with {fields}" if fields else framework.name
-    return [Assumption("stack", planned, f"{name} has no stack of its own and is planned as what it is nearest")]
+    fields = [f"{field} {yaml_word(value)}" for field, value in framework.fields.items()]
+    said = f"{name} has no stack of its own name and is planned as what it is nearest"
+    return [Assumption(STACK_OF_NAME, " + ".join((framework.name, *fields)), said)]
 
 
 def framework_beginning(text: str) -> Conventions:

@@ -9,6 +9,7 @@ import msgspec
 from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
+from carbon_plugin.spec.numbers.amounts import yaml_word
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document
@@ -50,11 +51,11 @@ def stated_layout(
         return None, given.held, []
     layout = decode(document, ParallelLayout, ("layout",))
     left_open = [field for field in ("micro_batch_size", "recompute") if field not in stated]
-    assumed = [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in left_open]
+    assumed = [Assumption(f"layout.{field}", yaml_word(getattr(layout, field)), "not stated") for field in left_open]
     of_stack = {field: value for field, value in fields_of_stack(stack).items() if field not in stated}
     of_stack = {field: value for field, value in of_stack.items() if field in left_to_stack(layout)}
     assumed += [
-        Assumption(f"layout.{field}", _word(value), BY_STACK[field][value]) for field, value in of_stack.items()
+        Assumption(f"layout.{field}", yaml_word(value), BY_STACK[field][value]) for field, value in of_stack.items()
     ]
     return msgspec.structs.replace(layout, **of_stack), {}, assumed
 
@@ -92,8 +93,3 @@ def with_chunks(
 def states_schedule(stated: str | dict[str, Any] | None) -> bool:
     """Return whether a run states how many model chunks a pipeline rank holds."""
     return bool(PIPELINED & set(stated or ()))
-
-
-def _word(value: Any) -> str:
-    """Return a value as a YAML file writes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

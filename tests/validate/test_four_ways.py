@@ -302,10 +302,10 @@ def test_the_kernel_that_nobody_states_is_that_of_the_device() -> None:
 @pytest.mark.parametrize(
     ("name", "planned"),
     [
-        ("HF Trainer", "ordinary with wraps_weights eager, shard_unit flat, autocast True"),
+        ("HF Trainer", "ordinary + wraps_weights eager + shard_unit flat + autocast true"),
         ("olmo-core", "torchtitan"),
-        ("megatron-deepspeed", "ordinary-megatron with legacy_modules True, accumulates_beside True"),
-        ("FSDP2", "ordinary with wraps_weights eager"),
+        ("megatron-deepspeed", "ordinary-megatron + legacy_modules true + accumulates_beside true"),
+        ("FSDP2", "ordinary + wraps_weights eager"),
         ("torchtitan", None),
         ("ordinary", None),
     ],
@@ -314,7 +314,8 @@ def test_a_plan_says_as_what_it_takes_a_framework_without_a_stack_of_its_own(nam
     for stated in (name, {"preset": name}):
         spec = build_run_spec({**spec_of(EXAMPLE), "stack": stated}, origin="test")
 
-        assert [one.value for one in spec.assumptions if one.field == "stack"] == ([] if planned is None else [planned])
+        said = [one.value for one in spec.assumptions if one.field.startswith("stack")]
+        assert said == ([] if planned is None else [planned])
         assert spec.stack == load_stack(name)
 
 

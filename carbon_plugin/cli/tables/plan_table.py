@@ -17,6 +17,7 @@ from carbon_plugin.cli.tables.plan_step import print_memory, print_step, samples
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Intensity
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
+from carbon_plugin.spec.frameworks import STACK_OF_NAME
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import count, number, plural
 from carbon_plugin.spec.numbers.figure import Assumption
@@ -33,6 +34,9 @@ OPEN_CHOICES = (
     "site.pue",
 )
 """The beginnings of the fields whose assumptions a user can best replace. Those are named without `verbose` too."""
+
+LABELS = {"site.pue": "PUE", STACK_OF_NAME: "stack"}
+"""Words for fields whose last part does not say what they are."""
 
 
 def print_forecast(forecast: Forecast, console: Console | None = None, *, verbose: bool = False) -> None:
@@ -131,7 +135,7 @@ def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
 def _field(field: str) -> str:
     """Return the last part of a field as words."""
     word = field.rpartition(".")[2]
-    return "PUE" if word == "pue" else word.replace("_", " ")
+    return LABELS.get(field, word.replace("_", " "))
 
 
 def _short(value: str) -> str:

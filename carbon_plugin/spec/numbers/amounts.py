@@ -90,6 +90,13 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
 
 
+def yaml_word(value: object) -> str:
+    """Return a plain value as a YAML file writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def either(words: Sequence[str]) -> str:
     """Return words as alternatives: "a", "a or b", "a, b or c"."""
     *before, last = words
