@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from msgspec import Struct
 from carbon_plugin.cli.options import Argument, AsJson, ProfileDirectories
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.numbers.amounts import count, number
+from carbon_plugin.spec.numbers.amounts import count, number, yaml_word
 from carbon_plugin.spec.numbers.units import GIB
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
 
@@ -138,13 +138,23 @@ def _zones(directories: Directories) -> Iterator[Listed]:
 
 
 def _stacks(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.spec.frameworks import framework_named, names_of_frameworks
     from carbon_plugin.spec.hardware.profiles import list_stacks
 
-    for name, stack in list_stacks(profile_dirs=directories).items():
+    stacks = list_stacks(profile_dirs=directories)
+    for name, stack in stacks.items():
         stated = msgspec.to_builtins(stack)
         usual = {field.name: field.default for field in msgspec.structs.fields(stack)}
-        set_to = ", ".join(f"{field} {value}" for field, value in stated.items() if value != usual[field])
-        yield Listed(name, (), {"sets": set_to.replace("True", "true").replace("False", "false")})
+        set_to = {field: value for field, value in stated.items() if value != usual[field]}
+        yield Listed(name, (), {"planned as": "", "sets": _fields(set_to)})
+    for name in sorted(set(names_of_frameworks()) - stacks.keys()):
+        framework = framework_named(name)
+        assert framework is not None  # `names_of_frameworks` yields the names of this table
+        yield Listed(name, (), {"planned as": framework.name, "sets": _fields(framework.fields)})
+
+
+def _fields(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{field} {yaml_word(value)}" for field, value in values.items())
 
 
 def _frameworks(directories: Directories) -> Iterator[Listed]:

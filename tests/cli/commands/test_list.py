@@ -12,8 +12,10 @@ import pytest
 from carbon_plugin.cli import main as cli
 from carbon_plugin.cli.commands.list import ListedKind
 from carbon_plugin.footprint.factors.grid import zone_intensity
+from carbon_plugin.spec.frameworks import names_of_frameworks, planned_as
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, load_stack
 from carbon_plugin.spec.models.presets import load_preset
+from carbon_plugin.spec.stack import STACKS
 
 KNOWN = {
     ListedKind.models: load_preset,
@@ -36,6 +38,25 @@ def test_every_listed_name_is_one_that_a_plan_takes(kind, capsys):
     assert len(names) == len(set(names)) > 5
     for name in names:
         KNOWN[kind](name)
+
+
+def test_every_framework_that_a_plan_may_name_is_listed_with_the_stack_as_which_it_is_planned(capsys):
+    planned = {one["name"]: one["facts"]["planned as"] for one in listed(capsys, "stacks")}
+
+    assert set(planned) == {*STACKS, *names_of_frameworks()}
+    assert {name for name, stack in planned.items() if not stack} == set(STACKS)
+    for name, stack in planned.items():
+        said = [item.value for item in planned_as(name, load_stack(name))]
+        assert [text.split(" + ")[0] for text in said] == ([stack] if stack else [])
+
+
+def test_a_stack_of_ones_own_is_listed_in_place_of_a_framework_of_its_name(tmp_path: Path, capsys):
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "axolotl.yaml").write_text("fused: true\n")
+
+    (own,) = listed(capsys, "stacks", "axolotl", "--profiles", str(tmp_path))
+
+    assert own["facts"] == {"planned as": "", "sets": "fused true"}
 
 
 def test_every_other_name_of_an_accelerator_means_that_accelerator(capsys):
@@ -76,7 +97,8 @@ def test_every_framework_is_a_module_that_is_there(capsys):
         ("accelerators", "h200", ["gh200", "gh200-quad", "h200-sxm"]),
         ("models", "openai/gpt-oss", ["gpt-oss-120b", "gpt-oss-20b"]),
         ("nodes", "nvl72", ["gb200-nvl72", "gb300-nvl72"]),
-        ("stacks", "titan", ["torchtitan"]),
+        ("stacks", "titan", ["torchtitan", "fms-fsdp", "lingua", "olmo-core"]),
+        ("stacks", "Axolotl", ["axolotl"]),
         ("frameworks", "Hugging Face", ["transformers"]),
     ],
 )

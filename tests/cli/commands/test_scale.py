@@ -151,7 +151,7 @@ def test_what_is_stated_of_the_training_is_planned_and_no_longer_assumed(capsys)
     assert tuned["mfu"] > 1.2 * usual["mfu"]
     assert (assumed["stack"], assumed["sequence"]) == ("ordinary software, plain PyTorch", "4,096 tokens")
     assert "stack" not in with_stack
-    assert point_and_assumed("--stack", "pai-megatron")[1]["stack"] == "megatron-core"
+    assert point_and_assumed("--stack", "pai-megatron")[1]["stack.preset"] == "megatron-core"
     assert not {"stack", "sequence", "training.precision"} & with_all.keys()
 
 
