@@ -64,6 +64,7 @@ A100 = {
     "joined": 8,
     "exchange_peers": 1e9,
     "devices": 64,
+    "devices_per_nic": 1.0,
     "in_network": 0.0,
     "contention": 0.7,
     "all_to_all_share": 0.33,

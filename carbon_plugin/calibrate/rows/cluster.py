@@ -16,7 +16,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.numbers.figure import Sourced
-from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, scaleup_bytes_per_s
+from carbon_plugin.spec.parsing.rates_of_links import devices_per_nic, nic_bytes_per_s, scaleup_bytes_per_s
 
 USUAL_CHASSIS = 8
 GIGABIT = 1.25e8
@@ -63,7 +63,9 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     nic = nic_bytes_per_s(row.text("inter_node"), per_node)
     if nic is not None:
         network = msgspec.structs.replace(
-            node.network, bandwidth_bytes_per_s=Sourced(nic, "the row's inter_node", "read")
+            node.network,
+            bandwidth_bytes_per_s=Sourced(nic, "the row's inter_node", "read"),
+            devices_per_nic=devices_per_nic(row.text("inter_node"), per_node),
         )
         node = msgspec.structs.replace(node, network=network)
     elif devices > per_node:

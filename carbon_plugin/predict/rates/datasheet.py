@@ -101,6 +101,7 @@ def _of_links(cluster: Cluster, stack: Stack) -> dict[str, float]:
         "devices": cluster.devices,
         "island": island_size(cluster),
         "joined": joined_devices(cluster),
+        "devices_per_nic": network.devices_per_nic,
         "exchange_peers": exchange_peers(cluster, stack),
         "dp_overlap": stack.dp_overlap,
         "gather_overlap": gather_overlap_of(stack),

@@ -54,7 +54,8 @@ class TakenAsKnown:
     (0 where no token is dropped), `routing_spread`, `transfer_wait` (s) and `broadcasts` are fields of `spec.stack`.
     `island` is the number of devices that reach one another without a network, and `joined` the number of those that
     scale-up links join: others in the island are reached over the bus of the host. `exchange_peers` is the largest
-    number of them between which tokens reach experts over these links. `host_memory` and `host_link` are the shares of
+    number of them between which tokens reach experts over these links. `devices_per_nic` is
+    how many of them share a NIC. `host_memory` and `host_link` are the shares of
     one device. `wrapped_op_time` are the seconds by which the host takes longer for an operation where tensor
     parallelism splits weights, 0 where they are plain tensors.
     """
@@ -94,6 +95,7 @@ class TakenAsKnown:
     island: Values
     joined: Values
     exchange_peers: Values
+    devices_per_nic: Values
     devices: Values
     in_network: Values
     dp_overlap: Values

@@ -11,7 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from carbon_plugin.predict.arrays import Values, any_of, clip, common_divisor, floor, log2, maximum, minimum, where
+from carbon_plugin.predict.arrays import (
+    Flags,
+    Values,
+    any_of,
+    clip,
+    common_divisor,
+    floor,
+    log2,
+    maximum,
+    minimum,
+    where,
+)
 from carbon_plugin.predict.rates.rates import Rates
 
 HOP_INSIDE_S = 3.4e-6
@@ -169,15 +180,32 @@ def different(choices: Values, places: Values) -> Values:
     return places * (1 - (1 - 1 / places) ** choices)
 
 
-def neighbour_bandwidths(stages: Values, rates: Rates) -> tuple[Values, Values]:
+def neighbour_bandwidths(stages: Values, both_ways: Flags | bool, rates: Rates) -> tuple[Values, Values]:
     """Return the bytes/s of a pipeline stage over the slower and over the faster of its links to its two neighbours.
 
     The stages lie one after the other over all devices of the job. Of a job on several islands some neighbours are on
-    two of them. Where an island holds two stages or more, no device has both its neighbours on others.
+    two of them. Where an island holds two stages or more, no device has both its neighbours on others, and the NICs are
+    left to those that send (`nic_senders`).
     """
     near = near_bandwidth(rates.devices, 1.0, rates)
-    far = where(rates.devices > rates.island, minimum(near, rates.nic), near)
+    sent = rates.nic * rates.devices_per_nic / nic_senders(stages, both_ways, rates)
+    far = where(rates.devices > rates.island, minimum(near, sent), near)
     return far, where(2 * rates.devices / stages > rates.island, far, near)
+
+
+def nic_senders(stages: Values, both_ways: Flags | bool, rates: Rates) -> Values:
+    """Return how many of the devices that share a NIC send to another island at one time in a pipeline, at most.
+
+    Of an island that holds several stages the devices of the last one send activations on, and those of the first one
+    gradients back. 1F1B does so at different times: each border between stages has its turn, a forward pass after that
+    of the border before (`send_forward_recv_backward` and `send_backward_recv_forward` of Megatron-core's schedules.py;
+    a test enumerates them). `both_ways` are schedules that send both at once. The two ends of an island share a NIC
+    only where the island has no other, and a device sends through the NIC that is next to it (`ncclTopoGetLocalNet` of
+    NCCL's graph/topo.cc), which it has for itself where there are as many as devices.
+    """
+    stage = rates.devices / stages
+    ends = where(both_ways & (rates.devices_per_nic >= rates.island), 2, 1)
+    return clip(ends * stage, 1, minimum(rates.devices_per_nic, rates.island))
 
 
 def far_share(stages: Values, rates: Rates) -> Values:

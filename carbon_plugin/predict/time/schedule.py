@@ -176,7 +176,7 @@ def _transfers(shape: Shape, layout: Layout, work: StepWork, rates: Rates, slot:
     hidden = where(beside, slot / (2 * chunks), 0.0)
     slower, faster = (
         maximum(size / bandwidth - hidden, 0) + POINT_TO_POINT_LATENCY + rates.transfer_wait
-        for bandwidth in network.neighbour_bandwidths(layout.pp, rates)
+        for bandwidth in network.neighbour_bandwidths(layout.pp, (chunks > 1) | (layout.dualpipe > 0), rates)
     )
     waits = where(rates.transfer_wait > 0, 2.0, 1.0)
     both = (layout.pp > 2) | (chunks > 1)

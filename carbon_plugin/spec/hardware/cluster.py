@@ -233,14 +233,16 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance describes the network between nodes.
 
-    It holds the one-way bytes/s of NIC that a device has, the `oversubscription` above the leaf switches (1 = none),
-    whether its switches reduce (`in_network_reduction`, SHARP), and the power and embodied carbon of switches and
-    optics per device. `rails` is the number of leaf switches that the NICs of a node are spread over, so that devices
-    of the same index in their nodes meet at one leaf; None where it is not known.
+    It holds the one-way bytes/s of NIC that a device has, how many devices share one NIC (`devices_per_nic`, 1 where
+    each has its own or nobody counts them), the `oversubscription` above the leaf switches (1 = none), whether its
+    switches reduce (`in_network_reduction`, SHARP), and the power and embodied carbon of switches and optics per
+    device. `rails` is the number of leaf switches that the NICs of a node are spread over, so that devices of the same
+    index in their nodes meet at one leaf; None where it is not known.
     """
 
     technology: str
     bandwidth_bytes_per_s: Sourced
+    devices_per_nic: float = 1.0
     oversubscription: float = 1.0
     rails: int | None = None
     in_network_reduction: bool = False
@@ -250,6 +252,8 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         check_positive(self, "bandwidth_bytes_per_s", "rails")
         check_not_negative(self, "power_w_per_device", "embodied_kg_per_device")
+        if not self.devices_per_nic >= 1:
+            raise SpecError(f"devices_per_nic is {self.devices_per_nic:g}, expected 1 or more (1 = a NIC for each)")
         if not self.oversubscription >= 1:
             raise SpecError(f"oversubscription is {self.oversubscription:g}, expected 1 or more (1 = none)")
 

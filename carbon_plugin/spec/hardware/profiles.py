@@ -25,7 +25,7 @@ from carbon_plugin.spec.parsing.boundary import read_text
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, read_document
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
-from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
+from carbon_plugin.spec.parsing.rates_of_links import devices_per_nic, is_counted, rate_bytes_per_s
 from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
@@ -288,16 +288,18 @@ def _driver_name(name: str) -> str:
 
 def _with_shares_of_nics(document: Document) -> Document:
     """Return a node's document with counted NICs ("8x 400 Gb/s") as the bytes/s that each of its devices
-    has of them.
+    has of them, and as the number of devices that share one, where the document does not state it.
     """
     node = document.value
     network, devices = node.get("network"), node.get("accelerators")
     stated = network.get(NIC_RATE) if isinstance(network, Mapping) else None
     if not isinstance(stated, Mapping) or not isinstance(devices, int) or devices < 1:
         return document
-    shares = dict(stated)
+    shares, shared = dict(stated), {}
     for key, text in stated.items():
         if key in ("value", "low", "high") and isinstance(text, str) and is_counted(text):
             with document.located(("network", NIC_RATE, key), field=True):
                 shares[key] = rate_bytes_per_s(text) / devices
-    return Document(node | {"network": {**network, NIC_RATE: shares}}, document.origin, document.places)
+            if key == "value":
+                shared = {"devices_per_nic": devices_per_nic(text, devices)}
+    return Document(node | {"network": {**shared, **network, NIC_RATE: shares}}, document.origin, document.places)

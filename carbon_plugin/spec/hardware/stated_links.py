@@ -11,7 +11,12 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.numbers.figure import Sourced
 from carbon_plugin.spec.parsing.boundary import shown
-from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, rate_bytes_per_s, scaleup_bytes_per_s
+from carbon_plugin.spec.parsing.rates_of_links import (
+    devices_per_nic,
+    nic_bytes_per_s,
+    rate_bytes_per_s,
+    scaleup_bytes_per_s,
+)
 
 EXPECTED_LINKS = "links of one device such as NVLink3 (4 links), or their rate in one direction such as 200 GB/s"
 EXPECTED_NICS = "the NICs of a node such as 8x 400 Gb/s, or 400 Gb/s per GPU, or 3.2 Tb/s per node"
@@ -54,7 +59,9 @@ def with_network(node: Node, text: str, devices: int) -> Node:
         alone = f"; a node with one such NIC has {one}" if _states_a_rate(one, devices) else ""
         raise SpecError(f"expected {EXPECTED_NICS}, got {shown(text)}{alone}")
     stated = Sourced(rate, f"cluster.network: {text}", "read")
-    return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, bandwidth_bytes_per_s=stated))
+    shared = devices_per_nic(text, devices)
+    network = msgspec.structs.replace(node.network, bandwidth_bytes_per_s=stated, devices_per_nic=shared)
+    return msgspec.structs.replace(node, network=network)
 
 
 def _states_a_rate(text: str, devices: int) -> bool:

@@ -101,6 +101,16 @@ def nic_bytes_per_s(text: str, devices_per_node: int) -> float | None:
     return rate if of_device else rate / devices_per_node
 
 
+def devices_per_nic(text: str, devices_per_node: int) -> float:
+    """Return how many devices of a node share one NIC by a phrase such as "1x 25 Gb/s" or "4x EDR", 1 where each has
+    one or more, and where the phrase counts none.
+    """
+    plain = re.sub(r"\([^)]*\)", "", text).strip()
+    found = _RATE.search(plain) or _NAMED.search(plain)
+    counted = int(found["count"] or 0) if found and not _PER_DEVICE.search(plain) else 0
+    return max(devices_per_node / counted, 1.0) if counted else 1.0
+
+
 def scaleup_bytes_per_s(text: str, own_bytes_per_s: float) -> float | None:
     """Return the one-way bytes/s of a device's scale-up links by a phrase such as "NVLink3 (4 links)" or "NVLink (400
     GB/s)".

@@ -244,5 +244,5 @@ def test_cards_that_no_bridge_joins_talk_over_the_bus_of_the_host(rates, ranks, 
     found = network.group_of(values(ranks), values(stride), pairs).bandwidth
 
     assert found == (231e9 if linked else 12e9)
-    assert network.neighbour_bandwidths(values(4), pairs) == (12e9, 12e9)
+    assert network.neighbour_bandwidths(values(4), False, pairs) == (12e9, 12e9)
     assert network.group_of(values(16), values(1), rates(joined=2, bus=12e9, nic=1e9)).bandwidth == 8e9

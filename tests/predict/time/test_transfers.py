@@ -130,7 +130,7 @@ def test_a_pipeline_crosses_as_many_borders_as_it_leaves_islands(rates, stages, 
 
 def test_a_stage_of_a_shared_island_has_at_most_one_neighbour_on_another(rates) -> None:
     def links(stages: int, devices: int) -> tuple[float, float]:
-        slower, faster = network.neighbour_bandwidths(float(stages), rates(devices=devices, nic=1e9))
+        slower, faster = network.neighbour_bandwidths(float(stages), False, rates(devices=devices, nic=1e9))
         return float(slower), float(faster)
 
     assert links(4, 32) == (1e9, 1e9)

@@ -66,6 +66,14 @@ def test_nics_of_a_node_are_shared_by_its_devices(text, expected) -> None:
     assert nic(run(network=text)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [("8x 200 Gb/s", 1), ("4x NDR400", 2), ("1x 100Gb/s", 8), ("3.2 Tb/s per node", 1), ("2x 200 Gb/s per GPU", 1)],
+)
+def test_counted_nics_say_how_many_devices_share_one(text, shared) -> None:
+    assert run(network=text).cluster.node.network.devices_per_nic == shared
+
+
 @pytest.mark.parametrize(("node", "devices"), [("pcie-8", 4), ("pcie-8", 8), ("dgx-a100", 4), ("workstation", 1)])
 def test_nics_of_a_generic_server_are_shared_by_the_devices_it_holds(node, devices) -> None:
     layout = {"tp": devices, "dp_shard": 4, "zero_stage": 3}

@@ -61,11 +61,22 @@ def profile(folder: Path, kind: str, name: str, change: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("text", "expected"), [("400 Gb/s", 50e9), ("8x 400 Gb/s", 50e9), ("4x 200G", 12.5e9)])
-def test_counted_nics_of_a_node_are_shared_by_its_devices(tmp_path, text, expected) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected", "shared"), [("400 Gb/s", 50e9, 1), ("8x 400 Gb/s", 50e9, 1), ("4x 200G", 12.5e9, 2)]
+)
+def test_counted_nics_of_a_node_are_shared_by_its_devices(tmp_path, text, expected, shared) -> None:
     folder = profile(tmp_path, "nodes", "dgx-h100", {"network.bandwidth_bytes_per_s": text})
-    node = load_node("ours", profile_dirs=[folder])
-    assert node.network.bandwidth_bytes_per_s.value == pytest.approx(expected)
+    network = load_node("ours", profile_dirs=[folder]).network
+    assert network.bandwidth_bytes_per_s.value == pytest.approx(expected)
+    assert network.devices_per_nic == shared
+
+
+def test_less_than_one_device_on_a_nic_is_refused(tmp_path) -> None:
+    folder = profile(tmp_path, "nodes", "dgx-h100", {})
+    text = (folder / "ours.yaml").read_text().replace("technology:", "devices_per_nic: 0.5\n  technology:")
+    (folder / "ours.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"devices_per_nic is 0\.5, expected 1 or more"):
+        load_node("ours", profile_dirs=[folder])
 
 
 def test_a_network_without_a_unit_that_we_know_is_refused_by_its_field(tmp_path) -> None:
