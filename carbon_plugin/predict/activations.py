@@ -27,7 +27,8 @@ def activation_parts(
 ) -> dict[str, Values]:
     """Return the bytes of activations, of the working memory and of the logits on the fullest stage, or the first one.
 
-    The first stage has the most micro-batches in flight, and the last one has the logits. At the peak come on top the
+    The first stage has the most micro-batches in flight, and the last one has the logits; a device that holds both ends
+    has both. At the peak come on top the
     logits before the backward pass, or later the recomputed activations of a layer and their gradients. `spare` are the
     bytes of the logits that these do not need when the logits are gone; it is a part of nothing.
     """
@@ -54,10 +55,10 @@ def activation_parts(
     layers = first_stage_layers(shape, layout)
     first = kept * layers * early
     last = kept * _last_stage_layers(shape, layout, layers) * late
-    # DualPipe puts both ends of the pipeline on one device, which is counted as a first stage.
-    at_end = (layout.pp > 1) & (layout.dualpipe == 0) & (last + maximum(logits, working) > first + working)
-    at_end = at_end & (not first_stage)
-    logits = where((layout.pp <= 1) | at_end, logits, 0.0)
+    # DualPipe puts both ends of the pipeline on one device, whose micro-batches from both sides are in flight at once.
+    both_ends = (layout.pp <= 1) | (layout.dualpipe > 0)
+    at_end = (both_ends == 0) & (last + maximum(logits, working) > first + working) & (not first_stage)
+    logits = where(both_ends | at_end, logits, 0.0)
     return {
         "activations": where(at_end, last, first) + _cast_weights(shape, layout, work),
         "working": maximum(working - logits, 0.0),
@@ -262,9 +263,10 @@ def _cast_weights(shape: Shape, layout: Layout, work: StepWork) -> Values:
         return 0.0
     shared, routed = device_parameters(shape, layout)
     head = shape.outputs * shape.head_width / layout.tp
-    layers = maximum(shared + routed - shape.tables(layout.pp) / layout.tp, 0)
+    layers = layout.copies * maximum(shared + routed - shape.tables(layout) / layout.tp, 0)
     layers = layers * (1 - layout.recompute_full + (layout.recompute_full > 0) / shape.layers)
-    return where(is_cast(shape, layout, work), work.activation_bytes * (layers + where(layout.pp > 1, 0.0, head)), 0.0)
+    head = where((layout.pp > 1) & (layout.dualpipe == 0), 0.0, head)
+    return where(is_cast(shape, layout, work), work.activation_bytes * (layers + head), 0.0)
 
 
 def _gradients_within(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:

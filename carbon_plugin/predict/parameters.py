@@ -7,14 +7,17 @@ from carbon_plugin.predict.case.inputs import Layout, Shape
 
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Return the parameters on the fullest device before data-parallel sharding: (shared, routed experts)."""
+    """Return the parameters on the fullest device before data-parallel sharding: (shared, routed experts).
+
+    They are those of one stage of a pipeline, of which a device may hold several (`Layout.copies`).
+    """
     if shape.kinds:
         parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
         shared: Values = sum_of(part[0] for part in parts)
         routed: Values = sum_of(part[1] for part in parts)
     else:
         shared, routed = _layers_parameters(shape, layout)
-    return shared + (shape.tables(layout.pp) + shape.beside) / layout.tp, routed
+    return shared + (shape.tables(layout) + shape.beside) / layout.tp, routed
 
 
 def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:

@@ -32,8 +32,7 @@ def state_parts(shape: Shape, layout: Layout, work: StepWork) -> dict[str, Value
     whole = shared + routed
     shards = shared / (layout.dp_shard * layout.cp) + routed / layout.expert_shards
     stage, trained = layout.zero_stage, shape.trainable
-    # DualPipe feeds the pipeline from both ends, so that every device holds two stages.
-    copies = where(layout.dualpipe > 0, 2, 1)
+    copies = layout.copies
     here = where(work.offload > 0, 0.0, 1.0)
     unit = _gathered_unit(shape, layout, work)
     updated = where(stage >= 1, shards, whole)
@@ -144,7 +143,7 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
     """
     if not any_of(shape.frozen_bits < WIDE_BITS):
         return 1.0
-    tables = shape.tables(layout.pp) / layout.tp
+    tables = shape.tables(layout) / layout.tp
     layers = maximum(1 - tables / maximum(parameters, 1), 0)
     return 1 - layers * (1 - stored_share(shape))
 

@@ -79,12 +79,6 @@ def test_a_last_stage_that_is_balanced_by_work_holds_what_is_left(
     assert found["activations"] == pytest.approx(alone / layers * of_last)
 
 
-def test_dualpipe_whose_devices_hold_both_ends_counts_as_a_first_stage(rates: MakeRates) -> None:
-    layout = {"pp": 4, "pipeline_schedule": "dualpipe"}
-
-    assert parts_of(WIDE, rates(), **layout) == parts_of(WIDE, rates(), first_stage=True, **layout)
-
-
 def test_need_is_never_less_than_that_of_the_first_stage(rates: MakeRates) -> None:
     work = work_of(TrainingPlan(seq_len=SEQ_LEN, global_batch_size=BATCH, steps=1), STACK)
     for vocab in (50, 2_000, 5_000, 20_000, 100_000):

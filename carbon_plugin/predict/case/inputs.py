@@ -103,12 +103,16 @@ class Shape:
     written_gelu: Values = NOT
     kinds: tuple[Shape, ...] = ()
 
-    def tables(self, pp: Values) -> Values:
-        """Return the elements of the embedding and the head on the fullest device of `pp` pipeline stages. Each is on a
-        stage of its own where there are several, and a tied head is the embedding.
+    def tables(self, layout: Layout) -> Values:
+        """Return the elements of the embedding and the head on the fullest device, by each copy of its stage.
+
+        Each is on a stage of its own where there are several, unless one device holds both ends of the pipeline, and a
+        tied head is the embedding.
         """
         table, head = self.vocab * self.table_width, self.outputs * self.head_width
-        return where(pp > 1, maximum(table, head), table + where(self.tied > 0, 0, head))
+        both = table + where(self.tied > 0, 0, head)
+        of_a_stage = where(layout.dualpipe > 0, both / layout.copies, maximum(table, head))
+        return where(layout.pp > 1, of_a_stage, both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,13 @@ class Layout:
     def dp(self) -> Values:
         """Return the data-parallel degree."""
         return self.dp_replicate * self.dp_shard
+
+    @property
+    def copies(self) -> Values:
+        """Return how many stages of a pipeline a device holds whole, each of which another device holds too: two where
+        micro-batches come from both ends (DeepSeek-V3, arXiv 2412.19437 section 3.2.1), else the one.
+        """
+        return where(self.dualpipe > 0, 2, 1)
 
     @property
     def expert_split(self) -> Values:

@@ -33,11 +33,12 @@ def gradient_exchange(
 ) -> Values:
     """Return the seconds, once per step, of the exchange of gradients and new values over data-parallel ranks.
 
-    Frozen parameters have no gradient to send and no new value to fetch. `beside` are the seconds of the forward pass
+    Frozen parameters have no gradient to send and no new value to fetch, and a device that holds two stages exchanges
+    those of both. `beside` are the seconds of the forward pass
     of the first micro-batch and of the backward pass of the last one: new values are fetched during the first and
     gradients are sent during the second, where they overlap.
     """
-    shared, routed = (count * shape.trainable for count in parameters)
+    shared, routed = (layout.copies * count * shape.trainable for count in parameters)
     shards, tensors = layout.dp_shard * layout.cp, TENSORS_OF_LAYER * shape.layers / layout.pp
     found = _exchange(shared, tensors, shards, layout.dp_replicate, layout.tp, layout, work, rates)
     if any_of(routed > 0):

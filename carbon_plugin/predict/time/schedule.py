@@ -61,9 +61,10 @@ def step_of_layers(
     slot, slot_total = stage.terms, stage.total
     output = _output_time(shape, layout, work, rates, m, times[-1][0])
     transfer = _transfers(shape, layout, work, rates, slot_total)
-    # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
+    # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers. In DualPipe it
+    # takes turns with the first stage on its device, and each of two devices has it for half of the micro-batches.
     spare = held - clip(shape.layers - held * (layout.pp - 1), 0, held)
-    late = maximum(output - spare / held * slot_total - transfer.spared_last, 0)
+    late = maximum(output - spare / held * slot_total - layout.copies * transfer.spared_last, 0) / layout.copies
     pipelined = layout.pp > 1
     shared_out = where(balanced & pipelined, output / layout.pp, 0.0)
     terms = {name: m * time for name, time in slot.items()}
