@@ -57,9 +57,12 @@ class Transition(NamedTuple):
 
 
 def last_mark(moment_s: float, marks: Sequence[Mark]) -> Mark:
-    """Return the last of these marks that is not after the moment, or the first one if all are after it. The marks are
-    in time order."""
-    return next((mark for mark in reversed(marks) if mark.monotonic_s <= moment_s), marks[0])
+    """Return the mark of the most steps among the first one and those that are not after the moment.
+
+    The marks may come in any order: a process that is held up notes those of its changes of phase and those of its
+    readings long after each other.
+    """
+    return max([marks[0], *(mark for mark in marks[1:] if mark.monotonic_s <= moment_s)], key=lambda mark: mark.steps)
 
 
 class TrainingClock:

@@ -17,7 +17,7 @@ from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor import thread, work
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import duty, recording
+from carbon_plugin.monitor.node import baseline, duty, recording
 from carbon_plugin.monitor.node.duty import Duty, Task
 from carbon_plugin.monitor.node.recorder import NodeRecorder
 from carbon_plugin.monitor.processes.leader import Election
@@ -162,4 +162,41 @@ def test_what_a_rank_metered_before_local_rank_0_is_recorded_as_soon_as_it_can_o
     assert refusals == []
     assert [record.reason for record in file.records if isinstance(record, Close)] == [LEFT]
     assert sum(record.duration_s for record in file.records if isinstance(record, Window)) == pytest.approx(lasted_s[0])
+    assert verify_run(run_dir).all_problems == []
+
+
+def test_steps_before_local_rank_0_are_counted_once_where_the_driver_answers_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened, stepped, ended, stepped_on = (threading.Event() for _ in range(4))
+    open_drivers, run_dir = baseline._open, tmp_path / "run"
+
+    def open_late() -> Any:
+        opened.set()
+        stepped.wait()  # the training has begun, and goes on, before the first reading
+        return open_drivers()
+
+    def decide(self: Duty, *, now: bool = False) -> list[Task]:
+        """Decide late that local rank 0 meters everything from a moment before the last steps."""
+        if self.decided:
+            return []
+        self.decided = True
+        end_s = time.monotonic()
+        ended.set()
+        stepped_on.wait()
+        return [Task(gpus=(), host=True, until_s=end_s)]
+
+    for variable, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(baseline, "_open", open_late)
+    monkeypatch.setattr(Duty, "decide", decide)
+    with CarbonMonitor(run_dir=run_dir, site="FRA", quiet=True) as monitor:
+        for wait_for, done in ((opened, stepped), (ended, stepped_on)):
+            wait_for.wait()
+            for _ in range(STEPS):
+                monitor.step_end()
+            done.set()
+
+    (file,) = read_run(run_dir).files
+    assert sum(record.steps for record in file.records if isinstance(record, Window)) == STEPS
     assert verify_run(run_dir).all_problems == []

@@ -72,13 +72,14 @@ class NodeRecorder:
         self._said_ahead_s = 0.0
         self._phase = phase
         read = meters.read if baseline is None else lambda: baseline.from_start(meters.read())
-        self._before = self._reader.snapshot(read)
+        first = self._reader.snapshot(read)
         self._lead: Snapshot | None = None
-        if baseline is not None:  # its readings are of an earlier moment than the steps of now
-            self._before = replace(self._before, mark=baseline.mark)
+        transitions = clock.until(first.monotonic_s)
+        # The readings of a baseline are of an earlier moment than the steps of now.
+        marks = [first.mark if baseline is None else baseline.mark, *(change.mark for change in transitions)]
+        self._before = replace(first, mark=last_mark(first.monotonic_s, marks))
         if takes_over:
             # The ledger of the leader that was lost holds what happened before.
-            transitions = clock.until(self._before.monotonic_s)
             self._phase = transitions[-1].phase if transitions else phase
         elif baseline is not None:
             # Opening a driver takes time, in which steps may end and the machine draws power.
