@@ -47,6 +47,7 @@ def test_rank_that_tells_only_at_its_end_what_it_saw_is_heard_by_a_leader_that_e
         JOB_GPUS="",
         JOB_WINDOW_S=3600,
         JOB_SETTLE_S=waits_s,
+        JOB_LEAST_LEFT_SHARE=1e6,  # the second rank writes no ledger of its own, however long after the first it ends
     )
     launch.rank(RANK=0, LOCAL_RANK=0)
     # The second rank looks once the leader has begun to end, or has ended where that one waits for nobody.

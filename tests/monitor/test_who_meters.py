@@ -66,6 +66,9 @@ DOES_NOT_WAIT = {"JOB_GRACE_S": 1.0}
 """Local rank 0 waits only a second until all ranks have said what they see, because some come late, or never to it."""
 LAST_OF_TWO = {"JOB_AFTER": "closed-1"}
 """Local rank 0 meters GPUs of the other rank, and so is there until that has ended."""
+UNTIL_THE_FIRST_BEGAN, UNTIL_THE_FIRST_CLOSES = {"JOB_AFTER": "began-0"}, {"JOB_AFTER": "closing-0"}
+"""The other rank is there until local rank 0 is, however late that comes: ranks that train one after the other are two
+launches to the audit."""
 SITUATIONS: dict[str, list[Rank]] = {
     "one process": [Rank(gpus=2)],
     "two containers of two GPUs, one temporary directory": [Rank(seed=seed, gpus=2) for seed in (1, 2)],
@@ -109,13 +112,17 @@ SITUATIONS: dict[str, list[Rank]] = {
         Rank(gpus=4, visible="0,1", environ=LAST_OF_TWO | DOES_NOT_WAIT), Rank(gpus=4, visible="2,3", late_s=2.0)
     ],
     "own GPUs, the second rank late": [
-        Rank(seed=seed, late_s=late_s, environ=DOES_NOT_WAIT) for seed, late_s in ((1, 0.0), (2, 2.0))
+        Rank(seed=1, environ=LAST_OF_TWO | DOES_NOT_WAIT), Rank(seed=2, late_s=2.0, environ=DOES_NOT_WAIT)
     ],
-    "own GPUs, the first rank late": [Rank(seed=seed, late_s=late_s) for seed, late_s in ((1, 2.0), (2, 0.0))],
-    "the same GPUs, the first rank late": [Rank(gpus=2, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2)],
+    "own GPUs, the first rank late": [Rank(seed=1, late_s=2.0), Rank(seed=2, environ=UNTIL_THE_FIRST_CLOSES)],
+    "the same GPUs, the first rank late": [
+        Rank(gpus=2, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2, environ=UNTIL_THE_FIRST_BEGAN)
+    ],
     "the second rank ends late": [Rank(seed=1), Rank(seed=2, environ={"JOB_AFTER": "closed-0"})],
     "one GPU of two in common": [Rank(gpus=1, environ=LAST_OF_TWO), Rank(gpus=2)],
-    "one GPU of two in common, the first rank late": [Rank(gpus=1, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2)],
+    "one GPU of two in common, the first rank late": [
+        Rank(gpus=1, late_s=2.0, environ=LAST_OF_TWO), Rank(gpus=2, environ=UNTIL_THE_FIRST_BEGAN)
+    ],
 }  # fmt: skip
 
 UNMETERED = [

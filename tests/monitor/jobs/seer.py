@@ -4,8 +4,9 @@ It says in the second folder that it is ready, waits there for the file `epoch`,
 and trains from JOB_LATE_S after it until SECONDS after it. Where JOB_AFTER names files of that folder, it trains until
 JOB_LONGER_S after all of them are there. When it has closed it writes `closed-RANK`. The last line of output is when it
 started to monitor, when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is
-what the kernel says of the boot, "" if it hides that. It writes `closing-RANK` before it closes, and JOB_SETTLE_S is
-how long it waits for others then. With JOB_LOOKS_LATE it tells the GPUs of JOB_GPUS at its end, else at its beginning.
+what the kernel says of the boot, "" if it hides that. It writes `began-RANK` once it looks at GPUs and `closing-RANK`
+before it closes, and JOB_SETTLE_S is how long it waits for others then. With JOB_LOOKS_LATE it tells the GPUs of
+JOB_GPUS at its end, else at its beginning.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         """Make the baseline, which is the first thing that the monitor does with GPUs, and note when it began."""
         made = Baseline(clock)
         looked["at_s"] = made.start_s
+        (launch / f"began-{os.environ['RANK']}").touch()
         return made
 
     work.Baseline = observed
