@@ -7,12 +7,18 @@ Each rule says which value it takes and why, so that the output can name both.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
 
 from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.layout import PipelineSchedule, runs_from_both_ends
+from carbon_plugin.spec.numbers.amounts import yaml_word
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.stack import COMPILED_GRAPHS, GRAPH_STACK, PLAIN_STACK, Stack
-from carbon_plugin.spec.training import Precision
+from carbon_plugin.spec.training import Precision, TrainingPlan
 
 USUAL_SEQ_LEN = 4096
 """The number of tokens in a sequence of pre-training: 4,096 in Llama 2 (arXiv 2307.09288, table 1)."""
@@ -82,11 +88,35 @@ def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
     return Taken(1, "the layers do not divide")
 
 
-def pipeline_chunks(pp: int, layers: int, micro_batches: int, *, interleaves: bool) -> Taken:
-    """Return how many model chunks a pipeline rank holds where nobody states it, and why.
+def usual_schedule(pp: int, layers: int, micro_batches: int, stack: Stack) -> tuple[PipelineSchedule, Taken]:
+    """Return how a pipeline is scheduled where nobody states it, and how many model chunks a rank holds, and why."""
+    if stack.runs_dualpipe and runs_from_both_ends(pp, micro_batches):
+        return "dualpipe", Taken(1, "this software feeds its pipelines from both ends")
+    if not stack.interleaves:
+        return "1f1b", Taken(1, "this software gives a rank one chunk unless told otherwise")
+    taken = interleaved_chunks(pp, layers, micro_batches)
+    return "interleaved" if taken.value > 1 else "1f1b", taken
 
-    `interleaves` says whether the software interleaves its pipelines (`Stack.interleaves`).
+
+PURE_STATES: Mapping[str, Any] = MappingProxyType({"master_weights": False, "optimizer_state_dtype": "bf16"})
+"""The fields of a training plan whose weights, gradients and moments are all 16-bit values."""
+
+
+def pure_states(stack: Stack, precision: Precision) -> bool:
+    """Return whether this software keeps no 32-bit states where nobody states what it keeps."""
+    return stack.pure_states and precision not in ("fp32", "tf32")
+
+
+def with_usual_states(
+    plan: TrainingPlan, stack: Stack, stated: Collection[str]
+) -> tuple[TrainingPlan, list[Assumption]]:
+    """Return the plan with the numeric formats in which its software keeps weights and moments, and these assumptions.
+
+    `stated` are the fields of the plan that somebody states, which stay.
     """
-    if not interleaves:
-        return Taken(1, "this software gives a rank one chunk unless told otherwise")
-    return interleaved_chunks(pp, layers, micro_batches)
+    if not pure_states(stack, plan.precision) or ("master_weights" in stated and plan.master_weights):
+        return plan, []
+    filled = {name: value for name, value in PURE_STATES.items() if name not in stated}
+    why = "this software keeps weights, gradients and moments in 16 bit unless told otherwise"
+    said = [Assumption(f"training.{name}", yaml_word(value), why) for name, value in filled.items()]
+    return msgspec.structs.replace(plan, **filled), said

@@ -26,10 +26,8 @@ class Conventions(Struct, frozen=True, kw_only=True, dict=True):
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted, and `fields` are those of the
     stack in which it differs. All else is what it does where a published row does not say: `zero_stage` is the stage of
-    ZeRO by which it shards, `balanced_stages` says that its pipelines are cut by work (`ParallelLayout`),
-    `local_batch_is_split` that a stated size of a batch is run as one micro-batch a stage, `pure` that weights,
-    gradients and states are 16-bit values, without a master copy, and `xla` that XLA compiles the whole step.
-    `adapters` are the matrices that have adapters.
+    ZeRO by which it shards, `local_batch_is_split` says that a stated size of a batch is run as one micro-batch a
+    stage, and `xla` that XLA compiles the whole step. `adapters` are the matrices that have adapters.
     """
 
     name: str
@@ -39,11 +37,8 @@ class Conventions(Struct, frozen=True, kw_only=True, dict=True):
     recompute: Recompute = "none"
     context_parallel: ContextParallelKind = "ring"
     local_batch_is_split: bool = False
-    dualpipe: bool = False
     reports_reserved_memory: bool = False
-    balanced_stages: bool = False
     adapters: Adapters | None = None
-    pure: bool = False
     xla: bool = False
 
     @cached_property
@@ -81,7 +76,7 @@ FlashAttention was an option that was off (`--use-flash-attn` and `--hidden-drop
 MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1)
 PRIMUS = _like(MEGATRON_CORE, {"tuned_for": None})
 """AMD's, for its own devices."""
-HAI_LLM = Conventions(name="hai-llm", zero_stage=1, dualpipe=True)
+HAI_LLM = Conventions(name="hai-llm", zero_stage=1)
 MEGATRON_BRIDGE = Conventions(name="megatron-bridge", zero_stage=1)
 BRIDGE_FINE_TUNING = _like(MEGATRON_BRIDGE, {"interleaves": False, "hides_tensor_traffic": False})
 """Its recipes for fine-tuning leave pipelines with one chunk per rank, hide no collectives of tensor parallelism
@@ -139,7 +134,7 @@ HF_TRAINER = _like(TRAINER, {"autocast": True})
 LIGHTNING = HF_TRAINER
 """Lightning copies models whole too, its `FSDPStrategy` is FSDP's first form, and its `16-mixed` is autocast."""
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
-AUTOMODEL = Conventions(name="automodel", zero_stage=3, pure=True)
+AUTOMODEL = Conventions(name="automodel", zero_stage=3)
 """Its layers are those of Transformer Engine, and its experts are reached by DeepEP (docs/performance-summary.mdx of
 NVIDIA-NeMo/Automodel). It builds models in bf16 (its pull request 53), which PyTorch's Adam updates as they are, and
 reduces gradients in bf16 (`mp_policy` of examples/llm_benchmark/)."""
@@ -154,11 +149,11 @@ WHOLE_COMPILED = Conventions(name="compiled", fields={"gradient_buffers": True},
 gradients."""
 CHUNKED_OUTPUT: Mapping[str, Any] = MappingProxyType({"cross_entropy": "chunked_output"})
 ONE_KERNEL: Mapping[str, Any] = MappingProxyType({"fused_optimizer": True})
-TORCHTUNE = _like(PYTORCH, {**CHUNKED_OUTPUT, **ONE_KERNEL}, pure=True)
+TORCHTUNE = _like(PYTORCH, {**CHUNKED_OUTPUT, **ONE_KERNEL, "pure_states": True})
 """Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs).
 Those that train with PyTorch's AdamW ask for its fused kernel (`fused: True` of llama3_2/3B_full.yaml at 03a1978, of
 llama3_1/70B_lora.yaml at 0502cc5 and of llama3_1/8B_lora_single_device.yaml)."""
-COMPILED_TORCHTUNE = _like(COMPILED, {**CHUNKED_OUTPUT, **ONE_KERNEL}, pure=True)
+COMPILED_TORCHTUNE = _like(COMPILED, {**CHUNKED_OUTPUT, **ONE_KERNEL, "pure_states": True})
 LITGPT = _like(PYTORCH_FSDP1, {**CHUNKED_OUTPUT, "plain_modules": True})
 """Its scripts for fine-tuning take head and loss in chunks of 128 tokens (`lm_head_chunk_size` in finetune/lora.py)."""
 OPENLM = _like(PYTORCH_FSDP1, {"plain_modules": False})
@@ -172,8 +167,7 @@ MEGATRON_SWIFT = _like(ORDINARY_MEGATRON, {"shards_sequences": True, "plain_disp
 swift/megatron/argument/megatron_args.py). Nobody tuned it for its hardware."""
 NANOTRON = _like(
     ORDINARY_MEGATRON,
-    {"shards_sequences": True, "plain_modules": True, "keeps_gathered": True},
-    balanced_stages=True,
+    {"shards_sequences": True, "plain_modules": True, "keeps_gathered": True, "balances_stages": True},
 )
 """Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), and its norms and gates are modules."""
 TUNED_SOFTWARE = Conventions(name=TUNED, zero_stage=1)

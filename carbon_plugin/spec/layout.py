@@ -173,6 +173,13 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return global_batch_size // per_round
 
 
+def runs_from_both_ends(pp: int, micro_batches: int) -> bool:
+    """Return whether DualPipe can run: stages come in pairs, and each end of the pipeline is fed with at least as many
+    micro-batches as there are stages.
+    """
+    return pp % 2 == 0 and micro_batches % 2 == 0 and micro_batches >= 2 * pp
+
+
 def _check_numbers(layout: StatedLayout | ParallelLayout) -> None:
     for field in COUNTS:
         value = getattr(layout, field)

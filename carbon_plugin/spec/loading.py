@@ -15,7 +15,15 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.defaults import USUAL_SEQ_LEN, Taken, usual_batch, usual_precision, usual_seq_len, usual_stack
+from carbon_plugin.spec.defaults import (
+    USUAL_SEQ_LEN,
+    Taken,
+    usual_batch,
+    usual_precision,
+    usual_seq_len,
+    usual_stack,
+    with_usual_states,
+)
 from carbon_plugin.spec.frameworks import planned_as
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
@@ -41,7 +49,7 @@ from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import Stack
-from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_chunks
+from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_schedule
 from carbon_plugin.spec.training import TrainingPlan
 
 COMMAND_LINE = "command line"
@@ -167,20 +175,20 @@ def _build(document: Document, name: str | None, base: Path, model_base: Path, p
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
     model = choose_model(document, model_base)
     document, work_assumptions = _with_usual_work(document, model, cluster.devices)
-    training, training_assumptions = _training(document, cluster.accelerator)
+    stack, stack_assumptions = _stack(document, fields.stack, cluster.accelerator, directories)
+    training, training_assumptions = _training(document, cluster.accelerator, stack)
     training, input_assumptions = _with_input_length(training, model)
     if fields.start is not None:
         with document.located(("start",)):
             unix_s(fields.start, "start")
-    stack, stack_assumptions = _stack(document, fields.stack, cluster.accelerator, directories)
     layout, held, layout_assumptions = stated_layout(document, fields.layout, cluster, stack)
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)
             micro_batches = check_work(layout, training)
         if isinstance(model, TransformerModel) and not states_schedule(fields.layout):
-            layout, chunks = with_chunks(layout, model.layers, micro_batches, stack)
-            layout_assumptions += chunks
+            layout, scheduled = with_schedule(layout, model.layers, micro_batches, stack)
+            layout_assumptions += scheduled
     if fields.price_usd_per_device_hour is not None and fields.price_usd_per_device_hour < 0:
         raise document.error(
             ("price_usd_per_device_hour",), f"expected 0 or more, got {fields.price_usd_per_device_hour:g}"
@@ -347,17 +355,18 @@ def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Di
     return f"expected 1 to {node.accelerators}, which {node.name} holds, got {devices}; {would_do}"
 
 
-def _training(document: Document, accelerator: Accelerator) -> tuple[TrainingPlan, list[Assumption]]:
-    """Return the plan with a precision that the device has, and what of its method was assumed."""
+def _training(document: Document, device: Accelerator, stack: Stack) -> tuple[TrainingPlan, list[Assumption]]:
+    """Return the plan with a precision that the device has and states as the software keeps them, and assumptions."""
     plan = decode(document, TrainingPlan, ("training",))
     stated, assumptions = document.value["training"], []
     if "precision" not in stated:
-        precision = usual_precision(accelerator)
+        precision = usual_precision(device)
         plan = msgspec.structs.replace(plan, precision=precision)
-        assumptions.append(Assumption("training.precision", precision, f"usual on {accelerator.name}"))
+        assumptions.append(Assumption("training.precision", precision, f"usual on {device.name}"))
     if "optimizer" not in stated:
         assumptions.append(Assumption("training.optimizer", plan.optimizer, "usual for transformers"))
-    return plan, assumptions
+    plan, states = with_usual_states(plan, stack, stated)
+    return plan, [*assumptions, *states]
 
 
 def _stack(

@@ -14,7 +14,7 @@ from msgspec import Struct
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.spec.degrees import divisors, listed, splits_heads, what_would_do
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import TABLES, ParallelLayout
+from carbon_plugin.spec.layout import TABLES, ParallelLayout, runs_from_both_ends
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.amounts import plural
 from carbon_plugin.spec.numbers.figure import Assumption
@@ -239,8 +239,7 @@ def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
             f"{micro_batches} (global_batch_size {training.global_batch_size} over dp {layout.dp} * micro_batch_size "
             f"{layout.micro_batch_size}); use {listed(divisors(micro_batches), layout.pipeline_rounds)}"
         )
-    if layout.pipeline_schedule == "dualpipe" and (micro_batches % 2 or micro_batches < 2 * layout.pp):
-        # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.
+    if layout.pipeline_schedule == "dualpipe" and not runs_from_both_ends(layout.pp, micro_batches):
         raise InfeasibleLayoutError(
             f"layout: pipeline_schedule dualpipe needs an even number of micro-batches, at least 2 * pp = "
             f"{2 * layout.pp}, got {micro_batches} (global_batch_size {training.global_batch_size} over dp {layout.dp} "

@@ -137,6 +137,10 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     (`ParallelLayout.sequence_parallel`), `hides_tensor_traffic` that its collectives run beside products
     (`ParallelLayout.async_tp`), and `reentrant` that what it recomputes of a layer is all of it
     (`ParallelLayout.recompute_reentrant`; `CheckpointFunction` of Megatron-core's tensor_parallel/random.py).
+    `balances_stages` says that its pipelines are cut by work (`ParallelLayout.balanced_stages`), and `runs_dualpipe`
+    that they are fed from both ends where stages and micro-batches allow it. Where a plan does not state it,
+    `pure_states` says that weights, gradients and moments of a training in 16 bit or less are 16-bit values, without a
+    master copy (`TrainingPlan.master_weights`).
 
     `autocast` says that PyTorch's autocast casts 32-bit weights and activations to 16 bit where a product takes them,
     so that the residual stream and the norms stay in 32 bit; it holds for whole copies of a model that keep 32-bit
@@ -213,6 +217,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shards_sequences: bool = False
     hides_tensor_traffic: bool = False
     reentrant: bool = False
+    balances_stages: bool = False
+    runs_dualpipe: bool = False
+    pure_states: bool = False
     autocast: bool | None = None
     fused_optimizer: bool | None = None
     pads_vocabulary: bool = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from carbon_plugin.spec.defaults import pipeline_chunks
+from carbon_plugin.spec.defaults import usual_schedule
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
 from carbon_plugin.spec.numbers.amounts import yaml_word
@@ -30,6 +31,10 @@ BY_STACK = {
         True: "this software repeats all of a layer that it recomputes",
         False: "this software stops before the last work of a layer that it recomputes",
     },
+    "balanced_stages": {
+        True: "this software cuts pipelines into stages by work, to which embedding and head belong",
+        False: "this software deals its layers out to the stages evenly unless told otherwise",
+    },
 }
 """Why a layout has a field that it does not state, by the value that its stack gives."""
 PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
@@ -52,12 +57,18 @@ def stated_layout(
     layout = decode(document, ParallelLayout, ("layout",))
     left_open = [field for field in ("micro_batch_size", "recompute") if field not in stated]
     assumed = [Assumption(f"layout.{field}", yaml_word(getattr(layout, field)), "not stated") for field in left_open]
-    of_stack = {field: value for field, value in fields_of_stack(stack).items() if field not in stated}
-    of_stack = {field: value for field, value in of_stack.items() if field in left_to_stack(layout)}
-    assumed += [
-        Assumption(f"layout.{field}", yaml_word(value), BY_STACK[field][value]) for field, value in of_stack.items()
-    ]
-    return msgspec.structs.replace(layout, **of_stack), {}, assumed
+    untold = [field for field in left_to_stack(layout) if field not in stated]
+    layout, of_stack = with_fields_of_stack(layout, stack, untold)
+    return layout, {}, [*assumed, *of_stack]
+
+
+def with_fields_of_stack(
+    layout: ParallelLayout, stack: Stack, untold: Sequence[str]
+) -> tuple[ParallelLayout, list[Assumption]]:
+    """Return a layout with these fields, which nobody states, as the software has them, and these assumptions."""
+    taken = {field: value for field, value in fields_of_stack(stack).items() if field in untold}
+    said = [Assumption(f"layout.{field}", yaml_word(value), BY_STACK[field][value]) for field, value in taken.items()]
+    return msgspec.structs.replace(layout, **taken), said
 
 
 def fields_of_stack(stack: Stack) -> dict[str, bool]:
@@ -66,27 +77,30 @@ def fields_of_stack(stack: Stack) -> dict[str, bool]:
         "sequence_parallel": stack.shards_sequences,
         "async_tp": stack.hides_tensor_traffic,
         "recompute_reentrant": stack.reentrant,
+        "balanced_stages": stack.balances_stages,
     }
 
 
 def left_to_stack(layout: ParallelLayout) -> tuple[str, ...]:
     """Return the fields of this layout that its software decides where nobody states them."""
     tensor = ("sequence_parallel", "async_tp") if layout.tp > 1 else ()
-    return tensor + (("recompute_reentrant",) if layout.recompute == "full" else ())
+    again = ("recompute_reentrant",) if layout.recompute == "full" else ()
+    return tensor + again + (("balanced_stages",) if layout.pp > 1 else ())
 
 
-def with_chunks(
+def with_schedule(
     layout: ParallelLayout, layers: int, micro_batches: int, stack: Stack
 ) -> tuple[ParallelLayout, list[Assumption]]:
-    """Return a layout with the number of model chunks a pipeline rank that its stack gives it, and that assumption.
+    """Return a layout with the schedule of its pipeline that its stack gives it, and that assumption.
 
     It is called where nobody stated the schedule.
     """
     if layout.pp == 1:
         return layout, []
-    taken = pipeline_chunks(layout.pp, layers, micro_batches, interleaves=stack.interleaves)
-    if taken.value > 1:
-        layout = msgspec.structs.replace(layout, pipeline_schedule="interleaved", virtual_stages=taken.value)
+    schedule, taken = usual_schedule(layout.pp, layers, micro_batches, stack)
+    layout = msgspec.structs.replace(layout, pipeline_schedule=schedule, virtual_stages=taken.value)
+    if schedule == "dualpipe":
+        return layout, [Assumption("layout.pipeline_schedule", schedule, taken.why)]
     return layout, [Assumption("layout.virtual_stages", str(taken.value), taken.why)]
 
 

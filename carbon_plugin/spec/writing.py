@@ -10,6 +10,7 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.defaults import PURE_STATES
 from carbon_plugin.spec.hardware.cluster import Node
 from carbon_plugin.spec.hardware.profiles import find_node
 from carbon_plugin.spec.layout import ParallelLayout
@@ -60,6 +61,7 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
             **_stated(spec.training),
             "precision": spec.training.precision,
             "optimizer": spec.training.optimizer,
+            **({name: getattr(spec.training, name) for name in PURE_STATES} if spec.stack.pure_states else {}),
         },
         "site": _stated(_absolute(spec.site)),
         "stack": _stated(spec.stack) or None,

@@ -27,8 +27,6 @@ from tests.conftest import CommandLine
 
 SOFTWARE = sorted({*STACKS, *names_of_frameworks()})
 """All names by which a plan and a row may call their software."""
-PURE = {name for name in SOFTWARE if (found := framework_named(name)) is not None and found.pure}
-"""Software whose rows hold pure 16-bit states, which a spec states in `training`."""
 SPLIT = {name for name in SOFTWARE if (found := framework_named(name)) is not None and found.local_batch_is_split}
 """Software that splits a local batch over the stages of a pipeline, so that its rows state another micro-batch."""
 MODELS = ("llama3-8b", "llama3-70b", "llama2-7b", "gpt3-5b", "mpt-7b", "qwen3-8b", "qwen2.5-32b")
@@ -70,8 +68,6 @@ def jobs(draw: st.DrawFn) -> Job:
 
 def spec_of(job: Job) -> dict[str, Any]:
     """Return the spec file of a job."""
-    framework = framework_named(job["stack"])
-    balanced = framework is not None and framework.balanced_stages and job["pp"] > 1
     shards = {"dp_replicate": job["dp"]} if job["stage"] == 0 else {"dp_shard": job["dp"], "zero_stage": job["stage"]}
     return {
         "model": {"preset": job["model"], "dropout": 0},
@@ -84,7 +80,6 @@ def spec_of(job: Job) -> dict[str, Any]:
             "recompute": job["recompute"],
             "sequence_parallel": job["sp"],
             "pipeline_schedule": "1f1b",
-            "balanced_stages": balanced,
         },
         "training": {
             "seq_len": job["seq_len"],
@@ -133,9 +128,59 @@ def check_alike(job: Job) -> None:
     (row,) = rows
     if "pure 16-bit states" in " ".join(row.assumed):
         return  # a row has run, so that states which cannot fit were smaller; a plan refuses them
-    assert row.spec.training.master_weights == (job["stack"] not in PURE)
-    if job["stack"] not in PURE:
-        assert seconds(row.spec) == pytest.approx(seconds(spec), rel=1e-9)
+    assert kept(row.spec) == kept(spec)
+    assert seconds(row.spec) == pytest.approx(seconds(spec), rel=1e-9)
+
+
+def kept(spec: RunSpec) -> tuple[Any, ...]:
+    """Return what the software decides of a run: its states and how its pipeline is cut and scheduled."""
+    training, layout = spec.training, spec.layout
+    assert layout is not None
+    states = (training.master_weights, training.optimizer_state_dtype)
+    return (*states, layout.balanced_stages, layout.pipeline_schedule, layout.virtual_stages)
+
+
+@pytest.mark.parametrize("batch", [256, 24])
+@pytest.mark.parametrize("name", SOFTWARE)
+def test_a_row_and_a_spec_leave_the_schedule_of_a_pipeline_to_the_software(name: str, batch: int) -> None:
+    """With many micro-batches, and with too few of them for a pipeline that is fed from both ends."""
+    job = {**EXAMPLE, "stack": name, "tp": 1, "pp": 4, "dp": 4, "stage": 1, "batch": batch, "sp": False}
+    stated, row = spec_of(job), row_of(job)
+    del stated["layout"]["pipeline_schedule"], row["vp"]
+    spec = build_run_spec(stated, origin="test")
+    (rows, skipped) = parse_rows([row], {})
+
+    assert not skipped, skipped[0].reason
+    assert kept(rows[0].spec) == kept(spec)
+    if name == "hai-llm":
+        assert kept(spec)[3:] == ("dualpipe" if batch == 256 else "1f1b", 1)
+    said = {item.field for item in spec.assumptions}
+    assert "layout.balanced_stages" in said
+    assert said & {"layout.pipeline_schedule", "layout.virtual_stages"}
+
+
+@pytest.mark.parametrize("name", ["torchtune", "nemo-automodel"])
+@pytest.mark.parametrize(
+    ("stated", "held"),
+    [
+        ({}, (False, "bf16")),
+        ({"master_weights": True}, (True, "fp32")),
+        ({"optimizer_state_dtype": "fp8"}, (False, "fp8")),
+        ({"precision": "tf32"}, (True, "fp32")),
+    ],
+)
+def test_software_without_a_master_copy_keeps_16_bit_states_where_nobody_states_others(
+    name: str, stated: dict[str, Any], held: tuple[bool, str], tmp_path: Path
+) -> None:
+    document = spec_of({**EXAMPLE, "stack": name})
+    spec = build_run_spec({**document, "training": {**document["training"], **stated}}, origin="test")
+    write_run_spec(spec, tmp_path / "run.yaml")
+
+    assert kept(spec)[:2] == held
+    assert carbon_plugin.load_run_spec(tmp_path / "run.yaml").training == spec.training
+    filled = {"training.master_weights": held[0] is False, "training.optimizer_state_dtype": held[1] == "bf16"}
+    assumed = {item.field for item in spec.assumptions}
+    assert {field for field, by_stack in filled.items() if by_stack} == assumed & filled.keys()
 
 
 def test_every_stack_can_be_named_by_a_row() -> None:

@@ -29,6 +29,7 @@ OPEN_CHOICES = (
     "training.global_batch_size",
     "training.precision",
     "training.optimizer",
+    "training.master_weights",
     "layout.",
     "stack",
     "site.pue",

@@ -11,16 +11,18 @@ from carbon_plugin.detect.batch_sizes import FIRST_SIZE
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve.cluster import resolve_clusters
 from carbon_plugin.detect.resolve.effective import Declared, Effective, World
-from carbon_plugin.detect.resolve.fields import PLANNED, FieldTable
+from carbon_plugin.detect.resolve.fields import DEFAULT, PLANNED, FieldTable
 from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import TOKENS, note_tokens
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.defaults import with_usual_states
 from carbon_plugin.spec.layout import SHARED_OUT, ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stated_layout import left_to_stack, with_fields_of_stack
 from carbon_plugin.spec.training import TrainingPlan
 
 SEEN_OF_STACKS = (
@@ -45,7 +47,9 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     missing: list[str] = []
     assumptions: list[Assumption] = []
     table.choose("world_size", planned=planned and planned.cluster.devices, detected=_by_launcher(world.world_size))
-    layout = _layout(table, planned, declared, detected, world, missing)
+    stack = _stack(table, planned, declared, detected)
+    layout, of_stack = _layout(table, planned, declared, detected, world, stack, missing)
+    assumptions += of_stack
     model, assumed = resolve_model(
         table, planned.model if planned else None, declared.model, detected.model if detected else None, missing
     )
@@ -54,9 +58,11 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     assumptions += clusters.assumptions
     tokenless = model is not None and has_no_tokens(model)
     training = _training(table, planned, declared, detected, layout, missing, model)
+    if training is not None and planned is None:
+        training, states = with_usual_states(training, stack, declared.training)
+        assumptions += states
     if model is not None and training is not None and table.is_seen("training.seq_len"):
         model = with_seen_length(table, model, training.seq_len)
-    stack = _stack(table, planned, declared, detected)
     site = table.choose("site", planned=planned and planned.site, declared=declared.site)
     if site is None:
         missing.append("site: not given, so energy is measured but carbon is not computed")
@@ -123,8 +129,9 @@ def _layout(
     declared: Declared,
     detected: Detected | None,
     world: World,
+    stack: Stack,
     missing: list[str],
-) -> ParallelLayout | None:
+) -> tuple[ParallelLayout | None, list[Assumption]]:
     plan = _asdict(planned.layout) if planned and planned.layout else {}
     seen = _without_declared_context(detected.fields, declared) if detected else {}
     values: dict[str, Any] = {}
@@ -151,12 +158,14 @@ def _layout(
             f"layout: {degrees} = {ranks} of {world.world_size} ranks; a factor {world.world_size / ranks:g} is "
             "unexplained, declare it with layout={...}"
         )
-        return None
+        return None, []
     try:
-        return ParallelLayout(**values)
+        layout = ParallelLayout(**values)
     except SpecError as error:
         missing.append(str(error))
-        return None
+        return None, []
+    untold = [name for name in left_to_stack(layout) if table.rows[f"layout.{name}"]["source"] == DEFAULT]
+    return with_fields_of_stack(layout, stack, untold)
 
 
 def _is_shown(observed: Observed | None) -> bool:

@@ -23,7 +23,7 @@ from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.defaults import usual_precision, usual_seq_len, usual_stack
+from carbon_plugin.spec.defaults import usual_precision, usual_seq_len, usual_stack, with_usual_states
 from carbon_plugin.spec.frameworks import planned_as
 from carbon_plugin.spec.hardware.cluster import MOST_NODES, Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import Directories, load_accelerator, load_stack, usual_node
@@ -96,6 +96,11 @@ class DeviceInNode(Struct, frozen=True, kw_only=True):
         """Return the dense FLOP/s of a device in the precision."""
         return peak_of(self.device, self.precision)[1].value
 
+    def training(self, sequences: int) -> tuple[TrainingPlan, list[Assumption]]:
+        """Return one step with so many sequences, and what nobody stated of its states."""
+        plan = TrainingPlan(seq_len=self.seq_len, global_batch_size=sequences, steps=1, precision=self.precision)
+        return with_usual_states(plan, self.stack, ())
+
     def cluster(self, devices: int) -> Cluster:
         """Return whole nodes with this number of devices, a power of two."""
         nodes = max(1, devices // self.devices_per_node)
@@ -128,7 +133,7 @@ def hardware_of(accelerator: str, method: Method, profile_dirs: Directories) -> 
         assumptions=(*(assumption for stated, assumption in assumed if stated is None), *named),
     )
     peak_of(device, precision)  # says which precisions the device has
-    return found
+    return msgspec.structs.replace(found, assumptions=(*found.assumptions, *found.training(1)[1]))
 
 
 class TrainingOption(Struct, frozen=True, kw_only=True):
@@ -159,9 +164,7 @@ def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
 
     @functools.cache
     def laid_out(devices: int, sequences: int) -> tuple[RunSpec, StepPrediction] | None:
-        training = TrainingPlan(
-            seq_len=hardware.seq_len, global_batch_size=sequences, steps=1, precision=hardware.precision
-        )
+        training = hardware.training(sequences)[0]
         spec = RunSpec(
             name=target.model.name,
             model=target.model,

@@ -63,7 +63,10 @@ class SearchInputs:
         """Return every layout that keeps to what the spec holds, as `space.grids` does.
 
         What software decides of a layout is as in its stack, but for sequences, which every layout of a search splits.
+        Software that runs DualPipe has it among the usual schedules.
         """
+        if self.spec.stack.runs_dualpipe:
+            space = msgspec.structs.replace(space, schedules=space.schedules | {"dualpipe"})
         held = fields_of_stack(self.spec.stack) | {"sequence_parallel": True} | self.spec.layout_held
         return grids(self.model, self.spec.cluster, self.spec.training, space, held)
 

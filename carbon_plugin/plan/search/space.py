@@ -305,7 +305,7 @@ def _grid(rows: list[GridRow], experts: Floats, sizes: Floats, batch: int, held:
         reentrant=switch("recompute_reentrant") * kinds[3],
         async_tp=switch("async_tp") * (tp > 1),
         expert_overlap=np.maximum(scheduled("dualpipe"), switch("expert_overlap")),
-        balanced_stages=switch("balanced_stages"),
+        balanced_stages=switch("balanced_stages") * (pp > 1),
         **{flag: kinds[1] if named else NOT for flag, named in again.items()},
     )
     dp = _column([row.split.dp for row in rows], SPLIT)

@@ -14,10 +14,10 @@ from carbon_plugin.calibrate.rows.software.experts import expert_recipe
 from carbon_plugin.calibrate.rows.software.stacks import stack_of
 from carbon_plugin.calibrate.rows.software.stated_experts import stated_experts
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.defaults import pipeline_chunks
+from carbon_plugin.spec.defaults import usual_schedule
 from carbon_plugin.spec.frameworks import UNKNOWN, Conventions
 from carbon_plugin.spec.hardware.cluster import Cluster
-from carbon_plugin.spec.layout import TABLES, ParallelLayout
+from carbon_plugin.spec.layout import TABLES, ParallelLayout, PipelineSchedule
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
@@ -34,10 +34,9 @@ def row_execution(
     usual = usual_stage(model, cluster, tp * pp, conventions)
     stage = zero_stage(row, pp, usual, conventions, assumed) if dp * cp > 1 or _gathers_alone(row) else 0
     batch, size = batch_of(row, dp, pp, conventions, assumed)
-    chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
+    schedule, chunks = _schedule(row, model, pp, batch // (dp * size), conventions, assumed)
     shards = hybrid_shards(row, dp, cluster) if stage else dp
     sequence = row.flag("sp")
-    dualpipe = conventions.dualpipe and pp % 2 == 0 and not row.states("vp")
     precision = precision_of(row, cluster, conventions, assumed)
     experts, device = stated_experts(row), cluster.accelerator
     recipe = expert_recipe(conventions, row, experts, device, precision) if model.moe is not None else None
@@ -54,8 +53,8 @@ def row_execution(
         expert_tp=row.optional_count("etp") or 1 if ep > 1 else 1,
         zero_stage=stage,  # type: ignore[arg-type]
         sequence_parallel=(conventions.stack.shards_sequences if sequence is None else sequence) and tp > 1,
-        pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
-        virtual_stages=1 if dualpipe else chunks,
+        pipeline_schedule=schedule,
+        virtual_stages=chunks,
         pipeline_rounds=(row.optional_count("pipeline_rounds") or 1) if pp > 1 else 1,
         micro_batch_size=size,
         recompute=recompute,
@@ -65,7 +64,7 @@ def row_execution(
         async_tp=_hides_tensor_parallel(row, conventions),
         context_parallel_kind=conventions.context_parallel,
         expert_overlap=((recipe is not None and recipe.expert_overlap) or _hides_exchange(row)) and ep > 1,
-        balanced_stages=conventions.balanced_stages and pp > 1,
+        balanced_stages=conventions.stack.balances_stages and pp > 1,
     )
     training = training_plan(row, model, cluster, layout, batch, precision, conventions, assumed)
     return layout, training, stack_of(conventions, row, experts, recipe, device, model, stage, assumed)
@@ -107,23 +106,25 @@ def _hides_exchange(row: Fields) -> bool:
     return "expert exchange overlapped" in f"{row.text('overlap')} {row.text('notes')}"
 
 
-def _chunks(
+def _schedule(
     row: Fields, model: TransformerModel, pp: int, micro_batches: int, conventions: Conventions, assumed: list[str]
-) -> int:
-    """Return the model chunks that a pipeline rank holds.
+) -> tuple[PipelineSchedule, int]:
+    """Return the schedule of a pipeline and the model chunks that a rank holds.
 
     They are stated as a field or in words, else they are the default of the framework.
     """
     if pp == 1:
-        return 1
+        return "1f1b", 1
     words = re.search(r"\b(?:VP|vpp|v) ?= ?(\d+)|virtual pipeline (?:size )?(\d+)", row.text("notes"))
     stated = row.optional_count("vp") or (int(words.group(1) or words.group(2)) if words else None)
     overlap = row.text("overlap")
     if stated is not None or "interleaved" in overlap:
-        return min(stated or 2, max(1, (model.layers + TABLES) // pp))
+        chunks = min(stated or 2, max(1, (model.layers + TABLES) // pp))
+        return "interleaved" if chunks > 1 else "1f1b", chunks
     plain = re.search(r"\b1F1B\b|one-forward-one-backward|gpipe", f"{overlap} {row.text('framework')}", re.IGNORECASE)
     if plain or row.states("vp"):
-        return 1
-    taken = pipeline_chunks(pp, model.layers, micro_batches, interleaves=conventions.interleaves)
-    assumed.append(f"virtual_stages {taken.value}: {taken.why}")
-    return taken.value
+        return "1f1b", 1
+    schedule, taken = usual_schedule(pp, model.layers, micro_batches, conventions.stack)
+    said = f"pipeline_schedule {schedule}" if schedule == "dualpipe" else f"virtual_stages {taken.value}"
+    assumed.append(f"{said}: {taken.why}")
+    return schedule, taken.value

@@ -8,6 +8,7 @@ from typing import get_args
 from carbon_plugin.calibrate.rows.execution.precision import is_pure
 from carbon_plugin.calibrate.rows.execution.sharding import OFFLOADED
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
+from carbon_plugin.spec.defaults import pure_states
 from carbon_plugin.spec.frameworks import Conventions
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -26,7 +27,7 @@ def training_plan(
     assumed: list[str],
 ) -> TrainingPlan:
     """Return the training plan of a row, and append what was assumed. Raises `MissingFieldError` without a length."""
-    pure = conventions.pure or is_pure(row, model, layout, cluster, assumed)
+    pure = pure_states(conventions.stack, precision) or is_pure(row, model, layout, cluster, assumed)
     optimizer = row.text("optimizer").lower()
     eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
     if model.has_encoder and not row.states("input_len"):

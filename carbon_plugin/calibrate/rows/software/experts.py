@@ -199,7 +199,7 @@ def _usual_dispatcher(
     if not drops and _sent_once_in_racks(conventions, row, device):
         return "hybridep"
     by_recipe = not drops and _leaves_node(conventions, row, device)
-    return "deepep" if by_recipe or conventions.dualpipe else None
+    return "deepep" if by_recipe or conventions.stack.runs_dualpipe else None
 
 
 def _leaves_node(conventions: Conventions, row: Fields, device: Accelerator) -> bool:
