@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWEST_TENTH, expected_slowdown
+from carbon_plugin.plan.search.fullness import NEARLY_FULL, expected_slowdown
 from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
@@ -33,10 +33,7 @@ def warnings_of(spec: RunSpec, prediction: StepPrediction) -> list[str]:
         likely = float(fit_probability(used, spec.stack.population))
         found.append(
             f"memory is {percent(used, 0)} full: it does not fit with a probability of {percent(1 - likely, 0)}, and "
-            "retries of the "
-            f"allocator slow one such run in ten by {percent(SLOWEST_TENTH, 0)}: expect {percent(slower, 0)} more "
-            "time than predicted "
-            "here"
+            f"would then have to recompute whole layers: expect {percent(slower, 0)} more time than predicted here"
         )
     training = spec.training
     if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:

@@ -263,7 +263,7 @@ def test_the_expected_slowdown_rises_from_nothing_to_what_not_fitting_costs() ->
     assert expected_slowdown(0.9, "tuned") <= expected_slowdown(0.9, "ordinary")  # whose peaks are no surer
 
 
-def test_a_layout_that_ran_is_slower_by_retries_alone() -> None:
+def test_a_layout_that_ran_loses_no_more_than_a_full_memory_costs() -> None:
     fills = np.linspace(0.2, 1.0, 100)
     ran, unknown = slowdown_of_a_run(fills, "tuned"), expected_slowdown(fills, "tuned")
     assert (np.diff(ran) >= 0).all()

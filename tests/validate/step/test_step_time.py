@@ -6,9 +6,13 @@ the source. The figures reached are in docs/validation.md.
 
 from __future__ import annotations
 
+import math
+from statistics import fmean, median, stdev
+
 import msgspec
 import pytest
 
+from carbon_plugin.plan.search.fullness import SLOWDOWN_AT_LIMIT
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED
 from carbon_plugin.validate.step.spreads import FEWEST_SOURCES, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
@@ -157,6 +161,21 @@ def test_layouts_are_ranked_as_measured_and_the_pick_costs_little(result) -> Non
     assert found["vtrain_single_node"].regret <= 5
     assert found["vtrain_single_node"].spearman >= 0.9
     assert all(choice.regret >= 0 for choice in result.choices)
+
+
+def test_rows_that_fill_their_memory_lose_what_the_rule_says_within_two_standard_errors(result) -> None:
+    fills = {row.id: row.need_bytes / row.capacity_bytes for row in result.memory_rows}
+    losses: dict[str, dict[bool, list[float]]] = {}
+    for row in result.rows:
+        fill = fills.get(row.id, 0.9)
+        if row.skipped is None and not 0.85 < fill < 0.95:
+            predicted_s = row.left_out_step_time_s or row.predicted_step_time_s
+            apart = losses.setdefault(row.source, {True: [], False: []})
+            apart[fill >= 0.95].append(math.log(row.measured_step_time_s / predicted_s))
+    means = [fmean(apart[True]) - median(apart[False]) for apart in losses.values() if all(apart.values())]
+
+    assert len(means) > 30
+    assert abs(fmean(means) - SLOWDOWN_AT_LIMIT) < 2 * stdev(means) / math.sqrt(len(means))
 
 
 def test_the_model_beats_every_baseline_on_the_mean_over_sources(result) -> None:
