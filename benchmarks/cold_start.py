@@ -11,10 +11,7 @@ to `import numpy` of the same turns, which is the floor of a plan, so that machi
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+from results_file import write_result
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 
@@ -94,8 +93,6 @@ def main() -> None:
     for name, used in least.items():
         print(f"{name:42s} {used.user_s:6.3f} {used.system_s:7.3f} {used.total_s:6.3f} {ratios[name]:8.2f}")
     document = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "turns": options.turns,
         "least_s": {
             name: {
@@ -109,8 +106,7 @@ def main() -> None:
             name: round(statistics.median(one.total_s for one in used), 4) for name, used in found.items()
         },
     }
-    options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_result(options.output, document)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,8 @@ Without GPUs the meters read a simulated NVML library, through the real binding,
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
-import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -29,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results_file import write_result
 
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 
@@ -135,8 +133,6 @@ def summarise(with_monitor: Arm, without: Arm, gpus: str) -> dict[str, object]:
     base_call = float(np.median(without.calls_s))
     calls = np.maximum(np.array(with_monitor.calls_s) - base_call, 0)
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}",
         "torch": str(torch.__version__),
         "gpus": gpus,
         "pairs": len(without.steps_per_s),
@@ -192,9 +188,7 @@ def main() -> int:
     torch.set_num_threads(1)
     with_monitor, without = measure(options.pairs, options.block_seconds, seed=0)
     result = summarise(with_monitor, without, simulated or f"{torch.cuda.device_count()} real")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    print(write_result(options.output, result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
 

@@ -184,7 +184,7 @@ def main() -> None:
     found = compared(known)
     sources = int(np.unique(known.source).size)
     counted = {"rows": known.source.size, "sources": sources, "features": known.features.shape[1]}
-    write_result(options.output, {**counted, "mean_error_percent": found})
+    print(write_result(options.output, {**counted, "mean_error_percent": found}))
     if options.page:
         lines = [[name, *(f"{one[kind]:.1f} %" for kind in ("dense", "mixtures"))] for name, one in found.items()]
         replace_marked(

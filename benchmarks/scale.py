@@ -16,16 +16,16 @@ Writes benchmarks/results/scale.json; docs/scale.md holds the table of one run.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from results_file import write_result
 
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
@@ -279,7 +279,6 @@ def main() -> None:
     audit = audits[str(arguments.audit_windows)]
     rate = audit["records_per_s"]
     result = {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
         "nodes": nodes,
         "window_s": cadence_s,
         "asked_appends_per_s": nodes / cadence_s,
@@ -292,9 +291,7 @@ def main() -> None:
         "audit_of_90_days_s_extrapolated": records / rate,
         "audit_of_90_days_cpu_s_extrapolated": records / audit["records_per_cpu_s"],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    print(write_result(RESULTS, result))
 
 
 if __name__ == "__main__":

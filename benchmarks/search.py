@@ -139,7 +139,7 @@ def main() -> int:
         "most_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "searches": searches,
     }
-    write_result(options.output, figures)
+    print(write_result(options.output, figures))
     return 0
 
 
