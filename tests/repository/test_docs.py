@@ -13,6 +13,8 @@ import yaml
 import carbon_plugin
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.cli.main import COMMANDS
+from carbon_plugin.spec.layout import DEGREES, ParallelLayout
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.validate.hardware.memory import memory_rows
 from carbon_plugin.validate.step.step_time import summary_name
 
@@ -101,7 +103,19 @@ def test_rooms_of_the_architecture_are_those_of_the_tree():
     assert not [file for place, file in files if not (package / place / file).exists()]
 
 
-@pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "docs/rows.md"])
+def test_page_about_the_spec_says_what_each_field_of_a_stack_and_of_a_layout_is():
+    page = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+
+    def fields_in(section: str) -> list[str]:
+        text = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        cells = re.findall(r"^\| (`[^|]*) \|", text, flags=re.MULTILINE)
+        return sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell))
+
+    assert fields_in("Stack") == sorted(Stack.__struct_fields__)
+    assert fields_in("Layout") == sorted({*ParallelLayout.__struct_fields__} - {*DEGREES, "zero_stage"})
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "docs/rows.md", "docs/spec.md"])
 def test_lines_of_a_page_that_people_write_by_hand_have_at_most_120_columns(name):
     prose = "".join((ROOT / name).read_text(encoding="utf-8").split("```")[::2])
 

@@ -23,8 +23,6 @@ from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.stack import STACKS, Stack
 from tests.pages import blocks_of
 
-DOCS = Path(__file__).parents[2] / "docs" / "spec.md"
-
 RUN = """\
 name: eight-b
 model: llama3-8b
