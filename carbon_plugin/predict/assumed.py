@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from carbon_plugin.predict.case.from_spec import is_plain_pytorch, under_autocast
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates.datasheet import wrapped_op_time
 from carbon_plugin.predict.rates.laws import host_rates
@@ -10,10 +11,16 @@ from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
 from carbon_plugin.predict.time.update import MUON_ITERATIONS
 from carbon_plugin.spec.models.adapters import why_usual
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
-from carbon_plugin.spec.numbers.amounts import percent
+from carbon_plugin.spec.numbers.amounts import percent, yaml_word
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.stack import BALANCED_SPREAD, ROUTING_SPREAD, leaves_experts_open, routing_spread_of
+from carbon_plugin.spec.stack import (
+    BALANCED_SPREAD,
+    ROUTING_SPREAD,
+    leaves_experts_open,
+    narrow_reduce_stage,
+    routing_spread_of,
+)
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"
 """Field of the assumption that a model's positions work beyond the longest sequence that the model is made for."""
@@ -80,6 +87,7 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
     ):
         said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
         found.append(Assumption("training.input_len", "no time of towers", said))
+    found += _formats(spec)
     if training.optimizer_offload:
         memory, link = (rate / 1e9 for rate in host_rates(cluster.accelerator))
         said = "host memory and PCIe x16 of its time that one device of eight gets; faster links are not credited"
@@ -97,6 +105,27 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
     if training.precision == "fp8" and stack.fp8_recipe == "rowwise":
         said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
         found.append(Assumption("stack.fp8_recipe", percent(ROWWISE_SHARE, 0), said))
+    return found
+
+
+def _formats(spec: RunSpec) -> list[Assumption]:
+    """Return the numeric formats that rules choose where a stack leaves them open, and how its optimizer updates."""
+    training, stack, layout, found = spec.training, spec.stack, spec.layout, []
+    plain, narrow = is_plain_pytorch(stack), training.precision not in ("fp32", "tf32")
+    if layout is None:
+        return []
+    if stack.grad_reduce_dtype is None and narrow and layout.dp * layout.cp > 1:
+        in_compute = layout.zero_stage >= narrow_reduce_stage(stack, master_weights=training.master_weights)
+        said = "FSDP, DeepSpeed and weights without a 32-bit copy reduce in the type of the compute, others in fp32"
+        taken = ("fp16" if training.precision == "fp16" else "bf16") if in_compute else "fp32"
+        found.append(Assumption("stack.grad_reduce_dtype", taken, said))
+    whole = layout.zero_stage == 0 and training.master_weights and training.precision in ("bf16", "fp16")
+    if stack.autocast is None and plain and whole:
+        said = "plain PyTorch trains in fp16 by autocast over 32-bit weights; bf16 is taken to be the type of the model"
+        found.append(Assumption("stack.autocast", yaml_word(under_autocast(training, stack)), said))
+    if stack.fused_optimizer is None and plain and training.optimizer in ("adam", "adamw"):
+        said = "PyTorch's Adam passes over lists of parameters (foreach) unless it is told to fuse"
+        found.append(Assumption("stack.fused_optimizer", "false", said))
     return found
 
 

@@ -114,9 +114,13 @@ def with_usual_states(
 
     `stated` are the fields of the plan that somebody states, which stay.
     """
-    if not pure_states(stack, plan.precision) or ("master_weights" in stated and plan.master_weights):
+    if plan.precision in ("fp32", "tf32"):
         return plan, []
-    filled = {name: value for name, value in PURE_STATES.items() if name not in stated}
-    why = "this software keeps weights, gradients and moments in 16 bit unless told otherwise"
+    if pure_states(stack, plan.precision) and not ("master_weights" in stated and plan.master_weights):
+        states, why = PURE_STATES, "this software keeps weights, gradients and moments in 16 bit unless told otherwise"
+    else:
+        states = {name: getattr(plan, name) for name in PURE_STATES}
+        why = "usual: weights and moments are updated in 32 bit and computed with in the precision"
+    filled = {name: value for name, value in states.items() if name not in stated}
     said = [Assumption(f"training.{name}", yaml_word(value), why) for name, value in filled.items()]
     return msgspec.structs.replace(plan, **filled), said

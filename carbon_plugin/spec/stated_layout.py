@@ -99,9 +99,10 @@ def with_schedule(
         return layout, []
     schedule, taken = usual_schedule(layout.pp, layers, micro_batches, stack)
     layout = msgspec.structs.replace(layout, pipeline_schedule=schedule, virtual_stages=taken.value)
+    scheduled = [Assumption("layout.virtual_stages", str(taken.value), taken.why)]
     if schedule == "dualpipe":
-        return layout, [Assumption("layout.pipeline_schedule", schedule, taken.why)]
-    return layout, [Assumption("layout.virtual_stages", str(taken.value), taken.why)]
+        scheduled.insert(0, Assumption("layout.pipeline_schedule", schedule, taken.why))
+    return layout, scheduled
 
 
 def states_schedule(stated: str | dict[str, Any] | None) -> bool:

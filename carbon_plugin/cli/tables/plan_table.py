@@ -36,6 +36,17 @@ OPEN_CHOICES = (
 )
 """The beginnings of the fields whose assumptions a user can best replace. Those are named without `verbose` too."""
 
+USUAL = frozenset(
+    (
+        ("training.master_weights", "true"),
+        ("training.optimizer_state_dtype", "fp32"),
+        ("stack.autocast", "false"),
+        ("stack.fused_optimizer", "false"),
+        ("stack.grad_reduce_dtype", "bf16"),
+        ("stack.grad_reduce_dtype", "fp32"),
+    )
+)
+"""Values that are named with `verbose` alone, because most runs have them."""
 LABELS = {"site.pue": "PUE", STACK_OF_NAME: "stack"}
 """Words for fields whose last part does not say what they are."""
 
@@ -125,7 +136,8 @@ def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
     """Print the assumptions that a user can best replace, in few words, and the number of the others."""
     if not assumptions:
         return
-    named = [one for one in assumptions if one.field.startswith(OPEN_CHOICES)]
+    told = (one for one in assumptions if (one.field, one.value) not in USUAL)
+    named = [one for one in told if one.field.startswith(OPEN_CHOICES)]
     words = list(dict.fromkeys(f"{_field(one.field)} {_short(one.value)}" for one in named))
     others = len(assumptions) - len(named)
     more = [plural(others, "other value")] if others else []

@@ -16,12 +16,13 @@ from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve.tokens import TOKENS, note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.defaults import with_usual_states
+from carbon_plugin.spec.frameworks import STACK_OF_NAME
 from carbon_plugin.spec.layout import SHARED_OUT, ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import PLAIN_STACK, STACKS, Stack
 from carbon_plugin.spec.stated_layout import left_to_stack, with_fields_of_stack
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -48,6 +49,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     assumptions: list[Assumption] = []
     table.choose("world_size", planned=planned and planned.cluster.devices, detected=_by_launcher(world.world_size))
     stack = _stack(table, planned, declared, detected)
+    if table.rows["stack"]["source"] == DEFAULT:
+        assumptions.append(PLAIN_STACK if stack == Stack() else COMPILED_JOB)
     layout, of_stack = _layout(table, planned, declared, detected, world, stack, missing)
     assumptions += of_stack
     model, assumed = resolve_model(
@@ -63,6 +66,9 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         assumptions += states
     if model is not None and training is not None and table.is_seen("training.seq_len"):
         model = with_seen_length(table, model, training.seq_len)
+    if training is not None and table.rows["training.optimizer"]["source"] == DEFAULT:
+        assumptions.append(Assumption("training.optimizer", training.optimizer, "usual for transformers"))
+    assumptions += _still_assumed(table, planned)
     site = table.choose("site", planned=planned and planned.site, declared=declared.site)
     if site is None:
         missing.append("site: not given, so energy is measured but carbon is not computed")
@@ -76,7 +82,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             training=training,
             site=site or NOWHERE,
             stack=stack,
-            assumptions=(*assumptions, *_still_assumed(table, planned)),
+            assumptions=tuple(assumptions),
         )
     _note_the_rest(table, detected)
     total_steps = table.rows["training.steps"]["value"]
@@ -107,11 +113,13 @@ def _note_the_rest(table: FieldTable, detected: Detected | None) -> None:
 
 
 def _still_assumed(table: FieldTable, planned: RunSpec | None) -> tuple[Assumption, ...]:
-    """Return the assumptions of the plan about fields of the layout that nothing in the job has shown or declared."""
+    """Return the assumptions of the plan about fields that nothing in the job has shown or declared."""
+    unseen = {f"training.{name}" for name in UNSEEN}
+    rows = {STACK_OF_NAME: table.rows["stack"], **table.rows}
     return tuple(
         item
         for item in (planned.assumptions if planned else ())
-        if item.field.startswith("layout.") and table.rows.get(item.field, {}).get("source") == PLANNED
+        if item.field in unseen or rows.get(item.field, {}).get("source") == PLANNED
     )
 
 
@@ -215,6 +223,11 @@ def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detec
         )
         stack = msgspec.structs.replace(stack, wraps_weights=value)
     return stack
+
+
+COMPILED_JOB = Assumption(
+    "stack", "ordinary software, compiled", "no stack was named, and the model is compiled; its loss is not seen"
+)
 
 
 def _compiled_stack() -> Stack:
