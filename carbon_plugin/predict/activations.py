@@ -12,6 +12,7 @@ from carbon_plugin.predict.parameters import device_parameters, sparse_share
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.states import MASTER_BYTES
 from carbon_plugin.predict.time.experts import fullest_rank
+from carbon_plugin.predict.time.indexer import kept_of_choice
 from carbon_plugin.predict.time.operators import is_cast
 from carbon_plugin.predict.time.scan import scan_kept_elements
 
@@ -147,7 +148,8 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rate
     dropped = shape.adapter_dropout * shape.adapted_output * (work.input_bytes + MASK_BYTES)
     order = work.copies_core * (1 - through_memory) * work.activation_bytes
     core = (work.kept_bytes + narrow_copy + dropped + order) * heads * shape.v_dim
-    return wide * work.activation_bytes + scores + core + normed
+    kept = wide * work.activation_bytes + scores + core + normed
+    return kept + kept_of_choice(shape, work) if any_of(shape.chosen < work.seq_len) else kept
 
 
 def _kept_of_normed_queries(shape: Shape, layout: Layout, work: StepWork) -> Values:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.time.indexer import chosen_pairs, index_flops_of_layer
 from carbon_plugin.predict.time.recompute import OPERATOR_RECOMPUTE_SHARE
 from carbon_plugin.predict.time.scan import scan_flops_per_token
 
@@ -36,6 +37,8 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     band = s * window * (1 - window / (2 * s))
     scores = (1 - shape.windowed_share) * s * s / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
+    if any_of(shape.chosen < s):
+        attention = 2 * blocks * shape.heads * minimum(scores, chosen_pairs(shape, s)) * (shape.qk_dim + shape.v_dim)
     if any_of(shape.cross_heads > 0):
         # Keys and values come from the input, whose length differs from that of the sequence.
         looked_at = work.input_len * work.inputs
@@ -45,6 +48,16 @@ def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     if any_of(shape.scan_heads > 0):
         attention = attention + blocks * s * scan_flops_per_token(shape, s, 1.0)
     return 2 * s * weights, attention
+
+
+def _index_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
+    """Return the FLOPs, for one sequence, of the scores by which tokens choose others, forward and backward."""
+    if shape.kinds:
+        counts = [_index_flops(kind, work) for kind in _all_kinds(shape)]
+        return sum_of(count[0] for count in counts), sum_of(count[1] for count in counts)
+    forward, backward = index_flops_of_layer(shape, work.seq_len)
+    blocks = shape.layers + shape.mtp
+    return blocks * forward, blocks * backward
 
 
 def _again_of_feeds(shape: Shape, layout: Layout, work: StepWork) -> Values:
@@ -103,7 +116,9 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     head = head + 2 * (work.seq_len * shape.beside_products + work.inputs * work.input_len * shape.input_products)
     forward = products + attention
     # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.
-    backward = products * (1 + shape.trainable) + head * 2 + 2 * attention
+    index_forward, index_backward = _index_flops(shape, work)
+    forward = forward + index_forward
+    backward = products * (1 + shape.trainable) + head * 2 + 2 * attention + index_backward
     again = (
         layout.recompute_full * forward
         + layout.recompute_operators * _again_of_operators(shape, work, products, attention)

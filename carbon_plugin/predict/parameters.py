@@ -39,6 +39,8 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
     per_width = (2 + shape.gated) * shape.hidden
     width = shape.shared_ffn if sparse else shape.ffn
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
+    if any_of(shape.index_heads > 0):  # every tensor-parallel rank has all of them (`indexer`)
+        shared = shared + (1 - 1 / layout.tp) * shape.index_params
     if not sparse:
         return shared, 0.0
     routed = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.experts / layout.expert_split

@@ -12,7 +12,7 @@ import numpy as np
 
 from carbon_plugin.predict.arrays import values
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
-from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
+from carbon_plugin.predict.case.kinds import index_numbers, kind_numbers, plain_kind
 from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack, narrow_reduce_stage, shard_unit_of
@@ -82,6 +82,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "beside_products": sum(part.products for part in model.parts if not part.of_input),
         "input_products": sum(part.products for part in model.parts if part.of_input),
         **plain_kind(),
+        **index_numbers(mla.indexer if mla else None),
     }
     return _shape(numbers, tuple(_shape(numbers | own) for own in kind_numbers(model)))
 

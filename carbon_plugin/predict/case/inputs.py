@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values, any_of, maximum, where
+from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, where
 
 KINDS = "kinds"
 """Name of the only field of a case that is not an array."""
 NOT: Values = 0.0
+ALL: Values = np.inf
 WHOLE: Values = 1.0
 C = TypeVar("C")
 
@@ -35,7 +36,8 @@ class Shape:
     and `adapter_dropout` is 1 where the inputs of these pass a dropout. `outputs` are the columns of the
     output head, which are those of `vocab` where it predicts tokens, and `head_width` its rows. `passes` is how often a
     token passes the same weights: of its `layers` only one of so many has weights of its own. `table_width` is the
-    width of the token embedding. `beside` are parameters outside of all layers; `beside_products` are the multiply-adds
+    width of the token embedding. A token attends to `chosen` tokens, which `index_heads` heads of width `index_dim`
+    choose by their scores. `beside` are parameters outside of all layers; `beside_products` are the multiply-adds
     of their matrix products for each token of the sequence, and `input_products` those for each token of an input.
     Where the layers of a model differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of
     `layers`; the plain fields then describe equal layers that have the same total width.
@@ -101,7 +103,20 @@ class Shape:
     beside_products: Values
     input_products: Values
     written_gelu: Values = NOT
+    index_heads: Values = NOT
+    index_dim: Values = NOT
+    chosen: Values = ALL
     kinds: tuple[Shape, ...] = ()
+
+    @property
+    def index_params(self) -> Values:
+        """Return the parameters of a layer that choose what a token attends to (`Indexer.parameters`)."""
+        queries = where(self.q_rank > 0, self.q_rank, self.hidden) * self.index_heads * self.index_dim
+        return queries + where(self.index_heads > 0, self.hidden * (self.index_dim + self.index_heads), 0.0)
+
+    def chosen_of(self, seq_len: Values) -> Values:
+        """Return to how many tokens one attends at most of a sequence, which are all of a short one."""
+        return minimum(self.chosen, seq_len)
 
     def tables(self, layout: Layout) -> Values:
         """Return the elements of the embedding and the head on the fullest device, by each copy of its stage.

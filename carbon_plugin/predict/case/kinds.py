@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carbon_plugin.spec.models.blocks import Block, FeedForward, Mixer, ModelPart
+from carbon_plugin.spec.models.blocks import Block, FeedForward, Indexer, Mixer, ModelPart
 from carbon_plugin.spec.models.model import TransformerModel
 
 ATTENTION = ("attention", "latent_attention")
@@ -44,7 +44,15 @@ def plain_kind() -> Numbers:
         "cross_heads": 0.0,
         "cross_kv_heads": 0.0,
         "cross_dim": 0.0,
+        **index_numbers(None),
     }
+
+
+def index_numbers(indexer: Indexer | None) -> Numbers:
+    """Return the numbers of what chooses the tokens that one attends to, or of attention to all of them."""
+    if indexer is None:
+        return {"index_heads": 0.0, "index_dim": 0.0, "chosen": np.inf}
+    return {"index_heads": indexer.heads, "index_dim": indexer.head_dim, "chosen": indexer.top_k}
 
 
 def kind_numbers(model: TransformerModel) -> list[Numbers]:
@@ -142,6 +150,7 @@ def _attention(mixers: Sequence[Mixer]) -> Numbers:
         "window": window or np.inf,
         "windowed_share": float(window is not None),
         "mla": float(first is not None and first.kind == "latent_attention"),
+        **index_numbers(first.indexer if first else None),
     }
 
 

@@ -26,6 +26,7 @@ from carbon_plugin.predict.time.experts import (
 )
 from carbon_plugin.predict.time.frozen import adapter_traffic, widening
 from carbon_plugin.predict.time.host import host_floor, host_wait
+from carbon_plugin.predict.time.indexer import indexer
 from carbon_plugin.predict.time.operators import NO_COST, Cost, linear
 from carbon_plugin.predict.time.overlap import exposed_experts, smooth_max
 from carbon_plugin.predict.time.recompute import ForwardPass, recompute_time
@@ -98,6 +99,9 @@ def layer_on_device(
         up, down = _mlp(shape.ffn, shape, layout, work, tokens, micro_batches, rates)
         exchange, width = NO_COST, shape.ffn
     core = operators.attention_core(shape, layout, work, rates)
+    if any_of(shape.index_heads > 0):
+        projected, scored = indexer(shape, layout, work, micro_batches, rates)
+        projections, core = projections + projected, core + scored
     chain = operators.elementwise(shape, layout, work, tokens, width, rates)
     if any_of(shape.trainable < 1) or any_of(work.autocast > 0):
         weights = sum_of(layer_parameters(shape, layout, sparse=sparse))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from carbon_plugin.predict.arrays import Flags, Values, any_of, ceil, maximum, minimum, sqrt, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.laws import HEAD_REFERENCE, LENGTH_REFERENCE
@@ -169,6 +171,8 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
     scores = (1 - windowed) * full + windowed * band
     width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
     core = heads * 2 * scores * width * _softmax_factor(width / 2, rates) / rates.attention_flops + rates.kernel_time
+    if any_of(shape.chosen < keys):
+        core = minimum(core, _chosen_core(heads, queries, keys, shape, rates))
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(2 * maximum(work.input_len, 1), rates)
@@ -176,6 +180,20 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
         core = core + 2 * crossed * 2 * width * _softmax_factor(width, rates) / rate + rates.kernel_time
     core = where(heads + shape.cross_heads > 0, core, 0.0)
     return Cost(core, FLASH_BACKWARD * core)
+
+
+def _chosen_core(heads: Values, queries: Values, keys: Values, shape: Shape, rates: Rates) -> Values:
+    """Return the seconds, forward, of attention to the tokens that each token chose, or infinity where all are seen.
+
+    Kernels read the latent vectors themselves, which all heads share, so that a score is as wide as those
+    (DeepSeek-V3.2, arXiv 2512.02556 section 2.1). On sequences that are hardly longer than the choice, attention to
+    all with a mask costs less, and is what runs.
+    """
+    latent = where(shape.mla > 0, 2 * shape.kv_rank + shape.rope_dim, shape.qk_dim + shape.v_dim)
+    chosen = shape.chosen_of(keys)
+    scores = queries * chosen * (1 - chosen / (2 * keys)) / _fill(chosen, rates)
+    core = heads * 2 * scores * latent * _softmax_factor(latent / 2, rates) / rates.attention_flops + rates.kernel_time
+    return where((shape.chosen < keys) & (rates.attention_masked == 0), core, np.inf)
 
 
 def _unfused_core(

@@ -175,7 +175,8 @@ def _assembled(
     source = {"source": f"{keys.origin} ({family.name})"}
     model = decode(Document(plain | source, keys.origin, {}), TransformerModel)
     held = sum(block.layers * block.parameters for block in blocks)
-    alike = not is_hybrid(blocks) and abs(model.layer_parameters - held) <= PLAIN_TOLERANCE * held
+    one_choice = len({mixer.indexer for block in blocks for mixer in block.mixers}) <= 1
+    alike = one_choice and not is_hybrid(blocks) and abs(model.layer_parameters - held) <= PLAIN_TOLERANCE * held
     if not alike:
         model = msgspec.structs.replace(model, blocks=blocks)
         if is_hybrid(blocks):

@@ -17,7 +17,7 @@ from carbon_plugin.spec.huggingface.disentangled import position_projections
 from carbon_plugin.spec.huggingface.families import Family, family_of
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys, shared_out_heads
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
-from carbon_plugin.spec.models.blocks import Mixer
+from carbon_plugin.spec.models.blocks import Indexer, Mixer
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
 CHUNK = ("mamba_chunk_size", "chunk_size")
@@ -71,7 +71,19 @@ def mla_of(keys: ConfigKeys) -> dict[str, Any]:
         "qk_nope_head_dim": keys.integer("qk_nope_head_dim"),
         "qk_rope_head_dim": rope,
         "v_head_dim": keys.optional("v_head_dim") or _value_width(keys),
+        "indexer": None if (chosen := _indexer(keys, 0)) is None else msgspec.structs.asdict(chosen),
     }
+
+
+def _indexer(keys: ConfigKeys, layer: int) -> Indexer | None:
+    """Return what chooses the tokens that a layer attends to, in DeepSeek-V3.2 and its relatives, else None."""
+    heads = keys.optional("index_n_heads")
+    if not heads:
+        return None
+    shared = keys.names("indexer_types")[layer : layer + 1] == ["shared"]
+    return Indexer(
+        heads=0 if shared else heads, head_dim=keys.integer("index_head_dim"), top_k=keys.integer("index_topk")
+    )
 
 
 def _value_width(keys: ConfigKeys) -> int:
@@ -180,10 +192,8 @@ def _latent(keys: ConfigKeys, family: Family, layer: int, window: int | None) ->
     query = heads * (nope + rope)
     count = hidden * rank + rank * query if rank else hidden * query
     count += hidden * (kv_rank + rope) + kv_rank * heads * (nope + value) + heads * value * hidden
-    index_heads, kinds = keys.optional("index_n_heads"), keys.names("indexer_types")
-    if index_heads and window is None and kinds[layer : layer + 1] != ["shared"]:
-        width = keys.integer("index_head_dim")
-        count += (rank or hidden) * index_heads * width + hidden * (width + index_heads)
+    indexer = _indexer(keys, layer) if window is None else None
+    count += indexer.parameters(hidden, rank) if indexer else 0
     if rank and keys.optional("gated_norm_rank"):  # A.X K2 has queries and gates from a doubled rank
         count += rank * query + 2 * rank * heads * value
     if family.output_gate or keys.flag("mla_use_output_gate", default=False):
@@ -197,6 +207,7 @@ def _latent(keys: ConfigKeys, family: Family, layer: int, window: int | None) ->
         qk_dim=nope + rope,
         v_dim=value,
         window=window,
+        indexer=indexer,
     )
 
 

@@ -17,13 +17,37 @@ length (or with length times `window`), that of all other kinds with the length.
 """
 
 
+class Indexer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One instance says how a token chooses the `top_k` tokens that it attends to: by the scores of `heads` small heads
+    of width `head_dim` for all tokens before it (DeepSeek Sparse Attention, arXiv 2512.02556 section 2.1). A layer
+    without such heads takes the choice of a layer before it.
+    """
+
+    heads: int
+    head_dim: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "heads", owner="indexer: ")
+        check_positive(self, "head_dim", "top_k", owner="indexer: ")
+
+    def parameters(self, hidden: int, query_rank: int | None) -> int:
+        """Return the number of parameters in a layer: queries from the latent vector of `query_rank`, or from the
+        hidden state, and from that one key and the weights of the heads. Norms are left out.
+        """
+        if not self.heads:
+            return 0
+        return (query_rank or hidden) * self.heads * self.head_dim + hidden * (self.head_dim + self.heads)
+
+
 class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One mixer holds the shape of what mixes the tokens of a layer.
 
     `kind` is its class and `name` its own name (`mamba2`, `gated_delta`). `parameters` counts those of one layer. The
     widths of query/key and value heads are in elements; `window` says how many tokens back a token sees (None: the
     whole sequence); `of_input` says that the keys and values come from an encoder's input. `chunk` is the number of
-    tokens that a layer with a state works on at once (None: the default of its kernels).
+    tokens that a layer with a state works on at once (None: the default of its kernels). `indexer` chooses what a token
+    attends to (None: it attends to all that it sees); `parameters` has its own.
     """
 
     kind: MixerKind
@@ -36,6 +60,7 @@ class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     window: int | None = None
     chunk: int | None = None
     of_input: bool = False
+    indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
         check_not_negative(self, "parameters", "heads", "kv_heads", "qk_dim", "v_dim", owner="mixer: ")

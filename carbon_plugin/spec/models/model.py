@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.models.adapters import Adapters, usual_adapters
-from carbon_plugin.spec.models.blocks import Block, ModelPart
+from carbon_plugin.spec.models.blocks import Block, Indexer, ModelPart
 from carbon_plugin.spec.numbers.amounts import count, plural
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
@@ -21,7 +21,8 @@ LITTLE_BESIDE = 0.05
 class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance holds the ranks and head widths, in elements, of multi-head latent attention.
 
-    Source: DeepSeek-V2/V3 (arXiv 2405.04434 section 2.1).
+    `indexer` chooses what a token attends to (None: all that it sees). Source: DeepSeek-V2/V3 (arXiv 2405.04434 section
+    2.1).
     """
 
     q_lora_rank: int | None
@@ -29,6 +30,7 @@ class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_o
     qk_nope_head_dim: int
     qk_rope_head_dim: int
     v_head_dim: int
+    indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim", owner="mla: ")
@@ -247,7 +249,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         q = h * m.q_lora_rank + m.q_lora_rank * q_out if m.q_lora_rank else h * q_out
         kv = h * (m.kv_lora_rank + m.qk_rope_head_dim)
         kv += m.kv_lora_rank * self.heads * (m.qk_nope_head_dim + m.v_head_dim)
-        return q + kv + self.heads * m.v_head_dim * h
+        chosen = m.indexer.parameters(h, m.q_lora_rank) if m.indexer else 0
+        return q + kv + self.heads * m.v_head_dim * h + chosen
 
     def ffn_parameters(self, width: int) -> int:
         """Return the number of parameters of one feed-forward part of the given width."""
