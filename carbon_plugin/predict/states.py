@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 
 from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, where
-from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, reduced_bytes
 from carbon_plugin.predict.parameters import device_parameters, layer_parameters
 from carbon_plugin.predict.time.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.time.operators import is_cast
@@ -93,13 +93,16 @@ def _master_bytes(shape: Shape, layout: Layout, work: StepWork) -> Values:
 def _gradient_bytes(layout: Layout, work: StepWork) -> Values:
     """Return the bytes per parameter of the gradients that wait for the update.
 
-    FSDP keeps the gradients of its shards in the precision of the shards. DeepSpeed sums gradients up in their own
-    precision. Under a pipeline its bf16 optimizer keeps an fp32 sum beside them (`get_data_types` and
-    `_do_optimizer_sanity_check` of its runtime/engine.py, `step` of its zero/stage_1_and_2.py).
+    FSDP keeps the gradients of its shards in the precision of the shards, whatever type they are reduced in. Whole
+    ones, to which a pipeline adds before they are reduced, are in that type (`foreach_reduce` and
+    `to_accumulated_grad_if_needed` of PyTorch's distributed/fsdp/_fully_shard; a test runs both). DeepSpeed sums
+    gradients up in their own precision. Under a pipeline its bf16 optimizer keeps an fp32 sum beside them
+    (`get_data_types` and `_do_optimizer_sanity_check` of its runtime/engine.py, `step` of its zero/stage_1_and_2.py).
     """
-    shards_wide = (layout.zero_stage >= 2) & (work.master > 0) & (work.widened_bytes == 0)
+    of_fsdp = (layout.zero_stage >= 2) & (work.master > 0) & (work.widened_bytes == 0)
     beside = where((layout.zero_stage < 2) & (layout.pp > 1), work.accumulated_bytes, 0)
-    return (where(shards_wide, MASTER_BYTES, work.gradient_bytes) + beside) * work.gradients_kept
+    sharded = where(layout.pp > 1, reduced_bytes(layout, work), MASTER_BYTES)
+    return (where(of_fsdp, sharded, work.gradient_bytes) + beside) * work.gradients_kept
 
 
 def _gathered_unit(shape: Shape, layout: Layout, work: StepWork) -> Values:

@@ -220,7 +220,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     narrow = NARROW_BYTES.get(training.precision, activation)
     split = LOGIT_BYTES[stack.cross_entropy][1]
     softmax = SOFTMAX_BYTES.get(training.precision, SOFTMAX_BYTES_BF16)
-    kept_wide = stack.grad_reduce_dtype != "bf16" and training.master_weights
+    # PyTorch's data parallelism reduces copies in 16 bit (`bf16_compress_hook`), and its gradients are as its weights.
+    kept_wide = training.master_weights and (stack.grad_reduce_dtype != "bf16" or is_plain_pytorch(stack))
     kept = _kept_operators(training, stack)
     freed = FREED_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return StepWork(
