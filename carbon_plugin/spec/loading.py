@@ -50,7 +50,7 @@ from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.stated_layout import AUTO, stated_layout, states_schedule, with_schedule
-from carbon_plugin.spec.training import TrainingPlan
+from carbon_plugin.spec.training import TrainingPlan, plainly_named
 
 COMMAND_LINE = "command line"
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
@@ -226,7 +226,7 @@ def _with_usual_work(
     stated = document.value["training"]
     if not isinstance(stated, Mapping):
         return document, []  # the decoder refuses it
-    training = dict(stated)
+    training = plainly_named(stated)
     taken: dict[str, Taken] = {}
     if "seq_len" not in training:
         if (length := _length_of(model)) is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -10,6 +12,27 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.limits import MOST_COUNT, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
+PRECISION_NAMES: Mapping[str, Precision] = MappingProxyType(
+    {
+        "bf16": "bf16",
+        "bfloat16": "bf16",
+        "bf16-mixed": "bf16",
+        "fp16": "fp16",
+        "float16": "fp16",
+        "16-mixed": "fp16",
+        "half": "fp16",
+        "16": "fp16",
+        "fp32": "fp32",
+        "float32": "fp32",
+        "32": "fp32",
+        "tf32": "tf32",
+        "fp8": "fp8",
+        "float8": "fp8",
+        "mxfp8": "mxfp8",
+        "nvfp4": "nvfp4",
+    }
+)
+"""The names by which people call a precision: ours, those of PyTorch and of Lightning."""
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 RunKind = Literal["production", "benchmark"]
 StateDtype = Literal["fp32", "bf16", "fp8"]
@@ -147,3 +170,10 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return self.steps
         assert self.tokens is not None  # `__post_init__` has checked that exactly one is set
         return max(1, -int(-self.tokens // self.tokens_per_step))
+
+
+def plainly_named(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a training plan as somebody wrote them, with our name for its precision."""
+    precision = training.get("precision")
+    known = PRECISION_NAMES.get(precision.lower()) if isinstance(precision, str) else None
+    return {**training, "precision": known} if known is not None else dict(training)

@@ -21,6 +21,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 from carbon_plugin.spec.models.model import CountedModel, TransformerModel
 from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.training import PRECISION_NAMES
 from tests.pages import blocks_of
 
 RUN = """\
@@ -96,6 +97,8 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
         "cluster.devices_per_node": "8",
         "training.precision": "bf16",
         "training.optimizer": "adamw",
+        "training.master_weights": "true",
+        "training.optimizer_state_dtype": "fp32",
         "layout.micro_batch_size": "1",
         "layout.recompute": "none",
         "layout.sequence_parallel": "false",
@@ -187,7 +190,9 @@ def test_what_was_stated_is_not_assumed():
     run = build_run_spec(
         with_changes(
             cluster={"accelerator": "h100-sxm", "nodes": 1, "node": "dgx-h100", "devices_per_node": 4},
-            training=LEAST["training"] | {"precision": "fp8", "optimizer": "sgd", "overhead_fraction": 0.1},
+            training=LEAST["training"]
+            | {"precision": "fp8", "optimizer": "sgd", "overhead_fraction": 0.1}
+            | {"master_weights": True, "optimizer_state_dtype": "fp32"},
             stack="torchtitan",
         )
     )
@@ -409,6 +414,14 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
     assert load_run_spec(path).cluster.node.name == "ours"
 
 
+@pytest.mark.parametrize(("name", "precision"), PRECISION_NAMES.items())
+def test_a_precision_has_the_names_that_frameworks_give_it(write, name, precision):
+    for word in (f"'{name}'", f"'{name.upper()}'"):
+        assert (
+            load_run_spec(write("tokens: 15e12", f"tokens: 15e12\n  precision: {word}")).training.precision == precision
+        )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -443,6 +456,10 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("  nodes: 2\n", "", "run.yaml:3: cluster: field nodes is missing, expected int"),
         ("layout:\n  tp: 2", "layout: best\nx:\n  tp: 2", "run.yaml:7: x: unknown field"),
         ("tokens: 15e12", "tokens: '15e12'", "run.yaml:13: training.tokens: expected number, got '15e12'"),
+        ("tokens: 15e12", "tokens: 15T", "training.tokens: expected number, got '15T'; write 15e12"),
+        ("tokens: 15e12", "tokens: 1.5 trillion", "training.tokens: expected number, got '1.5 trillion'; write 1.5e12"),
+        ("seq_len: 4096", "seq_len: 4k", "training.seq_len: expected int, got '4k'; write 4e3, or 4096"),
+        ("nodes: 2", "nodes: 2\n  power_cap_w: 600 W", "got '600 W'; write the number without 'W', in the unit of"),
         ("tokens: 15e12", "tokens: 15e12\n  steps: 3", "training: give steps or tokens, exactly one; got steps=3"),
         ("  tokens: 15e12\n", "", "run.yaml:10: training: give steps or tokens, exactly one"),
         ("tokens: 15e12", "tokens: 1e12\n  precision: bf17", "training.precision: expected one of bf16, fp16, fp8"),

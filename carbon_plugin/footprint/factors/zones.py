@@ -43,6 +43,9 @@ PARTED = frozenset(("AUS", "BRA", "CAN", "CHN", "IND", "ITA", "JPN", "SWE", "USA
 DIVIDED = PARTED | {"DNK", "NOR"}
 """Countries of several grid zones, published or not."""
 
+MOST_REGIONS = 4
+"""The most cloud regions of a city that an error names."""
+
 
 class Area(Struct, frozen=True, kw_only=True):
     """Describes a row of an intensity table: the table, the key of the row in it, and readable names of the place and
@@ -174,7 +177,21 @@ def _locate_bare(zone: str) -> Area:
         raise FootprintError(
             f"zone {zone!r}: no value of a part of {name} is in the tables; write {whole} for the country"
         )
+    if cities := _regions_in(word):
+        grids = " or ".join(dict.fromkeys(area.zone for area in cities.values()))
+        shown = ", ".join(list(cities)[:MOST_REGIONS])
+        raise FootprintError(f"zone {zone!r} is a city: write {grids} for the grid there, or a cloud region: {shown}")
     raise unknown_zone(zone, names_like(zone))
+
+
+def _regions_in(city: str) -> dict[str, Area]:
+    """Return the cloud regions in the place of this name, with the area of each."""
+    return {
+        f"{provider}:{region}": _mapped(f"{provider}:{region}", provider, region)
+        for provider, regions in tables.cloud_regions().items()
+        for region, row in regions.items()
+        if key_of(row.place) == city
+    }
 
 
 def _with_alpha2(zone: str) -> str:

@@ -52,10 +52,14 @@ def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> d
     config leaves out even the outline of the model where that equals the default.
     """
     defaults = class_defaults(name)
+    windowed = {**defaults, **stated}.get("use_sliding_window", True)
     return {
         key: value
         for key, value in defaults.items()
-        if key not in stated and (nested or key not in OUTLINE) and not _is_stated_otherwise(key, stated, defaults)
+        if (windowed or key not in WINDOW)
+        and key not in stated
+        and (nested or key not in OUTLINE)
+        and not _is_stated_otherwise(key, stated, defaults)
     }
 
 

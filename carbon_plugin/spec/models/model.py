@@ -10,7 +10,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.models.adapters import Adapters, usual_adapters
 from carbon_plugin.spec.models.blocks import Block, Indexer, ModelPart
-from carbon_plugin.spec.numbers.amounts import count, plural
+from carbon_plugin.spec.numbers.amounts import count, plural, verb
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 FROZEN_BITS = (4, 8, 16)
@@ -193,7 +193,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if not self.mtp_layers:
             return self.notes
         more = f"{count(self.mtp_parameters)} parameters more in {plural(self.mtp_layers, 'layer')}"
-        return (*self.notes, f"{more} that only predict further tokens: priced in the step, in no parameter count")
+        that = verb(self.mtp_layers, "that only predicts", "that only predict")
+        return (*self.notes, f"{more} {that} further tokens: priced in the step, in no parameter count")
 
     @property
     def is_validated_kind(self) -> bool:

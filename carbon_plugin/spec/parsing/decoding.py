@@ -6,6 +6,7 @@ msgspec validates the leaves; the walk is ours, so that every error names place,
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from functools import cache
@@ -25,6 +26,9 @@ SHARE_OF_ONE = "scaleout_bandwidth_bytes_per_s"
 meant.
 """
 S = TypeVar("S", bound=msgspec.Struct)
+AMOUNT = re.compile(r"(?P<number>[0-9][0-9_,]*(?:\.[0-9]+)?) ?(?P<unit>[a-zA-Z%/][a-zA-Z0-9%/ ]{0,20})")
+MULTIPLES = {"k": 3, "m": 6, "million": 6, "b": 9, "bn": 9, "billion": 9, "t": 12, "tn": 12, "trillion": 12}
+"""The powers of ten that people write as letters or words behind a number."""
 LARGEST_INT = 10**15
 """The largest count that is accepted: a larger one is a mistake, and a float no longer holds it exactly."""
 
@@ -114,10 +118,26 @@ class _Decoder:
             found = msgspec.convert(value, kind)
         except msgspec.ValidationError:
             quoted = f'; write it in quotes: "{value}"' if kind is str and _is_number(value) else ""
-            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}{quoted}") from None
+            bare = _without_unit(value, kind)
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}{quoted}{bare}") from None
         if isinstance(found, float) and is_tiny(found):
             raise self.document.error(keys, f"expected 0 or at least {SMALLEST:g} in size, got {found:g}")
         return found
+
+
+def _without_unit(value: Any, kind: Any) -> str:
+    """Return how a number is written that came with a multiple or a unit ("20B", "600 W"), empty for any other value.
+
+    The unit of a field is in its name or its documentation, so that a number stands alone.
+    """
+    amount = AMOUNT.fullmatch(value.strip()) if kind in (int, float) and isinstance(value, str) else None
+    if amount is None:
+        return ""
+    number, unit = amount["number"].replace(",", "").replace("_", ""), amount["unit"]
+    if (power := MULTIPLES.get(unit.lower())) is not None:
+        binary = f", or {float(number) * 1024:.0f}" if unit.lower() == "k" else ""
+        return f"; write {number}e{power}{binary}"
+    return f"; write the number without {unit!r}, in the unit of the field (docs/spec.md)"
 
 
 def _is_number(value: Any) -> bool:

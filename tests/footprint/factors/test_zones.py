@@ -230,7 +230,7 @@ def test_every_place_leads_to_a_published_value_and_its_code_names_its_country()
         ("US-CAL", "US-CAL-CISO"),
         ("CA-QB", "CA-QC"),
         ("Tazmania", "Tasmania (AU-TAS)"),
-        ("Sydney", "aws:ap-southeast-2 (Sydney)"),
+        ("Sidney", "aws:ap-southeast-2 (Sydney)"),
         ("Atlantis", "ovh:us-east-lz-atl (Atlanta)"),
     ],
 )
@@ -311,6 +311,24 @@ def test_a_zone_like_nothing_is_an_error_that_lists_the_forms(zone: str) -> None
 def test_a_cloud_region_without_its_provider_is_an_error_with_the_full_form(zone: str, suggestion: str) -> None:
     with pytest.raises(FootprintError, match=f"write {suggestion}"):
         locate(zone)
+
+
+def test_a_city_of_a_cloud_region_is_an_error_with_the_grid_that_is_there_and_the_regions() -> None:
+    """Every such word is a zone or leads to one, and what an error tells to write is a zone."""
+    cities = {row.place for regions in tables.cloud_regions().values() for row in regions.values()}
+    refused = 0
+    for city in cities:
+        try:
+            locate(city)
+        except FootprintError as error:
+            if " is a city: " not in str(error):
+                continue
+            refused += 1
+            grids, _, regions = str(error).partition("write ")[2].partition(" for the grid there, or a cloud region: ")
+            assert all(locate(zone) for zone in (*grids.split(" or "), *regions.split(", ")))
+    assert refused > 20
+    with pytest.raises(FootprintError, match=r"zone 'Berlin' is a city: write DEU for the grid there, or a cloud reg"):
+        locate("Berlin")
 
 
 def test_an_unknown_prefix_is_named() -> None:

@@ -67,7 +67,7 @@ def test_a_prediction_layer_is_priced_and_named_and_in_no_parameter_count():
     assert with_it.parameters == without.parameters
     assert with_it.active_parameters == without.active_parameters
     assert with_it.mtp_parameters == pytest.approx(11.6e9, rel=0.01)
-    assert any("11.6 B parameters more in 1 layer that only predict" in remark for remark in with_it.remarks)
+    assert any("11.6 B parameters more in 1 layer that only predicts" in remark for remark in with_it.remarks)
 
 
 def test_shared_experts_and_leading_dense_layers_are_read():
@@ -411,3 +411,17 @@ def test_an_encoder_says_that_it_is_one():
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(SpecError, match=r"config\.json: no such file, expected a Hugging Face config\.json$"):
         load_hf_config(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "qwen3_moe"])
+def test_a_window_that_is_switched_off_is_in_no_note(model_type: str, tmp_path: Path) -> None:
+    """The class has a width, which counts only where `use_sliding_window` says so."""
+    outline = {"hidden_size": 256, "num_hidden_layers": 30, "num_attention_heads": 32, "vocab_size": 100}
+    config = {"model_type": model_type, **outline, "intermediate_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    off = load_hf_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_sliding_window": True}))
+    on = load_hf_config(tmp_path / "config.json")
+
+    assert (off.sliding_window, on.sliding_window) == (None, 4096)
+    assert [any("sliding_window" in note for note in model.notes) for model in (off, on)] == [False, True]

@@ -12,24 +12,8 @@ from carbon_plugin.spec.frameworks import Conventions
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.training import Precision
+from carbon_plugin.spec.training import PRECISION_NAMES, Precision
 
-PRECISIONS: dict[str, Precision] = {
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "fp16": "fp16",
-    "float16": "fp16",
-    "fp32": "fp32",
-    "float32": "fp32",
-    "tf32": "tf32",
-    "half": "fp16",
-    "16": "fp16",
-    "32": "fp32",
-    "fp8": "fp8",
-    "float8": "fp8",
-    "mxfp8": "mxfp8",
-    "nvfp4": "nvfp4",
-}
 PURE_BYTES, STATE_BYTES = 4, 12
 """Bytes per parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
 
@@ -62,7 +46,7 @@ def row_precision(text: str) -> Precision:
         return "mxfp8"
     if compute := re.match(r"nf4 base, (\w+) compute", words):  # QLoRA: weights in 4 bit, products in 16
         words = compute.group(1)
-    known = PRECISIONS.get(re.split(r"[\s/,(_-]", words, maxsplit=1)[0])
+    known = PRECISION_NAMES.get(re.split(r"[\s/,(_-]", words, maxsplit=1)[0])
     if known is None:
         raise SpecError(f"precision {text!r} is not one that the model knows")
     return known
