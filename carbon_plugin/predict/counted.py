@@ -14,7 +14,7 @@ from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
 from carbon_plugin.predict.time.update import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
-from carbon_plugin.spec.stack import Stack, narrow_reduce_stage
+from carbon_plugin.spec.stack import WHOLE_UNITS, Stack, narrow_reduce_stage, shard_unit_of
 from carbon_plugin.spec.training import TrainingPlan
 
 BACKWARD_KERNELS = 2.5
@@ -49,8 +49,11 @@ def counted_step_terms(
     scatter = shards.gather_time(parameters * reduce_bytes * trained)
     exposed, once = 0.0, 0.0
     if layout.zero_stage >= 2:
-        traffic = (2 if layout.zero_stage == 3 else 1) * gather + scatter
-        bytes_moved = parameters * (element * (2 if layout.zero_stage == 3 else 1) + reduce_bytes * trained)
+        whole = layout.zero_stage == 2 and shard_unit_of(stack) in WHOLE_UNITS
+        gathers = 0 if whole else layout.zero_stage - 1
+        traffic = gathers * gather + scatter
+        bytes_moved = parameters * (element * gathers + reduce_bytes * trained)
+        once = float(shards.gather_time(model.trainable_parameters * element)) if whole else 0.0
         near = shards.near_time(bytes_moved)
         exposed = float(overlapped(busy, traffic, near, rates)) - busy
     elif layout.zero_stage == 1:

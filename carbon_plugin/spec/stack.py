@@ -322,6 +322,14 @@ def host_op_time_of(stack: Stack) -> float | None:
     return STACKS[ORDINARY].host_op_time_s
 
 
+WHOLE_UNITS: frozenset[ShardUnit] = frozenset(("weight", "bucket"))
+"""Units of software that leaves whole parameters on every rank under ZeRO-2 and fetches new values once a step.
+
+DeepSpeed's ranks gather what they updated at the end of a step (`all_gather_dp_groups` of its
+runtime/zero/stage_1_and_2.py) and scatter gradients in every micro-batch (pull request 338 of deepspeedai/DeepSpeed),
+and where XLA shards states alone weights stay whole. Both forms of PyTorch's FSDP free parameters after each backward
+pass, and gather them again for the next micro-batch (`ShardingStrategy.SHARD_GRAD_OP`).
+"""
 NEVER_NARROW = 4
 """A stage beyond the last one of ZeRO."""
 NARROW_STAGES: Mapping[ShardUnit, int] = MappingProxyType({"bucket": 1, "layer": 2, "flat": 2})

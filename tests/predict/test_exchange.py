@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 import pytest
@@ -63,6 +65,23 @@ def test_parameters_that_are_fetched_after_the_update_are_waited_for(gpt, rates)
 
     none, gradients, both = exposed(), exposed(dp_overlap=1.0), exposed(dp_overlap=1.0, gather_overlap=1.0)
     assert both < gradients < none
+
+
+@pytest.mark.parametrize(("unit", "again"), [("bucket", False), ("weight", False), ("layer", True), ("flat", True)])
+def test_zero_2_fetches_parameters_once_a_step_where_software_keeps_them_whole(gpt, rates, unit, again) -> None:
+    bare = rates(contention=0.0)
+
+    def terms(stage: Literal[2, 3], micro_batches: int) -> dict[str, float]:
+        layout = layout_of(ParallelLayout(dp_shard=64, zero_stage=stage))
+        plan = TrainingPlan(seq_len=64, global_batch_size=64 * micro_batches, steps=1)
+        found = step_time(shape_of(gpt), layout, work_of(plan, Stack(shard_unit=unit)), bare).terms
+        return {name: float(found[name]) for name in ("dp", "dp_shard")}
+
+    one, four = terms(2, 1), terms(2, 4)
+    assert 3 < four["dp_shard"] / one["dp_shard"] <= 4  # more is hidden where gradients are added up
+    assert four["dp"] == pytest.approx(one["dp"])
+    assert (one["dp"] == 0) == again
+    assert sum(four.values()) < sum(terms(3, 4).values())
 
 
 def test_the_gather_overlaps_as_the_gradients_do_unless_it_is_stated() -> None:

@@ -15,7 +15,7 @@ from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.case.kinds import index_numbers, kind_numbers, plain_kind
 from carbon_plugin.spec.layout import DEGREES, ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.models.model import TransformerModel
-from carbon_plugin.spec.stack import CrossEntropy, KeptOperators, Stack, narrow_reduce_stage, shard_unit_of
+from carbon_plugin.spec.stack import WHOLE_UNITS, CrossEntropy, KeptOperators, Stack, narrow_reduce_stage, shard_unit_of
 from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 
 AGAIN: dict[RecomputedModule, str] = {
@@ -272,6 +272,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
         keeps_exchange=values(stack.keeps_exchange),
         gathers_weights=values(unit == "weight"),
         gathers_buckets=values(unit == "bucket"),
+        keeps_whole=values(unit in WHOLE_UNITS),
         copies_gathered=values(unit == "layer" and not stack.gradient_buffers),
         packs_gradients=values(unit in ("layer", "flat") and not stack.gradient_buffers),
     )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from carbon_plugin.predict.arrays import Values, any_of, maximum, minimum, where
+from carbon_plugin.predict.arrays import Flags, Values, any_of, maximum, minimum, where
 
 KINDS = "kinds"
 """Name of the only field of a case that is not an array."""
@@ -225,8 +225,8 @@ class StepWork:
     `offloaded` is the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`,
     `gradient_buffers`, `gradient_placeholders`, `adapters_in_products`, `keeps_*` and `gathers_*` are fields of `Stack`
     as numbers; `widened_bytes` are those per parameter of a gradient that is widened as it updates the master weight;
-    `copies_gathered` is 1 where gathered parameters are copied out of their buffer, and `packs_gradients` where
-    gradients are copied into one.
+    `keeps_whole` is 1 where parameters stay whole under ZeRO-2, `copies_gathered` where gathered parameters are copied
+    out of their buffer, and `packs_gradients` where gradients are copied into one.
     """
 
     seq_len: Values
@@ -271,6 +271,7 @@ class StepWork:
     keeps_exchange: Values
     gathers_weights: Values
     gathers_buckets: Values
+    keeps_whole: Values
     copies_gathered: Values
     packs_gradients: Values
     input_len: Values = NOT
@@ -283,6 +284,13 @@ class StepWork:
 def reduced_bytes(layout: Layout, work: StepWork) -> Values:
     """Return the bytes of a gradient as it is reduced under a stage of ZeRO."""
     return where(layout.zero_stage >= work.narrow_reduce_stage, work.parameter_bytes, work.reduce_bytes)
+
+
+def fetches_once(layout: Layout, work: StepWork) -> Flags | bool:
+    """Return where ranks fetch new parameters once a step: under ZeRO-1, and under ZeRO-2 that keeps them whole
+    (`spec.stack.WHOLE_UNITS`).
+    """
+    return (layout.zero_stage == 1) | ((layout.zero_stage == 2) & (work.keeps_whole > 0))
 
 
 def own_case(kind: Shape, layout: Layout, work: StepWork) -> tuple[Layout, StepWork] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from carbon_plugin.predict.arrays import Values, any_of, maximum, where
-from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, reduced_bytes
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, fetches_once, reduced_bytes
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
 from carbon_plugin.predict.time.overlap import exposed_exchange
@@ -66,7 +66,8 @@ def _exchange(
     """Return the exchange of so many `parameters` in so many `tensors`, of which there are `replicas` in `shards` each,
     on ranks that lie `stride` apart.
 
-    Gradients are all-reduced over replicas (DDP, HSDP); ZeRO-1 scatters and gathers.
+    Gradients are all-reduced over replicas (DDP, HSDP); ZeRO-1 scatters and gathers, and ZeRO-2 that keeps its
+    parameters whole gathers alone, because each micro-batch has scattered.
     """
     # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
     every = network.group_of(replicas * shards, stride, rates)
@@ -75,6 +76,7 @@ def _exchange(
     whole, one_stage = layout.zero_stage == 0, layout.zero_stage == 1
     scattered = where(one_stage, within.gather_time(size), 0.0)
     near_scattered = where(one_stage, within.near_time(size), 0.0)
+    fetches = fetches_once(layout, work)
     gather = within.gather_time(fetched)
     if any_of(rates.broadcasts > 0):
         # Every tensor passes all ranks by itself: NCCL broadcasts around a ring.
@@ -82,6 +84,6 @@ def _exchange(
     return _Exchange(
         sent=where(whole, every.all_reduce_time(size), scattered + across.all_reduce_time(size / shards)),
         near_sent=where(whole, 2 * every.near_time(size), near_scattered + 2 * across.near_time(size / shards)),
-        fetched=where(one_stage, gather, 0.0),
-        near_fetched=where(one_stage, within.near_time(fetched), 0.0),
+        fetched=where(fetches, gather, 0.0),
+        near_fetched=where(fetches, within.near_time(fetched), 0.0),
     )

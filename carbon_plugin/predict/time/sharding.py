@@ -5,7 +5,7 @@ does not hide, and copies between tensors and buffers.
 from __future__ import annotations
 
 from carbon_plugin.predict.arrays import Values, any_of, sum_of, where
-from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, reduced_bytes
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, fetches_once, reduced_bytes
 from carbon_plugin.predict.parameters import layer_parameters
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.time import network
@@ -31,7 +31,8 @@ def fsdp_exposed(
     The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
     the step still pays a `contention` share of the time that these bytes take at scale-up speed. Waiting for a network
     costs no memory bandwidth. Under a pipeline parameters are gathered and gradients are scattered once per step,
-    beside one micro-batch. Software that does not gather ahead waits for the parameters of each layer.
+    beside one micro-batch. Software that does not gather ahead waits for the parameters of each layer. What keeps its
+    parameters whole under ZeRO-2 gathers none here (`gradients.gradient_exchange`).
     """
     if not any_of(layout.zero_stage >= 2):
         return NO_COST
@@ -46,7 +47,8 @@ def fsdp_exposed(
         time = sum_of(group.gather_time(parameters * element_bytes) for parameters, group in moved)
         return time, sum_of(group.near_time(parameters * element_bytes) for parameters, group in moved)
 
-    gather, near_gather = both(work.parameter_bytes * stored_share(shape))
+    gathered = where(fetches_once(layout, work), 0.0, 1.0)
+    gather, near_gather = (gathered * time for time in both(work.parameter_bytes * stored_share(shape)))
     # Frozen parameters have no gradient.
     scatter, near_scatter = (time * shape.trainable for time in both(reduced_bytes(layout, work)))
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
