@@ -374,6 +374,7 @@ REASONS = {
     "mbcards_sft-moe": "rotary positions of packed documents are rotated one by one, which nothing here counts",
     "msswift-moe": "how unequal the routing was, and which network joined the nodes, is not published",
     "nanotron": "transfers of its pipelines run at 1 and about 5 GB/s; why is not published",
+    "nemoscript": "half of the peak on A100 in every layout of a script that is not stored; recipes reach more",
     "neuronnemo": "whether it recomputes is not stated; with full recompute it would still be far off",
     "nmoe": "four times as slow as its settings say; its own runs of February 2026 took a third of the time",
     "nmoe-moe": "as slow as its dense model",
@@ -397,6 +398,7 @@ REASONS = {
     "tpuchat": "the head in chunks of one user's own code",
     "ult": "one user's own trainer, two to seven times slower than its settings say",
     "ult-lora": "one user's own trainer; beside 4-bit weights it holds the rest in fp32, with deterministic algorithms",
+    "youssef": "its models of 125M to 760M take the same 6.4 s, in which one worker reads a batch",
     "zoouser-moe": "what the host needs beyond the counted operations of a layer",
 }
 """Why the predictions of a source are far off. Sources of which nobody knows the reason are absent."""

@@ -421,6 +421,13 @@ def test_a_stride_of_layers_is_read_as_the_share_of_whole_layers_that_are_recomp
     assert (layout.recompute, layout.recompute_share) == ("full", share)
 
 
+def test_selective_recompute_of_torchtitan_is_its_policy_by_operation() -> None:
+    """Megatron's is that of the attention core, which torchtitan does not have."""
+    row = {"recompute": "selective", "tp": 1, "pp": 1}
+    assert parsed(framework="torchtitan", **row).spec.layout.recompute == "operators"
+    assert parsed(framework="Megatron-LM", **row).spec.layout.recompute == "selective"
+
+
 @pytest.mark.parametrize("text", ["8 of 40 layers", "every 64th layer", "every odd layer"])
 def test_a_stride_that_the_model_cannot_have_is_refused(text: str) -> None:
     assert parsed(recompute=text).reason == f"recompute {text!r} does not match the 32 layers of the model"

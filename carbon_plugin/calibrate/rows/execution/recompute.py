@@ -75,7 +75,9 @@ def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -
         raise SpecError(
             f"recompute {row.text('recompute')!r} is not understood; expected such words as full, none, 8 of 32 layers"
         )
-    if re.search(r"per[- ]op|selective ac|operators|\bminimal|\bdots", text):
+    # No policy of torchtitan is of the attention core alone, as Megatron's "selective" is.
+    by_operation = r"selective( ac|$)" if conventions.name == "torchtitan" else r"selective ac"
+    if re.search(rf"per[- ]op|{by_operation}|operators|\bminimal|\bdots", text):
         return "operators"
     if text in ("no", "off", "disabled", "false"):
         return "none"
