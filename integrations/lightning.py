@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.batch_sizes import BatchSizes
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.readers.lightning import steps_left
 from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.loops.methods import Methods
 from carbon_plugin.monitor.loops.versions import versions_of
@@ -76,6 +78,8 @@ class CarbonCallback(Callback):
         self._methods = Methods()
         self._closed = self._saving = False
         self._global_step = self._row_step = 0
+        self._reached = (0, 0)  # the steps of the trainer and of the run to which the last fit came
+        self._loaded: dict[str, Any] = {}
 
     @property
     def state_key(self) -> str:
@@ -92,7 +96,6 @@ class CarbonCallback(Callback):
     @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the step of a resumed run, which the trainer does not know earlier."""
-        self._global_step = trainer.global_step
         self._resume(trainer)
         if self.monitor.active:
             self._first = FirstStep(called_module(pl_module))
@@ -109,7 +112,8 @@ class CarbonCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a step unless the batch only accumulated gradients, and look at the model after the first step."""
-        if trainer.global_step == self._global_step:
+        stepped = trainer.global_step - self._global_step
+        if not stepped:
             return
         self._global_step = trainer.global_step
         self._row_step = _log_step(trainer)
@@ -124,7 +128,7 @@ class CarbonCallback(Callback):
                     model,
                     world_size=trainer.world_size,
                     optimizer=optimizer,
-                    told=self._sizes.told(first.seq_len),
+                    told=self._sizes.told(first.seq_len) | self._length(trainer, stepped),
                     framework=trainer,
                 )
                 self.monitor.observe(*seen)
@@ -188,6 +192,7 @@ class CarbonCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint: the run continues at its step."""
         self.monitor.load_state_dict(state_dict)
+        self._loaded = state_dict  # a second fit loads it before its monitor is made
 
     def _moved(self, move: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._count(args[0] if args else kwargs.get("batch"))
@@ -214,6 +219,8 @@ class CarbonCallback(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._closed:
             self.monitor, self._closed = CarbonMonitor(**self._arguments), False
+            if self._loaded:
+                self.monitor.load_state_dict(self._loaded)
         self.monitor.start(
             ranks=_ranks(trainer),
             versions=versions_of("torch", _package(trainer)),
@@ -224,8 +231,23 @@ class CarbonCallback(Callback):
         self.monitor.log_to(self._log)
 
     def _resume(self, trainer: Trainer) -> None:
-        if self.monitor.step == 0:  # else our own state was in the checkpoint
-            self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
+        """Take the step of the run from our own state in a checkpoint, else from the fit before, else from the user,
+        else from the trainer, which counts the steps of all optimizers.
+        """
+        loaded, self._loaded = self._loaded, {}
+        self._global_step = trainer.global_step
+        own, step = self._reached
+        if loaded:
+            return
+        if own > trainer.global_step or not own:  # of another trainer, or of none
+            own, step = 0, 0
+            if self.monitor.step_is_stated:
+                return
+        self.monitor.resume_at(step + (trainer.global_step - own) // max(1, len(trainer.optimizers)))
+
+    def _length(self, trainer: Trainer, stepped: int) -> dict[str, Observed]:
+        left = steps_left(trainer, stepped)
+        return {} if left is None else {"training.steps": Observed(self.monitor.step + left.value, left.source)}
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _fits(trainer):
@@ -235,6 +257,8 @@ class CarbonCallback(Callback):
 
     def _close(self, reason: str, trainer: Trainer | None = None) -> None:
         self._closed, self._trainer = True, trainer  # without one the loggers are finished
+        if trainer is not None and _fits(trainer):
+            self._reached = (self._global_step, self.monitor.step)
         self._methods.remove()
         if self._first is not None:
             self._first.remove()

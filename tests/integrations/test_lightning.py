@@ -15,7 +15,7 @@ import torch
 
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of
-from carbon_plugin.ledger.records import Close, Window
+from carbon_plugin.ledger.records import Close, Manifest, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.integrations.jobs.telling import told
 from tests.ledgers import ledger_of, ledgers_of
@@ -98,7 +98,7 @@ def test_ranks_share_one_run_and_one_ledger_whoever_starts_them(ddp):
     assert Path(outcome["run_dir"]).parent.name == "runs"
     assert manifest.world_size == 2
     assert manifest.effective["layout.dp_replicate"]["source"] == "detected: process group of DDP"
-    assert manifest.effective["training.steps"]["source"] == "detected: trainer.estimated_stepping_batches"
+    assert manifest.effective["training.steps"]["source"] == "detected: trainer.max_epochs and its batches"
     assert manifest.effective["training.global_batch_size"]["value"] == 16
     assert manifest.effective["model.layers"]["value"] == 2
     assert {"lightning", "torch"} <= manifest.versions.keys()
@@ -183,3 +183,36 @@ def test_tokens_are_those_of_the_batches_that_were_trained_on_whatever_their_siz
     assert len(by_hand) == 5
     assert {name: (one.tokens, one.steps) for name, one in progress.items()} == by_hand
     assert all("step by step" in one.tokens_source for one in progress.values())
+
+
+@pytest.fixture(scope="module")
+def again(launcher, tmp_path_factory) -> Callable[[str], list[tuple[int, int, int | None]]]:
+    """Return by the name of a run of `lightning_again.py` the first and last step of each fit, and the length of the
+    run that was known in it."""
+    folder = tmp_path_factory.mktemp("again")
+    job = JOB.with_name("lightning_again.py")
+    done = launcher.run(job, folder, modules=("lightning",), env=environment(folder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+    def fits(name: str) -> list[tuple[int, int, int | None]]:
+        found = []
+        for file in ledgers_of(folder / name):
+            last = windows(file)[-1].last_step
+            total = [record.total_steps for record in file.records if isinstance(record, Manifest)][-1]
+            found.append((last - sum(window.steps for window in windows(file)), last, total))
+        return found
+
+    return fits
+
+
+def test_length_of_a_run_follows_the_accumulation_of_each_epoch_and_goes_on_in_a_second_fit(again):
+    assert again("schedule") == [(0, 17, 17), (17, 21, 21)]
+
+
+def test_a_second_fit_goes_on_at_the_step_of_the_run_whatever_optimizers_step_in_an_iteration(again):
+    assert again("gan") == [(0, 10, 10), (10, 20, 20), (10, 20, 20)]
+    assert again("stated") == [(100, 110, 110), (110, 120, 120), (110, 120, 120)]
+
+
+def test_steps_of_all_optimizers_use_up_the_steps_of_a_trainer(again):
+    assert again("max_steps") == [(0, 10, 12)]  # one step of an optimizer in the first iteration
