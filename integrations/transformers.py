@@ -21,6 +21,7 @@ from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.loops.methods import Methods
 from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.running import LEFT, RunningCall
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
 from carbon_plugin.monitor.settings.documented import with_arguments
 
@@ -33,7 +34,8 @@ class CarbonCallback(TrainerCallback):
     """A callback that measures `train`, `evaluate` and `predict`. docs/monitor.md lists the metrics.
 
     Each `train` is an attempt of the run, also after one that an exception ended (`auto_find_batch_size` tries again).
-    So is each evaluation outside of a training.
+    So is each evaluation outside of a training. The record of a training that an exception ended ends within some
+    windows, also in a notebook, whose process goes on.
 
     Args:
         **arguments: Those of `MonitorArguments`.
@@ -50,11 +52,12 @@ class CarbonCallback(TrainerCallback):
         self._tokens: TrainerTokens | None = None
         self._methods = Methods()
         self._begun = self._training = self._evaluating = False
+        self._before = 0  # the steps of the run that the trainer does not count
 
     @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to measure, at the step of the checkpoint if there is one."""
-        self._start(state, kwargs["model"])
+        self._start(state, kwargs["model"], RunningCall(Trainer.__module__, "train"))
         self._training = True
         if self.monitor.active:
             self._first = FirstStep(kwargs["model"])
@@ -68,8 +71,8 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Enter the training phase, whatever phase came before."""
-        self.monitor.enter("train")
+        """Enter the training phase, whatever phase came before. The first step is part of start-up."""
+        self._train()
 
     @harmless
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -92,6 +95,8 @@ class CarbonCallback(TrainerCallback):
         """Enter the evaluation phase at a batch of an evaluation or a prediction. Outside of a training the first batch
         begins a record.
         """
+        if self._training and self.monitor.was_left:  # an exception has ended it
+            self._close(LEFT)
         if not self._training and not self._evaluating:
             self._start(state, kwargs.get("model"))
             self._evaluating = True
@@ -101,7 +106,10 @@ class CarbonCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the evaluation phase. A checkpoint may follow."""
         if self._training:
-            self.monitor.enter("checkpoint" if control.should_save else "train")
+            if control.should_save:
+                self.monitor.enter("checkpoint")
+            else:
+                self._train()
         else:
             self._close("closed")
 
@@ -114,7 +122,7 @@ class CarbonCallback(TrainerCallback):
     @harmless
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Return to the training phase after a checkpoint was written."""
-        self.monitor.enter("train")
+        self._train()
 
     @harmless
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -131,9 +139,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the record. After an exception the record is closed at the end of the program, or before the next
-        training.
-        """
+        """Close the record."""
         self._close("closed")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,17 +147,20 @@ class CarbonCallback(TrainerCallback):
         own = {"_trainer": None, "_first": None, "_tokens": None, "_methods": Methods()}
         return vars(self) | own | dict.fromkeys(("_begun", "_training", "_evaluating"), False)
 
-    def _start(self, state: Any, model: Any) -> None:
+    def _start(self, state: Any, model: Any, call: RunningCall | None = None) -> None:
         if self._begun:
             self._close("another training began")
             self.monitor = CarbonMonitor(**self._arguments)
+        elif self.monitor.step_is_stated:
+            self._before = self.monitor.step - int(state.global_step)
         self._begun = True
         self.monitor.start(
             versions=versions_of("torch", "transformers"),
             watched=() if model is None else (unwrapped(model),),
             end=self._close,
+            call=call,
         )
-        self.monitor.resume_at(int(state.global_step))
+        self.monitor.resume_at(int(state.global_step) + self._before)
 
     def _close(self, reason: str) -> None:
         self._trainer = self._tokens = None
@@ -171,7 +180,8 @@ class CarbonCallback(TrainerCallback):
     def _look(self, first: FirstStep, args: Any, state: Any, kwargs: dict[str, Any]) -> None:
         trainer = self._trainer  # it has the wrapped model; hooks are given the one inside
         model, accelerator = (trainer.model_wrapped, trainer.accelerator) if trainer else (kwargs["model"], None)
-        told = {"training.steps": Observed(int(state.max_steps), "state.max_steps")} if state.max_steps > 0 else {}
+        steps = int(state.max_steps) + self._before
+        told = {"training.steps": Observed(steps, "state.max_steps")} if state.max_steps > 0 else {}
         accumulated = Observed(int(args.gradient_accumulation_steps), "args.gradient_accumulation_steps")
         told["training.micro_batches"] = accumulated
         if self._tokens is not None and self._tokens.source is not None:
@@ -182,6 +192,9 @@ class CarbonCallback(TrainerCallback):
             self.monitor.observe(*seen)
         finally:
             first.remove()
+
+    def _train(self) -> None:
+        self.monitor.enter("train" if self.monitor.counted else "startup")
 
     def _next_phase(self, control: Any) -> None:
         if control.should_evaluate:

@@ -18,6 +18,7 @@ from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.run.projection import LIVE_DRAWS
+from carbon_plugin.monitor.running import RunningCall
 from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
@@ -60,6 +61,7 @@ class Measurement:
         guard: What the parts are run by.
         versions: The versions of the frameworks in use.
         hindrance: A function that says why nothing can end the training, or None where something can.
+        call: The call that trains, where nothing tells of its end if an exception passes through it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Measurement:
         guard: Guard,
         versions: Mapping[str, str],
         hindrance: Callable[[], str | None],
+        call: RunningCall | None,
     ) -> None:
         to_webhook = settings.alerts is not None and settings.alerts.webhook is not None
         for name in (*USED_BY_THE_THREAD, *(("carbon_plugin.monitor.acting.webhook",) if to_webhook else ())):
@@ -97,6 +100,7 @@ class Measurement:
             environ=os.environ,
             look_every_s=cadence_s,
             hindrance=hindrance,
+            call=call,
         )
         self._thread = MonitorThread(self.work, guard, wake, cadence_s=cadence_s, least_s=least_s)
         self._loggers = settings.loggers

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from carbon_plugin.detect.observed import Detected
     from carbon_plugin.monitor.acting.pausing import PausePlan
     from carbon_plugin.monitor.measurement import Measurement
+    from carbon_plugin.monitor.running import RunningCall
     from carbon_plugin.monitor.settings.settings import Settings
     from carbon_plugin.sinks.given import Log
 
@@ -95,6 +96,7 @@ class CarbonMonitor(StepCounter):
         end: Callable[[str], None] | None = None,
         gives_way: bool = False,
         hindrance: Callable[[], str | None] = lambda: None,
+        call: RunningCall | None = None,
     ) -> None:
         """Begin to measure.
 
@@ -111,6 +113,9 @@ class CarbonMonitor(StepCounter):
 
         `hindrance` says why the training cannot be ended after a step, in words that follow the name of a rank. It
         returns None where somebody asks for `should_stop` and obeys.
+
+        `call` is the call that trains, where nothing tells of an exception that passes through it: the record ends
+        within some windows after it.
         """
         settings, run_dir = self._settings, self.run_dir
         started = self._measurement is not None
@@ -124,7 +129,7 @@ class CarbonMonitor(StepCounter):
             return
         place = ranks or self._ranks
         self._guard.run(
-            "start", lambda: self._start(settings, run_dir, training, place, versions or {}, hindrance), None
+            "start", lambda: self._start(settings, run_dir, training, place, versions or {}, hindrance, call), None
         )
 
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
@@ -145,6 +150,11 @@ class CarbonMonitor(StepCounter):
     def step_is_stated(self) -> bool:
         """Return whether the user stated the step of the run."""
         return self._settings is not None and self._settings.step is not None
+
+    @property
+    def was_left(self) -> bool:
+        """Return whether the record has ended because the `call` that `start` was told of goes on no more."""
+        return self._measurement is not None and self._measurement.work.left
 
     @property
     def quiet(self) -> bool:
@@ -264,12 +274,13 @@ class CarbonMonitor(StepCounter):
         place: Ranks,
         versions: Mapping[str, str],
         hindrance: Callable[[], str | None],
+        call: RunningCall | None,
     ) -> None:
         from carbon_plugin.monitor.measurement import Measurement
 
         measurement = self._measurement = Measurement(
             settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions,
-            hindrance=hindrance,
+            hindrance=hindrance, call=call,
         )  # fmt: skip
         measurement.clock.failed = partial(self._fail, "clock")
         self._count_by(measurement.clock)

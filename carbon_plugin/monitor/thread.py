@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.running import LEFT
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
 from carbon_plugin.threads.patience import wait_while_running
 from carbon_plugin.threads.turns import own_clock, stop_taking_turns, take_turns
@@ -97,6 +98,11 @@ class Body(Protocol):
         """Do the work of one wake-up. `due` is False when only the meters are to be read."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """Return whether the training was left by the last tick, although nobody has ended it."""
+        ...
+
     def close(self, reason: str) -> None:
         """End the work in an orderly way."""
         ...
@@ -166,6 +172,8 @@ class MonitorThread:
                 self._guard.attempt("monitor", partial(self._body.tick, due=due), None)
                 if due:
                     edge_s = self._next_edge_s()
+                if self._body.left and self._reason is None:
+                    self._reason = LEFT
         if self._awaited:
             stop_taking_turns()
         self._body.close(self._reason)

@@ -32,6 +32,7 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.run.metrics import never_back
 from carbon_plugin.monitor.run.rows import description_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
+from carbon_plugin.monitor.running import Presence, RunningCall
 from carbon_plugin.monitor.settings.settings import Settings
 from carbon_plugin.sinks.row import Row, RunDescription, without_outlook
 
@@ -67,6 +68,7 @@ class MonitorWork:
         environ: Mapping[str, str],
         look_every_s: float,
         hindrance: Callable[[], str | None],
+        call: RunningCall | None,
     ) -> None:
         self.live = Live({}, None, 0)
         self.last_row: Row | None = None
@@ -74,6 +76,9 @@ class MonitorWork:
         self._thread = TrainingThread()  # the training thread makes this object
         self._look_every_s = look_every_s
         self._acting: ActingWork | None = None
+        self._presence = Presence(call, clock, settings.options.min_window_s)
+        self.left = False
+        """Whether the training was left, although nobody has ended it."""
         self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
         self._job = WatchedJob(
             settings=settings,
@@ -159,6 +164,7 @@ class MonitorWork:
         assert run is not None
         assert self._place is not None
         guard = self._job.guard
+        self.left = due and guard.run("presence", self._presence.left, False)
         self._empty_inbox()
         if node.tick(due=due):
             run.follow(node.recording)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.monitor.running import LEFT
+
 JOB = Path(__file__).parent / "jobs" / "hf_trainer.py"
 
 
@@ -56,9 +58,24 @@ def test_figures_reach_reporters_before_us_in_the_list_and_the_trainers_history(
 
 def test_each_training_is_an_attempt_of_its_own_whether_or_not_an_exception_ended_the_one_before(trained):
     assert "the user's own" in trained["stderr"]
-    assert trained["closed"] == ["closed", "closed", "another training began", "exception: RuntimeError"]
-    assert trained["reached"] == [16, 16, 18, 18]
+    assert trained["closed"] == [
+        "closed",
+        "closed",
+        "another training began",
+        LEFT,
+        "closed",
+        "exception: RuntimeError",
+    ]
+    assert trained["reached"] == [16, 16, 18, 18, 18, 18]
     assert trained["verified"]
+
+
+def test_a_step_that_the_script_states_is_that_at_which_the_trainer_begins(trained):
+    assert trained["stated"] == [102, 102]
+
+
+def test_first_step_is_part_of_the_start_up(trained):
+    assert trained["phases_of_steps"] == ["startup"] + 15 * ["train"]
 
 
 def test_evaluation_outside_of_a_training_has_a_record_of_its_own(trained):

@@ -131,7 +131,7 @@ from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 
 class Body:
-    poll_interval_s = 0.01
+    poll_interval_s, left = 0.01, False
     opened, failed, ticked, closed = (threading.Event() for _ in range(4))
     def open(self):
         self.opened.set()

@@ -110,6 +110,7 @@ class Body:
         self.due: list[float] = []
         self.polls = 0
         self.closed: list[str] = []
+        self.left = False
 
     def open(self) -> None:
         pass

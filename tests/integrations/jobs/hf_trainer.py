@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from carbon_plugin.integrations.transformers import CarbonCallback
+from carbon_plugin.ledger.records import Manifest
+from tests.ledgers import ledger_of
 
 VOCAB, LENGTH = 64, 8
 
@@ -47,8 +49,13 @@ class Reporter(TrainerCallback):
 
 
 class Slow(TrainerCallback):
+    def __init__(self, carbon: CarbonCallback) -> None:
+        self.carbon = carbon
+        self.phases: list[str] = []
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         time.sleep(STEP_S)
+        self.phases.append(self.carbon.monitor._clock.phase)
         if state.global_step == STEPS + 2:
             raise RuntimeError("the user's own")
 
@@ -85,29 +92,39 @@ def main() -> None:
         data_collator=of_one_length,
     )
     bare.train()
+    stated = CarbonCallback(**ARGUMENTS | {"run_dir": FOLDER / "stated", "step": 100})
+    short = replace(arguments, output_dir=str(FOLDER / "short"), eval_strategy="no", save_strategy="no", max_steps=2)
+    Trainer(model=copy.deepcopy(start), args=short, train_dataset=Tokens(), callbacks=[stated]).train()
     reporter, carbon = Reporter(), CarbonCallback(**ARGUMENTS)
+    slow = Slow(carbon)
     trainer = Trainer(
         model=start,
         args=arguments,
         train_dataset=Tokens(),
         data_collator=of_one_length,
         eval_dataset=torch.utils.data.Subset(Tokens(), range(16)),
-        callbacks=[reporter, carbon, Slow()],
+        callbacks=[reporter, carbon, slow],
     )
     trainer.train()
     if os.environ["RANK"] == "0":
         history = {key for row in trainer.state.log_history for key in row}
         tokens = trainer.state.num_input_tokens_seen
         result = {"step": carbon.monitor.step, "logged": sorted(reporter.seen), "history": sorted(history)}
-        result["tokens_seen"] = tokens
+        result |= {"tokens_seen": tokens, "phases_of_steps": slow.phases}
+        manifests = [record for record in ledger_of(FOLDER / "stated").records if isinstance(record, Manifest)]
+        result["stated"] = [stated.monitor.step, manifests[-1].total_steps]
         pairs = zip(bare.model.parameters(), trainer.model.parameters(), strict=True)
         result["same_weights"] = all(torch.equal(one, other) for one, other in pairs)
         result["last_row"] = trainer.state.log_history[-1]
         Path(FOLDER, "result.json").write_text(json.dumps(result))
     trainer.evaluate()  # outside of a training
     arguments.max_steps = 2 * STEPS
-    with contextlib.suppress(RuntimeError):  # as `auto_find_batch_size` does, before it tries again
-        trainer.train(resume_from_checkpoint=True)
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):  # as `auto_find_batch_size` does, before it tries again
+            trainer.train(resume_from_checkpoint=True)
+    while not carbon.monitor.was_left:  # as in a notebook, in which nothing trains any more
+        time.sleep(0.05)
+    trainer.evaluate()
     trainer.train(resume_from_checkpoint=True)
 
 
