@@ -373,6 +373,7 @@ REASONS = {
     "mbcards_lora-lora-moe": "rotary positions of packed documents are rotated one by one, which nothing here counts",
     "mbcards_sft-moe": "rotary positions of packed documents are rotated one by one, which nothing here counts",
     "msswift-moe": "how unequal the routing was, and which network joined the nodes, is not published",
+    "minimind": "single operations stay in the second-level cache of an RTX 4090, which is not counted",
     "nanotron": "transfers of its pipelines run at 1 and about 5 GB/s; why is not published",
     "nemoscript": "half of the peak on A100 in every layout of a script that is not stored; recipes reach more",
     "neuronnemo": "whether it recomputes is not stated; with full recompute it would still be far off",

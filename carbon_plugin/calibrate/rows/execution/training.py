@@ -15,6 +15,8 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.training import Optimizer, Precision, TrainingPlan
 
+HALF_STATES = re.compile(r"bf16 (?:moments|states)|(?:moments|states) in bf16")
+
 
 def training_plan(
     row: Fields,
@@ -39,7 +41,7 @@ def training_plan(
         precision=precision,
         optimizer=next((known for known in get_args(Optimizer) if optimizer.startswith(known)), "adamw"),
         master_weights=not pure,
-        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or "bf16 moments" in optimizer else "fp32",
+        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or HALF_STATES.search(optimizer) else "fp32",
         optimizer_in_backward="in backward" in optimizer,
         optimizer_offload=OFFLOADED.search(row.text("sharding")) is not None,
         activation_offload=_activation_offload(row, model),

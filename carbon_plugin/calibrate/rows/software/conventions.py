@@ -43,7 +43,9 @@ CORE_MODULES = re.compile(r"megatron-lm.*\b20(2[4-9]|[3-9]\d)\b")
 """Megatron-LM trains the modules of Megatron-core unless told otherwise since 2024 (`--use-legacy-models` of its
 arguments.py)."""
 MEGATRON_BY_YEAR = ((OLD_MEGATRON, MEGATRON_2021), (OWN_MODULES, MEGATRON_2023), (CORE_MODULES, MEGATRON_CORE))
-FUSED_BY_HAND = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused|flash-attention training")
+FUSED_BY_HAND = re.compile(
+    r"(?i)\bliger\b(?! fused linear)|\bunsloth\b|fms-acceleration fused|flash-attention training"
+)
 """Libraries of kernels that fuse by hand what `torch.compile` fuses: norms, gates, rotary positions and loss
 (linkedin/Liger-Kernel; unslothai/unsloth, whose kernels are those of foundation-model-stack/fms-acceleration's
 plugins/fused-ops-and-kernels too; training/README.md of Dao-AILab/flash-attention)."""

@@ -11,7 +11,7 @@ from carbon_plugin.spec.frameworks import LEVANTER, Conventions
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.stack import CrossEntropy
 
-HAND_KERNELS = re.compile(r"(?i)\bliger\b|\bunsloth\b|fms-acceleration fused")
+HAND_KERNELS = re.compile(r"(?i)\bliger\b(?! fused linear)|\bunsloth\b|fms-acceleration fused")
 """Kernels for norms, rotary positions, gates and loss that users put in place of the modules of transformers
 (linkedin/Liger-Kernel, unslothai/unsloth and those of foundation-model-stack/fms-acceleration). Their losses write the
 gradient over the logits, and Liger's fused loss never holds them."""
@@ -21,6 +21,9 @@ HALF_LOSS = "loss over 16-bit logits"
 """Words of a note for code that hands a model's 16-bit logits to PyTorch's loss, which transformers' own loss and
 autocast widen to fp32."""
 FUSED_LOSS = re.compile(r"fused loss|[Ll]iger loss")
+FUSED_HEAD = re.compile(r"(?i)\bcut[- ]cross[- ]entropy|fused[-_ ]linear[-_ ]cross[-_ ]entropy")
+"""Words for head and loss in kernels that never hold the logits, in front of modules that are as they were: Apple's cut
+cross entropy and Liger's loss alone (plugins of Axolotl and options of transformers)."""
 GRUG = "Grug"
 """Levanter's models of this name take the head and the loss in blocks, and never hold the logits
 (`fused_linear_softmax_cross_entropy_loss` of levanter/grug/loss.py)."""
@@ -42,6 +45,8 @@ def loss_of(conventions: Conventions, row: Fields, device: Accelerator) -> dict[
     words = f"{row.text('overlap')} {row.text('notes')}"
     if HAND_KERNELS.search(f"{framework} {words}"):
         changes |= {"fused": True, "cross_entropy": "chunked" if FUSED_LOSS.search(words) else "in_place"}
+    elif FUSED_HEAD.search(words):
+        changes["cross_entropy"] = "chunked"
     elif conventions.stack.gradient_buffers and NATIVE_LOSS.search(words):
         changes["cross_entropy"] = "vocab_parallel_graphs"
     elif (loss := _own_loss(conventions, row, compiled=compiled)) is not None:

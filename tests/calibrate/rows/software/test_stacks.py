@@ -225,6 +225,40 @@ def test_flash_attention_is_read_under_the_names_that_people_give_it(said: str) 
     assert kernels == ["flash2", "flash3"]
 
 
+@pytest.mark.parametrize("said", ["flash4", "FA4", "flash_attention_4"])
+def test_flash_attention_4_is_as_fast_as_cudnn_on_the_devices_that_it_was_written_for(said: str) -> None:
+    assert read(gpu="B300", attention_kernel=said).spec.stack.attention_kernel == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("framework", "notes", "kernel"),
+    [
+        ("HF Trainer (Axolotl)", "packed documents", "masked"),
+        ("Hugging Face transformers 5", "sample packing", "masked"),
+        ("HF Trainer", "", None),
+        ("PyTorch", "packed documents", None),
+    ],
+)
+def test_transformers_hands_pytorchs_attention_a_mask_for_packed_documents(
+    framework: str, notes: str, kernel: str | None
+) -> None:
+    found = read(framework=framework, attention_kernel="sdpa", notes=notes).spec.stack.attention_kernel
+
+    assert found == kernel
+
+
+@pytest.mark.parametrize("loss", ["cut cross entropy", "Liger fused linear cross entropy"])
+def test_kernels_of_head_and_loss_alone_leave_the_layers_as_they_are(loss: str) -> None:
+    stack = read(framework="HF Trainer", notes=loss).spec.stack
+
+    assert (stack.cross_entropy, stack.fused) == ("chunked", False)
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("AdamW, states in bf16", "bf16"), ("AdamW", "fp32")])
+def test_states_of_an_optimizer_have_the_width_that_is_said_of_them(optimizer: str, dtype: str) -> None:
+    assert read(optimizer=optimizer).spec.training.optimizer_state_dtype == dtype
+
+
 @pytest.mark.parametrize("framework", ["HF Trainer (2024)", "Optimum Habana (2024)", "PyTorch FSDP"])
 def test_what_runs_on_a_gaudi_is_compiled_as_a_graph(framework: str) -> None:
     there, here = (read(framework=framework, gpu=gpu).spec.stack for gpu in ("Gaudi2", "A100-80GB-SXM"))
