@@ -286,6 +286,8 @@ class CarbonMonitor(StepCounter):
         self._count_by(measurement.clock)
         training.enter()
         measurement.start(training.enter_again)
+        if place.doubt:
+            self.warn("ranks", place.doubt)
         tell_command(os.environ)
 
     def _planned_pause(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> PausePlan | None:

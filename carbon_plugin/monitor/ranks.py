@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import msgspec
 from msgspec import Struct
 
 
 class Ranks(Struct, frozen=True, kw_only=True):
     """Holds the place of this process in the job: its rank in the world and on its node, and its node among the
     nodes.
+
+    `untold` says that nothing told how many ranks a node has. `doubt` is then what a user should know of how it was
+    read, empty where that is clear.
     """
 
     rank: int = 0
@@ -19,6 +23,8 @@ class Ranks(Struct, frozen=True, kw_only=True):
     local_world_size: int = 1
     node: int = 0
     nodes: int = 1
+    untold: bool = False
+    doubt: str = ""
 
 
 _OF_MPI = (
@@ -30,6 +36,12 @@ _OF_MPI = (
 """What Open MPI, MVAPICH, MPICH with Intel MPI, and Cray's launcher set for each process, in this order: its rank, the
 number of ranks, and both on its node.
 """
+
+_OF_A_NODE = (
+    "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "NODE_RANK", "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+)  # fmt: skip
+"""Variables that tell the place of a process on its node, or that of its node."""
 
 
 def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
@@ -46,6 +58,8 @@ def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
         return launchers[0] if launchers else Ranks()
     rank, world = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
     launched = next((found for found in launchers if (found.rank, found.world_size) == (rank, world)), None)
+    if launched is None and world > 1 and not any(name in environ for name in _OF_A_NODE):
+        return _by_two_numbers(environ, rank, world)
     # DeepSpeed's launcher writes LOCAL_SIZE, CROSS_RANK and CROSS_SIZE.
     local = _number(environ, "LOCAL_WORLD_SIZE", _number(environ, "LOCAL_SIZE", 0))
     if not 0 < local <= max(1, world):
@@ -64,13 +78,17 @@ def ranks_of_group(launched: Ranks, *, rank: int, world: int) -> Ranks:
     """Return the ranks of a process that its script has numbered itself, as a process group has it.
 
     Each process that a launcher started on several nodes may have started as many again, as with
-    `torch.multiprocessing.spawn`. Otherwise all processes of the group count as those of one node.
+    `torch.multiprocessing.spawn`. So may each that has nothing but RANK and WORLD_SIZE: these then number the nodes.
+    Otherwise all processes of the group count as those of one node.
     """
     if world == launched.world_size:
         return launched
     each, rest = divmod(world, launched.world_size)
-    if launched.nodes == 1 or not each or rest or rank // each != launched.rank:
+    if rest or not each or rank // each != launched.rank or (launched.nodes == 1 and not launched.untold):
         return _ranks(rank=rank, world=world, local_rank=rank, local=world, node=0, nodes=1)
+    if launched.untold:
+        node, local_rank = divmod(rank, each)
+        return _ranks(rank=rank, world=world, local_rank=local_rank, local=each, node=node, nodes=launched.world_size)
     return _ranks(
         rank=rank,
         world=world,
@@ -79,6 +97,44 @@ def ranks_of_group(launched: Ranks, *, rank: int, world: int) -> Ranks:
         node=launched.node,
         nodes=launched.nodes,
     )
+
+
+def _by_two_numbers(environ: Mapping[str, str], rank: int, world: int) -> Ranks:
+    """Return the place of a process that has RANK and WORLD_SIZE alone, which may number ranks or nodes.
+
+    Kubeflow's operator numbers nodes and tells torchrun the same. Where the address of rank 0 is that of another host,
+    there are several, and how many ranks each has is not told; one process a node needs no further variable.
+    """
+    of_node = Ranks(rank=rank, world_size=world, node=rank, nodes=world, untold=True)
+    of_host = Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world, untold=True)
+    if (_number(environ, "PET_NNODES", 0), _number(environ, "PET_NODE_RANK", -1)) == (world, rank):
+        return of_node
+    import multiprocessing
+
+    address = environ.get("MASTER_ADDR", "").strip().lower()
+    if not address or _is_loopback(address) or multiprocessing.parent_process() is not None:
+        return of_host
+    taken, how = (of_host, "all of them on this host") if _is_here(address) else (of_node, "one process a node")
+    doubt = (
+        f"nothing tells how many of the {world} ranks of WORLD_SIZE a node has: read as {how}, because MASTER_ADDR is "
+        f"{address}; set LOCAL_RANK and LOCAL_WORLD_SIZE (torchrun does) if it is otherwise"
+    )
+    return msgspec.structs.replace(taken, doubt=doubt)
+
+
+def _is_loopback(address: str) -> bool:
+    return address in ("localhost", "::1") or address.startswith("127.")
+
+
+def _is_here(address: str) -> bool:
+    """Return whether an address is a name or number of this host. It asks no name server, which may take long."""
+    import socket
+
+    import psutil
+
+    if address.partition(".")[0] == socket.gethostname().lower().partition(".")[0]:
+        return True
+    return any(address == one.address for ones in psutil.net_if_addrs().values() for one in ones)
 
 
 def _of_slurm(environ: Mapping[str, str]) -> Ranks | None:

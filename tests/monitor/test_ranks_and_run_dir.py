@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.ledger.records import Event
+from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.processes.launch import process_mark
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ, ranks_of_group
 from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_dir
+from tests.ledgers import ledger_of
 
 IN_SRUN = {
     "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
@@ -26,6 +32,8 @@ IN_MPIRUN_OF_SLURM = {
     "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
 }  # fmt: skip
+TWO_BY_HAND = Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2, untold=True)
+NODE_OF_TWO = Ranks(rank=1, world_size=2, node=1, nodes=2, untold=True)
 SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, node=1, nodes=2)
 
 
@@ -55,7 +63,12 @@ SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, no
             },
             Ranks(rank=3, local_rank=1, world_size=4, local_world_size=2, node=1, nodes=2),
         ),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, TWO_BY_HAND),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, TWO_BY_HAND),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0", "PET_NNODES": "2", "PET_NODE_RANK": "1"},
+            NODE_OF_TWO,
+        ),
         ({"RANK": "x", "WORLD_SIZE": ""}, Ranks()),
         (
             {
@@ -95,13 +108,37 @@ SECOND_OF_TWO = Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, no
         ),
     ],
     ids=[
-        "alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "broken", "deepspeed",
+        "alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "set by hand here",
+        "kubeflow", "broken", "deepspeed",
         "set in srun", "set in srun without a local rank", "uneven tasks", "torchrun in srun", "set in mpiexec",
         "cray's launcher", "mpirun in slurm", "set in mpirun in slurm", "another's LOCAL_SIZE",
     ],
 )  # fmt: skip
 def test_ranks_are_read_from_the_launcher(environ, expected):
     assert ranks_from_environ(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("job-master-0", NODE_OF_TWO),
+        ("10.255.255.1", NODE_OF_TWO),
+        (socket.gethostname(), TWO_BY_HAND),
+        (f"{socket.gethostname()}.cluster.local", TWO_BY_HAND),
+    ],
+)
+def test_two_numbers_alone_are_those_of_nodes_where_rank_0_is_on_another_host_and_the_doubt_is_told(address, place):
+    found = ranks_from_environ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": address})
+
+    assert msgspec.structs.replace(found, doubt="") == place
+    assert address.lower() in found.doubt
+    assert "LOCAL_WORLD_SIZE" in found.doubt
+
+
+def test_a_child_of_a_script_that_numbers_its_processes_is_on_the_host_of_the_script():
+    environ = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0"}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(ranks_from_environ, (environ,)) == TWO_BY_HAND
 
 
 ONE_TASK_A_NODE = Ranks(rank=1, world_size=2, node=1, nodes=2)
@@ -113,6 +150,11 @@ TWO_TASKS_A_NODE = Ranks(rank=3, local_rank=1, world_size=4, local_world_size=2,
     [
         (Ranks(), 3, 4, Ranks(rank=3, local_rank=3, world_size=4, local_world_size=4)),
         (SECOND_OF_TWO, 5, 8, SECOND_OF_TWO),
+        # RANK and WORLD_SIZE number the nodes, and each of them has started eight processes
+        (NODE_OF_TWO, 11, 16, Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2)),
+        (TWO_BY_HAND, 11, 16, Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2)),
+        (TWO_BY_HAND, 3, 16, Ranks(rank=3, local_rank=3, world_size=16, local_world_size=16)),
+        (TWO_BY_HAND, 1, 2, TWO_BY_HAND),
         (ONE_TASK_A_NODE, 11, 16, Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2)),
         (TWO_TASKS_A_NODE, 13, 16, Ranks(rank=13, local_rank=5, world_size=16, local_world_size=8, node=1, nodes=2)),
         # the script numbers its processes in another way, or starts fewer than its launcher did
@@ -120,8 +162,11 @@ TWO_TASKS_A_NODE = Ranks(rank=3, local_rank=1, world_size=4, local_world_size=2,
         (ONE_TASK_A_NODE, 1, 3, Ranks(rank=1, local_rank=1, world_size=3, local_world_size=3)),
         (ONE_TASK_A_NODE, 0, 1, Ranks()),
     ],
-    ids=["spawned", "launched", "spawned by a task a node", "by two tasks", "otherwise", "uneven", "alone"],
-)
+    ids=[
+        "spawned", "launched", "spawned by a numbered node", "by one of two numbers", "within one of two numbers",
+        "two numbers", "spawned by a task a node", "by two tasks", "otherwise", "uneven", "alone",
+    ],
+)  # fmt: skip
 def test_processes_that_a_script_starts_are_on_the_node_of_the_task_that_started_them(launched, rank, world, expected):
     assert ranks_of_group(launched, rank=rank, world=world) == expected
 
@@ -245,3 +290,15 @@ def test_second_run_of_a_process_gets_a_directory_of_its_own(tmp_path, monkeypat
 
     assert second != first
     assert os.environ[INHERITED_VARIABLE] == f"{os.getpid()}:{second.absolute()}"
+
+
+def test_what_is_in_doubt_of_ranks_is_told_once_and_recorded(tmp_path, caplog):
+    doubt = "nothing tells how many of the 2 ranks of WORLD_SIZE a node has"
+    with CarbonMonitor(run_dir=tmp_path / "run", ranks=Ranks(untold=True, doubt=doubt)):
+        pass
+
+    events = [record for record in ledger_of(tmp_path / "run").records if isinstance(record, Event)]
+    assert [event.message for event in events if event.kind == "ranks"] == [doubt]
+    assert [record.getMessage() for record in caplog.records if doubt in record.getMessage()] == [
+        f"carbon_plugin: {doubt}"
+    ]
