@@ -71,6 +71,7 @@ UNTIL_THE_FIRST_BEGAN, UNTIL_THE_FIRST_CLOSES = {"JOB_AFTER": "began-0"}, {"JOB_
 launches to the audit."""
 SITUATIONS: dict[str, list[Rank]] = {
     "one process": [Rank(gpus=2)],
+    "one process, held up between the first readings of its GPUs": [Rank(gpus=2, environ={"JOB_HELD_UP_S": 1.0})],
     "two containers of two GPUs, one temporary directory": [Rank(seed=seed, gpus=2) for seed in (1, 2)],
     "two containers of two GPUs, temporary directories of their own": [
         Rank(seed=seed, gpus=2, scratch=f"container-{seed}", environ=DOES_NOT_WAIT) for seed in (1, 2)

@@ -19,8 +19,8 @@ from carbon_plugin.spec.numbers.range import ZERO, Range
 
 
 class Baseline:
-    """Holds the first readings of every GPU that the driver shows. They count from `start_s` on, by the host's
-    monotonic clock.
+    """Holds the first readings of every GPU that the driver shows. They count from `start_s` on, the moment of the
+    first of them by the host's monotonic clock.
 
     `mark` is the last step boundary before `start_s`: a driver may take seconds to answer, and steps go on meanwhile.
     `since_s` is the moment at which the training, and so the record, began.
@@ -43,10 +43,12 @@ class Baseline:
             self._meter.read()
 
     def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Return the first readings of other meters as they would be if those meters had been opened at the start.
+        """Return the first readings of other meters as they would be if those meters had been opened with the first
+        readings made here.
 
         A modelled device is assumed to have drawn its present power since the start. A process may be held up between
-        those readings and the ones made here, and what was used meanwhile is after the start by both.
+        those readings and the ones made here, and what was used meanwhile is after the start by both. It may also be
+        held up between the first readings of two GPUs, each of which keeps the moment of its own.
         """
         now = {reading.key: reading for reading in self._meter.read()}
         return [self._from_start(reading, now.get(reading.key)) for reading in readings]
@@ -57,8 +59,9 @@ class Baseline:
 
     def _from_start(self, reading: Reading, now: Reading | None) -> Reading:
         first, energy = self._first.get(reading.key), reading.energy
+        began_s = self.start_s if first is None else first.monotonic_s
         if energy is None:
-            return replace(reading, monotonic_s=self.start_s)
+            return replace(reading, monotonic_s=began_s)
         if now is None or first is None:
             used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
             used = energy.scaled(used_j / energy.value) if energy.value > 0 else Range.exactly(used_j)
@@ -67,7 +70,7 @@ class Baseline:
             lasted_s = now.monotonic_s - first.monotonic_s
             used = used.scaled(min(1.0, (reading.monotonic_s - first.monotonic_s) / lasted_s) if lasted_s > 0 else 1.0)
         estimated = min(1.0, reading.estimated_j / energy.value) if energy.value > 0 else 0.0
-        moved = reading.moved(self.start_s, energy.since(used), reading.estimated_j - used.value * estimated)
+        moved = reading.moved(began_s, energy.since(used), reading.estimated_j - used.value * estimated)
         return moved if first is None else replace(moved, late_s=max(moved.late_s, first.late_s))
 
 

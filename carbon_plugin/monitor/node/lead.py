@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.monitor.node.windows import Snapshot, energies
-from carbon_plugin.spec.numbers.range import ZERO, Range
+from carbon_plugin.monitor.node.windows import Snapshot, energies, extended
+from carbon_plugin.spec.numbers.range import Range
 
 Estimate = Callable[[str], Range | None]
 """A function that returns the power of a device before its first reading, W, or None where nothing tells it."""
@@ -59,18 +57,10 @@ def _with_lead(lead: Snapshot, before: Snapshot, after: Snapshot) -> Snapshot:
     """
     share = -(before.monotonic_s - lead.monotonic_s) / (after.monotonic_s - before.monotonic_s)
     readings = {
-        key: _at_the_start(lead.monotonic_s, share, reading, after.readings.get(key))
+        key: extended(lead.monotonic_s, share, reading, after.readings.get(key))
         for key, reading in before.readings.items()
     }
     return Snapshot(monotonic_s=lead.monotonic_s, readings=readings, mark=lead.mark)
-
-
-def _at_the_start(moment_s: float, share: float, first: Reading, then: Reading | None) -> Reading:
-    if then is None or then.energy is None:
-        return replace(first, monotonic_s=moment_s)
-    energy = (first.energy or ZERO).towards(then.energy, share)
-    estimated_j = first.estimated_j + share * (then.estimated_j - first.estimated_j)
-    return first.moved(moment_s, energy, estimated_j)
 
 
 def lead_energies(

@@ -23,7 +23,7 @@ from carbon_plugin.monitor.node.meter_reader import MeterReader
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.node.records import RecordMaker
 from carbon_plugin.monitor.node.spans import Measured, SpanTracker
-from carbon_plugin.monitor.node.windows import Snapshot, aligned, cut, merged
+from carbon_plugin.monitor.node.windows import Snapshot, aligned, at_its_moment, cut, merged
 from carbon_plugin.monitor.processes.leader import Claim
 from carbon_plugin.monitor.processes.neighbours import Neighbours
 from carbon_plugin.monitor.processes.sharing import OwnShare
@@ -73,6 +73,8 @@ class NodeRecorder:
         self._phase = phase
         read = meters.read if baseline is None else lambda: baseline.from_start(meters.read())
         first = self._reader.snapshot(read)
+        if baseline is not None:
+            first = replace(first, monotonic_s=baseline.start_s)
         self._lead: Snapshot | None = None
         transitions = clock.until(first.monotonic_s)
         # The readings of a baseline are of an earlier moment than the steps of now.
@@ -161,7 +163,7 @@ class NodeRecorder:
         # A window ends with the training, however long the driver takes over its last readings.
         ends_s = [moment_s for moment_s in (until_s, clock.ended_s) if moment_s is not None]
         end_s = min([now.monotonic_s, *ends_s])
-        before, lead = self._before, self._lead
+        before, lead = at_its_moment(self._before, now), self._lead
         if end_s <= (lead or before).monotonic_s:
             return
         # With `until_s` the changes of phase are kept, because another recorder goes on from there.

@@ -98,6 +98,29 @@ def moment_of(readings: Sequence[Reading], gpus: Collection[str]) -> float | Non
     return min(of_gpus or [reading.monotonic_s for reading in readings], default=None)
 
 
+def at_its_moment(first: Snapshot, then: Snapshot) -> Snapshot:
+    """Return the first of two reads. Readings of devices before which the process was held up are moved back to the
+    moment of the read, as if the mean power up to the second read had been drawn before them too."""
+    moment_s = first.monotonic_s
+    late = [reading for reading in first.readings.values() if reading.monotonic_s - moment_s > COUNTER_STEP_S]
+    moved = {reading.key: _moved_back(moment_s, reading, then.readings.get(reading.key)) for reading in late}
+    return replace(first, readings=first.readings | moved) if moved else first
+
+
+def _moved_back(moment_s: float, first: Reading, then: Reading | None) -> Reading:
+    lasted_s = 0.0 if then is None else then.monotonic_s - first.monotonic_s
+    return extended(moment_s, (moment_s - first.monotonic_s) / lasted_s if lasted_s > 0 else 0.0, first, then)
+
+
+def extended(moment_s: float, share: float, first: Reading, then: Reading | None) -> Reading:
+    """Return a first reading as it was at an earlier moment, by the mean power up to another reading. `share` is the
+    time to that moment, which is negative, by the time to the other reading."""
+    if then is None or then.energy is None:
+        return replace(first, monotonic_s=moment_s)
+    energy = (first.energy or ZERO).towards(then.energy, share)
+    return first.moved(moment_s, energy, first.estimated_j + share * (then.estimated_j - first.estimated_j))
+
+
 def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
     """Return the second of two reads. Readings that a hang delayed are moved back to the moment of the read."""
     moment_s = after.monotonic_s

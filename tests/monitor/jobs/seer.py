@@ -4,9 +4,10 @@ It says in the second folder that it is ready, waits there for the file `epoch`,
 and trains from JOB_LATE_S after it until SECONDS after it. Where JOB_AFTER names files of that folder, it trains until
 JOB_LONGER_S after all of them are there. When it has closed it writes `closed-RANK`. The last line of output is when it
 started to monitor, when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is
-what the kernel says of the boot, "" if it hides that. It writes `began-RANK` once it looks at GPUs and `closing-RANK`
-before it closes, and JOB_SETTLE_S is how long it waits for others then. With JOB_LOOKS_LATE it tells the GPUs of
-JOB_GPUS at its end, else at its beginning.
+what the kernel says of the boot, "" if it hides that. It writes `began-RANK` once the others can hear of it and
+`closing-RANK` before it closes, and JOB_SETTLE_S is how long it waits for others then. With JOB_LOOKS_LATE it tells the
+GPUs of JOB_GPUS at its end, else at its beginning. It is held up for JOB_HELD_UP_S between the first readings of its
+GPUs.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.meters.gpu.open import GpuMeters, open_gpu_meters
+from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import duty, recording
+from carbon_plugin.monitor.node import baseline, duty, recording
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings.options import MonitorOptions
@@ -53,6 +56,21 @@ def look(monitor: CarbonMonitor) -> None:
         monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
 
 
+def open_held_up() -> GpuMeters:
+    """Open the meters of a baseline whose process is held up between the first readings of two GPUs."""
+    meters = open_gpu_meters(environ={})
+    read = meters.read
+
+    def read_first() -> list[Reading]:
+        meters.read = read
+        first = read()
+        time.sleep(float(os.environ["JOB_HELD_UP_S"]))
+        return [*first[:1], *read()[1:]]
+
+    meters.read = read_first
+    return meters
+
+
 def refuse(*_: object, **__: object) -> NoReturn:
     raise AssertionError("a meter is opened")
 
@@ -71,14 +89,21 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         """Make the baseline, which is the first thing that the monitor does with GPUs, and note when it began."""
         made = Baseline(clock)
         looked["at_s"] = made.start_s
+        return made
+
+    def meeting(*given: Any) -> duty.Duty:
+        """Make a claim among the processes of this host, and say that they can hear of it."""
+        made = duty.Duty(*given)
         (launch / f"began-{os.environ['RANK']}").touch()
         return made
 
-    work.Baseline = observed
+    work.Baseline, node_work.Duty = observed, meeting
     be_patient()
     duty.LEFT_S = float(os.environ.get("JOB_LEFT_S", PATIENCE_S))
     work.SETTLE_S = float(os.environ.get("JOB_SETTLE_S", work.SETTLE_S))
     duty.LEAST_LEFT_SHARE = float(os.environ.get("JOB_LEAST_LEFT_SHARE", "1e-3"))
+    if "JOB_HELD_UP_S" in os.environ:
+        baseline._open = open_held_up
     if "JOB_DECIDES_AT_ITS_END" in os.environ:
         decide = duty.Duty.decide
         duty.Duty.decide = lambda self, *, now=False: decide(self, now=now) if now else []

@@ -15,17 +15,19 @@ POWER_W = 300.0
 
 
 class Meter:
-    """A meter of one GPU whose readings come at the given moments, s."""
+    """A meter of two GPUs whose readings come at the given moments, s."""
 
-    def __init__(self, *moments_s: float, late_s: float = 0.0) -> None:
+    def __init__(self, *moments_s: float, late_s: float = 0.0, apart_s: float = 0.0) -> None:
         self.shown = Inventory(driver_version="1", gpus=())
         self._moments_s = iter(moments_s)
-        self._late_s = late_s
+        self._late_s, self._apart_s = late_s, apart_s
 
     def read(self) -> list[Reading]:
-        """Return a reading of the next moment. The first one may be late."""
-        at_s, late_s, self._late_s = next(self._moments_s), self._late_s, 0.0
-        return [replace(counted(at_s), late_s=late_s)]
+        """Return the readings of the next moment. The first ones may be late, and that of the second GPU may come some
+        seconds after that of the first one."""
+        at_s, late_s, apart_s = next(self._moments_s), self._late_s, self._apart_s
+        self._late_s = self._apart_s = 0.0
+        return [replace(one, late_s=late_s) for one in (counted(at_s), replace(counted(at_s + apart_s), key="GPU-1"))]
 
 
 def counted(at_s: float, since_s: float = 0.0) -> Reading:
@@ -57,3 +59,15 @@ def test_a_first_reading_that_was_late_stays_so(begun):
     (start,) = first.from_start([counted(13.0)])
 
     assert start.late_s == 1.5
+
+
+def test_gpu_that_was_first_read_late_counts_from_its_own_first_reading(begun):
+    first = begun(Meter(10.0, 15.0, apart_s=2.0))  # the process was held up between the two
+
+    starts = first.from_start([counted(13.0), replace(counted(13.0), key="GPU-1")])
+
+    assert first.start_s == 10.0
+    assert [(start.monotonic_s, start.energy.value) for start in starts] == [
+        (10.0, pytest.approx(10.0 * POWER_W)),
+        (12.0, pytest.approx(12.0 * POWER_W)),
+    ]

@@ -15,6 +15,7 @@ from carbon_plugin.monitor.node.windows import (
     MAX_PIECES,
     Snapshot,
     aligned,
+    at_its_moment,
     cut,
     energies,
     merged,
@@ -172,6 +173,17 @@ def test_devices_of_a_window_are_set_against_the_same_time_when_a_gpu_hangs(slow
         assert (energy.energy_j, energy.low_j, energy.high_j) == pytest.approx(
             (expected_j, 0.9 * expected_j, 1.2 * expected_j)
         )
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.3, 3.0])
+def test_device_that_was_first_read_late_has_used_what_it_drew_since_the_moment_of_the_read(late_s):
+    lates_s = {key: late_s if key == "b" else 0.0 for key in WATTS}
+    first = snapshot(50.0, 0, *(reading(key, 0.0, monotonic_s=50.0 + late) for key, late in lates_s.items()))
+    readings = (reading(key, WATTS[key] * (10.0 - late), monotonic_s=60.0) for key, late in lates_s.items())
+    then = snapshot(60.0, 10, *readings)
+
+    for energy in energies(at_its_moment(first, then).readings, then.readings, 1.0):
+        assert energy.energy_j == pytest.approx(WATTS[energy.key] * 10.0)
 
 
 def test_what_a_hang_delayed_is_in_the_next_window():
