@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +26,13 @@ class Ranks(Struct, frozen=True, kw_only=True):
     nodes: int = 1
     untold: bool = False
     doubt: str = ""
+
+
+class Others(NamedTuple):
+    """Names the ranks of this host that were `heard` of, and the ledgers that ranks are `writing` which still live."""
+
+    heard: set[int]
+    writing: set[str]
 
 
 _OF_MPI = (

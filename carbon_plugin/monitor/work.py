@@ -222,10 +222,10 @@ class MonitorWork:
             self._empty_inbox()
             recording.recorder.close(reason)
             self._show({})
-        heard = node.end()
+        others = node.end()
         if run is not None:
             left_s = max(0.0, SETTLE_S - waited_s)
-            settle = partial(run.settle, node.context, heard, stopped=self._stopped, within_s=left_s)
+            settle = partial(run.settle, node.context, others, stopped=self._stopped, within_s=left_s)
             settled = guard.run("closing line", settle, None)
             if settled is not None:
                 self._show(without_outlook(settled.projected.metrics | self._of_budget))

@@ -11,15 +11,23 @@ from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.monitor import work
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.processes.leader import Claim, Election
-from tests.monitor.launching import Launch, Start
+from tests.monitor.launching import Launch, Start, wait_until
 from tests.patience import PATIENCE_S
 
+UNHEARD, BEING_WRITTEN = "without 1 other rank of this host, not heard of yet", "1 of 2 ledgers was still being written"
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_rank_that_has_not_decided_yet_what_it_meters_is_not_heard_of_in_the_closing_line(
-    settled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+
+@pytest.mark.parametrize(
+    ("file", "lacks"), [(None, UNHEARD), ("", ""), ("node-0.rank-1.attempt-0.jsonl", BEING_WRITTEN)]
+)
+def test_closing_line_says_what_it_lacks_of_a_rank_that_has_no_ledger_yet_or_only_an_empty_one(
+    file: str | None,
+    lacks: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
-    claims, other = Election.claims, Claim(rank=1, local_rank=1, sees=["GPU-1"], settled=settled)
+    claims, other = Election.claims, Claim(rank=1, local_rank=1, sees=["GPU-1"], settled=True, file=file)
     monkeypatch.setattr(Election, "claims", lambda self, **which: [*claims(self, **which), other])
     monkeypatch.setattr(work, "SETTLE_S", 0.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
@@ -30,7 +38,7 @@ def test_rank_that_has_not_decided_yet_what_it_meters_is_not_heard_of_in_the_clo
 
     said = " ".join(caplog.messages)
     assert "and has used" in said
-    assert ("without 1 other rank of this host, not heard of yet" in said) is not settled
+    assert [one for one in (UNHEARD, BEING_WRITTEN) if one in said] == ([lacks] if lacks else [])
 
 
 @pytest.mark.parametrize("waits_s", [PATIENCE_S, 0.0])
@@ -49,12 +57,13 @@ def test_rank_that_tells_only_at_its_end_what_it_saw_is_heard_by_a_leader_that_e
         JOB_SETTLE_S=waits_s,
         JOB_LEAST_LEFT_SHARE=1e6,  # the second rank writes no ledger of its own, however long after the first it ends
     )
-    launch.rank(RANK=0, LOCAL_RANK=0)
+    launch.rank(RANK=0, LOCAL_RANK=0, JOB_AFTER="began-1", JOB_GRACE_S=0)
+    launch.await_ready()
+    launch.begin()
+    wait_until(lambda: any((tmp_path / "run").glob("*.jsonl")))  # so that no ledger of the second rank tells of before
     # The second rank looks once the leader has begun to end, or has ended where that one waits for nobody.
     after = "closing-0" if waits_s else "closed-0"
     launch.rank(RANK=1, LOCAL_RANK=1, JOB_AFTER=after, JOB_LONGER_S=0.3, JOB_LOOKS_LATE=1)
-    launch.await_ready()
-    launch.begin()
     launch.end()
 
     (ledger,) = read_run(tmp_path / "run").files

@@ -103,6 +103,12 @@ class Duty:
         self._claim = replace(self._claim, **fields)
         self._election.claim(self._claim)
 
+    def tell_file(self, file: str | None) -> None:
+        """Tell the other processes the name of the ledger that this one writes, which is empty if it writes none, and
+        None if it could not be made yet."""
+        if file != self._claim.file:
+            self.tell(file=file)
+
     def decide(self, *, now: bool = False) -> list[Task]:
         """Return what this process is to meter from here on. The list is empty while that is not decided, or if nothing
         is added.

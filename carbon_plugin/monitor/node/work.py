@@ -26,6 +26,7 @@ from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.processes.launch import launch_of, next_training
 from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.processes.scratch import open_scratch
+from carbon_plugin.monitor.ranks import Others
 from carbon_plugin.spec.numbers.amounts import plural, verb
 
 LEFT_EVENT = "left_unmetered"
@@ -119,6 +120,7 @@ class NodeWork:
             del self._undone[0]
         if self._duty.decided:
             self._duty.release()
+            self._tell_file()
         return begun
 
     def tick(self, *, due: bool) -> bool:
@@ -213,21 +215,22 @@ class NodeWork:
             )
             self._election.tell_file(file)  # a process that ends later still goes on from there
 
-    def end(self) -> set[int]:
-        """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard of.
+    def end(self) -> Others:
+        """Give up the devices of this process in an orderly way, and return what is known of the others of the host.
 
-        A living rank that has not decided yet what it meters is none of them: what it has used is in no ledger yet.
+        A living rank that has no ledger yet, and may get one, was not heard of: what it has used is in none.
         """
+        rank = self._job.ranks.rank
         heard = {claim.rank for claim in (*self._stated_claims, *self._election.claims())}
-        heard -= {claim.rank for claim in self._election.claims(living=True) if not claim.settled}
-        heard.add(self._job.ranks.rank)
+        living = [claim for claim in self._election.claims(living=True) if claim.rank != rank]
+        heard -= {claim.rank for claim in living if claim.file is None}
         self._election.end(None if self.recording is None else self.recording.recorder.ends_s)
-        return heard
+        return Others(heard | {rank}, {claim.file for claim in living if claim.file})
 
     def _record(self, task: Task, before: NodeRecording | None = None) -> NodeRecording:
         self._stated_claims = self._election.claims()
         self._context = self._built()
-        recording = NodeRecording(
+        return NodeRecording(
             self._job,
             self._place,
             self._duty,
@@ -237,14 +240,12 @@ class NodeWork:
             self._reserved_since_unix_s,
             before,
         )
-        if task.until_s is None:
-            self._election.tell_file(recording.journal.file or "")
-        return recording
 
     def _tell_file(self) -> None:
-        """Tell the other processes the name of the ledger, which could not be made before."""
-        if self.recording is not None:
-            self._election.tell_file(self.recording.journal.file or "")
+        """Tell the other processes the name of the ledger, or that this process writes none."""
+        file = "" if self.recording is None else self.recording.journal.file
+        self._election.tell_file(file or "")
+        self._duty.tell_file(file)
 
     def _record_until(self, task: Task, moment_s: float) -> None:
         """Record what this process metered of GPUs up to the moment at which another process began to meter them."""

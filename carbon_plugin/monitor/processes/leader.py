@@ -53,7 +53,8 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     `sees` are the GPUs that it sees since `since_s` (the host's monotonic clock), `cuda_visible_devices` what CUDA
     shows it, `uuids` the GPUs that it computes on, and `stages` the stages of a pipelined model that it holds.
-    `settled` says that it has taken what it meters, and `looked` that it has seen its first step.
+    `settled` says that it has taken what it meters, and `looked` that it has seen its first step. `file` is the name of
+    the ledger that it writes, empty if it writes none, and None as long as that is open.
     """
 
     rank: int
@@ -65,6 +66,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     stages: list[StagePart] = []
     settled: bool = False
     looked: bool = False
+    file: str | None = None
 
 
 class Hold(Struct, frozen=True, kw_only=True):

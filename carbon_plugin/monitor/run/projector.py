@@ -20,6 +20,7 @@ from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import expected_g_per_kwh
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.ledgers.journal import Journal
+from carbon_plugin.monitor.ranks import Others
 from carbon_plugin.monitor.run.collector import Collector
 from carbon_plugin.monitor.run.follower import UNNAMED, LedgerFollower
 from carbon_plugin.monitor.run.metrics import metrics_of
@@ -108,20 +109,21 @@ class Projector:
         """Return the chain heads of the other nodes' ledgers."""
         return self._follower.heads()
 
-    def settle(self, heard: set[int], node: int, local_world_size: int, within_s: float) -> tuple[int, int, int]:
+    def settle(self, others: Others, node: int, local_world_size: int, within_s: float) -> tuple[int, int, int]:
         """Wait, beside one look, at most `within_s` seconds until the other ledgers of this launch have ended.
 
-        Return how many have not ended, how many ledgers the launch has, and how many ranks of this host are neither
-        `heard` of nor have a ledger. Ranks end together, and the last window of each holds what it has used since the
-        one before.
+        Return how many have not ended, how many ledgers the launch has, and how many ranks of this host were neither
+        heard of nor have a ledger. Ranks end together, and the last window of each holds what it has used since the
+        one before. A ledger that one of the `others` writes may be without any window, or not to be seen yet.
         """
         deadline_s = time.monotonic() + within_s
         while True:
             self._follower.poll()
-            launch = {name: file for name, file in self._follower.files.items() if self._is_of_launch(file)}
-            being_written = sum(not file.closed for file in launch.values())
+            files = self._follower.files
+            launch = others.writing | {name for name, file in files.items() if self._is_of_launch(file)}
+            being_written = sum(name not in files or not files[name].closed for name in launch)
             writing = {rank for name in launch if node_of(name) == node and (rank := rank_of(name)) is not None}
-            unheard = max(0, local_world_size - len(heard | writing))
+            unheard = max(0, local_world_size - len(others.heard | writing))
             if not (being_written or unheard) or time.monotonic() > deadline_s:
                 return being_written, len(launch), unheard
             time.sleep(LOOK_S)

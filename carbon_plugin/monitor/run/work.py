@@ -15,6 +15,7 @@ from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.recorder import NodeRecorder
 from carbon_plugin.monitor.node.recording import NodeRecording
+from carbon_plugin.monitor.ranks import Others
 from carbon_plugin.monitor.run.exchange import Exchange
 from carbon_plugin.monitor.run.projection import spent_carbon
 from carbon_plugin.monitor.run.projector import Projected, Projector, doubts
@@ -101,14 +102,13 @@ class RunWork:
             nodes, run_dir = self._job.ranks.nodes, self._job.run_dir
             say(opening(devices, run_dir, nodes=nodes, has_site=has_site, budget=phrase, written=written))
 
-    def settle(self, context: Context, heard: set[int], *, stopped: bool, within_s: float) -> Settled | None:
+    def settle(self, context: Context, others: Others, *, stopped: bool, within_s: float) -> Settled | None:
         """Project the run for the last time, when the other ledgers of its launch have ended or have had `within_s`
-        seconds to end. `heard` are the ranks of this host that were heard of. The result is None on ranks other than
-        0."""
+        seconds to end. `others` are the ranks of this host. The result is None on ranks other than 0."""
         if self._projector is None:
             return None
         ranks, clock = self._job.ranks, self._job.clock
-        being_written, ledgers, unheard = self._projector.settle(heard, ranks.node, ranks.local_world_size, within_s)
+        being_written, ledgers, unheard = self._projector.settle(others, ranks.node, ranks.local_world_size, within_s)
         projected = self._projector.project(context, clock.base_step + clock.mark.steps, stopped=stopped)
         spent = spent_carbon(projected.totals, context.factors)
         return Settled(projected, spent, being_written, ledgers, unheard)
