@@ -21,6 +21,7 @@ from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.monitor.thread import MonitorThread, Wake, wait_s
 from carbon_plugin.spec.metered import DeviceIdentity
 from tests.monitor.launching import wait_until
+from tests.patience import PATIENCE_S
 
 
 def manifest(node: int) -> Manifest:
@@ -62,7 +63,7 @@ def test_long_history_is_read_in_turns(tmp_path):
     writer.write(manifest(1))
     for index in range(2000):
         writer.write(window(1, index))
-    patient, hurried = LedgerFollower(tmp_path, None), LedgerFollower(tmp_path, None, budget_s=0.0)
+    patient, hurried = (LedgerFollower(tmp_path, None, budget_s=seconds) for seconds in (PATIENCE_S, 0.0))
 
     hurried.poll()
     patient.poll()
