@@ -162,6 +162,9 @@ def _not_counted(spec: RunSpec) -> list[Assumption]:
     elif spec.training.precision not in ("fp32", "tf32") and spec.model.autocast_saved_bytes_per_sample is None:
         said = "the count is of the module's own types, of which autocast keeps about half; count the model again"
         found.append(Assumption("model.saved_bytes_per_sample", "as counted", said))
+    if spec.model.passes is None:
+        said = "the count does not tell products from what passes over memory; count the model again"
+        found.append(Assumption("model.passes", "every result is moved 4.5 times", said))
     if spec.training.optimizer == "muon":
         said = "shapes of the model's matrices are not known"
         found.append(Assumption("training.optimizer", "no time to orthogonalise", said))

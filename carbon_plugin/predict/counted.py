@@ -1,24 +1,49 @@
 """Predict a coarse step for a module of which only FLOPs, parameters and activation bytes were counted.
 
-The time is a roofline on these totals, with data parallelism as for any model. The interval of this class is wide.
+The time is a roofline on what each pass moves and computes, or on totals where an older count says no more, with data
+parallelism as for any model. The interval of this class is wide.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
 
 from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, list_bytes, optimizer_state_bytes
 from carbon_plugin.predict.peak import CONTEXT_BYTES, FRAGMENTATION_SHARE
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.states import MASTER_BYTES
-from carbon_plugin.predict.time import network
-from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped
+from carbon_plugin.predict.time import network, operators
+from carbon_plugin.predict.time.overlap import exposed_exchange, overlapped, smooth_max
 from carbon_plugin.predict.time.update import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.models.passes import CountedPass
 from carbon_plugin.spec.stack import WHOLE_UNITS, Stack, narrow_reduce_stage, shard_unit_of
 from carbon_plugin.spec.training import TrainingPlan
 
 BACKWARD_KERNELS = 2.5
 """Ratio of the operations of a backward pass to those of the forward pass, as in transformer layers (55 to 22)."""
+
+
+FUSED = 0.75, 0.52
+"""Share of what single operations move that fused ones do, forward and backward: that of a layer with LayerNorm and
+GELU, whose chains move 15 and 24 bytes a token and unit of width where single operations move 20 and 46
+(`operators.elementwise`, `operators.PLAIN_HIDDEN`)."""
+
+
+class _Busy(NamedTuple):
+    """Seconds of one pass of a micro-batch: of products and attention, of all that the device does, and of the host."""
+
+    products: float
+    device: float
+    host: float
+
+    @property
+    def together(self) -> float:
+        """Return the seconds of the pass, in which the host issues what the device does."""
+        return float(smooth_max(self.device, self.host))
 
 
 def counted_step_terms(
@@ -30,17 +55,11 @@ def counted_step_terms(
     micro_batches: int,
 ) -> dict[str, float]:
     """Return the seconds of a step by term. Only data parallelism applies, because `check_layout` refuses the rest."""
-    samples = layout.micro_batch_size
     trained = model.trainable_parameters / max(model.parameters, 1)
     again = layout.recompute_share if layout.recompute == "full" else 0.0
-    forward = model.forward_flops_per_sample
-    flops = forward * (1 + again) + _backward_flops(model)
-    matmul = samples * flops / float(rates.gemm_flops)
-    moved = samples * _moved_bytes(model, training) * (2 + BACKWARD_KERNELS + again) / float(rates.memory)
-    kernels = model.kernels * (1 + BACKWARD_KERNELS + again)
-    device = matmul + moved + kernels * float(rates.kernel_time)
-    host = kernels * float(rates.host_op_time)
-    busy = (device**4 + host**4) ** 0.25
+    there, back = _passes(model, layout.micro_batch_size, training, stack, rates)
+    both = _Busy(*(back_part + (1 + again) * part for part, back_part in zip(there, back, strict=True)))
+    matmul, device, busy = both.products, both.device, both.together
     element = ACTIVATION_BYTES[training.precision]
     narrow = layout.zero_stage >= narrow_reduce_stage(stack, master_weights=training.master_weights)
     reduce_bytes = element if narrow else 4
@@ -61,7 +80,7 @@ def counted_step_terms(
     replicas = network.group_of(float(layout.dp_replicate), float(layout.dp_shard), rates)
     size = model.trainable_parameters * reduce_bytes / layout.dp_shard
     reduce, near = replicas.all_reduce_time(size), 2 * replicas.near_time(size)
-    backward = busy * (1 - (forward / flops if flops else 0))
+    backward = busy * (1 - there.device / device if device else 0)
     once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
     updated = model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1)
     state_bytes, master = float(optimizer_state_bytes(training)), float(training.master_weights)
@@ -78,6 +97,52 @@ def counted_step_terms(
     }
     terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
     return {name: time for name, time in terms.items() if time != 0}
+
+
+def _passes(
+    model: CountedModel, samples: int, training: TrainingPlan, stack: Stack, rates: Rates
+) -> tuple[_Busy, _Busy]:
+    """Return the seconds of a forward and of a backward pass of so many samples."""
+    passes = model.autocast_passes if _is_narrow(training) and model.autocast_passes else model.passes
+    if passes is None:
+        return _of_totals(model, samples, training, rates)
+    attention = _attention_time(samples * passes.forward.attention_flops, passes.forward.attention_keys, rates)
+    fused = FUSED if stack.fused else (None, None)
+    forward = _of_pass(passes.forward, samples, attention, fused[0], rates)
+    return forward, _of_pass(passes.backward, samples, operators.FLASH_BACKWARD * attention, fused[1], rates)
+
+
+def _of_pass(one: CountedPass, samples: int, attention: float, fused: float | None, rates: Rates) -> _Busy:
+    """Return the seconds of a pass: each product takes what is longer, its FLOPs or its bytes, and other operations
+    pass over memory by themselves, as in a layer of plain PyTorch, or `fused` is the share of it that is left.
+    """
+    gemm, memory = float(rates.gemm_flops), float(rates.memory)
+    odd = operators.UNALIGNED_COLUMNS if rates.aligned_bytes > 0 else 1.0
+    products = sum(max(flops / gemm, moved / memory) for flops, moved in one.products)
+    products += odd * sum(max(flops / gemm, moved / memory) for flops, moved in one.odd_products)
+    passed = one.moved_bytes / float(rates.streaming) if fused is None else fused * one.moved_bytes / memory
+    device = samples * (products + passed) + attention + one.kernels * float(rates.kernel_time)
+    return _Busy(samples * products + attention, device, one.kernels * float(rates.host_op_time))
+
+
+def _attention_time(flops: float, keys: float, rates: Rates) -> float:
+    """Return the seconds of fused attention forward, at the rate of products where the stack names no such kernel."""
+    if not flops or not np.isfinite(rates.attention_flops):
+        return flops / float(rates.gemm_flops)
+    return float(flops / (rates.attention_flops * operators.fill(keys, rates)))
+
+
+def _of_totals(model: CountedModel, samples: int, training: TrainingPlan, rates: Rates) -> tuple[_Busy, _Busy]:
+    """Return the seconds of both passes where a count has only totals: every result is written and read."""
+    moved = samples * _moved_bytes(model, training) / float(rates.memory)
+
+    def busy(flops: float, passes: float, kernels: float) -> _Busy:
+        products = samples * flops / float(rates.gemm_flops)
+        device = products + passes * moved + kernels * float(rates.kernel_time)
+        return _Busy(products, device, kernels * float(rates.host_op_time))
+
+    forward = busy(model.forward_flops_per_sample, 2, model.kernels)
+    return forward, busy(_backward_flops(model), BACKWARD_KERNELS, BACKWARD_KERNELS * model.kernels)
 
 
 def counted_step_flops(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> tuple[float, float]:

@@ -53,6 +53,11 @@ def narrow_copies(parameters: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]
     }
 
 
+def as_on_gpu() -> AbstractContextManager[Any]:
+    """Return a context in which attention and dropout are the fused operations that PyTorch takes on GPUs."""
+    return _casts(None)
+
+
 @contextmanager
 def as_autocast(copies: dict[int, torch.Tensor]) -> Iterator[None]:
     """Let operations take their tensors in the types that autocast gives them.
@@ -70,7 +75,10 @@ def as_autocast(copies: dict[int, torch.Tensor]) -> Iterator[None]:
         torch.set_autocast_enabled(before)
 
 
-def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
+def _casts(copies: dict[int, torch.Tensor] | None) -> AbstractContextManager[Any]:
+    """Return a context in which operations are those of a GPU, and take the types of autocast where there are `copies`
+    of the parameters.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._pytree import tree_leaves, tree_map
@@ -78,11 +86,13 @@ def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
     def cast(value: Any, dtype: torch.dtype) -> Any:
         if not _eligible(value) or value.dtype == dtype:
             return value
-        if dtype == torch.bfloat16 and id(value) in copies:
+        if dtype == torch.bfloat16 and copies is not None and id(value) in copies:
             return copies[id(value)]
         return value.to(dtype)
 
     def wanted(name: str, operands: Any) -> torch.dtype | None:
+        if copies is None:
+            return None
         if name in NARROW:
             return torch.bfloat16
         if name in WIDE:
@@ -101,8 +111,11 @@ def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
                 dtype = None  # such calls are not eligible
             if dtype is not None:
                 args, kwargs = tree_map(lambda value: cast(value, dtype), (args, kwargs))
-                fused = _fused_attention(*args, **kwargs) if name == "scaled_dot_product_attention" else None
-                return func(*args, **kwargs) if fused is None else fused
+            fused = _FUSED[name](*args, **kwargs) if name in _FUSED and not isinstance(func, FunctionType) else None
+            if fused is not None:
+                return fused
+            if dtype is not None:
+                return func(*args, **kwargs)
             inner = _reopened(func)
             if inner is None:
                 return func(*args, **kwargs)
@@ -112,7 +125,15 @@ def _casts(copies: dict[int, torch.Tensor]) -> AbstractContextManager[Any]:
     return _Autocast()
 
 
-def _fused_attention(query: Any, key: Any, value: Any, *others: Any, **options: Any) -> Any:
+def _fused_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Any:
     """Return what a fused kernel makes of an attention, or None where only single operations can.
 
     PyTorch takes such a kernel on GPUs, which neither writes nor keeps the scores, and single operations on the meta
@@ -120,10 +141,24 @@ def _fused_attention(query: Any, key: Any, value: Any, *others: Any, **options: 
     """
     import torch
 
-    del others, options
+    del attn_mask, dropout_p, options
     if query.dim() != 4 or key.shape[1] != query.shape[1] or value.shape[1] != query.shape[1]:
         return None
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True, 0.0, is_causal)[0]
+
+
+def _fused_dropout(value: Any, share: float, train: bool) -> Any:
+    """Return what the one kernel of a dropout on a GPU gives, where PyTorch has several operations on other devices."""
+    import torch
+
+    return torch.native_dropout(value, share, train)[0] if train and 0 < share < 1 else None
+
+
+_FUSED: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": _fused_attention,
+    "dropout": _fused_dropout,
+}
+"""Operations of PyTorch that are one kernel on a GPU and several operations on the meta device."""
 
 
 def _eligible(value: Any) -> bool:

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.shape.autocast import as_autocast, narrow_copies
+from carbon_plugin.detect.shape.autocast import as_autocast, as_on_gpu, narrow_copies
 from carbon_plugin.detect.shape.flops import flop_counter, is_foreign, run_on_meta
+from carbon_plugin.detect.shape.traffic import Traffic
+from carbon_plugin.spec.models.passes import CountedPasses
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Each = Callable[[Any, Callable[[], Any], tuple[Any, Any]], Any]
+"""What runs an operation: given the operation, what runs it, and its arguments, it returns the result."""
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -41,7 +45,8 @@ class Counts(Struct, frozen=True):
     those of that pass without what it repeats of the forward pass (each None where the module cannot be run so on the
     meta device). `autocast_activation_bytes` and `autocast_saved_bytes` are the same bytes as autocast to 16 bit makes
     them, without the copies of parameters, which are made once for any batch (None also where no parameter has 32 bit,
-    as autocast changes nothing then). `uncounted` are the operations of other libraries whose FLOPs nobody states.
+    as autocast changes nothing then). `passes` and `autocast_passes` are what both passes do, for all samples, in the
+    module's own types and under autocast. `uncounted` are the operations of other libraries whose FLOPs nobody states.
     """
 
     flops: float
@@ -51,6 +56,8 @@ class Counts(Struct, frozen=True):
     backward_flops: float | None
     autocast_activation_bytes: float | None
     autocast_saved_bytes: float | None
+    passes: tuple[Traffic, Traffic] | None = None
+    autocast_passes: tuple[Traffic, Traffic] | None = None
     uncounted: tuple[str, ...] = ()
 
     def per_sample(self, samples: int) -> dict[str, Any]:
@@ -63,7 +70,11 @@ class Counts(Struct, frozen=True):
             "autocast_activation_bytes": self.autocast_activation_bytes,
             "autocast_saved_bytes": self.autocast_saved_bytes,
         }
-        return {f"{name}_per_sample": None if found is None else found / samples for name, found in amounts.items()}
+        passes = {"passes": self.passes, "autocast_passes": self.autocast_passes}
+        return {
+            **{f"{name}_per_sample": None if found is None else found / samples for name, found in amounts.items()},
+            **{name: None if both is None else _per_sample(both, samples) for name, both in passes.items()},
+        }
 
     @property
     def reservation(self) -> str:
@@ -74,6 +85,11 @@ class Counts(Struct, frozen=True):
             f", without the FLOPs of {', '.join(self.uncounted)}, which are unknown "
             "(torch.utils.flop_counter.register_flop_formula states them)"
         )
+
+
+def _per_sample(passes: tuple[Traffic, Traffic], samples: int) -> CountedPasses:
+    forward, backward = (one.per_sample(samples) for one in passes)
+    return CountedPasses(forward=forward, backward=backward)
 
 
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
@@ -87,8 +103,9 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
 
     kernels, result_bytes = 0, 0.0
 
-    def tally(func: Any, run: Callable[[], Any]) -> Any:
+    def tally(func: Any, run: Callable[[], Any], operands: tuple[Any, Any]) -> Any:
         nonlocal kernels, result_bytes
+        del operands
         before = flops.get_total_flops() if is_foreign(func) else None
         result = run()
         if before is not None and flops.get_total_flops() == before:
@@ -103,44 +120,68 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
     for parameter in trained:  # the counter looks for the gradient of what needs one, and there is none here
         parameter.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, _traced(deadline_s, tally):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, _traced(deadline_s, tally), as_on_gpu():
         call(replica)
     for parameter in trained:
         parameter.requires_grad_(True)
     forward_flops = float(flops.get_total_flops())
-    saved = backward = None
+    saved = backward = passes = None
+    there, back = Traffic(replica.parameters()), Traffic(replica.parameters())
     with suppress(Exception):  # the counts without gradients are still valid
         with torch.random.fork_rng(devices=[]):
-            saved, results = _saved_bytes(replica, call, deadline_s)
+            saved, results = _saved_bytes(replica, call, deadline_s, (), as_on_gpu(), _seen_by(there))
         with torch.random.fork_rng(devices=[]):
-            backward = _backward_flops(results, deadline_s)
+            backward = _backward_flops(results, deadline_s, _seen_by(back))
+        passes = there, back
     # What a checkpoint runs again is no part of the model's own work, which is at most twice that of the forward pass.
     backward = None if backward is None else min(backward, 2 * forward_flops)
-    moved, kept = _autocast_bytes(replica, call, deadline_s)
-    return Counts(forward_flops, result_bytes, kernels, saved, backward, moved, kept, tuple(uncounted))
+    moved, kept, narrow = _under_autocast(replica, call, deadline_s)
+    return Counts(forward_flops, result_bytes, kernels, saved, backward, moved, kept, passes, narrow, tuple(uncounted))
 
 
-def _autocast_bytes(
+def _under_autocast(
     replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float
-) -> tuple[float, float] | tuple[None, None]:
-    """Return the bytes of all results, and of those that autograd keeps, of one forward pass under autocast."""
+) -> tuple[float | None, float | None, tuple[Traffic, Traffic] | None]:
+    """Return the bytes of all results, and of those that autograd keeps, of one forward pass under autocast, and what
+    this pass and its backward pass do.
+    """
     import torch
 
     moved = 0.0
+    copies = narrow_copies(replica.parameters())
+    weights = (*replica.parameters(), *copies.values())
+    there, back = Traffic(weights), Traffic(weights)
+    see = _seen_by(there)
 
-    def tally(func: Any, run: Callable[[], Any]) -> Any:
+    def tally(func: Any, run: Callable[[], Any], operands: tuple[Any, Any]) -> Any:
         nonlocal moved
-        result = run()
+        result = see(func, run, operands)
         moved += 0.0 if _is_view(func) else _bytes_of(result)
         return result
 
-    copies = narrow_copies(replica.parameters())
+    kept = passes = None
     if not copies:
-        return None, None
-    with suppress(Exception), torch.random.fork_rng(devices=[]):  # the counts without autocast are still valid
-        saved, _ = _saved_bytes(replica, call, deadline_s, tuple(copies.values()), as_autocast(copies), tally)
-        return moved, saved
-    return None, None
+        return None, None, None
+    with suppress(Exception):  # the counts without autocast are still valid
+        with torch.random.fork_rng(devices=[]):
+            saved, results = _saved_bytes(replica, call, deadline_s, tuple(copies.values()), as_autocast(copies), tally)
+        kept = saved
+        with torch.random.fork_rng(devices=[]):
+            _backward_flops(results, deadline_s, _seen_by(back))
+        passes = there, back
+    return None if kept is None else moved, kept, passes
+
+
+def _seen_by(traffic: Traffic) -> Each:
+    """Return what runs each operation and adds it to the traffic where it is no view."""
+
+    def see(func: Any, run: Callable[[], Any], operands: tuple[Any, Any]) -> Any:
+        result = run()
+        if not _is_view(func):
+            traffic.see(func, *operands, result)
+        return result
+
+    return see
 
 
 def _saved_bytes(
@@ -149,7 +190,7 @@ def _saved_bytes(
     deadline_s: float,
     copies: tuple[torch.Tensor, ...] = (),
     types: AbstractContextManager[Any] | None = None,
-    each: Callable[[Any, Callable[[], Any]], Any] | None = None,
+    each: Each | None = None,
 ) -> tuple[float, Any]:
     """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters, their `copies`
     and buffers, and what the pass returns. The pass runs in the context `types`, and `each` sees its operations.
@@ -175,8 +216,10 @@ def _saved_bytes(
     return float(sum(storage.nbytes() for storage in held.values())), results
 
 
-def _backward_flops(results: Any, deadline_s: float) -> float:
-    """Return the FLOPs of the backward pass from the loss among `results`, else from all of them."""
+def _backward_flops(results: Any, deadline_s: float, each: Each) -> float:
+    """Return the FLOPs of the backward pass from the loss among `results`, else from all of them. `each` sees its
+    operations.
+    """
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -186,17 +229,15 @@ def _backward_flops(results: Any, deadline_s: float) -> float:
     if not ends:
         return 0.0
     flops = flop_counter()
-    with flops, _traced(deadline_s):
+    with flops, _traced(deadline_s, each):
         torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
     return float(flops.get_total_flops())
 
 
-def _traced(
-    deadline_s: float, each: Callable[[Any, Callable[[], Any]], Any] = lambda func, run: run()
-) -> AbstractContextManager[Any]:
+def _traced(deadline_s: float, each: Each = lambda func, run, operands: run()) -> AbstractContextManager[Any]:
     """Return a context in which `each` runs every operation until the deadline, also those of the backward pass.
 
-    `each` is given the operation and what runs it.
+    `each` is given the operation, what runs it, and its arguments.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -204,7 +245,7 @@ def _traced(
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if time.thread_time() > deadline_s:
                 raise TimeoutError("counting took too long")
-            return each(func, lambda: run_on_meta(func, args, kwargs or {}))
+            return each(func, lambda: run_on_meta(func, args, kwargs or {}), (args, kwargs or {}))
 
     return _Trace()  # type: ignore[no-untyped-call]
 

@@ -165,8 +165,8 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
     # The scores under the causal mask are half of the square, or a band of the window's width. A kernel that is handed
     # a mask computes the whole square, whatever the mask leaves of it.
     whole = maximum(shape.bidirectional, rates.attention_masked)
-    full = queries * keys / 2 * (1 + whole) / _fill(keys * (1 + whole), rates)
-    band = queries * window * (1 - window / (2 * keys)) / _fill(window, rates)
+    full = queries * keys / 2 * (1 + whole) / fill(keys * (1 + whole), rates)
+    band = queries * window * (1 - window / (2 * keys)) / fill(window, rates)
     windowed = shape.windowed_share * (1 - rates.attention_masked)
     scores = (1 - windowed) * full + windowed * band
     width = filled_lanes(shape.qk_dim, rates) + filled_lanes(shape.v_dim, rates)
@@ -175,7 +175,7 @@ def _fused_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> C
         core = minimum(core, _chosen_core(heads, queries, keys, shape, rates))
     if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
-        rate = rates.attention_flops * _fill(2 * maximum(work.input_len, 1), rates)
+        rate = rates.attention_flops * fill(2 * maximum(work.input_len, 1), rates)
         width = filled_lanes(shape.cross_dim, rates)
         core = core + 2 * crossed * 2 * width * _softmax_factor(width, rates) / rate + rates.kernel_time
     core = where(heads + shape.cross_heads > 0, core, 0.0)
@@ -191,7 +191,7 @@ def _chosen_core(heads: Values, queries: Values, keys: Values, shape: Shape, rat
     """
     latent = where(shape.mla > 0, 2 * shape.kv_rank + shape.rope_dim, shape.qk_dim + shape.v_dim)
     chosen = shape.chosen_of(keys)
-    scores = queries * chosen * (1 - chosen / (2 * keys)) / _fill(chosen, rates)
+    scores = queries * chosen * (1 - chosen / (2 * keys)) / fill(chosen, rates)
     core = heads * 2 * scores * latent * _softmax_factor(latent / 2, rates) / rates.attention_flops + rates.kernel_time
     return where((shape.chosen < keys) & (rates.attention_masked == 0), core, np.inf)
 
@@ -238,7 +238,7 @@ def _softmax_factor(width: Values, rates: Rates) -> Values:
     return sqrt(1 + apart**2) / sqrt(1 + (rates.attention_exponentials / HEAD_REFERENCE) ** 2)
 
 
-def _fill(keys: Values, rates: Rates) -> Values:
+def fill(keys: Values, rates: Rates) -> Values:
     """Return the rate of an attention core on causal sequences of this many keys, divided by its rate at
     `LENGTH_REFERENCE`. Without a mask a query sees twice as many of them.
     """

@@ -10,6 +10,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.models.adapters import Adapters, usual_adapters
 from carbon_plugin.spec.models.blocks import Block, Indexer, ModelPart
+from carbon_plugin.spec.models.passes import CountedPasses
 from carbon_plugin.spec.numbers.amounts import count, plural, verb
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
@@ -344,9 +345,11 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     need less than twice those of the forward pass. Both are None in older counts.
     `autocast_activation_bytes_per_sample` and `autocast_saved_bytes_per_sample` are the two sizes as autocast to 16 bit
     makes them, of which a plan in 16 bit or less takes those (None in older counts, and where the module itself has no
-    parameter of 32 bit). `kernels` is the number of operations that a forward pass launches. The counts hold for the
-    input that was counted: `samples` samples of `seq_len` tokens each (None where the input has no sequence). `target`
-    and `inputs` are the arguments that `carbon-plugin count` was given, so that another length can be counted anew.
+    parameter of 32 bit). `passes` and `autocast_passes` say what both passes move and compute, in the same two types
+    (None in older counts, and where the module cannot be run backward without data). `kernels` is the number of
+    operations that a forward pass launches. The counts hold for the input that was counted: `samples` samples of
+    `seq_len` tokens each (None where the input has no sequence). `target` and `inputs` are the arguments that
+    `carbon-plugin count` was given, so that another length can be counted anew.
 
     Raises `SpecError` naming the field when a count is impossible.
     """
@@ -366,6 +369,8 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     backward_flops_per_sample: float | None = None
     autocast_activation_bytes_per_sample: float | None = None
     autocast_saved_bytes_per_sample: float | None = None
+    passes: CountedPasses | None = None
+    autocast_passes: CountedPasses | None = None
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "

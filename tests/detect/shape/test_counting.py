@@ -19,8 +19,9 @@ def convolutions() -> nn.Module:
     )  # fmt: skip
 
 
-def attention() -> nn.Module:
-    return nn.TransformerEncoderLayer(64, 4, 256, batch_first=True, activation="gelu")
+def attention(dropout: float = 0.0) -> nn.Module:
+    """Return a layer that runs the same operations on a CPU as on a GPU where it drops nothing."""
+    return nn.TransformerEncoderLayer(64, 4, 256, dropout, batch_first=True, activation="gelu")
 
 
 def kept_of(module: nn.Module, batch: torch.Tensor) -> int:
@@ -39,14 +40,33 @@ def kept_of(module: nn.Module, batch: torch.Tensor) -> int:
     return sum(size for place, size in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize(("build", "sizes"), [(convolutions, (2, 3, 32, 32)), (attention, (2, 24, 64))])
-def test_the_activations_of_a_count_are_what_autograd_keeps(build, sizes) -> None:
+ORDERED = 2 * 24 * 64 * 4
+"""Bytes of the copy that puts the output of attention on a GPU in the order of its input; a CPU's has it already."""
+
+
+@pytest.mark.parametrize(
+    ("build", "sizes", "more"), [(convolutions, (2, 3, 32, 32), 0), (attention, (2, 24, 64), ORDERED)]
+)
+def test_the_activations_of_a_count_are_what_autograd_keeps(build, sizes, more) -> None:
     module = build()
 
     found = count_forward(module, lambda copy: copy(torch.empty(sizes, device="meta")), time.thread_time() + 60)
 
-    assert found.saved_bytes == pytest.approx(kept_of(module, torch.randn(sizes)), rel=0.05)
+    assert found.saved_bytes == pytest.approx(kept_of(module, torch.randn(sizes)) + more, rel=0.05)
     assert 0 < found.saved_bytes < found.activation_bytes + 4 * torch.Size(sizes).numel()
+
+
+def test_a_dropout_keeps_a_mask_of_bytes_and_no_scores_as_on_a_gpu() -> None:
+    def kept(dropout: float) -> float:
+        found = count_forward(
+            attention(dropout), lambda copy: copy(torch.empty(2, 24, 64, device="meta")), time.thread_time() + 60
+        )
+        assert found.saved_bytes is not None
+        return found.saved_bytes
+
+    masks = 2 * 24 * (64 + 256 + 64)
+    dropped_input = 2 * 24 * 256 * 4  # of the second product, which was kept as the result of the activation before
+    assert kept(0.1) - kept(0.0) in (masks, masks + dropped_input)
 
 
 def test_counting_what_is_kept_leaves_nothing_on_the_module() -> None:
