@@ -60,7 +60,7 @@ class DeepSpeedCarbon(TrainingLoop):
         """Count a step where the engine applied gradients. Its `step` is called for every micro-batch."""
         if self._engine.global_steps != self._global_steps:
             self._global_steps = self._engine.global_steps
-            self.step()
+            self._count_seen()
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         monitor = getattr(self._engine, "monitor", None)

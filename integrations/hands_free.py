@@ -25,6 +25,7 @@ from carbon_plugin.detect.primary import Primary
 from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
 from carbon_plugin.monitor.loops.loop import place_of_process
 from carbon_plugin.monitor.loops.measured import MeasuredTraining
+from carbon_plugin.monitor.loops.pairs import StepPairs
 from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings.arguments import MonitorArguments
@@ -63,7 +64,8 @@ class HandsFree(MeasuredTraining):
         self._arguments = arguments
         self._primary = Primary()
         self.monitor = None
-        self._stepped = self._unedited = self._signalled = False
+        self._stepped = self._looked = self._unedited = self._signalled = False
+        self._pairs = StepPairs()
         for function in (type(self)._before, type(self)._after):
             opaque(function)
         self._handles = [
@@ -90,8 +92,10 @@ class HandsFree(MeasuredTraining):
             return  # the hooks stay, because torch raises where one is removed while it calls them
         try:
             if self._primary.counts(optimizer):
-                first = monitor.counted == 0
-                monitor.step_end()
+                first = not self._looked
+                self._looked = True
+                if self._pairs.seen():
+                    monitor.step_end()
                 if first:
                     monitor.observe(*_seen(optimizer, self._world_size))
         except Exception as error:  # the training must go on whatever happens here
@@ -99,6 +103,19 @@ class HandsFree(MeasuredTraining):
         if self._unedited and not self._signalled and monitor.should_stop:
             self._signalled = True
             signal.raise_signal(signal.SIGTERM)  # what the script's own handler raises is the script's
+
+    def step(self, tokens: int | None = None) -> None:
+        """Take the tokens of the optimizer step that has just ended, or count one of which no optimizer tells.
+
+        Args:
+            tokens: Tokens that the whole job processed in it. Default: None, where they do not vary or nobody knows.
+        """
+        if self.monitor is None:
+            return
+        if self._pairs.said():
+            self.monitor.step_end(tokens)
+        elif tokens is not None:
+            self.monitor.tell_tokens(tokens)
 
     def begin(self) -> HandsFree:
         """Begin to measure now, and not only at the first step. Raises `CarbonPluginError` as `watch` does, and then

@@ -64,7 +64,7 @@ class TorchTitanCarbon(TrainingLoop):
         if not (self._resumed or self.monitor.step_is_stated):
             self._resumed = True
             self.monitor.resume_at(int(self._trainer.step) - 1)
-        self.step()
+        self._count_seen()
 
     def _goes_on(self, asked: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return not self.should_stop and asked(*args, **kwargs)

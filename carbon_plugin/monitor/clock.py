@@ -148,6 +148,11 @@ class TrainingClock:
                 raise
             self.failed(error)
 
+    def tell(self, tokens: int) -> None:
+        """Note the tokens of the whole job in the step that was counted last, which came without them."""
+        total, told, _ = self._told
+        self._told = (total + tokens, told + 1, self._mark[0])
+
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""
         before = self.phase

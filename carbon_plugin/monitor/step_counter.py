@@ -37,6 +37,14 @@ class StepCounter:
         if self._counting is not None:
             self._counting.step_end(tokens)
 
+    def tell_tokens(self, tokens: int) -> None:
+        """Note the tokens of the whole job in the step that was counted last, which came without them."""
+        try:
+            if self._counting is not None:
+                self._counting.tell(tokens)
+        except Exception as error:
+            self._fail("clock", error)
+
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""
         clock = self._counting

@@ -20,6 +20,7 @@ from carbon_plugin.detect.successor import StepKind, Successor, weakly
 from carbon_plugin.detect.tensors import Arriving
 from carbon_plugin.monitor.loops.measured import MeasuredTraining
 from carbon_plugin.monitor.loops.methods import Methods
+from carbon_plugin.monitor.loops.pairs import StepPairs
 from carbon_plugin.monitor.loops.versions import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ, ranks_of_group
@@ -84,13 +85,25 @@ class TrainingLoop(MeasuredTraining):
         self._begin(unknown, scheduled)
 
     def step(self, tokens: int | None = None) -> None:
-        """Count an optimizer step that has ended. Adapters and the hook of an optimizer call this.
+        """Count an optimizer step that has ended. Where a hook counts it too, the same step is not counted twice, and
+        only its tokens are taken.
 
         Args:
             tokens: Tokens that the whole job processed in it. Default: None, where they do not vary or nobody knows.
         """
+        if self._pairs.said():
+            self._count(tokens)
+        elif tokens is not None:
+            self.monitor.tell_tokens(tokens)
+
+    def _count_seen(self) -> None:
+        """Count a step that a hook of the optimizer or the framework tells of."""
         if self._first is not None and prepares_states():
             return
+        if self._pairs.seen():
+            self._count(None)
+
+    def _count(self, tokens: int | None) -> None:
         self.monitor.step_end(tokens)
         if self._first is not None:
             self._look(self._first)
@@ -131,6 +144,7 @@ class TrainingLoop(MeasuredTraining):
         self._arriving = None
         self._handles, self._optimizers = [], []
         self._methods = Methods()
+        self._pairs = StepPairs()
         self._seen = Watched(model=None, called=None, optimizers=())
 
     def _begin(self, unknown: Exception | None, scheduled: int | None) -> None:
@@ -159,11 +173,11 @@ class TrainingLoop(MeasuredTraining):
             return
 
         def stepped(*_: Any) -> None:
-            self.step()
+            self._count_seen()
 
         def called(result: Any) -> None:
             if not stepping.skipped(result):
-                self._safely(self.step)
+                self._safely(self._count_seen)
 
         opaque(stepped)
         opaque(called)
@@ -184,7 +198,7 @@ class TrainingLoop(MeasuredTraining):
         if step is StepKind.FIRST:
             said = f"{handed_over}, which was handed over, is gone: from here on, a step of the run is one of {name}"
             self.monitor.note("optimizer", said)
-        self.step()
+        self._count_seen()
 
     def _after(self, owner: Any, name: str, then: Callable[[], None]) -> None:
         """Call `then` after each call of a method that returns."""

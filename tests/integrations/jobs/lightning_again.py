@@ -39,7 +39,8 @@ class Gan(Model):
         self.critic = nn.Linear(4, 1)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        of_generator, of_critic = self.optimizers()
+        optimizers: Any = self.optimizers()
+        of_generator, of_critic = optimizers
         for optimizer, part in ((of_critic, self.critic), (of_generator, self.net)):
             if part is self.critic or batch_idx % EVERY == EVERY - 1:
                 optimizer.zero_grad()
