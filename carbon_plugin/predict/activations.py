@@ -29,9 +29,9 @@ def activation_parts(
     """Return the bytes of activations, of the working memory and of the logits on the fullest stage, or the first one.
 
     The first stage has the most micro-batches in flight, and the last one has the logits; a device that holds both ends
-    has both. At the peak come on top the
-    logits before the backward pass, or later the recomputed activations of a layer and their gradients. `spare` are the
-    bytes of the logits that these do not need when the logits are gone; it is a part of nothing.
+    has both. At the peak come on top the logits before the backward pass, or later the recomputed activations of a
+    layer and their gradients. `spare` are the bytes of the logits that these do not need when the logits are gone; it
+    is a part of nothing.
     """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
