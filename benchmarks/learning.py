@@ -64,8 +64,10 @@ def learned(table: RowArrays, seed: int = 0) -> list[Learned]:
             picked = draw.sample(sorted(set(jobs.tolist())), max(count, 1))
             others = ~np.isin(jobs, picked)
             rows = np.array([draw.choice(np.flatnonzero(jobs == job).tolist()) for job in picked])
-            predicted_s, left = calibrated_step_time_s(select(table, rows), table) if count else (before_s, WHOLE)
-            spreads = [spread_of(kind, left=left) for kind in kinds]
+            predicted_s, left = before_s, [WHOLE] * before_s.size
+            if count:
+                predicted_s, left = calibrated_step_time_s(select(table, rows), table)
+            spreads = [spread_of(kind, left=one) for kind, one in zip(kinds, left, strict=True)]
             low, high = (np.array([getattr(spread, end) for spread in spreads]) for end in ("p10", "p90"))
             ratio = predicted_s[others] / table.measured_s[others]
             inside = (ratio * low[others] <= 1) & (ratio * high[others] >= 1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from carbon_plugin.calibrate.random_effects import HELD, HELD_SPREADS, NORMAL_MEDIAN, ODD
 from carbon_plugin.calibrate.rows.table import RowArrays, predict
 from carbon_plugin.predict.result import AccuracyClass
-from carbon_plugin.predict.uncertainty.interval import EFFECTS, WHOLE, Effects, OffsetLeft, accuracy_class
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, WHOLE, Effects, SpreadLeft, accuracy_class
 from carbon_plugin.spec.training import Reliability, TrainingPlan
 
 NEAR, NEAR_SPREAD = 0.3, 0.1
@@ -58,15 +58,17 @@ class CarriedOver(Struct, frozen=True, kw_only=True):
     """One instance holds how far the runs of one framework deviate from their predictions, in logarithms.
 
     `shift` is the mean of measured over predicted over `layouts` different layouts, `spread` how far a layout lies from
-    the mean of its cluster, and `carried` the part of `shift` that is put down to the cluster as a whole. `uncertain`
-    is the range of the cluster's offset after the runs over the one before. `faster` and `slower` are how much of the
-    spread between clusters is left on each side in the range of the next plan.
+    the mean of its cluster, `usual` the same of a usual cluster, and `carried` the part of `shift` that is put down to
+    the cluster as a whole. `uncertain` is the range of the cluster's offset after the runs over the one before.
+    `faster` and `slower` are how much of the spread between clusters is left on each side in the range of the next
+    plan.
     """
 
     framework: str
     layouts: int
     shift: float
     spread: float
+    usual: float
     carried: float
     between: float
     uncertain: float
@@ -83,7 +85,7 @@ class ClusterOffset(NamedTuple):
     spread: float
     between: float
     uncertain: float
-    left: OffsetLeft
+    left: SpreadLeft
 
 
 def offset_of_cluster(means: Floats, shared: Floats, effects: Effects) -> ClusterOffset:
@@ -120,7 +122,7 @@ def offset_of_cluster(means: Floats, shared: Floats, effects: Effects) -> Cluste
         within,
         _spread_of(before),
         _spread_of(after),
-        OffsetLeft(*left.tolist()) if abs(offset) <= most else WHOLE,
+        SpreadLeft(*left.tolist()) if abs(offset) <= most else WHOLE,
     )
 
 
@@ -189,6 +191,7 @@ def carried_over(
                 layouts=own.size,
                 shift=float(np.mean(means)),
                 spread=found.spread,
+                usual=usual.within,
                 carried=found.offset,
                 between=found.between,
                 uncertain=found.uncertain,

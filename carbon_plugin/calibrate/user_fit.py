@@ -6,7 +6,8 @@ hardly reduce is refused, with the reason, and keeps its prior value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,13 +28,15 @@ from carbon_plugin.calibrate.fit import (
     wait_sigmas,
 )
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
-from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, step_time_of, tabulate
-from carbon_plugin.calibrate.transfer import CarriedOver, carried_over, layouts_of, row_classes
+from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, places_of, step_time_of, tabulate
+from carbon_plugin.calibrate.transfer import LAYOUT_SPREAD, CarriedOver, carried_over, layouts_of, row_classes
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.own_runs import SMOOTH_SHARE, OwnRuns
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.predict.uncertainty.interval import OffsetLeft
+from carbon_plugin.predict.uncertainty.interval import SpreadLeft, left_of
+from carbon_plugin.spec.hardware.cluster import OwnLayout, OwnLayouts
 from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.spec.stack import STACKS, THROUGH_MEMORY
 
@@ -126,7 +129,8 @@ class RowResidual(Struct, frozen=True, kw_only=True):
 
 class Calibration(Struct, frozen=True, kw_only=True):
     """Holds the result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured
-    time. `carried` says how much of the rows' deviation is put down to the cluster.
+    time. `carried` says how much of the rows' deviation is put down to the cluster, and `own` what constants leave of
+    that of each layout, by framework.
     """
 
     accelerator: str
@@ -137,6 +141,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     mape_before: float
     mape_after: float
     carried: tuple[CarriedOver, ...] = ()
+    own: dict[str, OwnLayouts] = {}
     power: LearnedPower | None = None
 
 
@@ -168,7 +173,8 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     before_s = fitted_step_time_s(table, _unfitted())
     _check_credible(rows, before_s)
     learned = _learn(table, before_s)
-    after_s = fitted_step_time_s(table, learned.fitted)
+    own = own_layouts(table, learned)
+    after_s = fitted_step_time_s(table, learned.fitted) * np.exp(_shifts(table, own))
     return Calibration(
         accelerator=devices[0],
         fitted=tuple(_constant(table, learned, index) for index in range(len(learned.fitted.parameters))),
@@ -181,6 +187,7 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
         mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
         carried=learned.carried,
+        own=own,
         power=learned_power(rows),
     )
 
@@ -218,13 +225,45 @@ def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
     return LearnedPower(before_w=before, after_w=min(after, limit), spread=spread, runs=len(known))
 
 
-def calibrated_step_time_s(seen: RowArrays, others: RowArrays) -> tuple[Floats, OffsetLeft]:
+def calibrated_step_time_s(seen: RowArrays, others: RowArrays) -> tuple[Floats, list[SpreadLeft]]:
     """Return the step times of `others` with what the rows of `seen`, of one software, tell, in seconds, and how much
-    of the spread between clusters these leave.
+    these leave for each of them of what clusters and layouts differ by.
     """
     learned = _learn(seen, fitted_step_time_s(seen, _unfitted()))
-    (carried,) = learned.carried
-    return fitted_step_time_s(others, learned.fitted), OffsetLeft(carried.faster, carried.slower)
+    (carried,), (own,) = learned.carried, own_layouts(seen, learned).values()
+    runs = OwnRuns(own)
+    like = [runs.deviation(place) for place in places_of(others)]
+    after_s = fitted_step_time_s(others, learned.fitted) * np.exp([one.shift for one in like])
+    return after_s, [left_of(carried.faster, carried.slower, one) for one in like]
+
+
+def own_layouts(table: RowArrays, learned: _Learned) -> dict[str, OwnLayouts]:
+    """Return what constants and offsets leave of the deviations of the rows' layouts, by framework.
+
+    Like layouts have in common no more than what those of a usual cluster of the class differ by: where layouts are
+    farther apart, what is odd about them is their own.
+    """
+    left = np.log(table.measured_s / fitted_step_time_s(table, learned.fitted))
+    numbers, places = layouts_of(table), places_of(table)
+    found = {}
+    for one in learned.carried:
+        members = np.flatnonzero(table.framework == one.framework)
+        _, first, same = np.unique(numbers[members], return_index=True, return_inverse=True)
+        means = np.bincount(same, left[members]) / np.bincount(same)
+        layouts = [
+            OwnLayout(place=places[members[index]], deviation=float(mean))
+            for index, mean in zip(first.tolist(), means.tolist(), strict=True)
+        ]
+        smooth = math.sqrt(SMOOTH_SHARE) * min(one.spread, LAYOUT_SPREAD * one.usual)
+        found[one.framework] = OwnLayouts(spread=one.spread, smooth=smooth, layouts=tuple(layouts))
+    return found
+
+
+def _shifts(table: RowArrays, own: Mapping[str, OwnLayouts]) -> Floats:
+    """Return what the runs of its software say of each row's layout, as a logarithm."""
+    runs = {framework: OwnRuns(layouts) for framework, layouts in own.items()}
+    rows = zip(table.framework.tolist(), places_of(table), strict=True)
+    return np.array([runs[framework].deviation(place).shift for framework, place in rows])
 
 
 def _learn(table: RowArrays, before_s: Floats) -> _Learned:

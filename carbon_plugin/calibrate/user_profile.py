@@ -16,6 +16,8 @@ from carbon_plugin.spec.hardware.cluster import (
     Accelerator,
     Efficiency,
     Node,
+    OwnLayout,
+    OwnLayouts,
     OwnSoftware,
 )
 from carbon_plugin.spec.hardware.profiles import find_node
@@ -90,9 +92,19 @@ def _own_software(rows: Sequence[PublishedRow], calibration: Calibration) -> tup
             framework_factor=factor_of(stacks[one.framework]),
             faster=float(f"{one.faster:.4f}"),
             slower=float(f"{one.slower:.4f}"),
+            like=_rounded_layouts(calibration.own[one.framework]),
         )
         for one in calibration.carried
     )
+
+
+def _rounded_layouts(own: OwnLayouts) -> OwnLayouts:
+    """Return the layouts that ran with as many digits as a reader of the profile wants."""
+    layouts = [
+        OwnLayout(place={name: _rounded(value) for name, value in one.place.items()}, deviation=_rounded(one.deviation))
+        for one in own.layouts
+    ]
+    return OwnLayouts(spread=_rounded(own.spread), smooth=_rounded(own.smooth), layouts=tuple(layouts))
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:

@@ -70,6 +70,11 @@ def sqrt(number: Any) -> Values:
     return np.asarray(np.sqrt(number)) if isinstance(number, ndarray) else math.sqrt(number)
 
 
+def exp(number: Any) -> Values:
+    """Return `np.exp(number)`."""
+    return np.asarray(np.exp(number)) if isinstance(number, ndarray) else math.exp(number)
+
+
 def log2(number: Any) -> Values:
     """Return `np.log2(number)`."""
     return np.asarray(np.log2(number)) if isinstance(number, ndarray) else math.log2(number)

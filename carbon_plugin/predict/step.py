@@ -12,16 +12,17 @@ from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_flops, counted_step_terms
 from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.own_runs import NOTHING_KNOWN, OwnDeviation, moved, own_runs, place_of
 from carbon_plugin.predict.peak import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
 from carbon_plugin.predict.rates.evidence import own_software
-from carbon_plugin.predict.rates.laws import peak_of
+from carbon_plugin.predict.rates.laws import NARROW, peak_of
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.time.schedule import StageLayer, stage_layers, step_of_layers
 from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
-from carbon_plugin.predict.uncertainty.interval import accuracy_class, offset_left, step_time_figure
+from carbon_plugin.predict.uncertainty.interval import accuracy_class, spread_left, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
@@ -59,7 +60,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     # A fit to runs of the same software holds how its experts run.
     looped = 1.0 if own else expert_loop_factor(spec, total, step)
     figure, interval = step_time_figure(
-        total, kind, assumed=assumed, left=offset_left(device, spec.stack), other=(EXPERT_LOOP, looped)
+        total, kind, assumed=assumed, left=spread_left(device, spec.stack, step.like), other=(EXPERT_LOOP, looped)
     )
     power, activity = step_power(terms, spec.cluster)
     return StepPrediction(
@@ -98,14 +99,15 @@ def _memory(spec: RunSpec, case: _CountedCase | _TransformerCase, rates: Rates) 
 
 
 class _StepOf(NamedTuple):
-    """A run as the equations take it: its case, the rates of its cluster, the micro-batches of a step, and the layers
-    of a transformer.
+    """A run as the equations take it: its case, the rates of its cluster, the micro-batches of a step, and, of a
+    transformer, its layers and what the user's own runs say of its layout.
     """
 
     case: _CountedCase | _TransformerCase
     rates: Rates
     micro_batches: int
     layers: Sequence[StageLayer] = ()
+    like: OwnDeviation = NOTHING_KNOWN
 
 
 def expert_loop_factor(spec: RunSpec, step_time_s: float, step: _StepOf | None = None) -> float:
@@ -139,7 +141,11 @@ def _step_of(spec: RunSpec, layout: ParallelLayout, rates: Rates) -> _StepOf:
     micro_batches, case = check_work(layout, spec.training), _case(spec, layout)
     if isinstance(case, _CountedCase):
         return _StepOf(case, rates, micro_batches)
-    return _StepOf(case, rates, micro_batches, stage_layers(*case, rates))
+    own = own_runs(spec.cluster.accelerator, spec.stack)
+    like = (
+        own.deviation(place_of(*case, float(spec.training.precision in NARROW))) if own is not None else NOTHING_KNOWN
+    )
+    return _StepOf(case, rates, micro_batches, stage_layers(*case, rates), like)
 
 
 class _CountedCase(NamedTuple):
@@ -171,7 +177,7 @@ def _terms(step: _StepOf, rates: Rates) -> dict[str, float]:
     """
     if isinstance(step.case, _CountedCase):
         return counted_step_terms(*step.case, rates, step.micro_batches)
-    terms = step_of_layers(step.layers, *step.case, rates).terms
+    terms = moved(step_of_layers(step.layers, *step.case, rates), step.like.shift).terms
     return {name: float(time) for name, time in terms.items() if abs(float(time)) > 0}
 
 

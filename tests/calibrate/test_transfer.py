@@ -89,7 +89,7 @@ def test_what_constants_may_explain_is_not_all_put_down_to_the_cluster() -> None
 
 def test_a_run_beyond_all_bounds_leaves_the_range_of_a_stranger() -> None:
     assert offset(1.5).left == WHOLE
-    assert max(offset(0.02).left) < 0.5
+    assert max(offset(0.02).left[:2]) < 0.5
 
 
 def table_of(slower: tuple[float, ...], layouts: tuple[int, ...]) -> tuple[RowArrays, np.ndarray]:

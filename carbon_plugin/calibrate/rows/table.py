@@ -14,6 +14,7 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, stack_cases, take
+from carbon_plugin.predict.own_runs import place_of
 from carbon_plugin.predict.rates.datasheet import datasheet
 from carbon_plugin.predict.rates.laws import NARROW, default_attention_kernel
 from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
@@ -125,6 +126,13 @@ def predict(table: RowArrays, constants: Constants, framework_factor: Values | N
     """Return the step times of all rows under constants, with the shipped framework factors unless others are given."""
     sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
     return step_time(table.shape, table.layout, table.work, combine(sheet, constants))
+
+
+def places_of(table: RowArrays) -> list[dict[str, float]]:
+    """Return where the layout of each row lies among layouts (`predict.own_runs`)."""
+    place = place_of(table.shape, table.layout, table.work, table.narrow.astype(np.float64))
+    columns = {name: np.broadcast_to(column, table.narrow.shape) for name, column in place.items()}
+    return [{name: float(column[row]) for name, column in columns.items()} for row in range(table.narrow.size)]
 
 
 class Cases(NamedTuple):

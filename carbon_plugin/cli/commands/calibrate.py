@@ -137,6 +137,7 @@ def _print(calibration: Calibration) -> None:
             f"  of what clusters differ by, the range of a plan in software '{kept.framework}' keeps "
             f"{percent(kept.faster, 0)} for steps shorter than predicted and {percent(kept.slower, 0)} for longer ones"
         )
+    echo("  a plan of one of these layouts takes over what is its own, and one of a like layout what both share")
     count = plural(len(calibration.rows), "row")
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
@@ -150,7 +151,7 @@ def _print(calibration: Calibration) -> None:
         echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
-    echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+    echo(f"mean error on these rows {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
     if calibration.mape_after > calibration.mape_before + WORSE_POINTS:
         echo(
             "the rows differ more among themselves than the constants explain, so that no offset of the cluster suits "

@@ -16,10 +16,13 @@ from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.plan.search.phrases import held_phrase, phrase_of
 from carbon_plugin.plan.search.space import Grid, Space, grids, splits
 from carbon_plugin.predict.case.from_spec import shape_of, work_of
-from carbon_plugin.predict.case.inputs import Shape, StepWork
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.own_runs import OwnRuns, moved, own_runs, place_of
 from carbon_plugin.predict.peak import memory_bytes
+from carbon_plugin.predict.rates.laws import NARROW
 from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.rates.resolve import resolve_rates
+from carbon_plugin.predict.time.schedule import StepTime, step_time
 from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.degrees import allowed_degrees, divisors, listed, what_would_do
 from carbon_plugin.spec.hardware.profiles import GENERIC_NODE, list_accelerators
@@ -53,6 +56,15 @@ class SearchInputs:
     shape: Shape
     work: StepWork
     rates: Rates
+    own: OwnRuns | None
+
+    def step_time(self, layout: Layout) -> StepTime:
+        """Return the step times of layouts, on a network that is as fast as its ports."""
+        step = step_time(self.shape, layout, self.work, self.rates)
+        if self.own is None:
+            return step
+        narrow = float(self.spec.training.precision in NARROW)
+        return moved(step, self.own.shift(place_of(self.shape, layout, self.work, narrow)))
 
     @property
     def capacity_bytes(self) -> float:
@@ -88,7 +100,8 @@ def inputs_of(spec: RunSpec) -> SearchInputs:
         )
     check_input(spec.model, spec.training)
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    return SearchInputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
+    own = own_runs(spec.cluster.accelerator, spec.stack)
+    return SearchInputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates, own)
 
 
 def with_nodes(spec: RunSpec, factor: int) -> RunSpec:

@@ -24,7 +24,6 @@ from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, layo
 from carbon_plugin.predict.arrays import Flags
 from carbon_plugin.predict.case.inputs import Layout, take
 from carbon_plugin.predict.power import step_power_w
-from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
@@ -138,7 +137,7 @@ def search(spec: RunSpec, space: Space, on_progress: ProgressCallback | None = N
 
 def _fitting(inputs: SearchInputs, grid: Grid, feasible: Flags, need_bytes: Floats) -> Front:
     """Return the layouts of a grid that fit and lie near its front, timed on a network that is as fast as its ports."""
-    step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
+    step = inputs.step_time(grid.layout)
     power = step_power_w(step.terms, inputs.spec.cluster)
     flat = np.flatnonzero(feasible)
 
@@ -161,7 +160,7 @@ def _ranked(inputs: SearchInputs, found: Front) -> Front:
     """Return the front of the layouts by the time that they are expected to take on the network of some cluster."""
     expected_s = found.expected_time_s
     if inputs.spec.cluster.nodes > 1:
-        slow_s = np.asarray(step_time(inputs.shape, found.layouts, inputs.work, slow(inputs.rates)).total)
+        slow_s = np.asarray(replace(inputs, rates=slow(inputs.rates)).step_time(found.layouts).total)
         expected_s = expected_s * expected_on_networks(found.step_time_s, slow_s) / found.step_time_s
     ranked = replace(found, expected_time_s=expected_s)
     return _at(ranked, front(expected_s, expected_s * found.power_w, found.complexity))

@@ -18,8 +18,11 @@ def own_software(accelerator: Accelerator, stack: Stack) -> OwnSoftware | None:
     Runs tell nothing of other software. They tell nothing of a device that nobody calibrated either, because a few step
     times do not determine its constants.
     """
-    if not is_calibrated(accelerator):
-        return None
+    return runs_of(accelerator, stack) if is_calibrated(accelerator) else None
+
+
+def runs_of(accelerator: Accelerator, stack: Stack) -> OwnSoftware | None:
+    """Return what is kept of the user's own runs of this software, whether the device is calibrated or not."""
     constants = (host_op_time_of(stack), factor_of(stack))
     same = (one for one in accelerator.own_software if (one.host_op_time_s, one.framework_factor) == constants)
     return next(same, None)

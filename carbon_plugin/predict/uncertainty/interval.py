@@ -15,6 +15,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
+from carbon_plugin.predict.own_runs import OwnDeviation
 from carbon_plugin.predict.rates.evidence import is_calibrated, own_software
 from carbon_plugin.predict.rates.laws import NARROW
 from carbon_plugin.predict.result import AccuracyClass
@@ -48,14 +49,17 @@ def symmetrical(between: float, within: float, sources: int) -> Effects:
     return Effects(between, between, within, sources)
 
 
-class OffsetLeft(NamedTuple):
-    """The shares of the spread between sources that the user's own runs leave on each side of the prediction."""
+class SpreadLeft(NamedTuple):
+    """The shares that the user's own runs leave of the spread between sources, on each side of the prediction, and of
+    that within one.
+    """
 
     faster: float
     slower: float
+    within: float = 1.0
 
 
-WHOLE = OffsetLeft(1.0, 1.0)
+WHOLE = SpreadLeft(1.0, 1.0)
 """What is left where nobody knows a run of the cluster."""
 
 
@@ -91,21 +95,32 @@ ASSUMED_SIGMA = 0.075
 not see, errors were 10.1 % with such inputs and 6.7 % without."""
 
 
-def spread_of(kind: AccuracyClass, *, assumed: bool = False, left: OffsetLeft = WHOLE) -> Spread:
+def spread_of(kind: AccuracyClass, *, assumed: bool = False, left: SpreadLeft = WHOLE) -> Spread:
     """Return the factors around the prediction for a run of the next source.
 
     `assumed` says that rules filled some inputs. `left` says how much runs of the same cluster and software left of
-    what sources differ by (`calibrate.transfer`).
+    what sources differ by (`calibrate.transfer`) and of what layouts do (`predict.own_runs`).
     """
     faster, slower, within, sources = EFFECTS[kind]
-    effects = Effects(faster * left.faster, slower * left.slower, within, sources)
+    effects = Effects(faster * left.faster, slower * left.slower, within * left.within, sources)
     return factors(effects, ASSUMED_SIGMA if assumed else 0.0)
 
 
-def offset_left(accelerator: Accelerator, stack: Stack) -> OffsetLeft:
-    """Return how much the user's own runs left of what clusters differ by, on each side of a prediction."""
+def spread_left(accelerator: Accelerator, stack: Stack, like: OwnDeviation) -> SpreadLeft:
+    """Return how much the user's own runs left of what clusters and layouts differ by, where `like` is what they say of
+    the layout.
+    """
     own = own_software(accelerator, stack)
-    return WHOLE if own is None else OffsetLeft(own.faster, own.slower)
+    return WHOLE if own is None else left_of(own.faster, own.slower, like)
+
+
+def left_of(faster: float, slower: float, like: OwnDeviation) -> SpreadLeft:
+    """Return what is left for a layout of which runs say `like`, where they left `faster` and `slower` of what clusters
+    differ by. Runs so far off that they left all of it may have been disturbed, and narrow nothing.
+    """
+    if faster == slower == 1:
+        return WHOLE
+    return SpreadLeft(faster * like.between, slower * like.between, like.within)
 
 
 def reaching_to(spread: Spread, other: float) -> Spread:
@@ -165,7 +180,7 @@ def step_time_figure(
     kind: AccuracyClass,
     *,
     assumed: Sequence[str] = (),
-    left: OffsetLeft = WHOLE,
+    left: SpreadLeft = WHOLE,
     other: tuple[str, float] = ("", 1.0),
 ) -> tuple[Figure, tuple[float, float]]:
     """Return a step time with its range from p10 to p90, and its 95 % interval, in seconds.

@@ -113,12 +113,44 @@ class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 )
 
 
+class OwnLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One instance says how a layout deviated that the user ran.
+
+    `place` says where it lies among layouts (`predict.own_runs.place_of`), and `deviation` is the logarithm of measured
+    over predicted time of one step that the fitted constants leave.
+    """
+
+    place: dict[str, float]
+    deviation: float
+
+
+class OwnLayouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One instance holds the layouts that the user ran in one software.
+
+    `spread` is how far layouts deviate from the mean of the cluster, as a standard deviation of the logarithm, and
+    `smooth` that of the part which like layouts have in common.
+    """
+
+    spread: float
+    smooth: float
+    layouts: tuple[OwnLayout, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smooth <= self.spread:
+            raise SpecError(
+                f"own_software: smooth is {self.smooth:g}, expected 0 to the spread between layouts, {self.spread:g}"
+            )
+        if not self.layouts or any(one.place.keys() != self.layouts[0].place.keys() for one in self.layouts):
+            raise SpecError("own_software: layouts must be one or more, and all must say the same of their places")
+
+
 class OwnSoftware(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance says what the user's own runs of one software tell of the next one on the same cluster.
 
     `rows` measured step times were of that software, which a plan is of if its stack has this time to issue an
     operation, s, and this factor. `faster` and `slower` are how much of the spread between clusters those runs left, 0
-    to 1, for steps that are shorter than predicted and for longer ones (`calibrate.transfer`).
+    to 1, for steps that are shorter than predicted and for longer ones (`calibrate.transfer`). `like` are the
+    layouts that ran, from which plans of like ones learn.
     """
 
     framework: str
@@ -127,6 +159,7 @@ class OwnSoftware(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     framework_factor: float
     faster: float
     slower: float
+    like: OwnLayouts | None = None
 
     def __post_init__(self) -> None:
         for field in ("faster", "slower"):

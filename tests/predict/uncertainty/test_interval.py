@@ -12,7 +12,7 @@ import pytest
 from carbon_plugin.calibrate.random_effects import median_of_sources, random_effects, sided_effects
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.predict.uncertainty import interval
-from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, OffsetLeft, spread_of
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, SpreadLeft, spread_of
 from carbon_plugin.validate.step.spreads import FEWEST_BLIND, FEWEST_SOURCES, class_spreads, rewrite_effects
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
@@ -109,7 +109,7 @@ def test_the_side_of_a_few_sources_is_that_of_both_sides_together() -> None:
 
 @pytest.mark.parametrize("kind", EFFECTS)
 def test_runs_of_ones_own_bring_both_ends_nearer(kind) -> None:
-    none, one, many = (spread_of(kind, left=OffsetLeft(left, left)) for left in (1, 0.5, 0))
+    none, one, many = (spread_of(kind, left=SpreadLeft(left, left)) for left in (1, 0.5, 0))
     assert none.p10 <= one.p10 <= many.p10 < 1 < many.p90 < one.p90 < none.p90
     assert many.p10 == pytest.approx(1 / many.p90, rel=1e-3)
 
