@@ -128,9 +128,11 @@ class RowResidual(Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """Holds the result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured
-    time. `carried` says how much of the rows' deviation is put down to the cluster, and `own` what constants leave of
-    that of each layout, by framework.
+    """Holds the result of a fit to rows on one accelerator.
+
+    Mean absolute errors are in percent of the measured time, and the one after is that of constants and offsets alone.
+    `carried` says how much of the rows' deviation is put down to the cluster, and `own` what then is left of that of
+    each layout, by framework.
     """
 
     accelerator: str
@@ -174,7 +176,8 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     _check_credible(rows, before_s)
     learned = _learn(table, before_s)
     own = own_layouts(table, learned)
-    after_s = fitted_step_time_s(table, learned.fitted) * np.exp(_shifts(table, own))
+    fitted_s = fitted_step_time_s(table, learned.fitted)
+    after_s = fitted_s * np.exp(_shifts(table, own))
     return Calibration(
         accelerator=devices[0],
         fitted=tuple(_constant(table, learned, index) for index in range(len(learned.fitted.parameters))),
@@ -185,7 +188,7 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         ),
         skipped=tuple(skipped),
         mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
-        mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
+        mape_after=100 * float(np.mean(np.abs(fitted_s / table.measured_s - 1))),
         carried=learned.carried,
         own=own,
         power=learned_power(rows),

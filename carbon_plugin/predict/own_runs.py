@@ -50,8 +50,8 @@ SAME = 1e-3
 
 
 class OwnDeviation(NamedTuple):
-    """What own runs say of one layout: by how much its time deviates, as a logarithm, and what they leave of the
-    spreads within a cluster and between clusters, each 0 to 1.
+    """One instance holds what own runs say of one layout: by how much its time deviates, as a logarithm, and what they
+    leave of the spreads within a cluster and between clusters, each 0 to 1.
     """
 
     shift: float

@@ -151,7 +151,10 @@ def _print(calibration: Calibration) -> None:
         echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
     for refused in calibration.refused:
         echo(f"  refused {refused.name}: {refused.reason}")
-    echo(f"mean error on these rows {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+    echo(
+        f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after, by constants and "
+        "offsets alone"
+    )
     if calibration.mape_after > calibration.mape_before + WORSE_POINTS:
         echo(
             "the rows differ more among themselves than the constants explain, so that no offset of the cluster suits "
