@@ -42,10 +42,12 @@ from carbon_plugin.audit.tally.sums.energy_sums import energy_of
 from carbon_plugin.audit.tally.sums.spans import comparison_of_windows
 from carbon_plugin.audit.tally.timeline.calendar import months_of
 from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import RunCheck, checked_anchor, combine_checks, files_by_start
+from carbon_plugin.spec.budget import BudgetLine
 from carbon_plugin.spec.numbers.figure import Assumption
 
 _NOTHING_READ = "its energy is unknown, because no meter was read and nothing was modelled"
@@ -97,6 +99,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         nodes_share=coverage.nodes_seen / coverage.nodes,
         world_size=manifest.world_size,
     )
+    in_force = (stated.intensity.figure.value, stated.pue.value) if stated else None
     return AuditSummary(
         version=AUDIT_VERSION,
         plugin_version=carbon_plugin.__version__,
@@ -126,20 +129,15 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         work=work_of(collected, manifest, prediction),
         sampling=SAMPLING if accounted else None,
         ladder=boundary_ladder(by_rung, [seen.identity for seen in collected.devices.values()], factors),
-        budget=budget_lines(
-            manifest.budget,
-            energy_j=energy.energy_j,
-            footprint=footprint,
-            device_s=reserved.device_s,
-            price=stated_price(manifest.budget, manifest.forecast),
-        ),
-        months=months_of(
-            collected.calendar,
-            reserved_by_month(collected.files),
-            (stated.intensity.figure.value, stated.pue.value) if stated else None,
-            idle_factors,
-        ),
+        budget=_budget(manifest, energy.energy_j, footprint, reserved.device_s),
+        months=months_of(collected.calendar, reserved_by_month(collected.files), in_force, idle_factors),
     )
+
+
+def _budget(manifest: Manifest, energy_j: float, footprint: Footprint | None, device_s: float) -> list[BudgetLine]:
+    """Return each limit of the run's budget beside what was used, at the price that budget or plan states."""
+    price = stated_price(manifest.budget, manifest.forecast)
+    return budget_lines(manifest.budget, energy_j=energy_j, footprint=footprint, device_s=device_s, price=price)
 
 
 def _waste(collected: RunCollector, period: Period) -> Waste:

@@ -107,10 +107,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
     wasted = None
     if goodput.wasted_s > 0:
         lost, held = wasted_energies(spec.cluster, prediction, goodput), reservations(spec.cluster, goodput.wasted_s)
-        wasted = account(lost, held, factors, duration_spread=stretch, seed=seed)
-        if footprint.market is not None:
-            share = wasted.energy_j["facility"].value / footprint.energy_j["facility"].value
-            wasted = msgspec.structs.replace(wasted, market=footprint.market.scaled(share))
+        wasted = _part_of(footprint, account(lost, held, factors, duration_spread=stretch, seed=seed))
     best = best_case(goodput)
     price = spec.price_usd_per_device_hour
     assumptions = (
@@ -141,6 +138,14 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
         drivers=drivers(energies, reserved, factors, duration_spread=stretch),
         best_case=None if best is None else _best_case(spec, prediction, best, factors, seed),
     )
+
+
+def _part_of(whole: Footprint, part: Footprint) -> Footprint:
+    """Return the footprint of a part of a run with its share, by energy, of what contracts make of the whole."""
+    if whole.market is None:
+        return part
+    share = part.energy_j["facility"].value / whole.energy_j["facility"].value
+    return msgspec.structs.replace(part, market=whole.market.scaled(share))
 
 
 def _laid_out(spec: RunSpec) -> tuple[RunSpec, str]:

@@ -111,7 +111,7 @@ def test_what_a_killed_process_has_metered_is_taken_together_though_its_locks_ar
 
 
 def test_what_another_process_meters_is_not_waited_for(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(leader, "DYING_S", float("inf"))
+    monkeypatch.setattr(leader, "DYING_S", 240.0)
     lost, election = joined(tmp_path, rank=2), joined(tmp_path)
     lost.take(["GPU-2"], 7.0)
     lost.forget()  # as the kernel does for a process that is killed
