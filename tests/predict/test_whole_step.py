@@ -35,10 +35,10 @@ def real_peak_bytes(
     cast: bool = False,
     lists: bool = False,
     replicated: bool = False,
-) -> float:
-    """Return the most bytes that are allocated at one time in two steps; `every` n-th layer is checkpointed, `cast`
-    says that autocast is on, `lists` that the optimizer's kernels take lists, and `replicated` that the model is
-    wrapped for data parallelism.
+) -> tuple[float, float]:
+    """Return the most bytes that are allocated at one time in two steps, without and with what a kernel of this
+    processor needs while it runs; `every` n-th layer is checkpointed, `cast` says that autocast is on, `lists` that the
+    optimizer's kernels take lists, and `replicated` that the model is wrapped for data parallelism.
     """
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -79,20 +79,31 @@ def real_peak_bytes(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()) + _peak_of(two_steps)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    lean, whole = _peaks_of(two_steps)
+    return weights + lean, weights + whole
 
 
-def _peak_of(step: Callable[[], None]) -> int:
+def _peaks_of(step: Callable[[], None]) -> tuple[int, int]:
+    """Return the peak of a step without and with what is freed before anything else is allocated or freed.
+
+    That is the scratch of one kernel. Products of bfloat16 have as much of it as their result in float32 on processors
+    without instructions for them, and none on others.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     events = profiled.profiler.kineto_results.events()
-    now = peak = 0
-    for _, size in sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"):
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    sizes = [size for _, size in changes]
+    now = lean = whole = 0
+    for size, following in zip(sizes, [*sizes[1:], 0], strict=True):
         now += size
-        peak = max(peak, now)
-    return peak
+        whole = max(whole, now)
+        if following != -size:
+            lean = max(lean, now)
+    return lean, whole
 
 
 def predicted_peak_bytes(
@@ -149,9 +160,9 @@ def test_a_step_holds_what_pytorch_allocates_for_it(rates: Callable[..., Rates],
     through_memory = float(case.get("attention") == "eager")
     kernel = rates(attention_unfused=through_memory, attention_eager=through_memory)
     ours = {name: value for name, value in case.items() if name != "attention"}
-    real, predicted = real_peak_bytes(**case), predicted_peak_bytes(kernel, **ours)
+    (lean, whole), predicted = real_peak_bytes(**case), predicted_peak_bytes(kernel, **ours)
 
-    assert 0.935 * real < predicted < 1.01 * real
+    assert 0.935 * lean < predicted < 1.01 * whole
 
 
 SHORT = {"vocab": 512, "batch": 1, "every": None, "rounds": 1, "length": 32, "wide": True}
@@ -188,6 +199,6 @@ def test_autocast_list_kernels_and_buckets_hold_what_pytorch_allocates_for_them(
 ) -> None:
     """Kernels over lists make a copy as large as the weights while they update, and data parallelism keeps buckets
     beside the gradients."""
-    real, predicted = real_peak_bytes(**case), predicted_peak_bytes(rates(), **case)
+    (lean, whole), predicted = real_peak_bytes(**case), predicted_peak_bytes(rates(), **case)
 
-    assert 0.935 * real < predicted < 1.03 * real
+    assert 0.935 * lean < predicted < 1.03 * whole
