@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.attention_kernels import with_known_kernel
 from carbon_plugin.spec.defaults import (
     USUAL_SEQ_LEN,
     Taken,
@@ -388,7 +389,7 @@ def _stack(
     if "preset" in stated:
         preset, assumptions = _named_stack(document, ("stack", "preset"), stated["preset"], directories)
         base = msgspec.to_builtins(preset)
-    fields = base | {key: value for key, value in stated.items() if key != "preset"}
+    fields = base | with_known_kernel({key: value for key, value in stated.items() if key != "preset"})
     return decode(Document({"stack": fields}, document.origin, document.places), Stack, ("stack",)), assumptions
 
 

@@ -198,6 +198,9 @@ def _attention(resolver: _Resolver, stack: Stack) -> float:
             resolver.assume("stack.attention_kernel", f"fused, priced as {kernel}", "no class of TPU kernels is known")
         else:
             resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
+    elif kernel == "flash" and default_attention_kernel(device) != "flash":
+        why = "flash states no release; write flash2, flash3 (Hopper) or flash4 (Blackwell) for a later one"
+        resolver.assume("stack.attention_kernel", "flash (FlashAttention 1 of 2022)", why)
     if kernel in THROUGH_MEMORY:
         return np.inf
     if kernel == "cudnn_fp8":

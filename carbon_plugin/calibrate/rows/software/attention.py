@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.software.releases import CURRENT, date_of, release_of
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.datasheet import TPU_LANES
 from carbon_plugin.predict.rates.laws import XE, default_attention_kernel
+from carbon_plugin.spec.attention_kernels import BLACKWELL_RELEASE, SDPA, kernel_named
 from carbon_plugin.spec.frameworks import (
     AUTOMODEL,
     BRIDGE_FINE_TUNING,
@@ -53,14 +52,6 @@ attention too unless a configuration ends in "-flash" (`flash_attention` of its 
 those of 2025 recompute around a flash kernel."""
 OWN_SOFTMAX = re.compile(r"(?i)\bfused kernels|\bown cuda kernels")
 """Words of software whose softmax is one kernel, as its norms are."""
-FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?([234])")
-"""FlashAttention by its release, as transformers' `attn_implementation` and people write it."""
-BLACKWELL_RELEASE = "flash4"
-"""FlashAttention 4, which is written for Blackwell and counts as cuDNN's kernel there. On a B300 its forward pass has
-0.74 to 0.8 of that one's rate on sequences of 1,024, the same on 4,096 without a mask and 1.06 on 16,384 (pull request
-2605 of Dao-AILab/flash-attention, heads of 64), and its backward pass 1.1 on 8,192 (pull request 1945)."""
-SDPA = ("sdpa", "scaled-dot-product-attention")
-"""PyTorch's own attention, which takes the kernel that suits the device (`scaled_dot_product_attention`)."""
 PACKED = re.compile(r"(?i)\bpacked documents|\bsample[- ]packing")
 """Words for sequences of documents that do not see each other. transformers hands PyTorch's own attention a mask for
 them (`find_packed_sequence_indices` and `sdpa_mask` of its masking_utils.py), which FlashAttention does not need."""
@@ -70,20 +61,6 @@ UNNUMBERED = ("xformers", "flash-attention", "flash-attn", "splash", "splash-att
 own CUTLASS kernel, which devices before Ampere get (`_dispatch_fw_priority_list` of ops/fmha/dispatch.py at 038444a;
 FlashAttention 3 on Hopper is not taken here, because no row says that its build had it). JAX's splash attention is the
 one of TPUs."""
-SAME_KERNELS: Mapping[str, AttentionKernel] = MappingProxyType(
-    {
-        "fused": "cudnn",
-        "cudnn-flash-te": "cudnn",
-        "dot-product": "eager",
-        "math": "eager",
-        "mem-efficient": "flash",
-        "memory-efficient": "flash",
-        "efficient-attention": "flash",
-    }
-)
-"""What Megatron (`--attention-backend`), MaxText (`attention`) and PyTorch (`SDPBackend`) call kernels of other names
-here. Megatron's "fused" is cuDNN's through Transformer Engine (`AttnBackend` of its core/transformer/enums.py).
-PyTorch's memory-efficient kernel is as fast on an A100 as FlashAttention 1 (`ATTENTION_SHARE`)."""
 
 
 def attention_of(conventions: Conventions, row: Fields, device: Accelerator, model: TransformerModel) -> dict[str, Any]:
@@ -165,12 +142,7 @@ def _attention_kernel(row: Fields, device: Accelerator) -> AttentionKernel | Non
     said = _stated_kernel(row)
     if normalized(said) in UNNUMBERED:
         return "flash" if device.kind == "tpu" or default_attention_kernel(device) == "flash" else "flash2"
-    said = SAME_KERNELS.get(normalized(said), said)
-    numbered = FLASH_ATTENTION.fullmatch(said)
-    kernel = f"flash{numbered[1]}" if numbered else said
-    kernel = "cudnn" if kernel == BLACKWELL_RELEASE else kernel
-    for known in get_args(AttentionKernel):
-        if kernel == known:
-            return cast("AttentionKernel", known)
-    known = (*get_args(AttentionKernel), BLACKWELL_RELEASE, SDPA[0], *UNNUMBERED)
-    raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(known)}")
+    if (known := kernel_named(said)) is not None:
+        return known
+    names = (*get_args(AttentionKernel), BLACKWELL_RELEASE, SDPA[0], *UNNUMBERED)
+    raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(names)}")
