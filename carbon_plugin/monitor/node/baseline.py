@@ -63,7 +63,7 @@ class Baseline:
         if energy is None:
             return replace(reading, monotonic_s=began_s)
         if now is None or first is None:
-            used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
+            used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - began_s)
             used = energy.scaled(used_j / energy.value) if energy.value > 0 else Range.exactly(used_j)
         else:
             used = (now.energy or ZERO).since(first.energy or ZERO).less(0.0)

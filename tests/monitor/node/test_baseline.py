@@ -71,3 +71,15 @@ def test_gpu_that_was_first_read_late_counts_from_its_own_first_reading(begun):
         (10.0, pytest.approx(10.0 * POWER_W)),
         (12.0, pytest.approx(12.0 * POWER_W)),
     ]
+
+
+def test_gpu_that_the_driver_shows_no_more_is_taken_to_have_drawn_its_power_since_its_own_first_reading(
+    begun, monkeypatch: pytest.MonkeyPatch
+):
+    meter = Meter(10.0, 15.0, apart_s=2.0)
+    first = begun(meter)
+    monkeypatch.setattr(meter, "read", list)
+
+    (start,) = first.from_start([replace(counted(13.0), key="GPU-1", power_w=POWER_W)])
+
+    assert (start.monotonic_s, start.energy.value) == (12.0, pytest.approx(12.0 * POWER_W))
