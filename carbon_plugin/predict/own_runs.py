@@ -11,11 +11,12 @@ a layout differs from the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.arrays import Values, exp, log2, maximum, sum_of, where
 from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
 from carbon_plugin.predict.rates.evidence import runs_of
@@ -45,6 +46,8 @@ SWITCHES: Names = (
 )  # fmt: skip
 """Fields of which a change is as far as a doubling of a degree."""
 FORMATS: Names = ("activation_bytes",)
+OF_PLACE: Names = ("trainable", "narrow", *SIZES, *DEGREES, *WORK, *SWITCHES, *FORMATS)
+"""The names of all that a place says."""
 SAME = 1e-3
 """Layouts that are not this far apart are the same."""
 
@@ -79,10 +82,11 @@ class OwnRuns:
     """The user's own runs of one software on one cluster, as a Gaussian process over layouts."""
 
     def __init__(self, own: OwnLayouts) -> None:
-        self._places = [one.place for one in own.layouts]
+        self._names = tuple(own.layouts[0].place)
+        self._places = np.array([[one.place[name] for name in self._names] for one in own.layouts])
         self._smooth = own.smooth**2
         self._alone = own.spread**2 - self._smooth
-        covariance = np.array([self._near(place) for place in self._places])
+        covariance = np.array([self._near(one.place) for one in own.layouts])
         self._inverse = np.linalg.inv(covariance + REPEATED_SPREAD**2 * np.eye(len(self._places)))
         self._pulls = self._inverse @ np.array([one.deviation for one in own.layouts])
 
@@ -102,19 +106,41 @@ class OwnRuns:
         within = math.sqrt(max(usual - float(weights @ near), 0.0) / usual)
         return OwnDeviation(float(self.shift(place)), within, min(abs(1 - float(np.sum(weights))), 1.0))
 
-    def _near(self, place: Mapping[str, Values]) -> list[Values]:
+    def _near(self, place: Mapping[str, Values]) -> Sequence[Values]:
         """Return the covariance of the deviations of layouts at `place` with that of each run's layout."""
-        found = []
-        for seen in self._places:
-            distance = sum_of(maximum(place[name] - value, value - place[name]) for name, value in seen.items())
-            found.append(self._smooth * exp(-distance / REACH) + where(distance < SAME, self._alone, 0.0))
-        return found
+        given = [place[name] for name in self._names]
+        varies = np.array([np.ndim(value) > 0 for value in given])
+        alike = np.array([0.0 if many else float(value) for value, many in zip(given, varies, strict=True)])
+        distances: Sequence[Values] = np.sum(np.abs(self._places - alike)[:, ~varies], axis=1)
+        if not varies.any():
+            return list(np.asarray(self._covariance(np.asarray(distances))))
+        for index in np.flatnonzero(varies):
+            distances = [
+                distance + np.abs(given[index] - seen)
+                for distance, seen in zip(distances, self._places[:, index], strict=True)
+            ]
+        return [self._covariance(distance) for distance in distances]
+
+    def _covariance(self, distance: Values) -> Values:
+        return self._smooth * exp(-distance / REACH) + where(distance < SAME, self._alone, 0.0)
 
 
 def own_runs(accelerator: Accelerator, stack: Stack) -> OwnRuns | None:
-    """Return the user's own runs of this software on this device, or None without any."""
+    """Return the user's own runs of this software on this device, or None without any.
+
+    Raises `SpecError` where the profile says of its layouts something else than this release compares.
+    """
     own = runs_of(accelerator, stack)
-    return OwnRuns(own.like) if own is not None and own.like is not None else None
+    if own is None or own.like is None:
+        return None
+    odd = sorted(own.like.layouts[0].place.keys() ^ set(OF_PLACE))
+    if odd:
+        has = "has" if odd[0] in own.like.layouts[0].place else "lacks"
+        raise SpecError(
+            f"{accelerator.name}: own_software of {own.framework}: a place in like {has} {odd[0]}, expected "
+            f"{', '.join(OF_PLACE)}; another release wrote it: take like out of the profile, or calibrate anew"
+        )
+    return OwnRuns(own.like)
 
 
 def moved(step: StepTime, shift: Values) -> StepTime:

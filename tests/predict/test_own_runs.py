@@ -150,3 +150,20 @@ def test_a_layout_that_ran_twice_alike_is_known_better_than_one_that_ran_once(de
 def test_a_profile_whose_like_layouts_have_more_in_common_than_there_is_is_refused() -> None:
     with pytest.raises(SpecError, match="smooth"):
         own((0.0, 0.1), spread=0.1, smooth=0.2)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"depth": 1.0}, "has depth"), ({"tp": None}, "lacks tp")])
+def test_places_of_another_release_are_refused_in_words(change: dict[str, float | None], said: str) -> None:
+    spec = spec_of(LAYOUT)
+    after = learned(spec, (spec, 1.3))
+    device = after.cluster.accelerator
+    (software,) = device.own_software
+    assert software.like is not None
+    place = {name: value for name, value in (software.like.layouts[0].place | change).items() if value is not None}
+    like = msgspec.structs.replace(software.like, layouts=(OwnLayout(place=place, deviation=0.2),))
+    device = msgspec.structs.replace(device, own_software=(msgspec.structs.replace(software, like=like),))
+    for planned in (after, learned(spec_of("auto"), (spec, 1.3))):
+        on_it = msgspec.structs.replace(planned.cluster, accelerator=device)
+        changed = msgspec.structs.replace(planned, cluster=on_it)
+        with pytest.raises(SpecError, match=f"own_software of ordinary: a place in like {said}"):
+            predict_step(changed) if changed.layout is not None else search_layout(changed)
