@@ -23,6 +23,7 @@ from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Event, Manifest, Span, Window
+from carbon_plugin.predict.rates.evidence import runs_of
 from carbon_plugin.spec.models.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Stack
@@ -166,11 +167,17 @@ def _row(identifier: str, attempt: _Attempt, document: bytes, step_time_s: float
         origin=attempt.source,
         collection=FIRST_COLLECTION,
         accelerator=spec.cluster.accelerator.name,
-        framework=stack_name(spec.stack),
+        framework=_software(spec),
         model_key=f"{model.hidden}x{model.layers}",
         spec=spec,
         measured_step_time_s=step_time_s,
     )
+
+
+def _software(spec: RunSpec) -> str:
+    """Return the name of the software that ran, which after a calibration is the one that it had before."""
+    own = runs_of(spec.cluster.accelerator, spec.stack)
+    return own.framework if own is not None else stack_name(spec.stack)
 
 
 def stack_name(stack: Stack) -> str:

@@ -56,6 +56,7 @@ def calibrate(
         return _reproduce(as_json)
     if not measured:
         raise SpecError("calibrate: expected a run directory or a file of rows, or --reproduce-shipped")
+    from carbon_plugin.calibrate.rows.basis import on_one_basis
     from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
     from carbon_plugin.calibrate.rows.rows import read_rows
     from carbon_plugin.calibrate.user_fit import calibrate as fit_rows
@@ -66,6 +67,7 @@ def calibrate(
         found, left_out = ledger_rows(path) if path.is_dir() else read_rows(path)
         rows += found
         skipped += left_out
+    rows = on_one_basis(rows)
     calibration = fit_rows(rows, skipped)
     written = []
     told = bool(calibration.fitted) or calibration.power is not None

@@ -12,9 +12,11 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Manifest, Record, Span, Window
 from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.spec.hardware.cluster import OwnSoftware
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.models.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import host_op_time_of
 
 RUN = "b" * 32
 
@@ -174,3 +176,16 @@ def test_a_run_too_short_for_a_span_is_a_row_by_its_short_spans_else_by_its_wind
     rows, skipped = ledger_rows(tmp_path)
     assert not skipped
     assert [row.measured_step_time_s for row in rows] == [0.5, pytest.approx(0.7)]
+
+
+def test_a_run_that_was_planned_with_a_calibration_is_of_the_software_that_was_calibrated(spec, tmp_path) -> None:
+    stack = msgspec.structs.replace(spec.stack, framework_factor=1.25)
+    own = OwnSoftware(
+        framework="torchtitan", rows=1, host_op_time_s=host_op_time_of(stack), framework_factor=1.25, faster=1, slower=1
+    )
+    device = msgspec.structs.replace(spec.cluster.accelerator, own_software=(own,))
+    cluster = msgspec.structs.replace(spec.cluster, accelerator=device)
+    write(tmp_path, manifest(msgspec.structs.replace(spec, cluster=cluster, stack=stack)), span(1, 9, 2.0))
+
+    ((row,), _) = ledger_rows(tmp_path)
+    assert row.framework == "torchtitan"
