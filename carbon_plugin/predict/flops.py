@@ -114,15 +114,15 @@ def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Va
     products, attention = layer_forward_flops(shape, work)
     head = 2 * work.seq_len * work.scored_share * shape.outputs * shape.head_width * (1 + shape.mtp)
     head = head + 2 * (work.seq_len * shape.beside_products + work.inputs * work.input_len * shape.input_products)
-    forward = products + attention
-    # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.
     index_forward, index_backward = _index_flops(shape, work)
-    forward = forward + index_forward
+    core = attention + index_forward
+    forward = products + core
+    # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.
     backward = products * (1 + shape.trainable) + head * 2 + 2 * attention + index_backward
     again = (
         layout.recompute_full * forward
-        + layout.recompute_operators * _again_of_operators(shape, work, products, attention)
-        + layout.recompute_selective * attention
+        + layout.recompute_operators * _again_of_operators(shape, work, products, core)
+        + layout.recompute_selective * core
         + _again_of_feeds(shape, layout, work)
     )
     model = work.batch * (forward + head + backward)

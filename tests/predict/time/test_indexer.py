@@ -121,6 +121,21 @@ def without(model: TransformerModel) -> TransformerModel:
     return msgspec.structs.replace(model, mla=msgspec.structs.replace(model.mla, indexer=indexer))
 
 
+def test_attention_that_is_computed_again_has_its_scores_in_flops_as_in_time(rates) -> None:
+    few, many, seq_len = model_with(index_n_heads=8), model_with(index_n_heads=4096), 4096
+    work = work_of(TrainingPlan(seq_len=seq_len, global_batch_size=1, steps=1), Stack())
+
+    def again(model: TransformerModel) -> tuple[float, float]:
+        made, done = step_flops(shape_of(model), layout_of(ParallelLayout(recompute="selective")), work)
+        once, twice = (sum(terms_of(model, rates(), seq_len, recompute=r).values()) for r in ("none", "selective"))
+        return float(done - made), twice - once
+
+    (few_flops, few_s), (many_flops, many_s) = again(few), again(many)
+    scores = [few.layers * float(index_flops_of_layer(shape_of(m), float(seq_len))[0]) for m in (few, many)]
+    assert many_flops - few_flops == pytest.approx(scores[1] - scores[0])
+    assert many_s > 10 * few_s
+
+
 def test_long_sequences_cost_less_and_short_ones_no_scores(rates) -> None:
     model = model_with(index_topk=2048)
     whole = without(model)
