@@ -79,7 +79,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = 
 
     `kind` is the noun that the user knows it by, for instance "accelerator".
     """
-    known = sorted(known)
+    known = sorted(set(known))
     if close := nearest(name, known, aliases):
         return SpecError(f"unknown {kind} {name!r}; nearest: {', '.join(close)}")
     return SpecError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")

@@ -53,7 +53,8 @@ def test_unknown_name_lists_the_nearest_names_in_one_line():
 
 
 def test_unknown_name_lists_all_names_when_none_is_near():
-    assert str(unknown_name("node", "zzz", ["dgx-h100", "a"])) == "unknown node 'zzz'; known: a, dgx-h100"
+    message = str(unknown_name("node", "zzz", ["dgx-h100", "a", "dgx-h100"]))
+    assert message == "unknown node 'zzz'; known: a, dgx-h100"
 
 
 def test_a_name_of_any_length_is_compared_at_once():
