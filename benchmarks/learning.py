@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from carbon_plugin.calibrate.fit import fit_populations, fit_without, fitted_constants, problem_of
-from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
+from carbon_plugin.calibrate.parameters import cluster_offsets, fitted_rows, shipped_parameters
 from carbon_plugin.calibrate.rows.hybrids import without_hybrids
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow
@@ -80,7 +80,7 @@ def published_clusters() -> Iterator[tuple[str, RowArrays]]:
     """Yield the name of each cluster of at least `LEAST_LAYOUTS` layouts, and its rows under a stranger's constants."""
     table = tabulate(without_hybrids(published_rows()[0]))
     problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
-    kept = calibration_rows(table)
+    kept = fitted_rows(table)
     whole = fit_populations(problem, kept)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for index, row in enumerate(table.rows):

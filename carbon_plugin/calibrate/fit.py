@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION
 from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, select, step_time_of
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates.rates import Constants
@@ -60,7 +61,9 @@ class FitParameter:
 
     `sigma` is the prior's spread of its logarithm around `centre`. `ceiling` is the largest value of the constant
     itself, for a constant that is a share of what physically exists. `robust` gives the prior the soft-L1 loss of the
-    rows, so that a number far from `centre` pulls others little.
+    rows, so that a number far from `centre` pulls others little. Where `level_of` is given, the parameter is fitted to
+    these rows after those of tuned software, and such of them as are outside the first collection enter no other step.
+    `divides` is another constant, which becomes smaller by the parameter.
     """
 
     name: str
@@ -70,6 +73,8 @@ class FitParameter:
     centre: float = 0.0
     ceiling: float | None = None
     robust: bool = False
+    level_of: Callable[[RowArrays], Mask] | None = None
+    divides: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,8 @@ class Problem:
     """Holds rows and the parameters that are fitted to them, and for each parameter the rows that it multiplies.
 
     It is what fits to several parts of one table share. `entering` says which rows enter a fit, `weights` is what each
-    counts there, `spreads` is how far its log error lies from 0 by chance, and `constants` are those before any
-    parameter, with the framework factor among them.
+    counts there, `spreads` is how far its log error lies from 0 by chance, `levels` are the rows to which levels are
+    fitted last, and `constants` are those before any parameter, with the framework factor among them.
     """
 
     table: RowArrays
@@ -112,7 +117,13 @@ class Problem:
     entering: Mask
     weights: Floats
     spreads: Floats
+    levels: Mask
     constants: Mapping[str, Floats]
+
+    @property
+    def only_levels(self) -> Mask:
+        """Return the rows that enter no step of a fit but the last."""
+        return np.asarray(self.levels & (self.table.collection != FIRST_COLLECTION))
 
     def columns(self, logs: Floats, names: Collection[str] | None = None) -> dict[str, Floats]:
         """Return constants under the logarithms of the multipliers, of each row: those of these names, or all."""
@@ -120,6 +131,8 @@ class Problem:
         for parameter, mask, log in zip(self.parameters, self.masks, logs, strict=True):
             if parameter.field in found:
                 found[parameter.field][mask] *= np.exp(log)
+            if parameter.divides in found:
+                found[parameter.divides][mask] /= np.exp(log)
         return found
 
     def step_time_s(self, logs: Floats, rows: Mask | None = None) -> Floats:
@@ -138,6 +151,7 @@ class Problem:
             entering=self.entering[rows],
             weights=self.weights[rows],
             spreads=self.spreads[rows],
+            levels=self.levels[rows],
             constants={name: column[rows] for name, column in known.items()},
         )
 
@@ -161,6 +175,7 @@ def fit(
 
 def problem_of(table: RowArrays, parameters: Sequence[FitParameter]) -> Problem:
     """Return the problem of fitting `parameters` to rows of a table."""
+    nothing = np.zeros(table.measured_s.shape, dtype=bool)
     return Problem(
         table=table,
         parameters=tuple(parameters),
@@ -168,6 +183,7 @@ def problem_of(table: RowArrays, parameters: Sequence[FitParameter]) -> Problem:
         entering=thinned(table),
         weights=row_weights(table),
         spreads=row_sigmas(table),
+        levels=np.any([one.level_of(table) for one in parameters if one.level_of] or [nothing], axis=0),
         constants={**{f.name: getattr(table.prior, f.name) for f in fields(Constants)}, FACTOR: table.prior_factor},
     )
 
@@ -303,26 +319,37 @@ def fit_populations(
     *,
     tuned: Fit | None = None,
 ) -> Fit:
-    """Return a fit in two steps: first to rows of tuned software, then to rows of ordinary software.
+    """Return a fit in three steps: to rows of tuned software, of levels of single devices, and of ordinary software.
 
-    The first step fits what devices, links and frameworks sustain. The second step fits, under these constants, what
-    ordinary software costs. The spread between ordinary programs is larger than the effect of any constant of a device,
-    so that their rows would distort these constants. The second step has those parameters that only concern ordinary
-    rows. `tuned` is a fit whose first step saw the same rows of tuned software, so that it need not be repeated.
+    The first step fits what devices, links and frameworks sustain. The second fits each level that rows of the first
+    collection do not tell (`FitParameter.level_of`). The last fits, under these constants, what ordinary software
+    costs. The spread between ordinary programs is larger than the effect of any constant of a device, so that their
+    rows would distort these constants. It has those parameters that only concern ordinary rows. `tuned` is a fit whose
+    first step saw the same rows of tuned software, so that it need not be repeated.
     """
     ordinary = problem.table.ordinary
-    second = np.array([bool(np.any(mask)) and bool(np.all(ordinary[mask])) for mask in problem.masks])
+    steps = np.array(
+        [_step_of(one, mask, ordinary) for one, mask in zip(problem.parameters, problem.masks, strict=True)]
+    )
+    entering = (~ordinary & ~problem.only_levels, problem.levels, ordinary)
     logs = np.array([parameter.centre for parameter in problem.parameters])
     if tuned is not None:
-        logs[~second] = tuned.logs[~second]
-    for step in (False, True) if tuned is None else (True,):
-        chosen = np.flatnonzero(second == step)
-        rows = keep & (ordinary == step)
+        logs[steps == 0] = tuned.logs[steps == 0]
+    for step in (0, 1, 2) if tuned is None else (1, 2):
+        chosen = np.flatnonzero(steps == step)
+        rows = keep & entering[step]
         if not chosen.size or not np.any(rows):
             continue
         part = problem.part(chosen.tolist(), rows & problem.entering, logs)
         logs[chosen] = _solved(part, None if start is None else start[chosen], tolerance).logs
     return Fit(problem.parameters, logs)
+
+
+def _step_of(parameter: FitParameter, mask: Mask, ordinary: Mask) -> int:
+    """Return the step of a fit, from 0, that has the parameter."""
+    if parameter.level_of is not None:
+        return 1
+    return 2 if np.any(mask) and np.all(ordinary[mask]) else 0
 
 
 def leave_out(problem: Problem, keep: Mask, whole: Fit, groups: NDArray[np.str_]) -> Floats:
@@ -340,7 +367,7 @@ def leave_out(problem: Problem, keep: Mask, whole: Fit, groups: NDArray[np.str_]
 
 def fit_without(problem: Problem, keep: Mask, whole: Fit, out: Mask) -> Fit:
     """Return the fit to the rows where `keep` is true and `out` is not. `whole` is the fit with the latter."""
-    tuned = None if np.any(keep & out & ~problem.table.ordinary) else whole
+    tuned = None if np.any(keep & out & ~problem.table.ordinary & ~problem.only_levels) else whole
     return fit_populations(problem, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE, tuned=tuned)
 
 

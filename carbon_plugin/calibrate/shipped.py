@@ -19,15 +19,18 @@ from msgspec import Struct
 from carbon_plugin.calibrate.fit import FACTOR, Fit, fit_populations, problem_of
 from carbon_plugin.calibrate.parameters import (
     ANCHOR_FRAMEWORKS,
+    BLACKWELL_LEVEL,
     CAPPED_H100,
     FACTOR_FRAMEWORKS,
     FAMILIES,
     HOST_GROUPS,
     KERNELS,
     ORDINARY_FRAMEWORKS,
+    SMALLER_DIES,
     VENDOR_FRAMEWORKS,
     calibration_rows,
     cluster_offsets,
+    fitted_rows,
     shipped_parameters,
 )
 from carbon_plugin.calibrate.rows.published import published_rows
@@ -42,9 +45,6 @@ BLOCK_HEAD = "# Calibration: constants of the step-time model, fitted on the pub
 CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/rows/published"
 DIGITS = 4
 
-SMALLER_DIES = ("ampere-ga102", "blackwell-gb202", "blackwell-thor")
-"""Dies that share the name of a calibrated family and not its memory or matrix units: its constants are not theirs."""
-
 
 class ShippedConstant(Struct, frozen=True, kw_only=True):
     """One constant as the fit gives it and as it is shipped. `shipped` is None where nothing is shipped."""
@@ -58,7 +58,7 @@ def refit() -> tuple[RowArrays, Fit]:
     """Return the rows and a new fit of the shipped calibration."""
     table = tabulate(published_rows()[0])
     problem = problem_of(table, (*shipped_parameters(), *cluster_offsets(table)))
-    return table, fit_populations(problem, calibration_rows(table))
+    return table, fit_populations(problem, fitted_rows(table))
 
 
 def compare(table: RowArrays, fitted: Fit) -> list[ShippedConstant]:
@@ -91,9 +91,11 @@ def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict
         return {}
     peak = peak_16bit(device)
     prior = prior_constants()
+    level = fitted.multiplier(BLACKWELL_LEVEL) if group == "blackwell" else 1.0
     numbers = {
         "gemm_share": gemm_share_law(device.tdp_w.value, peak, device.architecture)
-        * fitted.multiplier(f"gemm_share.{group}"),
+        * fitted.multiplier(f"gemm_share.{group}")
+        * level,
         "memory_share": memory_share_law(device.memory_bandwidth_bytes_per_s.value)
         * fitted.multiplier(f"memory_share.{group}"),
     }
@@ -104,7 +106,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict
             multiplier = fitted.multiplier(f"attention_flops.{group if own else family(device)}.{kernel}")
             numbers[f"attention_flops.{kernel}"] = attention_rate(kernel, device, peak) * multiplier
     if "fp8" in device.peak_flops:
-        numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}")
+        numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}") / level
     for name in ("overlap_contention", "scaleup_latency_s", "scaleout_latency_s", "scaleout_share", "all_to_all_share"):
         numbers[name] = prior[name] * fitted.multiplier(name)
     return {name: float(f"{value:.{DIGITS}g}") for name, value in numbers.items()}

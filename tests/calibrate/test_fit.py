@@ -35,7 +35,11 @@ def a100_rows():
     return replace(table, sheet=replace(table.sheet, framework_factor=np.ones(len(rows))))
 
 
-GEMM = FitParameter("gemm", "gemm_share", lambda table: table.measured_s > 0, 0.5)
+def everywhere(table):
+    return table.measured_s > 0
+
+
+GEMM = FitParameter("gemm", "gemm_share", everywhere, 0.5)
 
 
 def made_with(table, factor: float):
@@ -107,6 +111,35 @@ def test_a_source_of_ordinary_software_is_left_out_as_if_all_were_fitted_again()
     out = table.origin == "tinyllama"
     again = fitted_step_time_s(table, fit_populations(problem, keep & ~out))
     assert left_out[out] == pytest.approx(again[out], rel=1e-4)
+
+
+def test_a_level_is_fitted_to_its_rows_and_leaves_the_other_constants_as_they_are(a100_rows) -> None:
+    """Rows of other people say how far products are from those of the node that the constants are fitted to."""
+    made = made_with(a100_rows, 0.8)
+    others = np.arange(made.measured_s.size) % 3 == 0
+    table = replace(made, collection=np.where(others, "second", "first"))
+    faster = replace(table.prior, gemm_share=table.prior.gemm_share * 0.96)
+    table = replace(
+        table, measured_s=np.where(others, predict(table, faster, table.prior_factor).total, table.measured_s)
+    )
+    level = FitParameter(
+        "level",
+        "gemm_share",
+        everywhere,
+        0.5,
+        level_of=lambda rows: rows.collection == "second",
+        divides="fp8_gemm_share",
+    )
+    problem = problem_of(table, [GEMM, level])
+    found = fit_populations(problem, everywhere(table))
+    assert found.multiplier("gemm") == pytest.approx(0.8, rel=0.03)
+    assert found.multiplier("level") == pytest.approx(1.2, rel=0.03)
+    without = fit_populations(problem, ~others)
+    assert without.multiplier("level") == 1
+    assert without.multiplier("gemm") == pytest.approx(found.multiplier("gemm"))
+    columns = problem.columns(found.logs)
+    kept = columns["gemm_share"] * columns["fp8_gemm_share"]
+    assert kept == pytest.approx(table.prior.gemm_share * table.prior.fp8_gemm_share * found.multiplier("gemm"))
 
 
 def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:

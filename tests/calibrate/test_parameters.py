@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.calibrate.parameters import calibration_rows
+from carbon_plugin.calibrate.parameters import calibration_rows, fitted_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows
 from carbon_plugin.calibrate.rows.table import tabulate
 
@@ -36,3 +36,25 @@ def test_a_collection_is_fitted_to_after_it_was_predicted_blind_and_then_for_ord
     assert not skipped
 
     assert calibration_rows(tabulate(rows)).tolist() == [fitted]
+
+
+@pytest.mark.parametrize(
+    ("collection", "gpu", "precision", "fitted"),
+    [
+        ("second", "B200-SXM", "bf16", True),
+        ("second", "B200-SXM", "fp8", False),
+        ("second", "H100-80GB-SXM", "bf16", False),
+        ("second", "RTX-5090", "bf16", False),
+        ("not predicted yet", "B200-SXM", "bf16", False),
+    ],
+)
+def test_the_level_of_blackwell_is_told_by_every_cluster_that_trains_in_16_bit_there(
+    collection: str, gpu: str, precision: str, fitted: bool
+) -> None:
+    row = {**ROW, "framework": "NeMo 25.02", "gpu": gpu, "precision": precision, "step_time_s": 2.4}
+    (rows, skipped) = parse_rows([row], {}, collection=collection)
+    assert not skipped
+
+    table = tabulate(rows)
+    assert not calibration_rows(table).any()
+    assert fitted_rows(table).tolist() == [fitted]

@@ -19,7 +19,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds, problem_of
-from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
+from carbon_plugin.calibrate.parameters import cluster_offsets, fitted_rows, shipped_parameters
 from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, without_hybrids
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
@@ -96,7 +96,7 @@ def validate(records: Path | None = None) -> Validation:
     """
     every, not_published = all_published_rows()
     shipped = tabulate(without_hybrids(every))
-    seen = calibration_rows(shipped)
+    seen = fitted_rows(shipped)
     mfu = baselines.typical_mfu(shipped, seen)
     found, skipped = (every, not_published) if records is None else read_rows(records)
     missing = [
