@@ -31,7 +31,7 @@ from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, places_of, step_time_of, tabulate
 from carbon_plugin.calibrate.transfer import LAYOUT_SPREAD, CarriedOver, carried_over, layouts_of, row_classes
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.own_runs import SMOOTH_SHARE, OwnRuns
+from carbon_plugin.predict.own_runs import REPEATED_SPREAD, SMOOTH_SHARE, OwnRuns
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.step import predict_step
@@ -252,13 +252,20 @@ def own_layouts(table: RowArrays, learned: _Learned) -> dict[str, OwnLayouts]:
     for one in learned.carried:
         members = np.flatnonzero(table.framework == one.framework)
         _, first, same = np.unique(numbers[members], return_index=True, return_inverse=True)
-        means = np.bincount(same, left[members]) / np.bincount(same)
+        runs = np.bincount(same)
+        means = np.bincount(same, left[members]) / runs
+        apart = np.sum((left[members] - means[same]) ** 2) / max(members.size - runs.size, 1)
         layouts = [
-            OwnLayout(place=places[members[index]], deviation=float(mean))
-            for index, mean in zip(first.tolist(), means.tolist(), strict=True)
+            OwnLayout(place=places[members[index]], deviation=float(mean), runs=int(count))
+            for index, mean, count in zip(first.tolist(), means.tolist(), runs.tolist(), strict=True)
         ]
         smooth = math.sqrt(SMOOTH_SHARE) * min(one.spread, LAYOUT_SPREAD * one.usual)
-        found[one.framework] = OwnLayouts(spread=one.spread, smooth=smooth, layouts=tuple(layouts))
+        found[one.framework] = OwnLayouts(
+            spread=one.spread,
+            smooth=smooth,
+            repeated=max(math.sqrt(float(apart)), REPEATED_SPREAD),
+            layouts=tuple(layouts),
+        )
     return found
 
 

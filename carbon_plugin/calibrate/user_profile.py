@@ -101,10 +101,15 @@ def _own_software(rows: Sequence[PublishedRow], calibration: Calibration) -> tup
 def _rounded_layouts(own: OwnLayouts) -> OwnLayouts:
     """Return the layouts that ran with as many digits as a reader of the profile wants."""
     layouts = [
-        OwnLayout(place={name: _rounded(value) for name, value in one.place.items()}, deviation=_rounded(one.deviation))
+        OwnLayout(
+            place={name: _rounded(value) for name, value in one.place.items()},
+            deviation=_rounded(one.deviation),
+            runs=one.runs,
+        )
         for one in own.layouts
     ]
-    return OwnLayouts(spread=_rounded(own.spread), smooth=_rounded(own.smooth), layouts=tuple(layouts))
+    spread, smooth, repeated = (_rounded(value) for value in (own.spread, own.smooth, own.repeated))
+    return OwnLayouts(spread=spread, smooth=smooth, repeated=repeated, layouts=tuple(layouts))
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:

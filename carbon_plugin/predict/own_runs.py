@@ -29,7 +29,8 @@ SMOOTH_SHARE = 0.8
 REACH = 4.0
 """The distance, in doublings of degrees and sizes together, at which e-fold less of it is common."""
 REPEATED_SPREAD = 0.05
-"""By how much one run of a layout differs from the next on the same cluster, as a standard deviation of its logarithm.
+"""By how much one run of a layout differs from the next on the same cluster at least, as a standard deviation of its
+logarithm, and where none was repeated.
 Of 47 layouts that a published source measured more than once half differ by less than 6.6 %, settings that nobody
 stated among the reasons."""
 
@@ -48,13 +49,17 @@ SWITCHES: Names = (
 FORMATS: Names = ("activation_bytes",)
 OF_PLACE: Names = ("trainable", "narrow", *SIZES, *DEGREES, *WORK, *SWITCHES, *FORMATS)
 """The names of all that a place says."""
+ODD = 2.5
+"""How many spreads of like layouts a deviation may come to for these to share in it. What is beyond is its layout's own
+(winsorising, Huber 1981), as in `calibrate.transfer`."""
 SAME = 1e-3
 """Layouts that are not this far apart are the same."""
 
 
 class OwnDeviation(NamedTuple):
     """One instance holds what own runs say of one layout: by how much its time deviates, as a logarithm, and what they
-    leave of the spreads within a cluster and between clusters, each 0 to 1.
+    leave of the spreads within a cluster and between clusters. They leave more than there was within a cluster only
+    where runs of one layout differ more than usual.
     """
 
     shift: float
@@ -86,13 +91,24 @@ class OwnRuns:
         self._places = np.array([[one.place[name] for name in self._names] for one in own.layouts])
         self._smooth = own.smooth**2
         self._alone = own.spread**2 - self._smooth
+        self._repeated = own.repeated**2
         covariance = np.array([self._near(one.place) for one in own.layouts])
-        self._inverse = np.linalg.inv(covariance + REPEATED_SPREAD**2 * np.eye(len(self._places)))
-        self._pulls = self._inverse @ np.array([one.deviation for one in own.layouts])
+        self._inverse = np.linalg.inv(covariance + np.diag([self._repeated / one.runs for one in own.layouts]))
+        deviations = np.array([one.deviation for one in own.layouts])
+        most = ODD * own.smooth / math.sqrt(SMOOTH_SHARE)
+        shared = np.clip(deviations, -most, most)
+        self._pulls = self._inverse @ shared
+        alike = np.sum([np.asarray(self._distances(one.place)) < SAME for one in own.layouts], axis=0)
+        self._odd = (deviations - shared) / alike
 
     def shift(self, place: Mapping[str, Values]) -> Values:
         """Return the logarithm of the factor on the time of layouts at `place`, whose values broadcast."""
-        return sum_of(float(pull) * near for pull, near in zip(self._pulls, self._near(place), strict=True))
+        known = sum_of(float(pull) * near for pull, near in zip(self._pulls, self._near(place), strict=True))
+        return known + sum_of(
+            where(distance < SAME, float(odd), 0.0)
+            for odd, distance in zip(self._odd, self._distances(place), strict=True)
+            if odd
+        )
 
     def deviation(self, place: Mapping[str, Values]) -> OwnDeviation:
         """Return what the runs say of one layout.
@@ -102,24 +118,27 @@ class OwnRuns:
         """
         near = np.array(self._near(place))
         weights = self._inverse @ near
-        usual = self._smooth + self._alone + REPEATED_SPREAD**2
-        within = math.sqrt(max(usual - float(weights @ near), 0.0) / usual)
+        known = self._smooth + self._alone
+        left = max(known - float(weights @ near), 0.0) + self._repeated
+        within = math.sqrt(left / (known + REPEATED_SPREAD**2))
         return OwnDeviation(float(self.shift(place)), within, min(abs(1 - float(np.sum(weights))), 1.0))
 
-    def _near(self, place: Mapping[str, Values]) -> Sequence[Values]:
+    def _near(self, place: Mapping[str, Values]) -> list[Values]:
         """Return the covariance of the deviations of layouts at `place` with that of each run's layout."""
+        return [self._covariance(distance) for distance in self._distances(place)]
+
+    def _distances(self, place: Mapping[str, Values]) -> Sequence[Values]:
+        """Return how far layouts at `place` are from each run's layout."""
         given = [place[name] for name in self._names]
         varies = np.array([np.ndim(value) > 0 for value in given])
         alike = np.array([0.0 if many else float(value) for value, many in zip(given, varies, strict=True)])
         distances: Sequence[Values] = np.sum(np.abs(self._places - alike)[:, ~varies], axis=1)
-        if not varies.any():
-            return list(np.asarray(self._covariance(np.asarray(distances))))
         for index in np.flatnonzero(varies):
             distances = [
                 distance + np.abs(given[index] - seen)
                 for distance, seen in zip(distances, self._places[:, index], strict=True)
             ]
-        return [self._covariance(distance) for distance in distances]
+        return distances
 
     def _covariance(self, distance: Values) -> Values:
         return self._smooth * exp(-distance / REACH) + where(distance < SAME, self._alone, 0.0)

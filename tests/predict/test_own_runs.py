@@ -87,6 +87,24 @@ def test_the_deviation_of_a_layout_is_carried_over_less_the_farther_another_one_
     assert same > near > far > 0
 
 
+def test_runs_of_one_layout_that_disagree_widen_its_range() -> None:
+    spec = spec_of(LAYOUT)
+    apart, alike = (learned(spec, (spec, 1.2 + by), (spec, 1.2 - by)) for by in (0.4, 0.02))
+    planned = predict_step(apart).step_time_s
+    predicted_s = predict_step(spec).step_time_s.value
+    assert planned.low < 0.85 * predicted_s
+    assert planned.high > 1.55 * predicted_s
+    closer = predict_step(alike).step_time_s
+    assert closer.high / closer.low < 0.7 * planned.high / planned.low
+
+
+@pytest.mark.parametrize("times", [3.0, 6.0, 20.0])
+def test_a_run_that_took_many_times_as_long_says_little_of_like_layouts_and_all_of_its_own(times: float) -> None:
+    spec, like = spec_of(LAYOUT), spec_of(LAYOUT | NEARER)
+    assert factor(spec, (spec, times)) == pytest.approx(times, rel=0.15)
+    assert 1 < factor(like, (spec, times)) < 1.9
+
+
 def test_runs_that_took_what_was_predicted_move_nothing_and_narrow_the_range() -> None:
     spec = spec_of(LAYOUT)
     planned = predict_step(learned(spec, (spec, 1.0))).step_time_s
@@ -110,7 +128,7 @@ def test_a_search_times_layouts_as_a_plan_of_each_does() -> None:
 
 def own(*runs: tuple[float, float], spread: float = 0.2, smooth: float = 0.15) -> OwnRuns:
     layouts = [OwnLayout(place={"tp": place}, deviation=deviation) for place, deviation in runs]
-    return OwnRuns(OwnLayouts(spread=spread, smooth=smooth, layouts=tuple(layouts)))
+    return OwnRuns(OwnLayouts(spread=spread, smooth=smooth, repeated=0.05, layouts=tuple(layouts)))
 
 
 places = st.floats(-6, 6, allow_nan=False)

@@ -117,22 +117,24 @@ class OwnLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance says how a layout deviated that the user ran.
 
     `place` says where it lies among layouts (`predict.own_runs.place_of`), and `deviation` is the logarithm of measured
-    over predicted time of one step that the fitted constants leave.
+    over predicted time of one step that the fitted constants leave, as a mean over `runs`.
     """
 
     place: dict[str, float]
     deviation: float
+    runs: int = 1
 
 
 class OwnLayouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance holds the layouts that the user ran in one software.
 
     `spread` is how far layouts deviate from the mean of the cluster, as a standard deviation of the logarithm, and
-    `smooth` that of the part which like layouts have in common.
+    `smooth` that of the part which like layouts have in common. `repeated` is by how much runs of one layout differ.
     """
 
     spread: float
     smooth: float
+    repeated: float
     layouts: tuple[OwnLayout, ...]
 
     def __post_init__(self) -> None:
@@ -140,6 +142,8 @@ class OwnLayouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(
                 f"own_software: smooth is {self.smooth:g}, expected 0 to the spread between layouts, {self.spread:g}"
             )
+        if not self.repeated > 0 or any(one.runs < 1 for one in self.layouts):
+            raise SpecError("own_software: repeated must be above 0, and each layout have 1 run or more")
         if not self.layouts or any(one.place.keys() != self.layouts[0].place.keys() for one in self.layouts):
             raise SpecError("own_software: layouts must be one or more, and all must say the same of their places")
 
