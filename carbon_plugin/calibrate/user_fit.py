@@ -34,6 +34,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.own_runs import REPEATED_SPREAD, SMOOTH_SHARE, OwnRuns
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.evidence import is_calibrated
+from carbon_plugin.predict.rates.islands import on_the_bus
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import SpreadLeft, left_of
 from carbon_plugin.spec.hardware.cluster import OwnLayout, OwnLayouts
@@ -351,9 +352,12 @@ def _weights(table: RowArrays) -> Floats:
 
 def _parameters(table: RowArrays) -> list[FitParameter]:
     """Return every constant of the device, of each attention kernel in use, and of each framework, but its factor."""
-    known = is_calibrated(table.rows[0].spec.cluster.accelerator)
+    device = table.rows[0].spec.cluster.accelerator
+    known = is_calibrated(device)
     found = []
     for field, sigmas in DEVICE_SIGMAS.items():
+        if field == "scaleup_share" and on_the_bus(device):
+            continue  # a plan with one would take the lanes to the host for links, as for cards that were measured so
         sigma = sigmas[0] if known else sigmas[1]
         if field == "attention_flops":
             found += [

@@ -185,3 +185,26 @@ def test_places_of_another_release_are_refused_in_words(change: dict[str, float 
         changed = msgspec.structs.replace(planned, cluster=on_it)
         with pytest.raises(SpecError, match=f"own_software of ordinary: a place in like {said}"):
             predict_step(changed) if changed.layout is not None else search_layout(changed)
+
+
+@pytest.mark.parametrize("accelerator", ["a10", "l4", "l40s", "a40", "h100-pcie", "h100-sxm", "mi300x"])
+def test_a_plan_of_the_layout_that_ran_has_the_time_that_the_calibration_says_on_cards_with_and_without_links(
+    accelerator: str,
+) -> None:
+    layout = {"tp": 2, "dp_shard": 4, "zero_stage": 3, "micro_batch_size": 1, "recompute": "full"}
+    training = {"seq_len": 2048, "global_batch_size": 64, "steps": 10, "precision": "bf16"}
+    cluster = {"accelerator": accelerator, "nodes": 1, "devices_per_node": 8}
+    document = {"cluster": cluster, "layout": layout, "training": training, "stack": "ordinary"}
+    spec = build_run_spec({"model": "llama-3.1-8b", "site": {"zone": "FRA"}, **document})
+    measured_s = 1.2 * predict_step(spec).step_time_s.value
+    row = PublishedRow(
+        id="own", source="own", origin="own", collection="first", accelerator=accelerator,
+        framework="ordinary", model_key="m", spec=spec, measured_step_time_s=measured_s,
+    )  # fmt: skip
+    result = calibrate([row])
+    own = msgspec.structs.replace(spec.cluster, accelerator=user_profile([row], result, "runs"))
+    stack = user_stacks([row], result.fitted)["ordinary"]
+    after = predict_step(msgspec.structs.replace(spec, cluster=own, stack=stack)).step_time_s
+
+    assert after.value == pytest.approx(result.rows[0].after_s, rel=1e-3)
+    assert after.value == pytest.approx(measured_s, rel=0.05)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.stack import Stack
 
 DEEPEP_PEERS = 8
@@ -33,10 +33,17 @@ def joined_devices(cluster: Cluster) -> int:
     """
     device, island = cluster.accelerator, island_size(cluster)
     domain = device.scaleup.domain
-    measured = domain == 1 and device.efficiency.scaleup_share is not None
+    measured = domain == 1 and not on_the_bus(device)
     if device.kind == "cpu" or measured or domain > cluster.node.accelerators:
         return island
     return min(domain, island)
+
+
+def on_the_bus(device: Accelerator) -> bool:
+    """Return whether devices of this kind reach one another over the bus of the host alone, so that a share of links
+    says nothing of them. A profile that states one says that their lanes are links.
+    """
+    return device.kind != "cpu" and device.scaleup.domain == 1 and device.efficiency.scaleup_share is None
 
 
 def exchange_peers(cluster: Cluster, stack: Stack) -> int:
