@@ -6,8 +6,7 @@ hardly reduce is refused, with the reason, and keeps its prior value.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,17 +26,18 @@ from carbon_plugin.calibrate.fit import (
     problem_of,
     wait_sigmas,
 )
+from carbon_plugin.calibrate.own_layouts import own_layouts, shifts
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, cases_of, places_of, step_time_of, tabulate
-from carbon_plugin.calibrate.transfer import LAYOUT_SPREAD, CarriedOver, carried_over, layouts_of, row_classes
+from carbon_plugin.calibrate.transfer import CarriedOver, carried_over, layouts_of, row_classes
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.own_runs import REPEATED_SPREAD, SMOOTH_SHARE, OwnRuns
+from carbon_plugin.predict.own_runs import OwnRuns
 from carbon_plugin.predict.power import sustained_w
 from carbon_plugin.predict.rates.evidence import is_calibrated
 from carbon_plugin.predict.rates.islands import on_the_bus
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.predict.uncertainty.interval import SpreadLeft, left_of
-from carbon_plugin.spec.hardware.cluster import OwnLayout, OwnLayouts
+from carbon_plugin.spec.hardware.cluster import OwnLayouts
 from carbon_plugin.spec.numbers.amounts import percent, plural
 from carbon_plugin.spec.stack import STACKS, THROUGH_MEMORY
 
@@ -176,9 +176,9 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     before_s = fitted_step_time_s(table, _unfitted())
     _check_credible(rows, before_s)
     learned = _learn(table, before_s)
-    own = own_layouts(table, learned)
+    own = own_layouts(table, learned.fitted, learned.carried)
     fitted_s = fitted_step_time_s(table, learned.fitted)
-    after_s = fitted_s * np.exp(_shifts(table, own))
+    after_s = fitted_s * np.exp(shifts(table, own))
     return Calibration(
         accelerator=devices[0],
         fitted=tuple(_constant(table, learned, index) for index in range(len(learned.fitted.parameters))),
@@ -234,47 +234,11 @@ def calibrated_step_time_s(seen: RowArrays, others: RowArrays) -> tuple[Floats, 
     these leave for each of them of what clusters and layouts differ by.
     """
     learned = _learn(seen, fitted_step_time_s(seen, _unfitted()))
-    (carried,), (own,) = learned.carried, own_layouts(seen, learned).values()
+    (carried,), (own,) = learned.carried, own_layouts(seen, learned.fitted, learned.carried).values()
     runs = OwnRuns(own)
     like = [runs.deviation(place) for place in places_of(others)]
     after_s = fitted_step_time_s(others, learned.fitted) * np.exp([one.shift for one in like])
     return after_s, [left_of(carried.faster, carried.slower, one) for one in like]
-
-
-def own_layouts(table: RowArrays, learned: _Learned) -> dict[str, OwnLayouts]:
-    """Return what constants and offsets leave of the deviations of the rows' layouts, by framework.
-
-    Like layouts have in common no more than what those of a usual cluster of the class differ by: where layouts are
-    farther apart, what is odd about them is their own.
-    """
-    left = np.log(table.measured_s / fitted_step_time_s(table, learned.fitted))
-    numbers, places = layouts_of(table), places_of(table)
-    found = {}
-    for one in learned.carried:
-        members = np.flatnonzero(table.framework == one.framework)
-        _, first, same = np.unique(numbers[members], return_index=True, return_inverse=True)
-        runs = np.bincount(same)
-        means = np.bincount(same, left[members]) / runs
-        apart = np.sum((left[members] - means[same]) ** 2) / max(members.size - runs.size, 1)
-        layouts = [
-            OwnLayout(place=places[members[index]], deviation=float(mean), runs=int(count))
-            for index, mean, count in zip(first.tolist(), means.tolist(), runs.tolist(), strict=True)
-        ]
-        smooth = math.sqrt(SMOOTH_SHARE) * min(one.spread, LAYOUT_SPREAD * one.usual)
-        found[one.framework] = OwnLayouts(
-            spread=one.spread,
-            smooth=smooth,
-            repeated=max(math.sqrt(float(apart)), REPEATED_SPREAD),
-            layouts=tuple(layouts),
-        )
-    return found
-
-
-def _shifts(table: RowArrays, own: Mapping[str, OwnLayouts]) -> Floats:
-    """Return what the runs of its software say of each row's layout, as a logarithm."""
-    runs = {framework: OwnRuns(layouts) for framework, layouts in own.items()}
-    rows = zip(table.framework.tolist(), places_of(table), strict=True)
-    return np.array([runs[framework].deviation(place).shift for framework, place in rows])
 
 
 def _learn(table: RowArrays, before_s: Floats) -> _Learned:

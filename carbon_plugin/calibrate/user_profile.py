@@ -108,8 +108,8 @@ def _rounded_layouts(own: OwnLayouts) -> OwnLayouts:
         )
         for one in own.layouts
     ]
-    spread, smooth, repeated = (_rounded(value) for value in (own.spread, own.smooth, own.repeated))
-    return OwnLayouts(spread=spread, smooth=smooth, repeated=repeated, layouts=tuple(layouts))
+    numbers = {field: _rounded(getattr(own, field)) for field in ("spread", "smooth", "usual", "repeated")}
+    return OwnLayouts(**numbers, layouts=tuple(layouts))
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:

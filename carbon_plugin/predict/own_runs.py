@@ -91,6 +91,7 @@ class OwnRuns:
         self._places = np.array([[one.place[name] for name in self._names] for one in own.layouts])
         self._smooth = own.smooth**2
         self._alone = own.spread**2 - self._smooth
+        self._usual = own.usual**2
         self._repeated = own.repeated**2
         covariance = np.array([self._near(one.place) for one in own.layouts])
         self._inverse = np.linalg.inv(covariance + np.diag([self._repeated / one.runs for one in own.layouts]))
@@ -119,8 +120,10 @@ class OwnRuns:
         near = np.array(self._near(place))
         weights = self._inverse @ near
         known = self._smooth + self._alone
-        left = max(known - float(weights @ near), 0.0) + self._repeated
-        within = math.sqrt(left / (known + REPEATED_SPREAD**2))
+        unlike = 1 - float(np.max(near)) / known
+        # A layout that is unlike all runs differs as in a usual cluster: a few runs tell little of how much others do.
+        left = max(known - float(weights @ near) + unlike * (self._usual - known), 0.0)
+        within = math.sqrt((left + self._repeated) / (self._usual + REPEATED_SPREAD**2))
         return OwnDeviation(float(self.shift(place)), within, min(abs(1 - float(np.sum(weights))), 1.0))
 
     def _near(self, place: Mapping[str, Values]) -> list[Values]:

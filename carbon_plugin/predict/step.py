@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -25,10 +26,13 @@ from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
 from carbon_plugin.predict.uncertainty.interval import accuracy_class, spread_left, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.models.model import CountedModel
+from carbon_plugin.spec.numbers.figure import Assumption
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
+SHOWN_SHIFT = 0.005
+"""The least deviation of a layout, as a logarithm, that is worth a line."""
 FILLED_FIELDS = ("layout.micro_batch_size", "layout.recompute", "layout.virtual_stages")
 """Fields whose value changes the step so much that the interval is wider where a rule filled one of them."""
 
@@ -81,8 +85,22 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
         accuracy_class=kind,
         activity=activity,
-        assumptions=(*assumptions, *step_assumptions(spec), *power_assumptions(spec.cluster)),
+        assumptions=(
+            *assumptions,
+            *_of_own_runs(spec, step.like),
+            *step_assumptions(spec),
+            *power_assumptions(spec.cluster),
+        ),
     )
+
+
+def _of_own_runs(spec: RunSpec, like: OwnDeviation) -> tuple[Assumption, ...]:
+    """Return by how much the user's own runs of this layout and of like ones move the step, where they do."""
+    if abs(like.shift) < SHOWN_SHIFT:
+        return ()
+    field = f"{spec.cluster.accelerator.name}.own_software"
+    why = "what own runs of this layout and of like ones took beyond the fitted constants and offset (calibrate)"
+    return (Assumption(field, f"this layout takes {math.exp(like.shift):.3g} times as long", why),)
 
 
 def _memory(spec: RunSpec, case: _CountedCase | _TransformerCase, rates: Rates) -> MemoryPrediction:

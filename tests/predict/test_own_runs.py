@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -105,6 +106,23 @@ def test_a_run_that_took_many_times_as_long_says_little_of_like_layouts_and_all_
     assert 1 < factor(like, (spec, times)) < 1.9
 
 
+def test_more_runs_that_agree_make_the_range_of_a_layout_that_ran_no_wider() -> None:
+    spec = spec_of(LAYOUT)
+    changes: list[dict[str, int]] = [{}, NEARER, FARTHER, {"micro_batch_size": 4}, {"tp": 4, "dp_shard": 4}]
+    ran = [(spec_of(LAYOUT | change), 1.28) for change in changes]
+    figures = [predict_step(learned(spec, *ran[:count])).step_time_s for count in (1, 2, 3, 5)]
+    widths = [figure.high / figure.low for figure in figures]
+    assert all(later <= 1.02 * earlier for earlier, later in pairwise(widths))
+
+
+def test_a_plan_says_by_how_much_own_runs_of_its_layout_move_it() -> None:
+    spec = spec_of(LAYOUT)
+    named = [item for item in predict_step(learned(spec, (spec, 1.6))).assumptions if "own_software" in item.field]
+    (said,) = named
+    assert "this layout takes 1." in said.value
+    assert not [item for item in predict_step(spec).assumptions if "own_software" in item.field]
+
+
 def test_runs_that_took_what_was_predicted_move_nothing_and_narrow_the_range() -> None:
     spec = spec_of(LAYOUT)
     planned = predict_step(learned(spec, (spec, 1.0))).step_time_s
@@ -128,7 +146,7 @@ def test_a_search_times_layouts_as_a_plan_of_each_does() -> None:
 
 def own(*runs: tuple[float, float], spread: float = 0.2, smooth: float = 0.15) -> OwnRuns:
     layouts = [OwnLayout(place={"tp": place}, deviation=deviation) for place, deviation in runs]
-    return OwnRuns(OwnLayouts(spread=spread, smooth=smooth, repeated=0.05, layouts=tuple(layouts)))
+    return OwnRuns(OwnLayouts(spread=spread, smooth=smooth, usual=spread, repeated=0.05, layouts=tuple(layouts)))
 
 
 places = st.floats(-6, 6, allow_nan=False)

@@ -128,12 +128,14 @@ class OwnLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class OwnLayouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One instance holds the layouts that the user ran in one software.
 
-    `spread` is how far layouts deviate from the mean of the cluster, as a standard deviation of the logarithm, and
-    `smooth` that of the part which like layouts have in common. `repeated` is by how much runs of one layout differ.
+    All spreads are standard deviations of the logarithm of a time. `spread` is how far layouts deviate from the mean of
+    the cluster, `smooth` that of the part which like layouts have in common, and `usual` that of the layouts of a usual
+    cluster of the class. `repeated` is by how much runs of one layout differ.
     """
 
     spread: float
     smooth: float
+    usual: float
     repeated: float
     layouts: tuple[OwnLayout, ...]
 
@@ -142,8 +144,8 @@ class OwnLayouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(
                 f"own_software: smooth is {self.smooth:g}, expected 0 to the spread between layouts, {self.spread:g}"
             )
-        if not self.repeated > 0 or any(one.runs < 1 for one in self.layouts):
-            raise SpecError("own_software: repeated must be above 0, and each layout have 1 run or more")
+        if not self.repeated > 0 < self.usual or any(one.runs < 1 for one in self.layouts):
+            raise SpecError("own_software: usual and repeated must be above 0, and each layout have 1 run or more")
         if not self.layouts or any(one.place.keys() != self.layouts[0].place.keys() for one in self.layouts):
             raise SpecError("own_software: layouts must be one or more, and all must say the same of their places")
 
