@@ -33,8 +33,10 @@ Mask = NDArray[np.bool_]
 """Which of the rows count."""
 DIGITS = 3
 FEWEST_SOURCES = 3
-"""With fewer sources nothing is known of how sources differ: the rows of the class in `RELATED` count too then."""
+"""With fewer sources nothing is known of how sources differ."""
 RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
+"""Classes with few sources, for which the rows of another class count too until `FEWEST_BLIND` sources tell enough of
+their own: three of them gave a range of a factor of fifty."""
 FEWEST_BLIND = 9
 """From so many sources that were predicted blind on, they alone count: of fewer no tenth lies beyond either end."""
 
@@ -142,7 +144,7 @@ def _with_related(errors: _Errors, kind: AccuracyClass, own: Mask) -> tuple[Mask
     """Return the rows that the spreads of a class are computed from, and the number of the class's own sources where it
     needs rows of another class beside its own, else None."""
     sources = np.unique(errors.sources[own]).size
-    if sources >= FEWEST_SOURCES or kind not in RELATED:
+    if sources >= FEWEST_BLIND or kind not in RELATED:
         return own, None
     return own | _telling(errors, RELATED[kind]), sources
 
