@@ -381,7 +381,9 @@ def _stack(
     """
     if stated is None:
         stack, assumption = usual_stack(accelerator)
-        return stack, [assumption]
+        ran = " or ".join(dict.fromkeys(one.framework for one in accelerator.own_software))
+        unused = f"; the profile knows own runs of {ran}: state `stack: {ran}` to plan with them" if ran else ""
+        return stack, [msgspec.structs.replace(assumption, source=assumption.source + unused)]
     if isinstance(stated, str):
         return _named_stack(document, ("stack",), stated, directories)
     base: dict[str, Any] = {}

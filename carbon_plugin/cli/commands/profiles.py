@@ -20,7 +20,7 @@ from carbon_plugin.spec.hardware.profiles import (
     list_nodes,
     sourced_values,
 )
-from carbon_plugin.spec.numbers.amounts import fitting_unit, number
+from carbon_plugin.spec.numbers.amounts import fitting_unit, number, percent, plural
 from carbon_plugin.spec.numbers.figure import CONFIDENCE_MEANS, Sourced
 from carbon_plugin.spec.numbers.units import (
     BYTE_RATE_UNITS,
@@ -33,7 +33,7 @@ from carbon_plugin.spec.numbers.units import (
 )
 from carbon_plugin.spec.parsing.names import unknown_name
 
-NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
+NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency", "own_software")
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
 
 UNITS_BY_NAME: tuple[tuple[str, Units], ...] = (
@@ -171,6 +171,12 @@ def _print_profile(profile: Profile) -> None:
         echo(f"  {key:<18} {text}")
     for note in profile.notes:
         echo(f"note: {note}")
+    for own in profile.own_software if isinstance(profile, Accelerator) else ():
+        layouts = f" in {plural(len(own.like.layouts), 'layout')}" if own.like else ""
+        echo(
+            f"own runs: {plural(own.rows, 'row')} of software '{own.framework}'{layouts}; of what clusters differ by, "
+            f"a plan keeps {percent(own.faster, 0)} for shorter steps and {percent(own.slower, 0)} for longer ones"
+        )
 
 
 def _with_unit(field: str, value: Sourced) -> str:

@@ -60,6 +60,24 @@ def test_the_command_that_plans_with_what_was_written_is_printed(capsys, rows, t
     assert f"use it: carbon-plugin plan run.yaml --profiles {folder} --stack ours\n" in capsys.readouterr().out
 
 
+def test_own_runs_are_named_where_a_plan_states_no_software_and_where_the_profile_is_shown(
+    capsys, rows, tmp_path
+) -> None:
+    folder = tmp_path / "profiles"
+    assert run(["calibrate", str(rows), "-o", str(folder / "h100-sxm.yaml")]) == 0
+    capsys.readouterr()
+
+    flags = ["--model", "llama-3-8b", "--accelerator", "h100-sxm", "--nodes", "1", "--zone", "FRA", "--steps", "10"]
+    assert run(["plan", *flags, "--profiles", str(folder), "--json"]) == 0
+    (said,) = [one for one in json.loads(capsys.readouterr().out)["assumptions"] if one["field"] == "stack"]
+    assert "own runs of ours" in said["source"]
+
+    assert run(["profiles", "show", "h100-sxm", "--profiles", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "own runs: 4 rows of software 'ours'" in shown
+    assert "OwnSoftware(" not in shown
+
+
 def test_what_was_fitted_and_what_was_refused_is_printed(capsys, rows) -> None:
     assert run(["calibrate", str(rows)]) == 0
     text = capsys.readouterr().out
