@@ -330,10 +330,10 @@ SOURCES = {
     "scimt": ("A study's GLM-4.5-Air in Axolotl, H200", ""),
     "kimilora": ("A trainer's adapters of Kimi K2.7, B300", ""),
     "sonicmoe": ("One user's SonicMoE, B300", ""),
-    "dewjax": ("Dew's mixture in JAX, L4 and TPU v6e", ""),
-    "scimtgemma": ("A study's Gemma 3 in Axolotl, H100 and H200", ""),
+    "dew_moe": ("Dew's mixture in JAX, L4 and TPU v6e", ""),
+    "scimt_gemma": ("A study's Gemma 3 in Axolotl, H100 and H200", ""),
     "cs336b300": ("One user's CS336, B300", ""),
-    "dewdense": ("Dew's decoder in JAX, L4 and TPU v6e", ""),
+    "dew_dense": ("Dew's decoder in JAX, L4 and TPU v6e", ""),
     "minimind": ("MiniMind's script, RTX 4090", ""),
     "oteltune": ("A guide to torchtune, MI355X", ""),
 }

@@ -224,9 +224,9 @@ def test_the_layout_that_is_taken_is_the_one_of_least_expected_time_and_not_of_l
 
     found = search_layout(spec)
 
-    assert fill[predicted.argmin()] > 0.9  # the fastest by the equations alone is nearly full
+    assert predicted[expected.argmin()] > 1.001 * predicted.min()  # another one is the fastest by the equations alone
     assert found.expected_time_s == pytest.approx(expected.min(), rel=STEP)
-    assert found.memory_bytes < 0.95 * inputs.capacity_bytes
+    assert found.memory_bytes < fill[predicted.argmin()] * inputs.capacity_bytes
 
 
 @pytest.mark.parametrize(
