@@ -32,15 +32,16 @@ def built(name: str) -> Any:
     import transformers as hf
 
     nothing: dict[str, Any] = {"attn_implementation": "sdpa"}
+    classes: dict[str, Any] = {"num_labels": 1000}
     configs: dict[str, Any] = {
-        "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(num_labels=1000, **nothing)),
+        "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**classes, **nothing)),
         "bert": lambda: hf.BertForMaskedLM(
             hf.BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **nothing)
         ),
         "gpt2": lambda: hf.GPT2LMHeadModel(
             hf.GPT2Config(activation_function="gelu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **nothing)
         ),
-        "resnet": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)),
+        "resnet": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(**classes)),
     }
     with torch.device("meta"):
         return configs[name]().train()

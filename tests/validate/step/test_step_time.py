@@ -14,7 +14,7 @@ import pytest
 
 from carbon_plugin.plan.search.fullness import SLOWDOWN_AT_LIMIT
 from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED
-from carbon_plugin.validate.step.spreads import FEWEST_SOURCES, class_spreads
+from carbon_plugin.validate.step.spreads import FEWEST_BLIND, class_spreads
 from carbon_plugin.validate.step.step_time import Validation, validate
 from carbon_plugin.validate.step.validated_row import ValidatedRow
 
@@ -26,7 +26,7 @@ FLOORS = {
     "llmf-a80": 6,
     "llmf-a40": 6,
     "llmf-h100": 4,
-    "simumax": 5.5,
+    "simumax": 15,  # its products are slow by its own measurement, and the level is that of all 14 sources; 5.5 before
     "simumax-moe": 6.5,  # 5.8 since the rows of other sources say which of them drop tokens, 5.4 before
     "titan": 12,
     "mbridge": 15,
@@ -86,7 +86,7 @@ def test_the_eighty_percent_interval_holds_at_least_about_that_often_without_the
 
 def test_each_end_of_the_range_is_passed_by_about_a_tenth_with_a_spread_that_never_saw_the_source(result) -> None:
     """Rows of blind sets count as they were predicted blind. A class of a few sources says nothing of the next."""
-    spreads = [spread for spread in class_spreads(result.rows) if spread.sources >= FEWEST_SOURCES]
+    spreads = [spread for spread in class_spreads(result.rows) if spread.sources >= FEWEST_BLIND]
     held = {spread.kind: spread.held_blind for spread in spreads}
 
     assert {"calibrated", "low_precision", "sustained_law", "ordinary", "moe", "moe_ordinary"} == set(held)
