@@ -51,4 +51,4 @@ def shifts(table: RowArrays, own: Mapping[str, OwnLayouts]) -> Floats:
     """Return what the runs of its software say of each row's layout, as a logarithm."""
     runs = {framework: OwnRuns(layouts) for framework, layouts in own.items()}
     rows = zip(table.framework.tolist(), places_of(table), strict=True)
-    return np.array([runs[framework].deviation(place).shift for framework, place in rows])
+    return np.array([float(runs[framework].shift(place)) for framework, place in rows])

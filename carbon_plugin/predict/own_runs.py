@@ -104,11 +104,12 @@ class OwnRuns:
 
     def shift(self, place: Mapping[str, Values]) -> Values:
         """Return the logarithm of the factor on the time of layouts at `place`, whose values broadcast."""
-        known = sum_of(float(pull) * near for pull, near in zip(self._pulls, self._near(place), strict=True))
+        distances = self._distances(place)
+        known = sum_of(
+            float(pull) * self._covariance(distance) for pull, distance in zip(self._pulls, distances, strict=True)
+        )
         return known + sum_of(
-            where(distance < SAME, float(odd), 0.0)
-            for odd, distance in zip(self._odd, self._distances(place), strict=True)
-            if odd
+            where(distance < SAME, float(odd), 0.0) for odd, distance in zip(self._odd, distances, strict=True) if odd
         )
 
     def deviation(self, place: Mapping[str, Values]) -> OwnDeviation:
