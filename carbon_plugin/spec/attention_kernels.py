@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
+from carbon_plugin.spec.parsing.names import normalized
 from carbon_plugin.spec.stack import AttentionKernel
 
 FLASH_ATTENTION = re.compile(r"(?i)(?:flash[-_ ]?(?:attention|attn)|fa)[-_ ]?v?([234])")
@@ -35,7 +36,7 @@ PyTorch's memory-efficient kernel is as fast on an A100 as FlashAttention 1 (`AT
 
 def kernel_named(name: str) -> AttentionKernel | None:
     """Return the class of kernels that a name stands for, or None where nobody knows it."""
-    said = SAME_KERNELS.get(_plain(name), name)
+    said = SAME_KERNELS.get(normalized(name), name)
     numbered = FLASH_ATTENTION.fullmatch(said)
     kernel = f"flash{numbered[1]}" if numbered else said
     kernel = "cudnn" if kernel == BLACKWELL_RELEASE else kernel
@@ -50,9 +51,5 @@ def with_known_kernel(stack: Mapping[str, Any]) -> dict[str, Any]:
     said = stack.get("attention_kernel")
     if not isinstance(said, str):
         return dict(stack)
-    known = None if _plain(said) in SDPA else kernel_named(said) or said
+    known = None if normalized(said) in SDPA else kernel_named(said) or said
     return {**stack, "attention_kernel": known}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_]+", "-", name.strip().lower())
